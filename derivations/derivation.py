@@ -1,0 +1,244 @@
+r"""A derivation: one loss, what it does to the velocity, and the machine-checked steps between the two.
+
+:class:`Derivation` is frozen data.  An algorithm's file states the loss, the gradient, the weight and the
+target as formulas and adds the steps that explain them; four steps come by themselves for every derivation:
+``gradient``, ``weight``, ``target`` (lemma L1) and ``equivalence``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import sympy as sp
+
+from derivations import calculus
+from derivations.calculus import Norm2, sg
+from derivations.claims import Claim, Equal, GradientIs, Positive
+from derivations.notation import NOTATION, v_theta
+from derivations.variant import Variant
+
+__all__ = ["Derivation", "DerivationError", "Proof", "Step", "StepResult", "Theorem", "prove"]
+
+
+class DerivationError(ValueError):
+    """A derivation's data is inconsistent: an undeclared symbol, a weight that is not positive, a live coefficient."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One machine-checked statement: its name (the check's id), a sentence that explains it, and the claim."""
+
+    name: str
+    sentence: str
+    claim: Claim
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What became of one step: ``residual`` is 0 where it is proved, else what is left of it."""
+
+    step: Step
+    residual: sp.Expr
+    seconds: float
+
+    @property
+    def proved(self) -> bool:
+        return self.residual == 0
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The results of all steps, in order."""
+
+    name: str
+    results: tuple[StepResult, ...]
+
+    @property
+    def holds(self) -> bool:
+        return all(result.proved for result in self.results)
+
+    @property
+    def refused(self) -> tuple[StepResult, ...]:
+        return tuple(result for result in self.results if not result.proved)
+
+    @property
+    def seconds(self) -> float:
+        return sum(result.seconds for result in self.results)
+
+
+@dataclass(frozen=True)
+class Theorem:
+    """A statement that is no loss: a lemma, a reverse step, an identity of the notation."""
+
+    name: str
+    title: str
+    steps: tuple[Step, ...]
+    definitions: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict)
+    reference: str = ""
+
+    def prove(self) -> Proof:
+        return prove(self.name, self.steps, self.definitions)
+
+
+@dataclass(frozen=True, eq=False)
+class Derivation:
+    """One variant of one algorithm.
+
+    Attributes:
+        name: the algorithm, as in the catalogue.
+        variant: which form of it, with its options; ``"paper"`` names the one that its paper states.
+        title: the algorithm's name in prose.
+        process: ``"forward"`` (noised data) or ``"backward"`` (the sampling path).
+        policy: ``"on"`` or ``"off"``.
+        reference: BibTeX.
+        loss: the per-sample loss, to be minimised, as the paper or the implementation writes it.
+        gradient: its exact gradient in ``v_theta``, in the short notation.
+        weight: a positive scalar w.
+        target: where the loss pulls the velocity: ∇loss = ∇ w‖v_theta − sg(target)‖².
+        definitions: symbols that stand for expressions; proofs inline them.
+        coefficients: symbols that proofs leave opaque, with the formulas that give their numbers.
+        steps: the authored steps, in reading order, before the four that come by themselves.
+        after: authored steps that follow them: forms of the target, approximations, remarks.
+        brief_gradient, brief_target: the closing table's forms, where an approximation is what people quote.
+        domain: a parametrisation under which ``weight`` is seen to be positive.
+    """
+
+    name: str
+    variant: Variant
+    title: str
+    process: str
+    policy: str
+    reference: str
+    loss: sp.Expr
+    gradient: sp.Expr
+    weight: sp.Expr
+    target: sp.Expr
+    definitions: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict)
+    coefficients: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict)
+    steps: tuple[Step, ...] = ()
+    after: tuple[Step, ...] = ()
+    brief_gradient: sp.Expr | None = None
+    brief_target: sp.Expr | None = None
+    domain: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        declared = {q.symbol for q in NOTATION}
+        stated = (self.loss, self.gradient, self.weight, self.target, *self.coefficients.values())
+        unknown = set().union(*(self.inline(e).free_symbols for e in stated)) - declared
+        if unknown:
+            names = ", ".join(sorted(map(str, unknown)))
+            raise DerivationError(f"{self.label}: no row of the notation table declares {names}")
+        for symbol, formula in self.coefficients.items():
+            frozen, _ = calculus._freeze(self.inline(formula))
+            if frozen.has(v_theta):
+                raise DerivationError(
+                    f"{self.label}: the coefficient {symbol} depends on v_theta, so a proof may not treat it as "
+                    "a constant; wrap it in sg(...) if implementations detach it, else make it a definition"
+                )
+        for what, wanted in (("loss", "scalar"), ("weight", "scalar"), ("gradient", "vector"), ("target", "vector")):
+            if calculus.kind(getattr(self, what)) != wanted:
+                raise DerivationError(f"{self.label}: {what} must be a {wanted}")
+        names = [step.name for step in self.all_steps]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise DerivationError(f"{self.label}: step names must differ, but {', '.join(twice)} stands twice")
+
+    @property
+    def label(self) -> str:
+        """``flow_grpo`` for the paper's form, ``flow_grpo[mean]`` for another variant."""
+        return self.name if self.variant.name == "paper" else f"{self.name}[{self.variant.name}]"
+
+    @cached_property
+    def all_steps(self) -> tuple[Step, ...]:
+        """Every step in reading order, the four general ones included."""
+        return (
+            *self.steps,
+            Step("gradient", "The loss's gradient in the velocity, exactly.", GradientIs(self.loss, self.gradient)),
+            Step("weight", "The equivalent loss has a positive weight.", Positive(self.weight, self.domain)),
+            Step(
+                "target",
+                "Lemma L1: the target lies at v_theta − ∇loss/(2·weight).",
+                Equal(self.target, v_theta - self.gradient / (2 * self.weight)),
+            ),
+            Step(
+                "equivalence",
+                "The squared distance to the detached target has the same gradient.",
+                GradientIs(
+                    self.equivalent_loss,
+                    self.gradient,
+                    label=r"\left[\text{weight}\cdot\|v_\theta-\mathrm{sg}(\text{target})\|^2\right]",
+                ),
+            ),
+            *self.after,
+        )
+
+    @property
+    def equivalent_loss(self) -> sp.Expr:
+        """``weight · ‖v_theta − sg(target)‖²``, which has the loss's gradient; the weight is detached too."""
+        return sg(self.weight) * Norm2(v_theta - sg(self.target))
+
+    def inline(self, expr: sp.Expr) -> sp.Expr:
+        """Replace every defined symbol by its definition; coefficients stay."""
+        return inline(expr, self.definitions)
+
+    @cached_property
+    def raw_gradient(self) -> sp.Expr:
+        """The gradient as the chain rule writes it from the stated loss, nothing simplified.
+
+        Its operations are those of an implementation's forward and backward pass, which is what an error
+        bound needs; defined symbols that do not depend on ``v_theta`` stay symbols.
+        """
+        live = {s: e for s, e in self.definitions.items() if self.inline(s).has(v_theta)}
+        return calculus.gradient(inline(self.loss, live), v_theta)
+
+    def inputs(self, *exprs: sp.Expr) -> frozenset[sp.Symbol]:
+        """The symbols without a formula on which expressions rest in the end."""
+        formulas = {**self.definitions, **self.coefficients}
+        seen: set[sp.Symbol] = set()
+        pending = set().union(*(e.free_symbols for e in exprs))
+        while pending:
+            symbol = pending.pop()
+            seen.add(symbol)
+            pending |= (formulas[symbol].free_symbols if symbol in formulas else set()) - seen
+        return frozenset(seen - set(formulas))
+
+    @cached_property
+    def given(self) -> tuple[str, ...]:
+        """Names of the quantities that a problem must provide, in the notation table's order."""
+        needed = self.inputs(self.loss, self.gradient, self.weight, self.target)
+        return tuple(q.name for q in NOTATION if q.symbol in needed)
+
+    @cached_property
+    def defined(self) -> tuple[str, ...]:
+        """Names of the quantities that follow from the given ones, in the notation table's order."""
+        formulas = {**self.definitions, **self.coefficients}
+        available = {s for s in formulas if all(i.name in self.given for i in self.inputs(s))}
+        return tuple(q.name for q in NOTATION if q.symbol in available)
+
+    def prove(self) -> Proof:
+        """Check every step."""
+        return prove(self.label, self.all_steps, self.definitions)
+
+
+def inline(expr: sp.Expr, definitions: Mapping[sp.Symbol, sp.Expr]) -> sp.Expr:
+    """Replace defined symbols by their definitions, again and again until none is left."""
+    expr, table = sp.sympify(expr), dict(definitions)
+    for _ in range(len(table) + 1):
+        replaced = expr.xreplace(table)
+        if replaced == expr:
+            return expr
+        expr = replaced
+    raise DerivationError(f"the definitions of {', '.join(map(str, table))} go round in a circle")
+
+
+def prove(name: str, steps: tuple[Step, ...], definitions: Mapping[sp.Symbol, sp.Expr]) -> Proof:
+    """Check steps in order; every step is checked, also after one was refused."""
+    results = []
+    for step in steps:
+        start = time.perf_counter()
+        left = step.claim.residual(lambda e: inline(e, definitions))
+        results.append(StepResult(step, left, time.perf_counter() - start))
+    return Proof(name, tuple(results))

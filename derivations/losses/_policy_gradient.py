@@ -1,0 +1,141 @@
+r"""What Flow-GRPO and GRPO-Guard share: the Gaussian reverse step, its log-density and the KL term.
+
+The log-density is :math:`\log p = -\lambda\|x_{t-\Delta t} - \mu\|^2`.  With :math:`s = 2\lambda C_2^2` every result
+reads like the true Gaussian's (s = 1); the mean over coordinates has s = 1/D.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sympy as sp
+
+from derivations.calculus import ClipMask, Dot, Norm2
+from derivations.claims import Equal, GradientIs
+from derivations.derivation import Step
+from derivations.lemmas import gaussian_definitions
+from derivations.notation import (
+    C1,
+    C2,
+    D,
+    advantage,
+    clip_high,
+    clip_low,
+    delta,
+    k,
+    kl_weight,
+    log_prob_old,
+    log_prob_theta,
+    log_ratio,
+    mean_offset,
+    mean_old,
+    mean_ref,
+    mean_theta,
+    noise,
+    ratio,
+    sigma_t,
+    v_ref,
+    v_theta,
+    x_prev,
+)
+from derivations.sde import reverse_step
+from derivations.variant import choose
+
+__all__ = ["GaussianPolicy", "mask"]
+
+mask = ClipMask(advantage, ratio, clip_low, clip_high)
+
+
+@dataclass(frozen=True)
+class GaussianPolicy:
+    """A reverse step and how an implementation writes its log-density and its KL term.
+
+    Attributes:
+        sde: ``"flow"``, ``"dance"`` or ``"cps"``.
+        log_prob_reduction: ``"sum"`` or ``"mean"`` over the latent's coordinates (of the KL term too).
+        log_prob_scale: ``"gaussian"`` has the density's factor 1/(2 C2²), ``"unit"`` leaves it out.
+        kl: ``"none"``; ``"step"``, the KL divergence of the two Gaussian steps, over 2 C2²; or ``"sigma"``, over 2 σ_t².
+    """
+
+    sde: str = "flow"
+    log_prob_reduction: str = "sum"
+    log_prob_scale: str = "gaussian"
+    kl: str = "none"
+
+    def __post_init__(self) -> None:
+        reverse_step(self.sde)
+        choose("log_prob_reduction", self.log_prob_reduction, "sum", "mean")
+        choose("log_prob_scale", self.log_prob_scale, "gaussian", "unit")
+        choose("kl", self.kl, "none", "step", "sigma")
+
+    @property
+    def per_coordinate(self) -> sp.Expr:
+        return 1 / D if self.log_prob_reduction == "mean" else sp.S.One
+
+    @property
+    def precision(self) -> sp.Expr:
+        """λ."""
+        return self.per_coordinate * (1 / (2 * C2**2) if self.log_prob_scale == "gaussian" else sp.S.One)
+
+    @property
+    def normaliser(self) -> sp.Expr:
+        """The density's constant, which cancels in every ratio; implementations add it, and rounding sees it."""
+        if self.log_prob_scale == "unit":
+            return sp.S.Zero
+        return D * self.per_coordinate * (sp.log(C2) + sp.log(2 * sp.pi) / 2)
+
+    @property
+    def scale(self) -> sp.Expr:
+        """s = 2λ C2²."""
+        return 2 * self.precision * C2**2
+
+    @property
+    def definitions(self) -> dict[sp.Symbol, sp.Expr]:
+        lam = self.precision
+        return {
+            **gaussian_definitions(),
+            mean_ref: mean_offset - C1 * v_ref,
+            log_prob_theta: -lam * Norm2(x_prev - mean_theta) - self.normaliser,
+            log_prob_old: -lam * Norm2(x_prev - mean_old) - self.normaliser,
+            log_ratio: log_prob_theta - log_prob_old,
+        }
+
+    @property
+    def coefficients(self) -> dict[sp.Symbol, sp.Expr]:
+        return dict(reverse_step(self.sde).formulas)
+
+    @property
+    def closed_log_ratio(self) -> sp.Expr:
+        return -self.scale * (k**2 / 2 * Norm2(delta) + k * Dot(delta, noise))
+
+    @property
+    def kl_loss(self) -> sp.Expr:
+        denominator = {"step": 2 * C2**2, "sigma": 2 * sigma_t**2}.get(self.kl)
+        if denominator is None:
+            return sp.S.Zero
+        return kl_weight * self.per_coordinate * Norm2(mean_theta - mean_ref) / denominator
+
+    @property
+    def kl_gradient(self) -> sp.Expr:
+        factor = {"none": 0, "step": k**2, "sigma": C1**2 / sigma_t**2}[self.kl]
+        return kl_weight * self.per_coordinate * factor * (v_theta - v_ref)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Lemma L2 on this policy, and the KL term where there is one."""
+        pull = -self.scale * k * (noise + k * delta)
+        steps = (
+            Step(
+                "step-residual",
+                "The sampled state lies off the trained model's mean by the velocities' difference and by the noise.",
+                Equal(x_prev - mean_theta, C1 * delta + C2 * noise),
+            ),
+            Step("log-ratio", "The log-ratio is a quadratic in δ.", Equal(log_ratio, self.closed_log_ratio)),
+            Step("log-prob-gradient", "The log-density pulls along δ and ε alone.",
+                 GradientIs(log_prob_theta, pull, label=r"\log p_\theta")),
+        )
+        if self.kl == "none":
+            return steps
+        kl = Step("kl-gradient", "The KL term pushes straight away from the reference velocity.",
+                  GradientIs(self.kl_loss, self.kl_gradient, label=r"\mathrm{KL}"))
+        return (*steps, kl)

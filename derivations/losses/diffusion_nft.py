@@ -1,0 +1,168 @@
+r"""DiffusionNFT: contrast an implicit positive and negative policy, both mixtures with the old model.
+
+.. math:: \mathcal{L} = r\|v^+ - v_{\mathrm{gt}}\|^2 + (1-r)\|v^- - v_{\mathrm{gt}}\|^2, \qquad
+          v^\pm = (1\mp\beta) v_{\mathrm{old}} \pm \beta v_\theta
+
+Proved: the gradient's split into an optimisation direction and a trust region; equality in value, up to a
+constant, with β²‖v_theta − v*‖², v* = v_old + (A/β)(v_gt − v_old), A = 2r − 1, hence in every derivative; and that
+the authors' adaptive weighting only replaces A.
+Source: DiffusionNFT, arXiv:2509.16117, Eq. 5 and Theorem 3.2.
+"""
+
+from __future__ import annotations
+
+import sympy as sp
+
+from derivations.calculus import MeanAbs, Norm2, sg
+from derivations.claims import Equal, EqualUpToConstant, GradientIs, SameHessian
+from derivations.derivation import Derivation, Step
+from derivations.notation import (
+    D,
+    Delta,
+    advantage,
+    beta,
+    delta,
+    kl_weight,
+    noise,
+    reward_prob,
+    t,
+    v_gt,
+    v_old,
+    v_ref,
+    v_theta,
+    w_minus,
+    w_plus,
+    x_0,
+    x_t,
+)
+from derivations.variant import Variant, choose
+
+NAME = "diffusion_nft"
+TITLE = "DiffusionNFT"
+REFERENCE = """@article{zheng2025diffusionnft,
+  title={DiffusionNFT: Online Diffusion Reinforcement with Forward Process},
+  author={Zheng, Kaiwen and others},
+  journal={arXiv:2509.16117}, year={2025}}"""
+
+VARIANTS = (
+    Variant("paper", "the two squared errors, summed over coordinates"),
+    Variant("mean", "averaged over coordinates", {"reduction": "mean"}),
+    Variant("reference", "with a squared distance to the reference velocity", {"reference": "on"}),
+    Variant("adaptive", "the authors' adaptive weighting, in x_0-space and divided by β",
+            {"reduction": "mean", "weighting": "adaptive"}),
+    Variant("adaptive-reference", "adaptive weighting with a reference term",
+            {"reduction": "mean", "weighting": "adaptive", "reference": "on"}),
+)
+
+_FLOOR = sp.Rational(1, 10**5)
+v_plus = (1 - beta) * v_old + beta * v_theta
+v_minus = (1 + beta) * v_old - beta * v_theta
+
+
+def derive(variant: Variant = VARIANTS[0]) -> Derivation:
+    """State and derive one variant."""
+    options = {"reduction": "sum", "weighting": "none", "reference": "off", **variant.options}
+    choose("reduction", options["reduction"], "sum", "mean")
+    choose("weighting", options["weighting"], "none", "adaptive")
+    choose("reference", options["reference"], "off", "on")
+    per_coordinate = 1 / D if options["reduction"] == "mean" else sp.S.One
+    adaptive = options["weighting"] == "adaptive"
+    if adaptive:
+        good, bad = reward_prob / w_plus, (1 - reward_prob) / w_minus
+        scale = per_coordinate / beta
+        matching = scale * (good * Norm2(_x_0_hat(v_plus) - x_0) + bad * Norm2(_x_0_hat(v_minus) - x_0))
+        strength = scale * t**2
+    else:
+        good, bad = reward_prob, 1 - reward_prob
+        strength = per_coordinate
+        matching = strength * (good * Norm2(v_plus - v_gt) + bad * Norm2(v_minus - v_gt))
+    total = sp.simplify(good + bad)
+    pull = advantage if not adaptive else (good - bad) / (good + bad)
+    v_star = v_old + pull / beta * (v_gt - v_old)
+    own_weight = strength * total * beta**2
+    own_gradient = 2 * own_weight * (v_theta - v_star)
+    constant = strength * total * (1 - pull**2) * Norm2(Delta)
+    loss, gradient, weight, target = matching, own_gradient, own_weight, v_star
+    if options["reference"] == "on":
+        to_reference = kl_weight * per_coordinate
+        loss = matching + to_reference * Norm2(v_theta - v_ref)
+        gradient = own_gradient + 2 * to_reference * (v_theta - v_ref)
+        weight = own_weight + to_reference
+        target = (own_weight * v_star + to_reference * v_ref) / weight
+    return Derivation(
+        name=NAME,
+        variant=variant,
+        title=TITLE,
+        process="forward",
+        policy="off",
+        reference=REFERENCE,
+        loss=loss,
+        gradient=gradient,
+        weight=weight,
+        target=target,
+        definitions={
+            x_t: (1 - t) * x_0 + t * noise,
+            v_gt: noise - x_0,
+            delta: v_theta - v_old,
+            Delta: v_old - v_gt,
+            advantage: 2 * reward_prob - 1,
+        },
+        coefficients=_adaptive_weights() if adaptive else {},
+        steps=_steps(matching, own_gradient, strength, good, bad),
+        after=_remarks(matching, own_gradient, own_weight, v_star, constant, total, pull),
+        domain={reward_prob: 1 / (1 + sp.Symbol("rho", positive=True))},
+        brief_gradient=gradient,
+        brief_target=target,
+    )
+
+
+def _x_0_hat(v: sp.Expr) -> sp.Expr:
+    return x_t - t * v
+
+
+def _adaptive_weights() -> dict[sp.Symbol, sp.Expr]:
+    return {
+        w_plus: sg(sp.Max(MeanAbs(_x_0_hat(v_plus) - x_0), _FLOOR)),
+        w_minus: sg(sp.Max(MeanAbs(_x_0_hat(v_minus) - x_0), _FLOOR)),
+    }
+
+
+def _steps(matching: sp.Expr, gradient: sp.Expr, strength: sp.Expr, good: sp.Expr, bad: sp.Expr) -> tuple[Step, ...]:
+    label = r"\mathcal{L}_{\mathrm{NFT}}"
+    return (
+        Step("positive-branch", "The positive branch misses v_gt by Δ + βδ …", Equal(v_plus - v_gt, Delta + beta * delta)),
+        Step("negative-branch", "… and the negative branch by Δ − βδ.", Equal(v_minus - v_gt, Delta - beta * delta)),
+        Step("delta-form", "The loss in Δ and δ.",
+             Equal(matching, strength * (good * Norm2(Delta + beta * delta) + bad * Norm2(Delta - beta * delta)))),
+        Step(
+            "trust-region-split",
+            "Its gradient: an optimisation direction along Δ, weighted like an advantage, and a trust region along δ.",
+            GradientIs(matching, 2 * strength * beta * (good - bad) * Delta + 2 * strength * beta**2 * (good + bad) * delta, label=label),
+        ),
+        Step("factored-gradient", "Both together point away from one target v*.", GradientIs(matching, gradient, label=label)),
+    )
+
+
+def _remarks(matching: sp.Expr, gradient: sp.Expr, weight: sp.Expr, v_star: sp.Expr, constant: sp.Expr, total: sp.Expr, pull: sp.Expr) -> tuple[Step, ...]:
+    one = weight * Norm2(v_theta - v_star)
+    centre = (v_gt - v_old) / beta
+    return (
+        Step("value", "The loss equals the squared distance to v* up to a constant …", EqualUpToConstant(matching, one, constant)),
+        Step("hessian", "… so it has the same Hessian.", SameHessian(matching, one)),
+        Step(
+            "mixture-centres",
+            "Lemma L3: the two branches are squared distances to v_old ± (v_gt − v_old)/β.",
+            Equal(Norm2(v_plus - v_gt), beta**2 * Norm2(v_theta - (v_old + centre))),
+        ),
+        Step("mixture-centres-negative", "The negative branch likewise.",
+             Equal(Norm2(v_minus - v_gt), beta**2 * Norm2(v_theta - (v_old - centre)))),
+        Step("certain-success", "r = 1 pulls to v_old + (v_gt − v_old)/β, whatever the weighting …",
+             Equal(v_star, v_old + centre, {reward_prob: sp.S.One})),
+        Step("certain-failure", "… and r = 0 to the opposite side of v_old.",
+             Equal(v_star, v_old - centre, {reward_prob: sp.S.Zero})),
+        Step(
+            "article-factor",
+            "The article's equivalent loss has the factor 2β²; its gradient is twice the loss's.",
+            GradientIs(2 * one, 2 * gradient, label=r"\left[2\beta^2\|v_\theta-v^*\|^2\right]"),
+        ),
+    )

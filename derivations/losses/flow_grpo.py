@@ -1,0 +1,169 @@
+r"""Flow-GRPO: PPO's clipped surrogate on the Gaussian reverse step of an SDE sampler.
+
+.. math:: \mathcal{L} = -\min\big(r A,\ \mathrm{clip}(r, 1-\epsilon^-, 1+\epsilon^+) A\big), \qquad
+          r = p_\theta(x_{t-\Delta t} \mid x_t) / p_{\mathrm{old}}(x_{t-\Delta t} \mid x_t)
+
+Proved: the exact gradient A m r k (ε + kδ) and its target, the approximation A k ε that people quote with its
+exact remainder, the direction-only target, and both readings of the objective's sign.
+Source: Liu et al., arXiv:2505.05470; DanceGRPO (arXiv:2505.07818) is the same loss on another reverse step.
+"""
+
+from __future__ import annotations
+
+import sympy as sp
+
+from derivations.calculus import Norm2, Surrogate, sg
+from derivations.claims import Approximates, Equal, GradientIs, Parallel
+from derivations.derivation import Derivation, Step
+from derivations.losses._policy_gradient import GaussianPolicy, mask
+from derivations.notation import (
+    C2,
+    advantage,
+    clip_high,
+    clip_low,
+    delta,
+    dt,
+    k,
+    log_ratio,
+    mean_old,
+    mean_theta,
+    noise,
+    ratio,
+    sigma_t,
+    v_old,
+    v_theta,
+    x_prev,
+)
+from derivations.variant import Variant
+
+NAME = "flow_grpo"
+TITLE = "Flow-GRPO"
+REFERENCE = """@article{liu2025flowgrpo,
+  title={Flow-GRPO: Training Flow Matching Models via Online RL},
+  author={Liu, Jie and Liu, Gongye and Liang, Jiajun and others},
+  journal={arXiv:2505.05470}, year={2025}}"""
+
+VARIANTS = (
+    Variant("paper", "the true Gaussian log-density of the Flow-SDE step, without the KL term"),
+    Variant("mean", "log-density averaged over coordinates, as the official code does", {"log_prob_reduction": "mean"}),
+    Variant("kl", "with the KL divergence to the reference model's step", {"kl": "step"}),
+    Variant(
+        "kl-sigma",
+        "the official code's KL term, over 2σ_t² where the step's variance is σ_t²Δt",
+        {"log_prob_reduction": "mean", "kl": "sigma"},
+    ),
+    Variant("dance", "the Dance-SDE step, averaged (DanceGRPO)", {"sde": "dance", "log_prob_reduction": "mean"}),
+    Variant("cps", "the CPS step with its true Gaussian log-density", {"sde": "cps"}),
+    Variant(
+        "cps-unit",
+        "the CPS step as its public code writes it: averaged, and without 1/(2 C2²)",
+        {"sde": "cps", "log_prob_reduction": "mean", "log_prob_scale": "unit"},
+    ),
+)
+
+_surrogate = Surrogate(advantage, ratio, clip_low, clip_high)
+
+
+def derive(variant: Variant = VARIANTS[0]) -> Derivation:
+    """State and derive one variant."""
+    policy = GaussianPolicy(**variant.options)
+    pull = advantage * mask * ratio * policy.scale * k * (noise + k * delta)
+    gradient = pull + policy.kl_gradient
+    quoted = advantage * policy.scale * k * noise + policy.kl_gradient
+    return Derivation(
+        name=NAME,
+        variant=variant,
+        title=TITLE,
+        process="backward",
+        policy="on",
+        reference=REFERENCE,
+        loss=_surrogate + policy.kl_loss,
+        gradient=gradient,
+        weight=sp.Rational(1, 2),
+        target=v_theta - gradient,
+        definitions={**policy.definitions, ratio: sp.exp(log_ratio)},
+        coefficients=policy.coefficients,
+        steps=(
+            *policy.steps,
+            Step(
+                "ratio-gradient",
+                "The ratio's gradient is the ratio times the log-density's.",
+                GradientIs(ratio, -ratio * policy.scale * k * (noise + k * delta), label=r"r_t(\theta)"),
+            ),
+            Step(
+                "surrogate-gradient",
+                "PPO's clip puts a mask m on the policy's gradient (lemma L4).",
+                GradientIs(_surrogate, pull, label=r"\left(-J\right)"),
+            ),
+        ),
+        after=(*_approximations(policy, gradient, quoted), *_article(pull)),
+        brief_gradient=quoted,
+        brief_target=v_theta - quoted,
+    )
+
+
+def _approximations(policy: GaussianPolicy, gradient: sp.Expr, quoted: sp.Expr) -> tuple[Step, ...]:
+    on_policy = {v_theta: v_old}
+    exact, short = ratio * (noise + k * delta), noise
+    return (
+        Step(
+            "approximate-gradient",
+            "On-policy (δ = 0, so r = 1 and m = 1) what is left is the noise, weighted by the advantage.",
+            Approximates(gradient, quoted, on_policy, gradient - quoted),
+        ),
+        Step(
+            "approximate-target",
+            "So the velocity is pulled against the noise where the advantage is positive.",
+            Approximates(v_theta - gradient, v_theta - quoted, on_policy, quoted - gradient),
+        ),
+        Step(
+            "approximation-error",
+            "Where the clip is inactive, the quoted form's squared relative error depends on r, k, δ and ε alone.",
+            Equal(
+                Norm2(advantage * policy.scale * k * (exact - short)) / Norm2(advantage * policy.scale * k * exact),
+                Norm2(exact - short) / Norm2(exact),
+            ),
+        ),
+        Step(
+            "direction-only",
+            "Every point of the ray is as good a target when only the direction counts: v_theta − A ε is one.",
+            Parallel(-advantage * policy.scale * k * noise, -advantage * noise, policy.scale * k),
+        ),
+    )
+
+
+def _article(pull: sp.Expr) -> tuple[Step, ...]:
+    """Where the article that started this project reads differently."""
+    quoted = advantage * k * noise
+    return (
+        Step(
+            "objective-sign",
+            "The article prints the objective J, which is maximised. Read as a loss, its gradient has the other sign; "
+            "implementations minimise −J.",
+            GradientIs(-_surrogate, -pull, label="J"),
+        ),
+        Step(
+            "article-factor",
+            "The article's sg-MSE with weight 1 has twice the quoted gradient (of J, so with J's sign) …",
+            GradientIs(Norm2(v_theta - sg(v_theta + quoted)), -2 * quoted,
+                       label=r"\|v_\theta-\mathrm{sg}(v_\theta+A k\varepsilon)\|^2"),
+        ),
+        Step(
+            "article-factor-mended",
+            "… and weight 1/2 makes it equal.",
+            GradientIs(Norm2(v_theta - sg(v_theta + quoted)) / 2, -quoted,
+                       label=r"\tfrac12\|v_\theta-\mathrm{sg}(v_\theta+A k\varepsilon)\|^2"),
+        ),
+        Step(
+            "article-mean",
+            "The article's first log-probability has the behaviour model's mean, which no gradient reaches …",
+            GradientIs(-Norm2(x_prev - mean_old) / (2 * sigma_t**2), sp.S.Zero,
+                       label=r"\left[-\|x_{t-\Delta t}-\mu_{\mathrm{old}}\|^2/(2\sigma_t^2)\right]"),
+        ),
+        Step(
+            "article-variance",
+            "… and 2σ_t² where the step's variance is σ_t²Δt: Δt times the true log-density.",
+            Equal(-Norm2(x_prev - mean_theta) / (2 * sigma_t**2), -dt * Norm2(x_prev - mean_theta) / (2 * C2**2),
+                  {C2: sigma_t * sp.sqrt(dt)}),
+        ),
+    )

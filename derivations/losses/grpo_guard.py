@@ -1,0 +1,114 @@
+r"""GRPO-Guard: Flow-GRPO with a ratio from which the bias in δ is removed (RatioNorm), divided by Δt.
+
+.. math:: \log \tilde r = C_2\Big(\log r + \frac{\|\mu_\theta - \mu_{\mathrm{old}}\|^2}{2 C_2^2}\Big)
+          = -C_1 \langle\delta, \varepsilon\rangle, \qquad
+          \mathcal{L} = -\frac{1}{\Delta t}\min\big(\tilde r A,\ \mathrm{clip}(\tilde r, 1-\epsilon^-, 1+\epsilon^+) A\big)
+
+Proved: the exact gradient A m r̃ (C1/Δt) ε has no term in v_theta − v_old, so the "≈" that Flow-GRPO needs
+becomes "=".  The bias belongs to each sample: averaging it, σ_t or Δt over a batch breaks the cancellation.
+Source: GRPO-Guard, arXiv:2510.22319.
+"""
+
+from __future__ import annotations
+
+import sympy as sp
+
+from derivations.calculus import Dot, Norm2, Surrogate
+from derivations.claims import Approximates, Equal, GradientIs, Parallel
+from derivations.derivation import Derivation, Step
+from derivations.losses._policy_gradient import GaussianPolicy, mask
+from derivations.notation import (
+    C1,
+    C2,
+    advantage,
+    clip_high,
+    clip_low,
+    delta,
+    dt,
+    k,
+    log_ratio,
+    mean_old,
+    mean_theta,
+    noise,
+    ratio,
+    v_old,
+    v_theta,
+)
+from derivations.variant import Variant
+
+NAME = "grpo_guard"
+TITLE = "GRPO-Guard"
+REFERENCE = """@article{grpoguard2025,
+  title={GRPO-Guard: Mitigating Implicit Over-Optimization in Flow Matching via Regulated Clipping},
+  journal={arXiv:2510.22319}, year={2025}}"""
+
+VARIANTS = (
+    Variant("paper", "the Flow-SDE step with its true Gaussian log-density"),
+    Variant("mean", "log-density and bias averaged over coordinates, as the public code does",
+            {"log_prob_reduction": "mean"}),
+    Variant("kl", "with the KL divergence to the reference model's step (not divided by Δt)", {"kl": "step"}),
+    Variant("kl-sigma", "averaged, with the public code's KL term over 2σ_t²",
+            {"log_prob_reduction": "mean", "kl": "sigma"}),
+    Variant("dance", "on the Dance-SDE step, averaged", {"sde": "dance", "log_prob_reduction": "mean"}),
+    Variant("cps", "on the CPS step with its true Gaussian log-density", {"sde": "cps"}),
+)
+
+
+def derive(variant: Variant = VARIANTS[0]) -> Derivation:
+    """State and derive one variant."""
+    policy = GaussianPolicy(**variant.options)
+    bias = policy.per_coordinate * Norm2(mean_theta - mean_old) / (2 * C2**2)
+    log_ratio_norm = C2 * (policy.definitions[log_ratio] + bias)
+    surrogate = Surrogate(advantage, ratio, clip_low, clip_high) / dt
+    pull = advantage * mask * ratio * policy.scale * C1 / dt * noise
+    gradient = pull + policy.kl_gradient
+    quoted = advantage * policy.scale * C1 / dt * noise + policy.kl_gradient
+    return Derivation(
+        name=NAME,
+        variant=variant,
+        title=TITLE,
+        process="backward",
+        policy="on",
+        reference=REFERENCE,
+        loss=surrogate + policy.kl_loss,
+        gradient=gradient,
+        weight=sp.Rational(1, 2),
+        target=v_theta - gradient,
+        definitions={**policy.definitions, log_ratio: log_ratio_norm, ratio: sp.exp(log_ratio)},
+        coefficients=policy.coefficients,
+        steps=(
+            *(step for step in policy.steps if step.name != "log-ratio"),
+            Step(
+                "plain-log-ratio",
+                "The plain log-ratio has a term in ‖δ‖², always negative: a bias.",
+                Equal(policy.definitions[log_ratio], policy.closed_log_ratio),
+            ),
+            Step("bias", "That term is the squared distance of the means, over twice the variance.",
+                 Equal(bias, policy.scale * k**2 / 2 * Norm2(delta))),
+            Step("log-ratio", "Adding the bias back leaves the noise alone.",
+                 Equal(log_ratio, -policy.scale * C1 * Dot(delta, noise))),
+            Step("ratio-gradient", "So the ratio's gradient lies along the noise, on-policy or off it.",
+                 GradientIs(ratio, -ratio * policy.scale * C1 * noise, label=r"\tilde r_t(\theta)")),
+            Step("surrogate-gradient", "The clip is a mask (lemma L4), and the loss is divided by Δt.",
+                 GradientIs(surrogate, pull, label=r"\left(-J/\Delta t\right)")),
+        ),
+        after=(
+            Step(
+                "approximate-target",
+                "At r̃ = 1 the target is the one that people quote; only the gradient's length depends on δ.",
+                Approximates(v_theta - gradient, v_theta - quoted, {v_theta: v_old}, quoted - gradient),
+            ),
+            Step(
+                "direction-only",
+                "The direction is the noise's, exactly.",
+                Parallel(-advantage * policy.scale * C1 / dt * noise, -advantage * noise, policy.scale * C1 / dt),
+            ),
+            Step(
+                "against-flow-grpo",
+                "On-policy the gradient is C2/Δt times Flow-GRPO's: every step gets the same scale of k.",
+                Equal(policy.scale * C1 / dt * noise, C2 / dt * (policy.scale * k * noise)),
+            ),
+        ),
+        brief_gradient=quoted,
+        brief_target=v_theta - quoted,
+    )

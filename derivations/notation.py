@@ -1,0 +1,131 @@
+r"""The one table of quantities: every symbol, tensor, report and page takes its names from here.
+
+Conventions: time runs from 1 (noise) to 0 (data); sampling goes from ``t`` down to ``t_prev`` = t − Δt.
+A *latent* is one sample of D coordinates; a tensor of latents has shape (B, \*latent), and a per-sample
+scalar has shape (B,).  Everything is dimensionless: latents are normalised, and time is a fraction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sympy as sp
+
+from derivations.calculus import VectorSymbol
+
+__all__ = ["NOTATION", "Quantity", "latex_names", "quantity"]
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One row of the notation table.
+
+    Attributes:
+        name: the name in SymPy, torch, hypothesis, reports and docs.
+        latex: how it is typeset.
+        axes: ``"latent"`` (shape (B, \\*latent)), ``"sample"`` (shape (B,)) or ``"problem"`` (one number).
+        domain: the open or closed interval of admissible values, as SymPy writes it.
+        meaning: one line of prose.
+    """
+
+    name: str
+    latex: str
+    axes: str
+    domain: sp.Set
+    meaning: str
+
+    @property
+    def symbol(self) -> sp.Symbol:
+        """The SymPy symbol, with the assumptions that the domain implies."""
+        if self.axes == "latent":
+            return VectorSymbol(self.name)
+        if self.domain == sp.S.Naturals:
+            return sp.Symbol(self.name, integer=True, positive=True)
+        if self.domain.inf.is_positive or (self.domain.inf.is_zero and self.domain.left_open):
+            return sp.Symbol(self.name, positive=True)
+        if self.domain.inf.is_nonnegative:
+            return sp.Symbol(self.name, nonnegative=True)
+        return sp.Symbol(self.name, real=True)
+
+
+_REAL = sp.S.Reals
+_POSITIVE = sp.Interval.open(0, sp.oo)
+_UNIT = sp.Interval.open(0, 1)
+
+NOTATION: tuple[Quantity, ...] = (
+    # the models' velocities
+    Quantity("v_theta", r"v_\theta", "latent", _REAL, "velocity predicted by the model being trained"),
+    Quantity("v_old", r"v_{\mathrm{old}}", "latent", _REAL, "velocity of the behaviour model (rollout or EMA copy)"),
+    Quantity("v_ref", r"v_{\mathrm{ref}}", "latent", _REAL, "velocity of the frozen reference model"),
+    Quantity("v_gt", r"v_{\mathrm{gt}}", "latent", _REAL, "flow-matching regression target, noise − x_0"),
+    Quantity("delta", r"\delta", "latent", _REAL, "v_theta − v_old"),
+    Quantity("Delta", r"\Delta", "latent", _REAL, "v_old − v_gt"),
+    # states
+    Quantity("x_0", r"x_0", "latent", _REAL, "clean latent"),
+    Quantity("noise", r"\varepsilon", "latent", _REAL, "Gaussian noise: of the forward process, or of the reverse step"),
+    Quantity("x_t", r"x_t", "latent", _REAL, "noised latent (forward), or the state on the sampling path (backward)"),
+    Quantity("x_prev", r"x_{t-\Delta t}", "latent", _REAL, "state that the behaviour model sampled, mean_old + C2·noise"),
+    # time and the Gaussian reverse step
+    Quantity("t", r"t", "sample", _UNIT, "time: 1 is noise, 0 is data"),
+    Quantity("dt", r"\Delta t", "sample", _UNIT, "length of the reverse step, t − t_prev > 0"),
+    Quantity("t_prev", r"t'", "sample", sp.Interval.Ropen(0, 1), "time after the reverse step, t − dt"),
+    Quantity("noise_level", r"\eta", "problem", _POSITIVE, "noise level of the sampler (a in Flow-GRPO, η elsewhere)"),
+    Quantity("sigma_t", r"\sigma_t", "sample", _POSITIVE, "diffusion coefficient of the reverse SDE"),
+    Quantity("C1", r"C_1", "sample", _POSITIVE, "−∂mean/∂v of the reverse step"),
+    Quantity("C2", r"C_2", "sample", _POSITIVE, "standard deviation of the reverse step"),
+    Quantity("k", r"k", "sample", _POSITIVE, "C1/C2: how far one unit of velocity moves the mean, in standard deviations"),
+    Quantity("mean_offset", r"a", "latent", _REAL, "part of the reverse step's mean that is free of the velocity"),
+    Quantity("mean_theta", r"\mu_\theta", "latent", _REAL, "mean of the reverse step of the trained model"),
+    Quantity("mean_old", r"\mu_{\mathrm{old}}", "latent", _REAL, "mean of the reverse step of the behaviour model"),
+    Quantity("mean_ref", r"\mu_{\mathrm{ref}}", "latent", _REAL, "mean of the reverse step of the reference model"),
+    # reward
+    Quantity("reward", r"R", "sample", _REAL, "reward of the finished sample"),
+    Quantity("advantage", r"A", "sample", _REAL, "advantage: the reward, centred and scaled"),
+    Quantity("reward_prob", r"r", "sample", sp.Interval(0, 1), "optimality probability of the sample, (1 + A)/2"),
+    # the losses' own parameters
+    Quantity("log_prob_theta", r"\log p_\theta", "sample", _REAL, "log-density (up to constants) under the trained model"),
+    Quantity("log_prob_old", r"\log p_{\mathrm{old}}", "sample", _REAL, "log-density under the behaviour model"),
+    Quantity("ratio", r"r_t(\theta)", "sample", _POSITIVE, "importance ratio"),
+    Quantity("log_ratio", r"\log r_t(\theta)", "sample", _REAL, "logarithm of the importance ratio"),
+    Quantity("clip_low", r"\epsilon^-", "problem", _UNIT, "PPO clip: the ratio is clipped below at 1 − clip_low"),
+    Quantity("clip_high", r"\epsilon^+", "problem", _POSITIVE, "PPO clip: the ratio is clipped above at 1 + clip_high"),
+    Quantity("beta", r"\beta", "problem", _POSITIVE, "DiffusionNFT's mixing strength"),
+    Quantity("kl_weight", r"\beta_{\mathrm{KL}}", "problem", _POSITIVE, "weight of the KL or reference term"),
+    Quantity("omega", r"\omega", "sample", _POSITIVE, "time weighting of a forward-process log-density"),
+    Quantity("w_plus", r"w^+", "sample", _POSITIVE, "adaptive weight of DiffusionNFT's positive branch (detached)"),
+    Quantity("w_minus", r"w^-", "sample", _POSITIVE, "adaptive weight of DiffusionNFT's negative branch (detached)"),
+    Quantity("D", r"D", "problem", sp.S.Naturals, "number of latent coordinates of one sample"),
+)
+
+_BY_NAME = {q.name: q for q in NOTATION}
+assert len(_BY_NAME) == len(NOTATION), "a name stands twice in the notation table"
+
+
+def quantity(name: str) -> Quantity:
+    """Look a row up by name.
+
+    Raises:
+        KeyError: there is no such row.
+    """
+    return _BY_NAME[name]
+
+
+def latex_names() -> dict[sp.Symbol, str]:
+    """Symbol → LaTeX, as SymPy's printer takes it."""
+    return {q.symbol: q.latex for q in NOTATION}
+
+
+# One Python name for each symbol, so that derivations read like their papers.
+v_theta, v_old, v_ref, v_gt = (quantity(n).symbol for n in ("v_theta", "v_old", "v_ref", "v_gt"))
+delta, Delta, k = (quantity(n).symbol for n in ("delta", "Delta", "k"))
+x_0, noise, x_t, x_prev = (quantity(n).symbol for n in ("x_0", "noise", "x_t", "x_prev"))
+t, dt, t_prev = (quantity(n).symbol for n in ("t", "dt", "t_prev"))
+noise_level, sigma_t, C1, C2 = (quantity(n).symbol for n in ("noise_level", "sigma_t", "C1", "C2"))
+mean_offset, mean_theta = (quantity(n).symbol for n in ("mean_offset", "mean_theta"))
+mean_old, mean_ref = (quantity(n).symbol for n in ("mean_old", "mean_ref"))
+reward, advantage, reward_prob = (quantity(n).symbol for n in ("reward", "advantage", "reward_prob"))
+log_prob_theta, log_prob_old = (quantity(n).symbol for n in ("log_prob_theta", "log_prob_old"))
+ratio, log_ratio = (quantity(n).symbol for n in ("ratio", "log_ratio"))
+clip_low, clip_high = (quantity(n).symbol for n in ("clip_low", "clip_high"))
+beta, kl_weight, omega = (quantity(n).symbol for n in ("beta", "kl_weight", "omega"))
+w_plus, w_minus, D = (quantity(n).symbol for n in ("w_plus", "w_minus", "D"))

@@ -1,0 +1,181 @@
+r"""Reverse steps: each a Gaussian whose mean is affine in the velocity, :math:`\mu = a - C_1 v`, with std :math:`C_2`.
+
+===========  ===========================================  ==========================================
+step         source                                       noise
+===========  ===========================================  ==========================================
+Flow-SDE     Flow-GRPO, arXiv:2505.05470, Eq. 9–12        σ_t = η √(t/(1−t)), C2 = σ_t √Δt
+Dance-SDE    DanceGRPO, arXiv:2505.07818                  σ_t = η, C2 = η √Δt
+CPS          Coefficients-Preserving Sampling (2025)      C2 = t' sin(ηπ/2)
+===========  ===========================================  ==========================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import sympy as sp
+
+from derivations.calculus import Norm2, VectorSymbol
+from derivations.claims import Equal, GradientIs, Positive
+from derivations.derivation import Step, Theorem
+from derivations.notation import C1, C2, dt, mean_offset, noise, noise_level, sigma_t, t, t_prev, v_theta, x_t
+
+__all__ = ["SDES", "ReverseStep", "reverse_step"]
+
+
+@dataclass(frozen=True)
+class ReverseStep:
+    """One reverse step.
+
+    Attributes:
+        name: ``"flow"``, ``"dance"`` or ``"cps"``.
+        mean: the mean as the source writes it, in ``v_theta``.
+        formulas: the numbers behind the symbols: ``sigma_t`` (where there is one), ``C1``, ``C2``, ``mean_offset``.
+        theorem: the machine-checked facts about it.
+    """
+
+    name: str
+    title: str
+    mean: sp.Expr
+    formulas: Mapping[sp.Symbol, sp.Expr]
+    theorem: Theorem
+
+
+def _affine_steps(mean: sp.Expr) -> tuple[Step, ...]:
+    return (
+        Step("mean", "The mean is affine in the velocity: a − C1·v.", Equal(mean, mean_offset - C1 * v_theta)),
+        Step(
+            "mean-slope",
+            "C1 is minus the mean's slope in the velocity: moving v by h moves the mean by −C1·h.",
+            Equal(mean.xreplace({v_theta: v_theta + VectorSymbol("h")}) - mean, -C1 * VectorSymbol("h")),
+        ),
+    )
+
+
+def _sde(name: str, title: str, reference: str, sigma: sp.Expr) -> ReverseStep:
+    drift = v_theta + sigma_t**2 / (2 * t) * (x_t + (1 - t) * v_theta)
+    mean = x_t - drift * dt
+    formulas = {
+        sigma_t: sigma,
+        C1: dt * (1 + (1 - t) * sigma_t**2 / (2 * t)),
+        C2: sigma_t * sp.sqrt(dt),
+        mean_offset: x_t * (1 - sigma_t**2 * dt / (2 * t)),
+    }
+    late = {t: 1 / (1 + sp.Symbol("u", positive=True))}  # t in (0, 1)
+    inlined = {s: e for s, e in formulas.items() if s != sigma_t}
+    steps = (
+        *_score_steps(),
+        *_affine_steps(mean),
+        Step("slope-positive", "C1 > 0 for every t in (0, 1): more velocity always means less mean.", Positive(C1, late)),
+        Step("variance", "The step's variance is σ_t² Δt.", Equal(C2**2, sigma_t**2 * dt)),
+    )
+    return ReverseStep(name, title, mean, formulas, Theorem(f"sde-{name}", title, steps, inlined, reference))
+
+
+def _score_steps() -> tuple[Step, ...]:
+    """Where the correction σ²/(2t)·(x + (1−t)v) comes from, and that it leaves the marginals alone."""
+    x_clean = VectorSymbol("x_0")
+    v_path = noise - x_clean
+    x_path = (1 - t) * x_clean + t * noise
+    # One coordinate x of the state with the rest held fixed; the identities sum over coordinates.
+    x = sp.Symbol("x", real=True)
+    sigma = sp.Symbol("sigma", positive=True)
+    p, velocity = sp.Function("p", positive=True)(x), sp.Function("v", real=True)(x)
+    score = sp.diff(p, x) / p
+    drift = velocity - sigma**2 / 2 * score
+    fokker_planck = -sp.diff(drift * p, x) - sigma**2 / 2 * sp.diff(p, x, 2)  # time runs backwards: −½σ²∂²p
+    score_of_velocity = -(x_t + (1 - t) * v_theta) / t
+    log_density = -Norm2(x_t - (1 - t) * x_clean) / (2 * t**2)
+    return (
+        Step("noise-from-velocity", "On the path, the noise is x_t + (1 − t)·v.", Equal(x_path + (1 - t) * v_path, noise)),
+        Step(
+            "score",
+            "The Gaussian path's score at x_t is −noise/t, and so −(x_t + (1 − t)v)/t.",
+            GradientIs(log_density, -(x_t - (1 - t) * x_clean) / t**2, wrt=x_t, label=r"\log p(x_t \mid x_0)"),
+        ),
+        Step(
+            "score-is-noise",
+            "The same score, written with the noise that made x_t.",
+            Equal(-(x_path - (1 - t) * x_clean) / t**2, -noise / t),
+        ),
+        Step(
+            "drift",
+            "Subtracting σ²/2 times that score from v gives the drift of the reverse SDE.",
+            Equal(
+                v_theta - sigma_t**2 / 2 * score_of_velocity,
+                v_theta + sigma_t**2 / (2 * t) * (x_t + (1 - t) * v_theta),
+            ),
+        ),
+        Step(
+            "marginals",
+            "Fokker–Planck, coordinate by coordinate: the SDE moves the density as the ODE does, −∇·(v p).",
+            Equal(fokker_planck, -sp.diff(velocity * p, x)),
+        ),
+    )
+
+
+def _cps() -> ReverseStep:
+    after = t - dt
+    x_0_hat, noise_hat = x_t - t * v_theta, x_t + (1 - t) * v_theta
+    direction = sp.sqrt(t_prev**2 - C2**2)
+    mean = (1 - t_prev) * x_0_hat + direction * noise_hat
+    formulas = {
+        t_prev: after,
+        C2: t_prev * sp.sin(noise_level * sp.pi / 2),
+        C1: t * (1 - t_prev) - (1 - t) * direction,
+        mean_offset: (1 - t_prev + direction) * x_t,
+    }
+    steps = (
+        Step(
+            "signal",
+            "With the true velocity the mean keeps exactly the data coefficient that x at time t' has, 1 − t'.",
+            Equal(mean.xreplace({x_t: (1 - t) * VectorSymbol("x_0") + t * noise, v_theta: noise - VectorSymbol("x_0")}),
+                  (1 - t_prev) * VectorSymbol("x_0") + direction * noise),
+        ),
+        Step(
+            "noise-budget",
+            "The noise kept and the noise added have together the variance t'² of x at time t'.",
+            Equal(direction**2 + C2**2, t_prev**2),
+        ),
+        *_affine_steps(mean),
+        Step(
+            "slope-positive",
+            "C1 is a sum of Δt > 0 and of (t' − √(t'² − C2²))(1 − t) ≥ 0, so more velocity always means less mean.",
+            Equal(C1, (t - t_prev) + (t_prev - direction) * (1 - t)),
+        ),
+    )
+    inlined = {C1: formulas[C1], mean_offset: formulas[mean_offset]}
+    return ReverseStep("cps", "Coefficients-Preserving Sampling", mean, formulas,
+                       Theorem("sde-cps", "Coefficients-Preserving Sampling", steps, inlined, _CPS))
+
+
+_FLOW_GRPO = """@article{liu2025flowgrpo,
+  title={Flow-GRPO: Training Flow Matching Models via Online RL},
+  author={Liu, Jie and Liu, Gongye and Liang, Jiajun and others},
+  journal={arXiv:2505.05470}, year={2025}}"""
+_DANCE = """@article{xue2025dancegrpo,
+  title={DanceGRPO: Unleashing GRPO on Visual Generation},
+  author={Xue, Zeyue and others},
+  journal={arXiv:2505.07818}, year={2025}}"""
+_CPS = """@article{wang2025cps,
+  title={Coefficients-Preserving Sampling for Reinforcement Learning with Flow Matching},
+  author={Wang, Feng and others}, year={2025}}"""
+
+SDES: tuple[ReverseStep, ...] = (
+    _sde("flow", "Flow-SDE", _FLOW_GRPO, noise_level * sp.sqrt(t / (1 - t))),
+    _sde("dance", "Dance-SDE", _DANCE, noise_level),
+    _cps(),
+)
+
+
+def reverse_step(name: str) -> ReverseStep:
+    """Look a reverse step up by name.
+
+    Raises:
+        ValueError: there is no such step.
+    """
+    for step in SDES:
+        if step.name == name:
+            return step
+    raise ValueError(f"sde must be one of {', '.join(s.name for s in SDES)}, but is {name!r}")

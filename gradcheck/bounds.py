@@ -1,0 +1,226 @@
+r"""A-priori error bounds from a derivation's own formulas: a running error analysis of its expression tree.
+
+Every node carries its value in float64 and a bound e, such that an implementation that evaluates the node in
+a precision of unit roundoff u is off by at most about u·e.  Rules, to first order in u:
+
+====================  =======================================================================
+node                  e
+====================  =======================================================================
+symbol, constant      \|x\| (it was rounded once)
+sum of n terms        Σ eᵢ + (n − 1) Σ \|xᵢ\|  (in whatever order it is added up)
+product of n factors  Π(\|xᵢ\| + c u eᵢ) − Π\|xᵢ\|, over c u, + (n − 1)\|Πxᵢ\|
+power bᵖ              \|p\| \|b\|ᵖ⁻¹ e_b + (\|p\| or 1)\|bᵖ\|
+exp x                 eˣ (expm1(c u eₓ)/(c u) + 1), not linearised; infinite where c u eₓ > 60
+inner product         Σ (e_a\|b\| + \|a\|e_b + \|ab\|) + (1 + log₂ D) Σ\|ab\|  (pairwise summation)
+clip mask             0; where the ratio is within its own error of a kink the sample is *undecided*, and either
+                      branch is right
+====================  =======================================================================
+
+The tree is :attr:`Derivation.raw_gradient`: the chain rule applied to the loss as it is stated, nothing
+cancelled, so that an implementation's subtractions of nearly equal numbers are all in it.  A sum over
+coordinates in sequential order, which no vectorised library does, would lose up to D/log₂ D more than this.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import sympy as sp
+import torch
+from torch import Tensor
+
+from derivations.calculus import ClipMask, Dot, MeanAbs, Norm2, OtherMask, Surrogate, sg
+from derivations.derivation import Derivation
+from derivations.torchgen import ordered_formulas
+from gradcheck.case import Case
+
+__all__ = ["THRESHOLD", "error_scale", "unit_roundoff"]
+
+THRESHOLD = 8.0
+"""c: a difference of up to c·u·e passes.  One u·e bounds one evaluation order to first order; implementations
+differ in order and in the number of roundings, and transcendental functions may be off by several units."""
+
+_LOST = 60.0
+"""An exponent that may be off by more than this may overflow: nothing can be said about its exponential."""
+
+_Value = tuple[Tensor, Tensor]
+
+
+def unit_roundoff(dtype: torch.dtype) -> float:
+    """Half the distance from 1 to the next number: 2⁻⁵³ for float64, 2⁻²⁴ for float32."""
+    return float(torch.finfo(dtype).eps) / 2
+
+
+def error_scale(
+    derivation: Derivation, case: Case, *exprs: sp.Expr, dtype: torch.dtype | None = None
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    r"""Bounds e of expressions in a derivation's symbols, evaluated on a case.
+
+    Args:
+        derivation: gives the definitions.
+        case: the tensors that an implementation received.
+        exprs: usually :attr:`Derivation.raw_gradient`.
+        dtype: the precision that is judged; the case's own by default.
+
+    Returns:
+        For each expression a float64 tensor e, of the expression's shape: an evaluation in ``dtype`` is off by at
+        most about ``unit_roundoff(dtype) * e``; it is infinite or NaN where the precision leaves nothing to judge.
+        And a boolean tensor, (B, 1, …, 1) or (): samples whose clip branch the precision does not decide.
+    """
+    dtype = dtype or case.v_theta.dtype
+    with torch.no_grad():
+        analysis = _Analysis(case, unit_roundoff(dtype), float(torch.finfo(dtype).tiny))
+        for symbol, formula in ordered_formulas(derivation, *exprs):
+            analysis.define(symbol, formula)
+        return tuple(analysis(expr)[1] + analysis.floor for expr in exprs), analysis.undecided
+
+
+class _Analysis:
+    """Values and error bounds of expressions, each subexpression once."""
+
+    def __init__(self, case: Case, u: float, tiny: float) -> None:
+        self.u = u
+        self.floor = tiny / u  # what underflow may lose
+        self.memo: dict[sp.Expr, _Value] = {}
+        self.values = case.broadcast(torch.float64)
+        self.undecided = torch.zeros((), dtype=torch.bool, device=case.v_theta.device)
+        self.one = torch.ones((), dtype=torch.float64, device=case.v_theta.device)
+
+    def define(self, symbol: sp.Symbol, formula: sp.Expr) -> None:
+        """Give a defined symbol its formula's error, and the value that the case holds for it, if it does."""
+        value, error = self(formula)
+        if symbol.name in self.values:
+            value = self.values[symbol.name]
+        self.memo[symbol] = value, torch.maximum(error, value.abs())
+
+    def __call__(self, expr: sp.Expr) -> _Value:
+        known = self.memo.get(expr)
+        if known is None:
+            known = self.memo[expr] = self._evaluate(expr)
+        return known
+
+    def _evaluate(self, expr: sp.Expr) -> _Value:
+        if expr.is_number:
+            value = self.one * float(expr)
+            return value, (value * 0 if expr.is_Integer else value.abs())
+        if expr.is_Symbol:
+            value = self.values[expr.name]
+            return value, value.abs()
+        rule = _RULES.get(type(expr))
+        if rule is None:
+            raise NotImplementedError(f"no error rule for {type(expr).__name__} in {expr}")
+        return rule(self, *expr.args)
+
+
+def _sum(run: _Analysis, *args: sp.Expr) -> _Value:
+    values, errors = zip(*map(run, args), strict=True)
+    magnitude = _total(v.abs() for v in values)
+    return _total(values), _total(errors) + (len(args) - 1) * magnitude
+
+
+def _total(tensors: Iterable[Tensor]) -> Tensor:
+    first, *rest = tensors
+    for x in rest:
+        first = first + x
+    return first
+
+
+def _product(run: _Analysis, *args: sp.Expr) -> _Value:
+    value, error = run(args[0])
+    for arg in args[1:]:
+        x, e = run(arg)
+        value, error = value * x, error * x.abs() + value.abs() * e + THRESHOLD * run.u * error * e
+    return value, error + (len(args) - 1) * value.abs()
+
+
+def _power(run: _Analysis, base: sp.Expr, exponent: sp.Expr) -> _Value:
+    if base == sp.E:
+        return _exp(run, exponent)
+    b, e = run(base)
+    p = float(exponent)
+    value = b**p
+    slope = abs(p) * (b ** (p - 1)).abs()
+    # at a root's end its slope is infinite; what the argument may be off moves the value by e^p at most
+    error = torch.where(e == 0, 0.0, slope * e) if p >= 1 or p < 0 else torch.minimum(
+        torch.where(e == 0, 0.0, slope * e), (run.u * e) ** p / run.u
+    )
+    return value, error + (abs(p) if p.is_integer() else 1.0) * value.abs()
+
+
+def _exp(run: _Analysis, exponent: sp.Expr) -> _Value:
+    x, e = run(exponent)
+    value = torch.exp(x)
+    cu = THRESHOLD * run.u
+    grown = value * (torch.expm1(cu * e) / cu + 1) + run.floor
+    return value, torch.where(cu * e < _LOST, grown, torch.inf)
+
+
+def _function(f: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor]) -> Callable[..., _Value]:
+    def rule(run: _Analysis, arg: sp.Expr) -> _Value:
+        x, e = run(arg)
+        value = f(x)
+        return value, slope(x).abs() * e + value.abs()
+
+    return rule
+
+
+def _inner(run: _Analysis, a: sp.Expr, b: sp.Expr) -> _Value:
+    (x, ex), (y, ey) = run(a), run(b)
+    dims = tuple(range(1, x.ndim))
+    growth = 2 + math.log2(max(math.prod(x.shape[1:]), 1))
+    product = (x * y).abs()
+    error = (ex * y.abs() + x.abs() * ey + growth * product).sum(dims, keepdim=True)
+    return (x * y).sum(dims, keepdim=True), error
+
+
+def _mean_abs(run: _Analysis, a: sp.Expr) -> _Value:
+    x, e = run(a)
+    dims = tuple(range(1, x.ndim))
+    growth = 2 + math.log2(max(math.prod(x.shape[1:]), 1))
+    return x.abs().mean(dims, keepdim=True), (e + growth * x.abs()).mean(dims, keepdim=True)
+
+
+def _maximum(run: _Analysis, a: sp.Expr, b: sp.Expr) -> _Value:
+    (x, ex), (y, ey) = run(a), run(b)
+    return torch.maximum(x, y), torch.maximum(ex, ey)
+
+
+def _clip_mask(run: _Analysis, advantage: sp.Expr, ratio: sp.Expr, low: sp.Expr, high: sp.Expr) -> _Value:
+    (a, _), (r, e), (lo, _), (hi, _) = (run(x) for x in (advantage, ratio, low, high))
+    off = ((a > 0) & (r > 1 + hi)) | ((a < 0) & (r < 1 - lo))
+    cu = THRESHOLD * run.u
+    near = ((r - 1 - hi).abs() <= cu * (e + 1 + hi)) & (a > 0) | ((r - 1 + lo).abs() <= cu * (e + 1)) & (a < 0)
+    run.undecided = run.undecided | near
+    return (~off).to(r), torch.zeros_like(r)
+
+
+def _other_mask(run: _Analysis, *args: sp.Expr) -> _Value:
+    mask, error = _clip_mask(run, *args)
+    return 1 - mask, error
+
+
+def _surrogate(run: _Analysis, advantage: sp.Expr, ratio: sp.Expr, low: sp.Expr, high: sp.Expr) -> _Value:
+    (a, ea), (r, er), (lo, _), (hi, _) = (run(x) for x in (advantage, ratio, low, high))
+    clipped = torch.minimum(torch.maximum(r, 1 - lo), 1 + hi)
+    reach = torch.maximum(r.abs(), clipped.abs())
+    return -torch.minimum(r * a, clipped * a), a.abs() * (er + reach) + ea * reach
+
+
+_RULES: dict[type, Callable[..., _Value]] = {
+    sp.Add: _sum,
+    sp.Mul: _product,
+    sp.Pow: _power,
+    sp.exp: _exp,
+    sp.log: _function(torch.log, lambda x: 1 / x),
+    sp.sin: _function(torch.sin, torch.cos),
+    sp.cos: _function(torch.cos, torch.sin),
+    sp.Max: _maximum,
+    sg: lambda run, x: run(x),
+    Dot: _inner,
+    Norm2: lambda run, x: _inner(run, x, x),
+    MeanAbs: _mean_abs,
+    ClipMask: _clip_mask,
+    OtherMask: _other_mask,
+    Surrogate: _surrogate,
+}

@@ -1,0 +1,83 @@
+r"""One problem as an implementation sees it: named tensors, and nothing symbolic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradcheck.tensor_ops import expand
+
+__all__ = ["Case"]
+
+
+class Case:
+    r"""The named quantities of one problem.
+
+    Velocities and states (``v_theta``, ``x_t``, ``noise`` …) have shape (B, \*latent), per-sample scalars (``t``,
+    ``advantage`` …) have shape (B,), and one-number quantities (``beta``, ``clip_low`` …) are Python floats.
+    Names are those of the notation table; what the algorithm does not use is not there, and asking for it
+    raises an error that lists what is.
+
+    ``v_theta`` is a leaf that requires grad, unless a network's output was put in its place.
+    """
+
+    def __init__(self, label: str, quantities: Mapping[str, Tensor | float]) -> None:
+        self._label = label
+        self._quantities = dict(quantities)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            return self._quantities[name]
+        except KeyError:
+            raise AttributeError(
+                f"[gradcheck] {self._label} has no quantity {name!r}; it has {', '.join(self._quantities)}"
+            ) from None
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._quantities]
+
+    def __repr__(self) -> str:
+        v = self.v_theta
+        return f"Case({self._label}, latent {tuple(v.shape)}, {v.dtype}, {v.device})"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What this case holds."""
+        return tuple(self._quantities)
+
+    @property
+    def label(self) -> str:
+        """The derivation that it was made for."""
+        return self._label
+
+    def expand(self, scalar: Tensor) -> Tensor:
+        """Give a per-sample scalar (B,) the latent's rank, (B, 1, …, 1)."""
+        return expand(scalar, self.v_theta)
+
+    def replace(self, **quantities: Tensor | float) -> Case:
+        """The same case with some quantities exchanged."""
+        unknown = set(quantities) - set(self._quantities)
+        if unknown:
+            raise AttributeError(f"[gradcheck] {self._label} has no quantity {', '.join(sorted(unknown))}")
+        return Case(self._label, {**self._quantities, **quantities})
+
+    def broadcast(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+        """Every quantity in a form in which all of them broadcast: (B, \\*latent), (B, 1, …, 1) or ().
+
+        With a dtype, detached and cast to it.
+        """
+        v = self.v_theta
+        out = {}
+        for name, value in self._quantities.items():
+            if not isinstance(value, Tensor):
+                x = torch.tensor(value, dtype=dtype or v.dtype, device=v.device)
+            else:
+                x = value if dtype is None else value.detach().to(dtype)
+                x = x if x.shape == v.shape or x.ndim == 0 else expand(x, v)
+            out[name] = x
+        return out

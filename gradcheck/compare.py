@@ -1,0 +1,157 @@
+r"""The comparison: two gradients, and the largest ratio of their difference to what rounding explains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import sympy as sp
+import torch
+from torch import Tensor
+
+from derivations.calculus import ClipMask, OtherMask
+from derivations.derivation import Derivation
+from gradcheck.bounds import THRESHOLD, error_scale, unit_roundoff
+from gradcheck.case import Case
+from gradcheck.catalogue import Entry
+from gradcheck.compiled import evaluate
+from gradcheck.equivalent import squared_distance
+
+__all__ = ["Comparison", "EntryComparison", "compare", "compare_entry", "gradient_of"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far two tensors are apart, in units of their rounding error.
+
+    Attributes:
+        ratio: the largest ``|observed − required| / (u·e)``; up to :data:`THRESHOLD` it passes.
+        index: where that is, the sample first.
+        observed, required: the two values there.
+        bound: the largest difference that would have passed there.
+        judged: the fraction of components on which the precision allows a judgement at all.
+    """
+
+    ratio: float
+    index: tuple[int, ...]
+    observed: float
+    required: float
+    bound: float
+    judged: float
+
+    @property
+    def holds(self) -> bool:
+        return self.ratio <= THRESHOLD
+
+
+def compare(observed: Tensor, required: Tensor, scale: Tensor, dtype: torch.dtype) -> Comparison:
+    """Compare componentwise against the error scale e of :func:`gradcheck.bounds.error_scale`."""
+    return _worst(observed, required, scale, _ratios(observed, required, scale, dtype), dtype)
+
+
+def _ratios(observed: Tensor, required: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    a, b = observed.detach().to(torch.float64), required.detach().to(torch.float64)
+    difference = (a - b).abs()
+    ratios = torch.where(difference == 0, 0.0, difference / (unit_roundoff(dtype) * scale))
+    ratios = torch.where(a.isfinite() & b.isfinite(), ratios, torch.inf)
+    return torch.where(scale.isfinite(), ratios, 0.0)
+
+
+def _worst(observed: Tensor, required: Tensor, scale: Tensor, ratios: Tensor, dtype: torch.dtype) -> Comparison:
+    scale = scale.expand(ratios.shape)
+    index = tuple(int(i) for i in torch.unravel_index(ratios.argmax(), ratios.shape))
+    return Comparison(
+        ratio=float(ratios[index]),
+        index=index,
+        observed=float(observed[index]),
+        required=float(required[index]),
+        bound=float(THRESHOLD * unit_roundoff(dtype) * scale[index]),
+        judged=float(scale.isfinite().to(torch.float64).mean()),
+    )
+
+
+def _compare_branches(observed: Tensor, branches: list[tuple[Tensor, Tensor]], undecided: Tensor, dtype: torch.dtype) -> Comparison:
+    """Compare with the first branch; where the clip's branch is undecided, with whichever fits the sample better."""
+    required, scale = branches[0]
+    ratios = _ratios(observed, required, scale, dtype)
+    for other, other_scale in branches[1:]:
+        theirs = _ratios(observed, other, other_scale, dtype)
+        column = (ratios.shape[0], *(1,) * (ratios.ndim - 1))
+        better = undecided & (theirs.flatten(1).amax(1) < ratios.flatten(1).amax(1)).reshape(column)
+        ratios, required = torch.where(better, theirs, ratios), torch.where(better, other, required)
+        scale = torch.where(better, other_scale, scale)
+    return _worst(observed, required, scale, ratios, dtype)
+
+
+def gradient_of(loss: Tensor, v: Tensor) -> Tensor:
+    """Gradient of the summed per-sample loss; zero where the loss does not depend on the velocity."""
+    (gradient,) = torch.autograd.grad(loss.sum(), v, allow_unused=True, materialize_grads=True)
+    return gradient
+
+
+@dataclass(frozen=True)
+class EntryComparison:
+    """The two comparisons of one problem.
+
+    Attributes:
+        gradient: autograd of the original loss against the derived gradient, evaluated in float64: the sharp one.
+        equivalence: autograd of the original loss against autograd of the equivalent loss, both in the case's
+            precision.  Its bound holds ``|v_theta|`` too, which the squared distance subtracts from the target.
+    """
+
+    gradient: Comparison
+    equivalence: Comparison
+
+    @property
+    def holds(self) -> bool:
+        return self.gradient.holds and self.equivalence.holds
+
+    @property
+    def ratio(self) -> float:
+        return max(self.gradient.ratio, self.equivalence.ratio)
+
+
+def compare_entry(entry: Entry, case: Case) -> EntryComparison:
+    """Judge one catalogue entry on one case, at ``v_theta``."""
+    dtype = case.v_theta.dtype
+    observed = gradient_of(entry.loss(case), case.v_theta)
+    exact, equivalent = [], []
+    for other_branch in (False, True):
+        gradient, bound, required, pull, undecided = _required(entry.derivation, case, other_branch)
+        exact.append((gradient, bound))
+        equivalent.append((required, bound + pull))
+        if not bool(undecided.any()):
+            break
+    else:
+        exact, equivalent = (_with_ties(branches) for branches in (exact, equivalent))
+    return EntryComparison(
+        _compare_branches(observed, exact, undecided, dtype), _compare_branches(observed, equivalent, undecided, dtype)
+    )
+
+
+def _with_ties(branches: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """Both branches, under the wider bound; and half of each, which autograd takes where rounding makes a tie."""
+    (a, scale_a), (b, scale_b) = branches
+    scale = torch.maximum(scale_a, scale_b)
+    return [(a, scale), (b, scale), ((a + b) / 2, scale)]
+
+
+def _required(derivation: Derivation, case: Case, other_branch: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The derived gradient and the equivalent loss's, with the error scales of each, and the undecided samples."""
+    raw_gradient, gradient, weight, target = _branch(derivation, other_branch)
+    v = case.v_theta.detach().to(torch.float64)
+    w, point, exact = evaluate(derivation, case, weight, target, gradient, dtype=torch.float64)
+    (raw, w_error, point_error), undecided = error_scale(derivation, case, raw_gradient, weight, target)
+    distance = (v - point).abs()
+    pull = 2 * (w * (point_error + v.abs() + distance) + (w_error + 2 * w) * distance)
+    with torch.no_grad():
+        own_w, own_point = evaluate(derivation, case, weight, target)
+    required = gradient_of(squared_distance(case.v_theta, own_w, own_point), case.v_theta)
+    return exact.expand(v.shape), raw.expand(v.shape), required, pull, undecided
+
+
+@lru_cache(maxsize=1000)
+def _branch(derivation: Derivation, other: bool) -> tuple[sp.Expr, ...]:
+    """Raw gradient, gradient, weight and target, on the clip's own branch or on the other one."""
+    exprs = (derivation.raw_gradient, derivation.gradient, derivation.weight, derivation.target)
+    return tuple(e.xreplace({m: OtherMask(*m.args) for m in e.atoms(ClipMask)}) for e in exprs) if other else exprs

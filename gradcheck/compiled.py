@@ -1,0 +1,51 @@
+"""A derivation's formulas as torch functions: generated, compiled once, called on a case."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import sympy as sp
+import torch
+from torch import Tensor
+
+from derivations.derivation import Derivation
+from derivations.torchgen import torch_source
+from gradcheck import tensor_ops
+from gradcheck.case import Case
+
+__all__ = ["evaluate"]
+
+_HELPERS = ("dot", "norm2", "mean_abs", "clip_mask", "other_mask", "surrogate")
+
+
+@lru_cache(maxsize=1000)
+def _compiled(key: int, outputs: tuple[sp.Expr, ...]) -> tuple[Callable[..., tuple[Tensor, ...]], tuple[str, ...]]:
+    derivation = _KNOWN[key]
+    source, arguments = torch_source(derivation, "formulas", {str(i): e for i, e in enumerate(outputs)})
+    namespace: dict[str, Any] = {name: getattr(tensor_ops, name) for name in _HELPERS}
+    namespace |= {"torch": torch, "math": math}
+    exec(compile(source, f"<torch of {derivation.label}>", "exec"), namespace)  # noqa: S102 - our own text
+    return namespace["formulas"], arguments
+
+
+_KNOWN: dict[int, Derivation] = {}
+
+
+def evaluate(derivation: Derivation, case: Case, *outputs: sp.Expr, dtype: torch.dtype | None = None) -> tuple[Tensor, ...]:
+    r"""Numbers of expressions in a derivation's symbols, from a case's given quantities.
+
+    Definitions and coefficients are evaluated from the given quantities, not read from the case.  With a
+    ``dtype`` everything is computed in it, without a graph; else in the case's own dtype, differentiably.
+
+    Returns:
+        One tensor for each expression, of shape (B, \*latent) or (B, 1, …, 1).
+    """
+    _KNOWN[id(derivation)] = derivation
+    function, arguments = _compiled(id(derivation), outputs)
+    values = case.broadcast(dtype)
+    results = function(**{name: values[name] for name in arguments})
+    v = values["v_theta"]
+    return tuple(x if isinstance(x, Tensor) else torch.tensor(float(x), dtype=v.dtype, device=v.device) for x in results)

@@ -1,0 +1,49 @@
+r"""What the hand-written losses share: SDE steps, log-densities and PPO's surrogate, as trainers write them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["expand", "gaussian_log_prob", "latent_reduce", "ppo_loss", "sde_step"]
+
+
+def expand(scalar: Tensor, latent: Tensor) -> Tensor:
+    """(B,) → (B, 1, …, 1)."""
+    return scalar.view(-1, *([1] * (latent.dim() - 1)))
+
+
+def latent_reduce(x: Tensor, reduction: str) -> Tensor:
+    """Sum or mean over everything but the batch: (B, \\*latent) → (B,)."""
+    flat = x.flatten(1)
+    return flat.mean(1) if reduction == "mean" else flat.sum(1)
+
+
+def sde_step(kind: str, v: Tensor, x_t: Tensor, t: Tensor, dt: Tensor, noise_level: float) -> tuple[Tensor, Tensor]:
+    """Mean (B, \\*latent) and standard deviation (B, 1, …, 1) of one reverse step from t to t − dt."""
+    t, dt = expand(t, x_t), expand(dt, x_t)
+    if kind == "cps":
+        t_prev = t - dt
+        std = t_prev * math.sin(noise_level * math.pi / 2)
+        x_0_hat, noise_hat = x_t - t * v, x_t + (1 - t) * v
+        return (1 - t_prev) * x_0_hat + torch.sqrt(t_prev**2 - std**2) * noise_hat, std
+    sigma = noise_level * torch.sqrt(t / (1 - t)) if kind == "flow" else torch.full_like(t, noise_level)
+    mean = x_t * (1 - sigma**2 / (2 * t) * dt) - v * (1 + sigma**2 * (1 - t) / (2 * t)) * dt
+    return mean, sigma * torch.sqrt(dt)
+
+
+def gaussian_log_prob(x: Tensor, mean: Tensor, std: Tensor, reduction: str, scale: str = "gaussian") -> Tensor:
+    """Log-density of a diagonal Gaussian, (B,); ``scale="unit"`` keeps the bare squared error."""
+    if scale == "unit":
+        return latent_reduce(-((x - mean) ** 2), reduction)
+    log_prob = -((x - mean) ** 2) / (2 * std**2) - torch.log(std) - math.log(math.sqrt(2 * math.pi))
+    return latent_reduce(log_prob, reduction)
+
+
+def ppo_loss(ratio: Tensor, advantage: Tensor, clip_low: float, clip_high: float) -> Tensor:
+    """The clipped surrogate in the form that trainers minimise, (B,)."""
+    unclipped = -advantage * ratio
+    clipped = -advantage * torch.clamp(ratio, 1 - clip_low, 1 + clip_high)
+    return torch.maximum(unclipped, clipped)

@@ -1,0 +1,46 @@
+r"""Advantage-weighted matching by hand: Xue et al., 2025, plain and PPO-clipped as its authors ship it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gradcheck.losses._common import latent_reduce, ppo_loss
+from gradcheck.case import Case
+
+__all__ = ["loss"]
+
+
+def loss(
+    case: Case,
+    *,
+    reduction: str = "sum",
+    clip: str = "none",
+    omega: str = "uniform",
+    reference: str = "off",
+) -> Tensor:
+    """Per-sample loss, shape (B,), differentiable in ``case.v_theta``."""
+    v_gt = case.noise - case.x_0
+    error = latent_reduce((case.v_theta - v_gt) ** 2, reduction)
+    if clip == "none":
+        policy_loss = case.advantage * error
+    else:
+        with torch.no_grad():
+            error_old = latent_reduce((case.v_old - v_gt) ** 2, reduction)
+        log_ratio = _log_prob(error, case, omega) - _log_prob(error_old, case, omega)
+        policy_loss = ppo_loss(torch.exp(log_ratio), case.advantage, case.clip_low, case.clip_high)
+    if reference == "off":
+        return policy_loss
+    return policy_loss + case.kl_weight * latent_reduce((case.v_theta - case.v_ref) ** 2, reduction)
+
+
+def _log_prob(error: Tensor, case: Case, omega: str) -> Tensor:
+    if omega == "uniform":
+        return -error
+    if omega == "t":
+        return -error * case.t
+    if omega == "t2":
+        return -error * case.t**2
+    if omega == "huber":
+        return -(torch.sqrt(error + 1e-10) - 1e-5) * case.t
+    return -((error + 1e-10) ** 0.25 - 1e-10**0.25) * case.t / 0.25

@@ -1,0 +1,44 @@
+r"""DiffusionNFT's loss by hand: arXiv:2509.16117, Eq. 5, and the authors' adaptive weighting."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gradcheck.losses._common import expand, latent_reduce
+from gradcheck.case import Case
+
+__all__ = ["loss"]
+
+
+def loss(
+    case: Case,
+    *,
+    reduction: str = "sum",
+    weighting: str = "none",
+    reference: str = "off",
+) -> Tensor:
+    """Per-sample loss, shape (B,), differentiable in ``case.v_theta``."""
+    v_old, beta, r = case.v_old.detach(), case.beta, case.reward_prob
+    v_plus = (1 - beta) * v_old + beta * case.v_theta
+    v_minus = (1 + beta) * v_old - beta * case.v_theta
+    if weighting == "adaptive":
+        t = expand(case.t, v_old)
+        x_t = (1 - t) * case.x_0 + t * case.noise
+        positive = _weighted_error(x_t - t * v_plus, case.x_0, reduction)
+        negative = _weighted_error(x_t - t * v_minus, case.x_0, reduction)
+        policy_loss = (r * positive + (1 - r) * negative) / beta
+    else:
+        v_gt = case.noise - case.x_0
+        positive = latent_reduce((v_plus - v_gt) ** 2, reduction)
+        negative = latent_reduce((v_minus - v_gt) ** 2, reduction)
+        policy_loss = r * positive + (1 - r) * negative
+    if reference == "off":
+        return policy_loss
+    return policy_loss + case.kl_weight * latent_reduce((case.v_theta - case.v_ref) ** 2, reduction)
+
+
+def _weighted_error(x_0_hat: Tensor, x_0: Tensor, reduction: str) -> Tensor:
+    with torch.no_grad():
+        weight = (x_0_hat - x_0).abs().flatten(1).mean(1).clamp(min=1e-5)
+    return latent_reduce((x_0_hat - x_0) ** 2, reduction) / weight

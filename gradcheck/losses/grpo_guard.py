@@ -1,0 +1,39 @@
+r"""GRPO-Guard's loss by hand: arXiv:2510.22319 (RatioNorm, and the division by the step's length)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gradcheck.losses._common import expand, gaussian_log_prob, latent_reduce, ppo_loss, sde_step
+from gradcheck.case import Case
+
+__all__ = ["loss"]
+
+
+def loss(
+    case: Case,
+    *,
+    sde: str = "flow",
+    log_prob_reduction: str = "sum",
+    kl: str = "none",
+) -> Tensor:
+    """Per-sample loss, shape (B,), differentiable in ``case.v_theta``."""
+
+    def step(v: Tensor) -> tuple[Tensor, Tensor]:
+        return sde_step(sde, v, case.x_t, case.t, case.dt, case.noise_level)
+
+    mean, std = step(case.v_theta)
+    with torch.no_grad():
+        mean_old, _ = step(case.v_old)
+        log_prob_old = gaussian_log_prob(case.x_prev, mean_old, std, log_prob_reduction)
+    log_prob = gaussian_log_prob(case.x_prev, mean, std, log_prob_reduction)
+    bias = latent_reduce((mean - mean_old) ** 2 / (2 * std**2), log_prob_reduction)
+    ratio = torch.exp((log_prob - log_prob_old + bias) * std.flatten())
+    policy_loss = ppo_loss(ratio, case.advantage, case.clip_low, case.clip_high) / case.dt
+    if kl == "none":
+        return policy_loss
+    with torch.no_grad():
+        mean_ref, _ = step(case.v_ref)
+    variance = std**2 if kl == "step" else std**2 / expand(case.dt, std)
+    return policy_loss + case.kl_weight * latent_reduce((mean - mean_ref) ** 2 / (2 * variance), log_prob_reduction)

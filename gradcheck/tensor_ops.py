@@ -1,0 +1,52 @@
+r"""The few tensor operations that generated code calls.
+
+Latents have shape (B, \*latent); every result that is one number a sample has shape (B, 1, …, 1).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["clip_mask", "dot", "expand", "mean_abs", "norm2", "other_mask", "surrogate"]
+
+
+def _latent_dims(x: Tensor) -> tuple[int, ...]:
+    return tuple(range(1, x.ndim))
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product over the latent coordinates of each sample."""
+    return (a * b).sum(_latent_dims(a), keepdim=True)
+
+
+def norm2(a: Tensor) -> Tensor:
+    """Squared norm over the latent coordinates of each sample."""
+    return (a * a).sum(_latent_dims(a), keepdim=True)
+
+
+def mean_abs(a: Tensor) -> Tensor:
+    """Mean absolute coordinate of each sample."""
+    return a.abs().mean(_latent_dims(a), keepdim=True)
+
+
+def clip_mask(advantage: Tensor, ratio: Tensor, clip_low: Tensor | float, clip_high: Tensor | float) -> Tensor:
+    """PPO's gradient mask: 0 where the clip is active, else 1."""
+    off = ((advantage > 0) & (ratio > 1 + clip_high)) | ((advantage < 0) & (ratio < 1 - clip_low))
+    return (~off).to(ratio.dtype)
+
+
+def other_mask(advantage: Tensor, ratio: Tensor, clip_low: Tensor | float, clip_high: Tensor | float) -> Tensor:
+    """1 − :func:`clip_mask`."""
+    return 1 - clip_mask(advantage, ratio, clip_low, clip_high)
+
+
+def surrogate(advantage: Tensor, ratio: Tensor, clip_low: Tensor | float, clip_high: Tensor | float) -> Tensor:
+    """PPO's clipped surrogate, to be minimised: −min(rA, clip(r)A)."""
+    clipped = torch.minimum(torch.maximum(ratio, 1 - torch.as_tensor(clip_low).to(ratio)), 1 + torch.as_tensor(clip_high).to(ratio))
+    return -torch.minimum(ratio * advantage, clipped * advantage)
+
+
+def expand(scalar: Tensor, latent: Tensor) -> Tensor:
+    """Give a per-sample scalar (B,) the rank of a latent: (B, 1, …, 1)."""
+    return scalar.reshape(scalar.shape[0], *(1,) * (latent.ndim - 1))
