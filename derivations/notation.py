@@ -83,6 +83,7 @@ NOTATION: tuple[Quantity, ...] = (
     Quantity("advantage", r"A", "sample", _REAL, "advantage: the reward, centred and scaled"),
     Quantity("reward_prob", r"r", "sample", sp.Interval(0, 1), "optimality probability of the sample, (1 + A)/2"),
     # the losses' own parameters
+    Quantity("temperature", r"\tau", "problem", _POSITIVE, "temperature of an exponentiated reward"),
     Quantity("log_prob_theta", r"\log p_\theta", "sample", _REAL, "log-density (up to constants) under the trained model"),
     Quantity("log_prob_old", r"\log p_{\mathrm{old}}", "sample", _REAL, "log-density under the behaviour model"),
     Quantity("ratio", r"r_t(\theta)", "sample", _POSITIVE, "importance ratio"),
@@ -123,6 +124,7 @@ t, dt, t_prev = (quantity(n).symbol for n in ("t", "dt", "t_prev"))
 noise_level, sigma_t, C1, C2 = (quantity(n).symbol for n in ("noise_level", "sigma_t", "C1", "C2"))
 mean_offset, mean_theta = (quantity(n).symbol for n in ("mean_offset", "mean_theta"))
 mean_old, mean_ref = (quantity(n).symbol for n in ("mean_old", "mean_ref"))
+temperature = quantity("temperature").symbol
 reward, advantage, reward_prob = (quantity(n).symbol for n in ("reward", "advantage", "reward_prob"))
 log_prob_theta, log_prob_old = (quantity(n).symbol for n in ("log_prob_theta", "log_prob_old"))
 ratio, log_ratio = (quantity(n).symbol for n in ("ratio", "log_ratio"))

@@ -1,0 +1,35 @@
+"""gradcheck: what losses for RL on diffusion and flow-matching models really optimise, derived and verified.
+
+Names are imported when they are first used, so that ``import gradcheck`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_WHERE = {
+    "Case": "gradcheck.case",
+    "GradcheckError": "gradcheck.errors",
+    "InputError": "gradcheck.errors",
+    "entries": "gradcheck.catalogue",
+    "entry": "gradcheck.catalogue",
+    "equivalent_loss": "gradcheck.inputs",
+    "make_case": "gradcheck.inputs",
+    "original_loss": "gradcheck.inputs",
+    "target": "gradcheck.inputs",
+    "verify": "gradcheck.verification",
+}
+
+__all__ = sorted(_WHERE)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'gradcheck' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -10,13 +10,14 @@ from types import ModuleType
 from torch import Tensor
 
 from derivations.derivation import Derivation
-from derivations.losses import awm, diffusion_nft, flow_grpo, grpo_guard
+from derivations.losses import awm, diffusion_nft, flow_grpo, grpo_guard, rwr
 from gradcheck.case import Case
 from gradcheck.errors import InputError
 from gradcheck.losses import awm as awm_torch
 from gradcheck.losses import diffusion_nft as diffusion_nft_torch
 from gradcheck.losses import flow_grpo as flow_grpo_torch
 from gradcheck.losses import grpo_guard as grpo_guard_torch
+from gradcheck.losses import rwr as rwr_torch
 
 __all__ = ["CATALOGUE", "Entry", "entries", "entry"]
 
@@ -56,6 +57,7 @@ ALGORITHMS: tuple[tuple[ModuleType, ModuleType], ...] = (
     (grpo_guard, grpo_guard_torch),
     (awm, awm_torch),
     (diffusion_nft, diffusion_nft_torch),
+    (rwr, rwr_torch),
 )
 
 CATALOGUE: tuple[Entry, ...] = tuple(

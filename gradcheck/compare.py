@@ -17,7 +17,15 @@ from gradcheck.catalogue import Entry
 from gradcheck.compiled import evaluate
 from gradcheck.equivalent import squared_distance
 
-__all__ = ["Comparison", "EntryComparison", "compare", "compare_entry", "gradient_of"]
+__all__ = [
+    "Comparison",
+    "EntryComparison",
+    "compare",
+    "compare_entry",
+    "gradient_of",
+    "judgeable",
+    "required_gradients",
+]
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,12 @@ def _ratios(observed: Tensor, required: Tensor, scale: Tensor, dtype: torch.dtyp
     difference = (a - b).abs()
     ratios = torch.where(difference == 0, 0.0, difference / (unit_roundoff(dtype) * scale))
     ratios = torch.where(a.isfinite() & b.isfinite(), ratios, torch.inf)
-    return torch.where(scale.isfinite(), ratios, 0.0)
+    return torch.where(judgeable(b, scale, dtype), ratios, 0.0)
+
+
+def judgeable(required: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """Where the precision allows a judgement: the bound is finite, and the value within the dtype's range."""
+    return required.abs() + THRESHOLD * unit_roundoff(dtype) * scale < torch.finfo(dtype).max
 
 
 def _worst(observed: Tensor, required: Tensor, scale: Tensor, ratios: Tensor, dtype: torch.dtype) -> Comparison:
@@ -66,7 +79,7 @@ def _worst(observed: Tensor, required: Tensor, scale: Tensor, ratios: Tensor, dt
         observed=float(observed[index]),
         required=float(required[index]),
         bound=float(THRESHOLD * unit_roundoff(dtype) * scale[index]),
-        judged=float(scale.isfinite().to(torch.float64).mean()),
+        judged=float(judgeable(required.to(torch.float64), scale, dtype).to(torch.float64).mean()),
     )
 
 
@@ -117,7 +130,7 @@ def compare_entry(entry: Entry, case: Case) -> EntryComparison:
     observed = gradient_of(entry.loss(case), case.v_theta)
     exact, equivalent = [], []
     for other_branch in (False, True):
-        gradient, bound, required, pull, undecided = _required(entry.derivation, case, other_branch)
+        gradient, bound, required, pull, undecided = required_gradients(entry.derivation, case, other_branch)
         exact.append((gradient, bound))
         equivalent.append((required, bound + pull))
         if not bool(undecided.any()):
@@ -136,7 +149,7 @@ def _with_ties(branches: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tens
     return [(a, scale), (b, scale), ((a + b) / 2, scale)]
 
 
-def _required(derivation: Derivation, case: Case, other_branch: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def required_gradients(derivation: Derivation, case: Case, other_branch: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The derived gradient and the equivalent loss's, with the error scales of each, and the undecided samples."""
     raw_gradient, gradient, weight, target = _branch(derivation, other_branch)
     v = case.v_theta.detach().to(torch.float64)

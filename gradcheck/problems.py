@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import sympy as sp
 import torch
 from torch import Tensor
 
@@ -120,6 +121,9 @@ class _Draw:
         row = quantity(name)
         if row.axes == "latent":
             return self.normal(*self.shape)
+        if row.domain.inf == 0 and row.domain.sup == sp.oo:  # a scale: from a third to three
+            scale = 10 ** self.uniform(-0.5, 0.5, *((self.spec.batch,) if row.axes == "sample" else ()))
+            return scale if row.axes == "sample" else float(scale)
         low, high = (float(b) for b in (max(row.domain.inf, -3), min(row.domain.sup, 3)))
         margin = 1e-3 * (high - low)
         inside = self.uniform(low + margin, high - margin, *((self.spec.batch,) if row.axes == "sample" else ()))

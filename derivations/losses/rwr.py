@@ -1,0 +1,56 @@
+r"""RWR, reward-weighted regression: flow matching on the model's own samples, weighted by the exponentiated reward.
+
+.. math:: \mathcal{L} = e^{R/\tau} \|v_\theta - v_{\mathrm{gt}}\|^2
+
+Proved: the target is v_gt itself, whatever the reward; the reward decides how hard it pulls, never where to.
+Source: Peters & Schaal, ICML 2007; Lee et al., arXiv:2302.12192 (for diffusion models).
+"""
+
+from __future__ import annotations
+
+import sympy as sp
+
+from derivations.calculus import Norm2
+from derivations.claims import Parallel
+from derivations.derivation import Derivation, Step
+from derivations.notation import D, noise, reward, temperature, v_gt, v_theta, x_0
+from derivations.variant import Variant, choose
+
+NAME = "rwr"
+TITLE = "RWR"
+REFERENCE = """@inproceedings{peters2007rwr,
+  title={Reinforcement Learning by Reward-Weighted Regression for Operational Space Control},
+  author={Peters, Jan and Schaal, Stefan},
+  booktitle={ICML}, year={2007}}"""
+
+VARIANTS = (
+    Variant("paper", "the weighted squared error, summed over coordinates"),
+    Variant("mean", "averaged over coordinates", {"reduction": "mean"}),
+)
+
+
+def derive(variant: Variant = VARIANTS[0]) -> Derivation:
+    """State and derive one variant."""
+    reduction = choose("reduction", variant.options.get("reduction", "sum"), "sum", "mean")
+    weight = sp.exp(reward / temperature) / (D if reduction == "mean" else 1)
+    gradient = 2 * weight * (v_theta - v_gt)
+    return Derivation(
+        name=NAME,
+        variant=variant,
+        title=TITLE,
+        process="forward",
+        policy="on",
+        reference=REFERENCE,
+        loss=weight * Norm2(v_theta - v_gt),
+        gradient=gradient,
+        weight=weight,
+        target=v_gt,
+        definitions={v_gt: noise - x_0},
+        after=(
+            Step(
+                "never-away",
+                "A bad sample pulls less than a good one, and in the same direction: nothing is ever pushed away.",
+                Parallel(-gradient, v_gt - v_theta, 2 * weight),
+            ),
+        ),
+    )

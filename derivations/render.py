@@ -1,0 +1,318 @@
+r"""Formulas for people: LaTeX, and plain text with Unicode for terminals.
+
+Every formula is written from the expression that the proofs use; nothing is typed by hand.  One writer decides
+what belongs to both forms, namely precedence, signs, fractions and the order of factors and terms, and two
+dialects spell it out:
+
+>>> from derivations.losses import flow_grpo
+>>> derivation = flow_grpo.derive()
+>>> text(derivation.gradient, of=derivation)
+'A m r k (ε + k δ)'
+>>> latex(derivation.gradient, of=derivation)
+'A\\,m\\,r_t(\\theta)\\,k\\left(\\varepsilon + k\\,\\delta\\right)'
+
+The text form can be read back without guessing: factors stand side by side and bind tighter than ``/``, of which
+a product has one at most, at its end; other fractions stand in parentheses.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+import sympy as sp
+
+from derivations import calculus
+from derivations._writers import GREEK, SUPERSCRIPT, LatexWriter, TextWriter, Writer
+from derivations.calculus import ClipMask, VectorSymbol
+from derivations.claims import (
+    Approximates,
+    Claim,
+    Equal,
+    EqualUpToConstant,
+    GradientIs,
+    Parallel,
+    Positive,
+    SameHessian,
+    Substitution,
+)
+from derivations.derivation import Derivation, Step, Theorem
+from derivations.notation import NOTATION, latex_names, log_prob_old, log_prob_theta, log_ratio, ratio, v_theta
+from derivations.torchgen import ordered_formulas
+
+__all__ = [
+    "claim_latex",
+    "claim_text",
+    "closing_row",
+    "explain",
+    "latex",
+    "step_markdown",
+    "text",
+    "text_names",
+    "theorem_explain",
+]
+
+
+def _plain(source: str) -> str:
+    r"""A name's LaTeX in Unicode: ``v_{\mathrm{old}}`` becomes ``v_old``, ``\epsilon^+`` becomes ``ε⁺``."""
+    out = re.sub(r"\\(mathrm|mathcal|left|right|text)(?![a-z])", "", source)
+    out = re.sub(r"\\(log|exp) ?", r"\1 ", out)
+    out = re.sub(r"\\([A-Za-z]+) ?", lambda m: GREEK.get(m[1], " | " if m[1] == "mid" else m[1]), out)
+    out = re.sub(r"\^([-+0-9])", lambda m: m[1].translate(SUPERSCRIPT), out)
+    return re.sub(r"[{}]", "", out).replace("^*", "*").replace("-", "−").strip()
+
+
+def text_names() -> dict[sp.Symbol, str]:
+    """Symbol → Unicode name, from the notation table's LaTeX; a few that are shorter in a terminal."""
+    short = {"x_prev": "x_prev", "ratio": "r", "log_ratio": "log r", "C1": "C1", "C2": "C2"}
+    return {q.symbol: short.get(q.name, _plain(q.latex)) for q in NOTATION}
+
+
+def _names(plain: bool, of: Derivation | None) -> dict[sp.Symbol, str]:
+    """Names for one derivation: a ratio that is not the density's own carries a tilde."""
+    names = text_names() if plain else latex_names()
+    definition = None if of is None else of.definitions.get(log_ratio)
+    if definition is not None and definition != log_prob_theta - log_prob_old:
+        own, tilde = names[ratio], "r\N{COMBINING TILDE}" if plain else rf"\tilde {names[ratio]}"
+        names[log_ratio] = names[log_ratio].replace(own, tilde) if not plain else f"log {tilde}"
+        names[ratio] = tilde
+    return names
+
+
+_v_star = VectorSymbol("v_star")
+
+
+def _writer(plain: bool, of: Derivation | None) -> Writer:
+    names = _names(plain, of) | {_v_star: "v*" if plain else "v^*"}
+    return TextWriter(names) if plain else LatexWriter(names)
+
+
+def latex(expr: sp.Expr, *, of: Derivation | None = None) -> str:
+    r"""LaTeX, for mathematics mode; with ``of``, in that derivation's names (GRPO-Guard has :math:`\tilde r`)."""
+    return _writer(False, of).write(expr)
+
+
+def text(expr: sp.Expr, *, of: Derivation | None = None) -> str:
+    """One line of Unicode; with ``of``, in that derivation's names."""
+    return _writer(True, of).write(expr)
+
+
+def claim_latex(claim: Claim, *, of: Derivation | None = None) -> str:
+    """A claim as LaTeX, with its branch, limit, remainder, factor or constant."""
+    return _claim(claim, _writer(False, of))
+
+
+def claim_text(claim: Claim, *, of: Derivation | None = None) -> str:
+    """A claim as one line of Unicode."""
+    return _claim(claim, _writer(True, of))
+
+
+def _claim(claim: Claim, w: Writer) -> str:
+    p = w.write
+    plain = isinstance(w, TextWriter)
+    approx, parallel, to = ("≈", "∥", "→") if plain else (r"\approx", r"\parallel", r"\to")
+
+    def aside(words: str, *formulas: str) -> str:
+        pieces = f"{words} " + w.comma.join(formulas) if plain else rf"\text{{{words} }}" + w.comma.join(formulas)
+        return ("   " if plain else r" \quad ") + pieces
+
+    match claim:
+        case Equal():
+            return f"{p(claim.lhs)} = {p(claim.rhs)}{_where(claim.where, w)}"
+        case GradientIs():
+            return f"{_nabla(claim, w)} = {p(claim.gradient)}"
+        case Approximates():
+            limit = aside("as", *(f"{p(s)} {to} {p(e)}" for s, e in claim.limit.items()))
+            return f"{p(claim.lhs)} {approx} {p(claim.rhs)}{limit}{aside('with remainder', p(claim.remainder))}"
+        case Parallel():
+            return f"{p(claim.lhs)} {parallel} {p(claim.rhs)}{aside('by the factor', f'{p(claim.factor)} > 0')}"
+        case EqualUpToConstant():
+            constant = p(claim.constant)
+            last = w.group(constant) if isinstance(claim.constant, sp.Add) or constant.startswith(w.minus) else constant
+            right = f"{p(claim.rhs)} + {last}"
+            return f"{p(claim.lhs)} = {right}{aside('the last term being free of', p(v_theta))}"
+        case SameHessian():
+            sign = "∇²" if plain else rf"\nabla_{{{p(v_theta)}}}^{{2}}"
+            return f"{sign}{_bracket(p(claim.lhs), w)} = {sign}{_bracket(p(claim.rhs), w)}"
+        case Positive():
+            return f"{p(claim.expr)} > 0{_where(claim.where, w)}"
+
+
+def _bracket(body: str, w: Writer) -> str:
+    return f"[{body}]" if isinstance(w, TextWriter) else rf"\left[{body}\right]"
+
+
+def _nabla(claim: GradientIs, w: Writer) -> str:
+    """∇ and what it is taken of: the symbol, a label that is a name, or else the loss itself."""
+    plain = isinstance(w, TextWriter)
+    sign = rf"\nabla_{{{w.write(claim.wrt)}}}"
+    if plain:
+        sign = "∇" if claim.wrt == v_theta else f"∇_{w.write(claim.wrt)} "
+    if isinstance(claim.loss, sp.Symbol):
+        return f"{sign} {w.write(claim.loss)}" if not plain else sign + w.write(claim.loss)
+    if r"\|" in claim.label:
+        return sign + _bracket(w.write(claim.loss), w)
+    return sign + (_plain(claim.label) if plain else claim.label)
+
+
+def _where(where: Substitution, w: Writer) -> str:
+    if not where:
+        return ""
+    declared = {q.symbol for q in NOTATION}
+    new = set().union(*(sp.sympify(e).free_symbols for e in where.values())) - declared - set(where)
+    positive = sorted((s for s in new if s.is_positive), key=lambda s: str(s.name))
+    conditions = [f"{w.write(s)} = {w.write(e)}" for s, e in where.items()]
+    if positive:
+        conditions.append(", ".join(map(w.write, positive)) + " > 0")
+    body = w.comma.join(conditions)
+    return f"   where {body}" if isinstance(w, TextWriter) else rf" \quad \text{{where }} {body}"
+
+
+def step_markdown(step: Step, *, of: Derivation | None = None) -> str:
+    """A step as Markdown: its name, its sentence, and its formula displayed."""
+    return f"**{step.name}.** {step.sentence}\n\n$$\n{claim_latex(step.claim, of=of)}\n$$"
+
+
+def explain(derivation: Derivation, *, latex: bool = False) -> str:
+    """The whole walk from the loss to its target, as plain text or (``latex``) as Markdown."""
+    d, w = derivation, _writer(not latex, derivation)
+    formulas = ordered_formulas(d, d.loss, d.gradient, d.weight, d.target)
+    mask = next(iter(d.gradient.atoms(ClipMask)), None)
+    out = _Page(w)
+    out.title(f"{d.title} ({d.label})", d.variant.summary)
+    out.line(f"{d.process} process, {d.policy}-policy")
+    out.section("Loss, to be minimised")
+    out.formula(f"{out.loss} = {w.write(d.loss)}")
+    out.section("Definitions")
+    out.formulas(f"{w.write(s)} = {w.write(e)}" for s, e in formulas if s in d.definitions)
+    if mask is not None:
+        out.formula(_mask(mask, w))
+    coefficients = [f"{w.write(s)} = {w.write(e)}" for s, e in formulas if s in d.coefficients]
+    if coefficients:
+        out.section("Coefficients, free of the trained velocity")
+        out.formulas(coefficients)
+    out.steps(d.all_steps)
+    out.section("In short")
+    gradient, target = _short(d, quoted=False)
+    out.formula(f"{out.nabla}{out.loss} = {w.write(gradient)}")
+    point = f"{w.write(_v_star)} = " if gradient.has(_v_star) else ""
+    out.formula(f"{out.word('target')} = {point}{w.write(target)}")
+    out.formula(f"{out.word('weight')} = {w.write(d.weight)}")
+    if not _is_exact(d):
+        out.section("As it is quoted, exact on-policy alone")
+        quoted_gradient, quoted_target = _short(d, quoted=True)
+        sign = "≈" if not latex else r"\approx"
+        out.formula(f"{out.nabla}{out.loss} {sign} {w.write(quoted_gradient)}")
+        out.formula(f"{out.word('target')} {sign} {w.write(quoted_target)}")
+    out.reference(d.reference)
+    return out.end()
+
+
+def theorem_explain(theorem: Theorem, *, latex: bool = False) -> str:
+    """A lemma, a reverse step or an identity, step by step, as plain text or (``latex``) as Markdown."""
+    w = _writer(not latex, None)
+    out = _Page(w)
+    out.title(f"{theorem.title} ({theorem.name})")
+    if theorem.definitions:
+        out.section("Definitions")
+        out.formulas(f"{w.write(s)} = {w.write(e)}" for s, e in theorem.definitions.items())
+    out.steps(theorem.steps)
+    out.reference(theorem.reference)
+    return out.end()
+
+
+def closing_row(derivation: Derivation, *, latex: bool = False, exact: bool = False) -> tuple[str, ...]:
+    """One line of the closing table: method, process, policy, gradient, target.
+
+    The last two are what people quote, after "=" where that is exact and "≈" where it holds on-policy alone;
+    with ``exact``, always the exact form.  A target that is free of ``v_theta`` is named v* in the gradient.
+    With ``latex``, the formulas stand between dollar signs.
+    """
+    w = _writer(not latex, derivation)
+    gradient, target = _short(derivation, quoted=not exact)
+    sign = "=" if exact or _is_exact(derivation) else r"\approx" if latex else "≈"
+    named = f"{w.write(_v_star)} " if gradient.has(_v_star) else ""
+    cells = (f"{sign} {w.write(gradient)}", f"{named}{sign} {w.write(target)}")
+    method = (
+        derivation.title if derivation.variant.name == "paper" else f"{derivation.title} [{derivation.variant.name}]"
+    )
+    return (method, derivation.process, derivation.policy, *(_in_table(c) if latex else c for c in cells))
+
+
+def _in_table(formula: str) -> str:
+    """Mathematics for a cell of a Markdown table, where a bar would end the cell."""
+    return f"${formula.replace(chr(92) + '|', chr(92) + 'Vert')}$"
+
+
+def _short(d: Derivation, *, quoted: bool) -> tuple[sp.Expr, sp.Expr]:
+    """Gradient and target, the gradient written as 2w(v_theta − v*) where the target is one fixed point."""
+    gradient, target = d.gradient, d.target
+    if quoted and d.brief_gradient is not None and d.brief_target is not None:
+        gradient, target = d.brief_gradient, d.brief_target
+    if not d.inline(target).has(v_theta):
+        gradient = 2 * d.weight * (v_theta - _v_star)  # lemma L1
+    return gradient, target
+
+
+def _is_exact(d: Derivation) -> bool:
+    """Whether the quoted forms are the exact ones."""
+    pairs = ((d.gradient, d.brief_gradient), (d.target, d.brief_target))
+    return all(brief is None or calculus.is_zero(d.inline(exact) - d.inline(brief)) for exact, brief in pairs)
+
+
+def _mask(mask: ClipMask, w: Writer) -> str:
+    a, r, low, high = mask.args
+    above, below = f"{w.write(r)} > {w.write(1 + high)}", f"{w.write(r)} < {w.write(1 - low)}"
+    if isinstance(w, TextWriter):
+        return f"m = 0 where {w.write(a)} > 0 and {above}, or {w.write(a)} < 0 and {below}; else 1"
+    sides = [rf"{w.write(a)} {sign} 0 \text{{ and }} {side}" for sign, side in ((">", above), ("<", below))]
+    return rf"m = 0 \text{{ where }} {sides[0]} \text{{ or }} {sides[1]}, \text{{ else }} 1"
+
+
+class _Page:
+    """Collects lines, as Markdown for a LaTeX writer and indented for a plain one."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+        self.markdown = isinstance(writer, LatexWriter)
+        self.lines: list[str] = []
+        self.loss = r"\mathcal{L}" if self.markdown else "L"
+        self.nabla = rf"\nabla_{{{writer.write(v_theta)}}}" if self.markdown else "∇"
+
+    def word(self, word: str) -> str:
+        return rf"\text{{{word}}}" if self.markdown else word
+
+    def title(self, heading: str, summary: str = "") -> None:
+        self.lines.append(f"# {heading}" if self.markdown else heading)
+        if summary:
+            self.line(summary[0].upper() + summary[1:] + ".")
+
+    def line(self, words: str) -> None:
+        self.lines += ["", words] if self.markdown else [words]
+
+    def section(self, heading: str) -> None:
+        self.lines += ["", f"## {heading}" if self.markdown else heading]
+
+    def formula(self, body: str, indent: int = 2) -> None:
+        self.lines += ["", "$$", body, "$$"] if self.markdown else [" " * indent + body]
+
+    def formulas(self, bodies: Iterable[str]) -> None:
+        for body in bodies:
+            self.formula(body)
+
+    def steps(self, steps: Sequence[Step]) -> None:
+        self.section("Steps, each machine-checked")
+        for i, step in enumerate(steps, 1):
+            head = f"{i}. **{step.name}.** {step.sentence}" if self.markdown else f"{i:3}. {step.name}: {step.sentence}"
+            self.line(head)
+            self.formula(_claim(step.claim, self.writer), indent=7)
+
+    def reference(self, bibtex: str) -> None:
+        if bibtex:
+            self.section("Reference")
+            self.lines += (
+                ["", "```bibtex", bibtex, "```"] if self.markdown else [f"  {row}" for row in bibtex.splitlines()]
+            )
+
+    def end(self) -> str:
+        return "\n".join(self.lines) + "\n"

@@ -1,0 +1,117 @@
+"""The command line: ``gradcheck verify``, ``gradcheck list``, ``gradcheck explain``.
+
+Exit status: 0 everything holds, 1 something does not, 2 the question could not be understood.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gradcheck.errors import InputError
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    try:
+        status: int = arguments.run(arguments)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader has seen enough
+        sys.stderr.close()
+        return 0
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gradcheck", description=__doc__.splitlines()[0] if __doc__ else None)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    verify = commands.add_parser("verify", help="prove derivations, check them on random problems, print the table")
+    verify.add_argument("names", nargs="*", metavar="NAME", help="flow_grpo, or flow_grpo[mean]; none means all")
+    verify.add_argument("--device", default="all", help="cpu, cuda or all (default: all there are)")
+    verify.add_argument("--dtype", action="append", help="float64 or float32; may be repeated (default: both)")
+    verify.add_argument("--max-examples", type=int, default=20, metavar="N", help="random problems for each check (20)")
+    verify.add_argument("--seed", type=int, default=0, help="of everything random (0)")
+    verify.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
+    verify.add_argument("--no-networks", action="store_true", help="leave out the checks on diffusers' networks")
+    verify.set_defaults(run=_verify)
+
+    listing = commands.add_parser("list", help="the catalogue: every algorithm and variant")
+    listing.set_defaults(run=_list)
+
+    explain = commands.add_parser("explain", help="the derivation of one loss, step by step")
+    explain.add_argument("name", metavar="NAME", help="flow_grpo, flow_grpo[mean], or a lemma such as L2")
+    explain.add_argument("--latex", action="store_true", help="formulas as LaTeX")
+    explain.set_defaults(run=_explain)
+    return parser
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    import torch
+    from rich.console import Console
+
+    from gradcheck.report import print_report, to_json
+    from gradcheck.verification import verify
+
+    torch.set_num_threads(1)  # small tensors: threads cost more than they bring
+    if arguments.json is not None and not arguments.json.resolve().parent.is_dir():
+        raise InputError(("--json", str(arguments.json), "a file in a folder that exists"))
+    terminal = Console(stderr=True)
+    options = {
+        "device": arguments.device,
+        "dtypes": arguments.dtype or ("float64", "float32"),
+        "max_examples": arguments.max_examples,
+        "seed": arguments.seed,
+        "with_networks": not arguments.no_networks,
+    }
+    if terminal.is_terminal:
+        with terminal.status("proving …") as status:
+            report = verify(*arguments.names, **options, progress=lambda line: status.update(line))
+    else:
+        report = verify(*arguments.names, **options, progress=lambda line: print(line, file=sys.stderr, flush=True))
+    console = Console()
+    print_report(report, console if console.is_terminal else Console(width=160))
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(to_json(report), indent=2, ensure_ascii=False) + "\n")
+    return 0 if report.holds else 1
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from gradcheck.catalogue import CATALOGUE
+
+    width = max(len(e.label) for e in CATALOGUE)
+    for e in CATALOGUE:
+        print(f"{e.label:{width}}  {e.derivation.variant.summary}")
+    return 0
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from derivations.identities import IDENTITIES
+    from derivations.lemmas import LEMMAS
+    from derivations.render import explain, theorem_explain
+    from derivations.sde import SDES
+    from gradcheck.catalogue import CATALOGUE
+
+    theorems = {t.name: t for t in (*LEMMAS, *(s.theorem for s in SDES), *IDENTITIES)}
+    if arguments.name in theorems:
+        print(theorem_explain(theorems[arguments.name], latex=arguments.latex))
+        return 0
+    for e in CATALOGUE:
+        if arguments.name in (e.label, f"{e.symbolic.NAME}[{e.variant}]"):
+            print(explain(e.derivation, latex=arguments.latex))
+            return 0
+    known = ", ".join([*theorems, *(e.label for e in CATALOGUE)])
+    raise InputError(("NAME", repr(arguments.name), f"one of {known}"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,17 @@
+r"""Reward-weighted regression by hand: Peters & Schaal, ICML 2007; Lee et al., arXiv:2302.12192."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gradcheck.case import Case
+from gradcheck.losses._common import latent_reduce
+
+__all__ = ["loss"]
+
+
+def loss(case: Case, *, reduction: str = "sum") -> Tensor:
+    """Per-sample loss, shape (B,), differentiable in ``case.v_theta``."""
+    error = latent_reduce((case.v_theta - (case.noise - case.x_0)) ** 2, reduction)
+    return torch.exp(case.reward / case.temperature) * error

@@ -1,0 +1,199 @@
+r"""A verification report as a table for people, and as JSON for machines."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from derivations.render import closing_row
+from gradcheck.verification import Check, Report, Verification
+
+__all__ = ["JSON_VERSION", "failures", "summary", "table", "to_json"]
+
+JSON_VERSION = 1
+
+
+def table(report: Report) -> Table:
+    """What each loss really optimises, and how far that was verified."""
+    out = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    for header in ("method", "process", "policy", "gradient", "target", "proved"):
+        out.add_column(header, no_wrap=header in ("method", "process", "policy"), overflow="fold")
+    for device in report.devices:
+        out.add_column(device.upper(), no_wrap=True)
+    if report.without_networks is None:
+        out.add_column("networks", no_wrap=True)
+    out.add_column("worst ratio", justify="right", no_wrap=True)
+    previous = ""
+    for result in report.results:
+        derivation = result.entry.derivation
+        if derivation.name != previous and previous:
+            out.add_section()
+        previous = derivation.name
+        _, process, policy, gradient, target = closing_row(derivation)
+        name = derivation.title if derivation.variant.name == "paper" else f"  {derivation.variant.name}"
+        cells = [name, process, policy, gradient, target, _proved(result)]
+        cells += [_checked([c for c in result.checks if c.device == device]) for device in report.devices]
+        if report.without_networks is None:
+            cells.append(_on_networks(result))
+        cells.append(f"{result.ratio:.2f}")
+        out.add_row(*(Text(cell) for cell in cells), style=None if result.holds else "bold red")
+    return out
+
+
+def _proved(result: Verification) -> str:
+    steps, refused = len(result.proof.results), len(result.proof.refused)
+    return f"NO: {refused} of {steps} refused" if refused else f"{steps} steps"
+
+
+def _checked(checks: list[Check]) -> str:
+    if any(c.failure for c in checks):
+        return "FAILED"
+    return f"{sum(c.examples for c in checks)} ok" if checks else "-"
+
+
+def _on_networks(result: Verification) -> str:
+    bad = sorted({n.network for n in result.networks if not n.holds})
+    if bad:
+        return "FAILED: " + ", ".join(bad)
+    return ", ".join(dict.fromkeys(n.network for n in result.networks)) + " ok"
+
+
+def failures(report: Report) -> list[str]:
+    """One paragraph for each thing that did not hold, readable without the source."""
+    out = []
+    for proof in (*report.theorems, *(r.proof for r in report.results)):
+        for refused in proof.refused:
+            out.append(
+                f"{proof.name}: step '{refused.step.name}' is refused: {refused.step.sentence}\n"
+                f"  what is left of it, and should be 0: {refused.residual}"
+            )
+    for result in report.results:
+        for check in result.checks:
+            if check.failure:
+                spec, which, found = check.failure
+                against = "the derived gradient" if which == "gradient" else "autograd of the equivalent loss"
+                out.append(
+                    f"{result.entry.label} in {check.dtype} on {check.device}: autograd of the original loss differs from {against}\n"
+                    f"  observed {found.observed:.6g}, required {found.required:.6g}, bound {found.bound:.2g}, "
+                    f"test ratio {found.ratio:.3g}, at sample {found.index[0]}, coordinate {found.index[1:]}\n"
+                    f"  smallest problem: {spec}"
+                )
+        for network in result.networks:
+            if not network.holds:
+                out.append(
+                    f"{result.entry.label} at the parameters of {network.network} in {network.dtype} on {network.device}: "
+                    f"test ratio {network.ratio:.3g}, worst at {network.worst}"
+                )
+    return out
+
+
+def summary(report: Report) -> str:
+    """One line that says how it went."""
+    steps = sum(len(p.results) for p in report.theorems) + sum(len(r.proof.results) for r in report.results)
+    problems = sum(c.examples for r in report.results for c in r.checks)
+    worst: dict[str, float] = {}
+    for result in report.results:
+        for check in result.checks:
+            worst[check.dtype] = max(worst.get(check.dtype, 0.0), check.ratio)
+    ratios = ", ".join(f"{ratio:.2f} in {dtype}" for dtype, ratio in worst.items())
+    on_networks = sum(len(r.networks) for r in report.results)
+    nets = f", {on_networks} checks on networks" if on_networks else ""
+    verdict = "everything holds" if report.holds else f"{len(failures(report))} FAILED"
+    return (
+        f"{verdict}: {steps} steps proved for every dimension D, {problems} random problems{nets}, on "
+        f"{' and '.join(report.devices)}; largest test ratio {ratios} (passes up to {report.threshold:g}); {report.seconds:.0f} s"
+    )
+
+
+def notes(report: Report) -> list[str]:
+    """What was not checked, and why."""
+    out = []
+    if "cuda" not in report.devices:
+        why = "torch sees no CUDA device" if not torch.cuda.is_available() else "it was not asked for"
+        out.append(f"CUDA was not checked: {why}.")
+    if report.without_networks is not None:
+        out.append(f"Networks were not checked: {report.without_networks}.")
+    return out
+
+
+def print_report(report: Report, console: Console) -> None:
+    """The table, what was left out, failures, and the summary line."""
+    explanation = Text(
+        "gradient and target: of the loss that is minimised, in v_θ; '≈' marks a form that is exact only on-policy.\n"
+        "worst ratio: largest |difference| / rounding error over all random problems.",
+        style="dim",
+    )
+    console.print(Group(table(report), Text(""), explanation))
+    for note in notes(report):
+        console.print(Text(note))
+    for failure in failures(report):
+        console.print(Text("\nFAILED " + failure, style="red"))
+    console.print(Text(summary(report), style="bold green" if report.holds else "bold red"), soft_wrap=True)
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """The report as plain data, schema version :data:`JSON_VERSION`."""
+    return {
+        "schema": {"name": "gradcheck-verify", "version": JSON_VERSION},
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "environment": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "sympy": version("sympy"),
+            "devices": {d: torch.cuda.get_device_name() if d == "cuda" else platform.processor() for d in report.devices},
+        },
+        "holds": report.holds,
+        "seed": report.seed,
+        "threshold": report.threshold,
+        "seconds": report.seconds,
+        "not_checked": notes(report),
+        "theorems": [_proof_json(p) for p in report.theorems],
+        "results": [_result_json(r) for r in report.results],
+        "failures": failures(report),
+    }
+
+
+def _proof_json(proof: Any) -> dict[str, Any]:
+    return {
+        "name": proof.name,
+        "holds": proof.holds,
+        "steps": [{"name": r.step.name, "proved": r.proved, "residual": str(r.residual)} for r in proof.results],
+    }
+
+
+def _result_json(result: Verification) -> dict[str, Any]:
+    _, process, policy, gradient, target = closing_row(result.entry.derivation)
+    return {
+        "name": result.entry.label,
+        "holds": result.holds,
+        "process": process,
+        "policy": policy,
+        "gradient": gradient,
+        "target": target,
+        "proof": _proof_json(result.proof),
+        "checks": [
+            {
+                "dtype": c.dtype,
+                "device": c.device,
+                "examples": c.examples,
+                "gradient_ratio": c.gradient,
+                "equivalence_ratio": c.equivalence,
+                "judged": c.judged,
+                "seconds": c.seconds,
+                "failure": None if c.failure is None else {"problem": str(c.failure[0]), "check": c.failure[1]},
+            }
+            for c in result.checks
+        ],
+        "networks": [
+            {"network": n.network, "dtype": n.dtype, "device": n.device, "ratio": n.ratio, "holds": n.holds}
+            for n in result.networks
+        ],
+    }

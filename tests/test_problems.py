@@ -1,0 +1,124 @@
+"""Random problems are what their regimes say: a test that never sees a clip bite proves nothing about clips."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gradcheck.catalogue import CATALOGUE, Entry, entry
+from gradcheck.problems import ADVANTAGE, CLIP_RANGES, POLICY, TIME, Spec, build, has_clip
+from gradcheck.strategies import shapes, specs
+
+ENTRIES = pytest.mark.parametrize("entry", CATALOGUE, ids=lambda e: e.label)
+CLIPPED = pytest.mark.parametrize("entry", [e for e in CATALOGUE if has_clip(e.derivation)], ids=lambda e: e.label)
+BIG = {"batch": 64, "latent": (3, 5)}
+
+
+@ENTRIES
+def test_on_policy_means_the_same_velocity(entry: Entry) -> None:
+    if "v_old" not in entry.derivation.given:
+        pytest.skip("this loss has no behaviour model")
+    for dtype in (torch.float64, torch.float32):
+        case = build(entry.derivation, Spec(5, (3,), 0, policy="on-policy"), dtype)
+        assert torch.equal(case.v_theta, case.v_old)
+        if has_clip(entry.derivation):
+            assert torch.equal(case.ratio, torch.ones(5, dtype=dtype))
+
+
+@CLIPPED
+@pytest.mark.parametrize("clip", range(len(CLIP_RANGES)))
+def test_clip_regimes_lie_where_they_say(entry: Entry, clip: int) -> None:
+    low, high = CLIP_RANGES[clip]
+
+    def ratios(policy: str) -> torch.Tensor:
+        case = build(entry.derivation, Spec(**BIG, seed=3, policy=policy, clip=clip, noise="typical", time="middle"))
+        return case.ratio
+
+    inside, outside, far = (ratios(p) for p in ("inside", "outside", "far"))
+    assert ((inside > 1 - low) & (inside < 1 + high)).double().mean() > 0.95
+    # The ratio of a short step has a peak, so not every sample reaches beyond the clip; most do, on both sides.
+    assert (outside < 1 - low).sum() >= 20
+    assert (outside > 1 + high).sum() >= 5
+    assert ((outside - 1).abs() < 2 * max(low, high)).all()
+    assert (far < 0.1).sum() >= 10
+    assert far.max() > 1 + high
+
+
+@CLIPPED
+def test_ratios_come_as_close_to_the_clip_as_wanted(entry: Entry) -> None:
+    case = build(entry.derivation, Spec(**BIG, seed=4, policy="inside", clip=0, noise="typical", time="middle"))
+    gap = torch.minimum((case.ratio - 0.8).abs(), (case.ratio - 1.2).abs())
+    assert gap.min() < 1e-3
+    assert gap.max() > 1e-2
+
+
+@ENTRIES
+def test_a_mixed_batch_mixes(entry: Entry) -> None:
+    case = build(entry.derivation, Spec(**BIG, seed=5))
+    if "t" in entry.derivation.given:
+        assert case.t.min() < 0.01
+        assert case.t.max() > 0.99
+        assert len(case.t.unique()) == 64
+        assert ((0 < case.t) & (case.t < 1)).all()
+    if "dt" in entry.derivation.given:
+        assert ((0 < case.dt) & (case.dt < case.t)).all()
+    if "advantage" in entry.derivation.given:
+        assert (case.advantage == 0).any()
+        assert (case.advantage > 0).any()
+        assert (case.advantage < 0).any()
+    if "reward_prob" in entry.derivation.given:
+        assert {0.0, 0.5, 1.0} <= set(case.reward_prob.tolist())
+
+
+@ENTRIES
+@given(data=st.data())
+def test_everything_is_finite_and_in_its_domain(entry: Entry, data: st.DataObject) -> None:
+    case = build(entry.derivation, data.draw(specs(entry.derivation)))
+    for name in case.names:
+        value = getattr(case, name)
+        assert torch.as_tensor(value).isfinite().all(), name
+    for name in ("C1", "C2", "sigma_t", "w_plus", "w_minus"):
+        if name in case.names:
+            assert (getattr(case, name) > 0).all(), name
+
+
+@ENTRIES
+def test_one_spec_is_one_problem(entry: Entry, device: str) -> None:
+    """In every precision and on every device, up to rounding."""
+    spec = Spec(5, (2, 3), seed=11, time="middle", policy="off")
+    reference = build(entry.derivation, spec)
+    again = build(entry.derivation, spec, device=device)
+    single = build(entry.derivation, spec, torch.float32, device)
+    for name in entry.derivation.given:
+        value = getattr(reference, name)
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(getattr(again, name).cpu(), value)
+            assert torch.equal(getattr(single, name).cpu(), value.float())
+        else:
+            assert getattr(single, name) == value
+
+
+@given(shapes())
+def test_shapes_have_distinct_axes(shape: tuple[int, tuple[int, ...]]) -> None:
+    batch, latent = shape
+    assert 1 <= len(latent) <= 4
+    if set(latent) != {1}:
+        assert len({batch, *latent}) == 1 + len(latent)
+
+
+def test_every_regime_is_drawn() -> None:
+    seen: set[str] = set()
+
+    @settings(max_examples=1000)
+    @given(specs(entry("flow_grpo").derivation))
+    def collect(spec: Spec) -> None:
+        seen.update((spec.policy, spec.advantage, spec.time, spec.noise))
+        if spec.batch == 1:
+            seen.add("one sample")
+        if set(spec.latent) == {1}:
+            seen.add("one coordinate")
+
+    collect()
+    assert {*POLICY, *ADVANTAGE, *TIME, "tiny", "mixed", "one sample", "one coordinate"} <= seen

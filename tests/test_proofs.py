@@ -1,0 +1,39 @@
+"""Every statement of every derivation is proved, for every dimension."""
+
+from __future__ import annotations
+
+import pytest
+
+from derivations.derivation import Derivation, Theorem
+from derivations.identities import IDENTITIES
+from derivations.lemmas import LEMMAS
+from derivations.sde import SDES
+from gradcheck.catalogue import CATALOGUE, Entry
+
+THEOREMS = (*LEMMAS, *(s.theorem for s in SDES), *IDENTITIES)
+
+
+@pytest.mark.parametrize("theorem", THEOREMS, ids=lambda t: t.name)
+def test_theorems_hold(theorem: Theorem) -> None:
+    assert {r.step.name: r.residual for r in theorem.prove().refused} == {}
+
+
+@pytest.mark.parametrize("entry", CATALOGUE, ids=lambda e: e.label)
+def test_derivations_hold(entry: Entry) -> None:
+    proof = entry.derivation.prove()
+    assert {r.step.name: r.residual for r in proof.refused} == {}
+    assert {"gradient", "weight", "target", "equivalence"} <= {r.step.name for r in proof.results}
+
+
+@pytest.mark.parametrize("entry", CATALOGUE, ids=lambda e: e.label)
+def test_every_step_is_explained(entry: Entry) -> None:
+    derivation: Derivation = entry.derivation
+    for step in derivation.all_steps:
+        assert step.sentence.endswith((".", "…"))
+    assert "title=" in derivation.reference
+
+
+@pytest.mark.parametrize("step", SDES, ids=lambda s: s.name)
+def test_the_steps_own_formulas_are_the_proved_ones(step: object) -> None:
+    """The numbers behind C1, C2 and the offset are those under which the mean was proved affine."""
+    assert dict(step.theorem.definitions).items() <= dict(step.formulas).items()  # type: ignore[attr-defined]

@@ -1,0 +1,84 @@
+"""The house keeps its order: which package imports which, and that nothing on disk is missing from the catalogue."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import derivations.losses
+import gradcheck.losses
+from gradcheck.catalogue import ALGORITHMS, CATALOGUE
+
+ROOT = Path(__file__).parent.parent
+
+
+def imports(path: Path) -> set[str]:
+    """Top-level packages that a file imports, other than for type checking alone."""
+    tree = ast.parse(path.read_text())
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "derivations").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_derivations_know_no_numbers(path: Path) -> None:
+    assert not imports(path) & {"gradcheck", "torch", "numpy"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "gradcheck/losses").glob("*.py")), ids=lambda p: p.name)
+def test_losses_by_hand_know_no_symbols(path: Path) -> None:
+    assert not imports(path) & {"sympy", "derivations"}
+
+
+def loaded(statement: str, *modules: str) -> str:
+    """Which of the modules a fresh interpreter has loaded after a statement."""
+    code = f"{statement}; import sys; print(*(m for m in {modules} if m in sys.modules))"
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def test_losses_by_hand_load_no_symbols() -> None:
+    """Not through anything that they import either (torch may load SymPy for itself)."""
+    assert loaded("from gradcheck.losses import flow_grpo, grpo_guard, awm, diffusion_nft", "derivations") == ""
+
+
+def test_importing_the_package_is_free() -> None:
+    assert loaded("import gradcheck", "torch", "sympy", "hypothesis", "numpy") == ""
+
+
+def algorithm_files(package: object) -> set[str]:
+    return {p.stem for p in Path(inspect.getfile(package)).parent.glob("*.py") if not p.stem.startswith("_")}  # type: ignore[arg-type]
+
+
+def test_every_file_is_in_the_catalogue() -> None:
+    listed = {symbolic.__name__.rpartition(".")[2] for symbolic, _ in ALGORITHMS}
+    for package in (derivations.losses, gradcheck.losses):
+        missing = algorithm_files(package) - listed
+        assert not missing, f"add to ALGORITHMS in gradcheck/catalogue.py: {', '.join(sorted(missing))}"
+        assert listed <= algorithm_files(package), f"{package.__name__} lacks {listed - algorithm_files(package)}"
+
+
+@pytest.mark.parametrize(("symbolic", "numeric"), ALGORITHMS, ids=lambda m: m.__name__)
+def test_both_sides_take_the_same_options(symbolic: object, numeric: object) -> None:
+    taken = set(inspect.signature(numeric.loss).parameters) - {"case"}  # type: ignore[attr-defined]
+    used = {option for variant in symbolic.VARIANTS for option in variant.options}  # type: ignore[attr-defined]
+    assert used <= taken
+    for variant in symbolic.VARIANTS:  # type: ignore[attr-defined]
+        assert variant.summary
+
+
+def test_names_are_unique() -> None:
+    labels = [e.label for e in CATALOGUE]
+    assert len(set(labels)) == len(labels)
+    for symbolic, _ in ALGORITHMS:
+        assert symbolic.VARIANTS[0].name == "paper"

@@ -1,0 +1,30 @@
+"""Every algorithm, lemma and identity, got wrong in the ways in which people get them wrong.
+
+The tables are the thing to read: one file for each algorithm of the catalogue, and one for the theorems.
+``tests/test_wrong_versions.py`` makes each wrong version from the library's own source and has it refused by name.
+Changes that leave the mathematics alone, such as exchanging summands, are no wrong versions and stand in no table.
+"""
+
+from __future__ import annotations
+
+from wrong_versions import awm, diffusion_nft, flow_grpo, grpo_guard
+from wrong_versions.base import Edit, WrongTarget, WrongTheorem, WrongVersion, fresh, numeric_chain, symbolic_chain
+from wrong_versions.theorems import WRONG_THEOREMS
+
+__all__ = [
+    "WRONG_TARGETS",
+    "WRONG_THEOREMS",
+    "WRONG_VERSIONS",
+    "Edit",
+    "WrongTarget",
+    "WrongTheorem",
+    "WrongVersion",
+    "fresh",
+    "numeric_chain",
+    "symbolic_chain",
+]
+
+_TABLES = {"flow_grpo": flow_grpo, "grpo_guard": grpo_guard, "awm": awm, "diffusion_nft": diffusion_nft}
+
+WRONG_VERSIONS: dict[str, tuple[WrongVersion, ...]] = {name: table.WRONG_VERSIONS for name, table in _TABLES.items()}
+WRONG_TARGETS: dict[str, tuple[WrongTarget, ...]] = {name: table.WRONG_TARGETS for name, table in _TABLES.items()}

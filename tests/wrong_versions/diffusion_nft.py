@@ -1,0 +1,380 @@
+"""DiffusionNFT, got wrong."""
+
+from __future__ import annotations
+
+from derivations.notation import advantage, beta, reward_prob, v_gt, v_old, v_ref, v_theta, w_minus, w_plus
+from wrong_versions.base import COMMON, IDENTITIES, Edit, WrongTarget, WrongVersion
+
+_SYMBOLIC = "derivations/losses/diffusion_nft.py"
+_NUMERIC = "gradcheck/losses/diffusion_nft.py"
+_MIX = "policy_loss = r * positive + (1 - r) * negative"
+
+WRONG_VERSIONS = (
+    WrongVersion(
+        "sign",
+        "The loss is maximised.",
+        Edit(_SYMBOLIC, "loss, gradient, weight, target = matching,", "loss, gradient, weight, target = -matching,"),
+        "gradient",
+        numeric=Edit(_NUMERIC, _MIX, "policy_loss = -(r * positive + (1 - r) * negative)"),
+    ),
+    WrongVersion(
+        "branches-swapped",
+        "v⁺ and v⁻ are exchanged: the reward pulls away from good samples.",
+        Edit(
+            _SYMBOLIC,
+            "matching = strength * (good * Norm2(v_plus - v_gt) + bad * Norm2(v_minus - v_gt))",
+            "matching = strength * (good * Norm2(v_minus - v_gt) + bad * Norm2(v_plus - v_gt))",
+        ),
+        "delta-form",
+        numeric=Edit(_NUMERIC, _MIX, "policy_loss = r * negative + (1 - r) * positive"),
+    ),
+    WrongVersion(
+        "one-minus-r",
+        "r and 1 − r are exchanged in front of the branches.",
+        Edit(_SYMBOLIC, "good, bad = reward_prob, 1 - reward_prob", "good, bad = 1 - reward_prob, reward_prob"),
+        "factored-gradient",
+        numeric=Edit(_NUMERIC, "case.beta, case.reward_prob", "case.beta, 1 - case.reward_prob"),
+    ),
+    WrongVersion(
+        "A-for-r",
+        "The advantage stands where the optimality probability belongs.",
+        Edit(_SYMBOLIC, "good, bad = reward_prob, 1 - reward_prob", "good, bad = advantage, 1 - advantage"),
+        "gradient",
+        numeric=Edit(_NUMERIC, "case.beta, case.reward_prob", "case.beta, 2 * case.reward_prob - 1"),
+    ),
+    WrongVersion(
+        "r-for-A",
+        "A = r: the map A = 2r − 1 is left out.",
+        Edit(_SYMBOLIC, "advantage: 2 * reward_prob - 1", "advantage: reward_prob"),
+        "gradient",
+        numeric=Edit(_NUMERIC, "case.beta, case.reward_prob", "case.beta, (1 + case.reward_prob) / 2"),
+    ),
+    WrongVersion(
+        "A-offset",
+        "A = 2r.",
+        Edit(IDENTITIES, "a_of_r = 2 * reward_prob - 1", "a_of_r = 2 * reward_prob"),
+        "inverse",
+        "reward-probability",
+    ),
+    WrongVersion(
+        "beta-for-beta-squared",
+        "The equivalent loss has the weight β.",
+        Edit(_SYMBOLIC, "own_weight = strength * total * beta**2", "own_weight = strength * total * beta"),
+        "factored-gradient",
+        numeric=Edit(_NUMERIC, _MIX, "policy_loss = (r * positive + (1 - r) * negative) / beta"),
+    ),
+    WrongVersion(
+        "two-beta-squared",
+        "The equivalent loss has the weight 2β², as the article has it.",
+        Edit(_SYMBOLIC, "own_weight = strength * total * beta**2", "own_weight = 2 * strength * total * beta**2"),
+        "value",
+        numeric=Edit(_NUMERIC, _MIX, "policy_loss = 2 * (r * positive + (1 - r) * negative)"),
+    ),
+    WrongVersion(
+        "beta-on-the-wrong-branch",
+        "v⁺ = β v_old + (1 − β) v_theta.",
+        Edit(_SYMBOLIC, "v_plus = (1 - beta) * v_old + beta * v_theta", "v_plus = beta * v_old + (1 - beta) * v_theta"),
+        "positive-branch",
+        numeric=Edit(
+            _NUMERIC,
+            "v_plus = (1 - beta) * v_old + beta * case.v_theta",
+            "v_plus = beta * v_old + (1 - beta) * case.v_theta",
+        ),
+    ),
+    WrongVersion(
+        "negative-branch-not-mirrored",
+        "v⁻ = (1 − β) v_old − β v_theta: its coefficients add up to 1 − 2β.",
+        Edit(_SYMBOLIC, "v_minus = (1 + beta) * v_old", "v_minus = (1 - beta) * v_old"),
+        "negative-branch",
+        numeric=Edit(_NUMERIC, "v_minus = (1 + beta) * v_old", "v_minus = (1 - beta) * v_old"),
+    ),
+    WrongVersion(
+        "negative-branch-missing",
+        "The negative branch is left out: bad samples teach nothing.",
+        Edit(
+            _SYMBOLIC,
+            "matching = strength * (good * Norm2(v_plus - v_gt) + bad * Norm2(v_minus - v_gt))",
+            "matching = strength * good * Norm2(v_plus - v_gt)",
+        ),
+        "delta-form",
+        numeric=Edit(_NUMERIC, _MIX, "policy_loss = r * positive"),
+    ),
+    WrongVersion(
+        "trust-region-missing",
+        "The gradient lacks its term in v_theta − v_old: the old model is a copy of the trained one.",
+        Edit(
+            _SYMBOLIC,
+            "2 * strength * beta * (good - bad) * Delta + 2 * strength * beta**2 * (good + bad) * delta",
+            "2 * strength * beta * (good - bad) * Delta",
+        ),
+        "trust-region-split",
+        numeric=Edit(_NUMERIC, "v_old, beta, r = case.v_old.detach()", "v_old, beta, r = case.v_theta.detach()"),
+    ),
+    WrongVersion(
+        "trust-region-beta",
+        "The trust region has the factor β instead of β².",
+        Edit(_SYMBOLIC, "2 * strength * beta**2 * (good + bad) * delta", "2 * strength * beta * (good + bad) * delta"),
+        "trust-region-split",
+    ),
+    WrongVersion(
+        "direction-without-two",
+        "The optimisation direction lacks the square's 2.",
+        Edit(_SYMBOLIC, "2 * strength * beta * (good - bad) * Delta", "strength * beta * (good - bad) * Delta"),
+        "trust-region-split",
+        numeric=Edit(_NUMERIC, _MIX, "policy_loss = 0.5 * (r * positive + (1 - r) * negative)"),
+    ),
+    WrongVersion(
+        "old-velocity-live",
+        "The old velocity is not detached: both branches follow the trained model.",
+        Edit(_SYMBOLIC, "v_plus = (1 - beta) * v_old + beta * v_theta", "v_plus = v_theta"),
+        "positive-branch",
+        numeric=Edit(_NUMERIC, "v_old, beta, r = case.v_old.detach()", "v_old, beta, r = case.v_theta"),
+    ),
+    WrongVersion(
+        "prediction-detached",
+        "The trained model's velocity is detached in the positive branch.",
+        numeric=Edit(_NUMERIC, "v_old + beta * case.v_theta", "v_old + beta * case.v_theta.detach()"),
+    ),
+    WrongVersion(
+        "noise-and-data-exchanged",
+        "v_gt is x_0 − noise.",
+        Edit(_SYMBOLIC, "v_gt: noise - x_0,", "v_gt: x_0 - noise,"),
+        "comparison",
+        numeric=Edit(_NUMERIC, "v_gt = case.noise - case.x_0", "v_gt = case.x_0 - case.noise"),
+    ),
+    WrongVersion(
+        "t-and-one-minus-t-exchanged",
+        "The noised latent is t x_0 + (1 − t) noise.",
+        Edit(_SYMBOLIC, "x_t: (1 - t) * x_0 + t * noise", "x_t: t * x_0 + (1 - t) * noise"),
+        "gradient",
+        numeric=Edit(
+            _NUMERIC, "x_t = (1 - t) * case.x_0 + t * case.noise", "x_t = t * case.x_0 + (1 - t) * case.noise"
+        ),
+        variant="adaptive",
+    ),
+    WrongVersion(
+        "target-sign",
+        "v* lies on the other side of v_old.",
+        Edit(_SYMBOLIC, "v_star = v_old + pull / beta", "v_star = v_old - pull / beta"),
+        "value",
+    ),
+    WrongVersion(
+        "target-without-beta",
+        "v* lacks 1/β.",
+        Edit(_SYMBOLIC, "v_star = v_old + pull / beta", "v_star = v_old + pull"),
+        "certain-success",
+    ),
+    WrongVersion(
+        "target-from-v-theta",
+        "v* is measured from v_theta, as if the method were on-policy.",
+        Edit(
+            _SYMBOLIC,
+            "v_star = v_old + pull / beta * (v_gt - v_old)",
+            "v_star = v_theta + pull / beta * (v_gt - v_theta)",
+        ),
+        "factored-gradient",
+    ),
+    WrongVersion(
+        "constant",
+        "The constant is 1 − A instead of 1 − A².",
+        Edit(_SYMBOLIC, "(1 - pull**2) * Norm2(Delta)", "(1 - pull) * Norm2(Delta)"),
+        "value",
+    ),
+    WrongVersion(
+        "hessian",
+        "The Hessian is said to be twice that of the squared distance.",
+        Edit(_SYMBOLIC, "SameHessian(matching, one)", "SameHessian(matching, 2 * one)"),
+        "hessian",
+    ),
+    WrongVersion(
+        "mixture-centres",
+        "The branches' centres lie at a distance of β instead of 1/β.",
+        Edit(_SYMBOLIC, "centre = (v_gt - v_old) / beta", "centre = (v_gt - v_old) * beta"),
+        "mixture-centres",
+    ),
+    WrongVersion(
+        "article-factor",
+        "The article's equivalent loss is said to have the loss's own gradient.",
+        Edit(_SYMBOLIC, "GradientIs(2 * one, 2 * gradient,", "GradientIs(2 * one, gradient,"),
+        "article-factor",
+    ),
+    WrongVersion(
+        "mean-summed",
+        "Coordinates are added up where they were to be averaged: 1/D is missing.",
+        Edit(_SYMBOLIC, "    strength = per_coordinate\n", "    strength = sp.S.One\n"),
+        "comparison",
+        numeric=Edit(COMMON, 'flat.mean(1) if reduction == "mean" else flat.sum(1)', "flat.sum(1)"),
+        variant="mean",
+    ),
+    WrongVersion(
+        "sum-averaged",
+        "Coordinates are averaged where they were to be added up: an extra 1/D.",
+        numeric=Edit(COMMON, 'flat.mean(1) if reduction == "mean" else flat.sum(1)', "flat.mean(1)"),
+    ),
+    WrongVersion(
+        "mean-over-batch-too-early",
+        "The positive branch's error is averaged over the batch before r multiplies it.",
+        numeric=Edit(_NUMERIC, _MIX, "policy_loss = r * positive.mean() + (1 - r) * negative"),
+    ),
+    WrongVersion(
+        "reward-averaged",
+        "The optimality probability is averaged over the batch.",
+        numeric=Edit(_NUMERIC, "case.beta, case.reward_prob", "case.beta, case.reward_prob.mean()"),
+    ),
+    WrongVersion(
+        "weights-live",
+        "The adaptive weights are not detached, and their gradient is added.",
+        Edit(_SYMBOLIC, "w_plus: sg(sp.Max(", "w_plus: (sp.Max("),
+        "DerivationError",
+        numeric=Edit(_NUMERIC, "with torch.no_grad():", "with torch.enable_grad():"),
+        variant="adaptive",
+    ),
+    WrongVersion(
+        "weights-missing",
+        "The adaptive weights are left out.",
+        Edit(
+            _SYMBOLIC,
+            "good, bad = reward_prob / w_plus, (1 - reward_prob) / w_minus",
+            "good, bad = reward_prob, 1 - reward_prob",
+        ),
+        "comparison",
+        numeric=Edit(_NUMERIC, "** 2, reduction) / weight", "** 2, reduction)"),
+        variant="adaptive",
+    ),
+    WrongVersion(
+        "weights-exchanged",
+        "Each branch is divided by the other one's weight.",
+        Edit(
+            _SYMBOLIC,
+            "reward_prob / w_plus, (1 - reward_prob) / w_minus",
+            "reward_prob / w_minus, (1 - reward_prob) / w_plus",
+        ),
+        "comparison",
+        variant="adaptive",
+    ),
+    WrongVersion(
+        "weights-squared",
+        "The adaptive weight is the mean square instead of the mean magnitude.",
+        numeric=Edit(_NUMERIC, "(x_0_hat - x_0).abs()", "(x_0_hat - x_0).square()"),
+        variant="adaptive",
+    ),
+    WrongVersion(
+        "weights-multiply",
+        "The adaptive weight multiplies.",
+        Edit(_SYMBOLIC, "good, bad = reward_prob / w_plus,", "good, bad = reward_prob * w_plus,"),
+        "comparison",
+        numeric=Edit(_NUMERIC, "** 2, reduction) / weight", "** 2, reduction) * weight"),
+        variant="adaptive",
+    ),
+    WrongVersion(
+        "weights-floor",
+        "The adaptive weight's floor is higher than declared.",
+        Edit(_SYMBOLIC, "_FLOOR = sp.Rational(1, 10**5)", "_FLOOR = sp.Rational(1, 10**4)"),
+        "comparison",
+        numeric=Edit(_NUMERIC, ".clamp(min=1e-5)", ".clamp(min=1e-4)"),
+        variant="adaptive",
+    ),
+    WrongVersion(
+        "weights-averaged",
+        "One adaptive weight for the whole batch.",
+        numeric=Edit(_NUMERIC, ".abs().flatten(1).mean(1)", ".abs().mean()"),
+        variant="adaptive",
+    ),
+    WrongVersion(
+        "data-space-factor",
+        "The error in x_0-space is t times the velocity's, so its square is t² times; here it is t times.",
+        Edit(_SYMBOLIC, "strength = scale * t**2", "strength = scale * t"),
+        "gradient",
+        variant="adaptive",
+    ),
+    WrongVersion(
+        "data-from-wrong-time",
+        "x̂_0 = x_t − (1 − t) v.",
+        Edit(_SYMBOLIC, "return x_t - t * v", "return x_t - (1 - t) * v"),
+        "delta-form",
+        numeric=Edit(_NUMERIC, "x_t - t * v_plus", "x_t - (1 - t) * v_plus"),
+        variant="adaptive",
+    ),
+    WrongVersion(
+        "division-by-beta-missing",
+        "The authors' division by β is left out.",
+        Edit(_SYMBOLIC, "scale = per_coordinate / beta", "scale = per_coordinate"),
+        "comparison",
+        numeric=Edit(_NUMERIC, "* negative) / beta", "* negative)"),
+        variant="adaptive",
+    ),
+    WrongVersion(
+        "adaptive-A",
+        "Adaptive weighting with the plain A in the target instead of Ã.",
+        Edit(_SYMBOLIC, "pull = advantage if not adaptive else", "pull = advantage if True else"),
+        "factored-gradient",
+        variant="adaptive",
+    ),
+    WrongVersion(
+        "reference-missing",
+        "The reference term is left out of the gradient.",
+        Edit(_SYMBOLIC, "gradient = own_gradient + 2 * to_reference * (v_theta - v_ref)", "gradient = own_gradient"),
+        "gradient",
+        numeric=Edit(_NUMERIC, 'if reference == "off":', "if reference:"),
+        variant="reference",
+    ),
+    WrongVersion(
+        "reference-is-old-model",
+        "v_old for v_ref.",
+        Edit(
+            _SYMBOLIC,
+            "loss = matching + to_reference * Norm2(v_theta - v_ref)",
+            "loss = matching + to_reference * Norm2(v_theta - v_old)",
+        ),
+        "gradient",
+        numeric=Edit(_NUMERIC, "case.v_theta - case.v_ref", "case.v_theta - case.v_old"),
+        variant="reference",
+    ),
+    WrongVersion(
+        "reference-factor",
+        "The reference term's gradient lacks the square's 2.",
+        Edit(_SYMBOLIC, "own_gradient + 2 * to_reference", "own_gradient + to_reference"),
+        "gradient",
+        numeric=Edit(_NUMERIC, "policy_loss + case.kl_weight *", "policy_loss + 0.5 * case.kl_weight *"),
+        variant="adaptive-reference",
+    ),
+    WrongVersion(
+        "mixture-weight",
+        "The mixture's weight forgets the reference term.",
+        Edit(_SYMBOLIC, "weight = own_weight + to_reference", "weight = own_weight"),
+        "equivalence",
+        variant="reference",
+    ),
+    WrongVersion(
+        "mixture-centre",
+        "v* and v_ref are mixed with each other's weight.",
+        Edit(_SYMBOLIC, "(own_weight * v_star + to_reference * v_ref)", "(to_reference * v_star + own_weight * v_ref)"),
+        "target",
+        variant="reference",
+    ),
+)
+
+WRONG_TARGETS = (
+    WrongTarget("sign", "v* on the other side of v_old.", lambda d: {"target": 2 * v_old - d.target}),
+    WrongTarget("A-is-r", "r for A.", lambda d: {"target": d.target.xreplace({advantage: reward_prob})}),
+    WrongTarget("without-beta", "v* lacks 1/β.", lambda d: {"target": v_old + advantage * (v_gt - v_old)}),
+    WrongTarget("on-policy", "v* measured from v_theta.", lambda d: {"target": d.target.xreplace({v_old: v_theta})}),
+    WrongTarget("weight-beta", "β for β².", lambda d: {"weight": d.weight / beta}),
+    WrongTarget("weight-doubled", "2β², as the article has it.", lambda d: {"weight": 2 * d.weight}),
+    WrongTarget("reference-forgotten", "The weight forgets v_ref.", lambda d: {"weight": beta**2}, "reference"),
+    WrongTarget(
+        "reference-is-old", "v_old for v_ref.", lambda d: {"target": d.target.xreplace({v_ref: v_old})}, "reference"
+    ),
+    WrongTarget(
+        "adaptive-A",
+        "The plain A for Ã.",
+        lambda d: {"target": v_old + advantage / beta * (v_gt - v_old)},
+        "adaptive",
+    ),
+    WrongTarget(
+        "weights-exchanged",
+        "w⁺ and w⁻ are exchanged.",
+        lambda d: {"target": d.target.xreplace({w_plus: w_minus, w_minus: w_plus})},
+        "adaptive",
+    ),
+)
