@@ -371,7 +371,7 @@ class TextWriter(Writer):
             opens = factor.startswith(_OPENERS)
             touches = opens and (previous.endswith((")", "‖²")) or (atoms == 1 and i == len(factors) - 1))
             if previous.isdigit():
-                out += "·" if factor[0].isdigit() else ""
+                out += "·" if factor[0].isdigit() else " " if re.match(r"[a-z]{2,}\(", factor) else ""
             elif i and not touches:
                 out += " "
             atoms += not factor.isdigit() and not opens

@@ -27,6 +27,9 @@ class DerivationError(ValueError):
     """A derivation's data is inconsistent: an undeclared symbol, a weight that is not positive, a live coefficient."""
 
 
+_weight = sp.Symbol("w", positive=True)
+
+
 @dataclass(frozen=True)
 class Step:
     """One machine-checked statement: its name (the check's id), a sentence that explains it, and the claim."""
@@ -161,7 +164,7 @@ class Derivation:
             Step(
                 "target",
                 "Lemma L1: the target lies at v_theta − ∇loss/(2·weight).",
-                Equal(self.target, v_theta - self.gradient / (2 * self.weight)),
+                Equal(self.target, v_theta - self.gradient / (2 * _weight), {_weight: self.inline(self.weight)}),
             ),
             Step(
                 "equivalence",

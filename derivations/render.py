@@ -198,7 +198,7 @@ def explain(derivation: Derivation, *, latex: bool = False) -> str:
     point = f"{w.write(_v_star)} = " if gradient.has(_v_star) else ""
     out.formula(f"{out.word('target')} = {point}{w.write(target)}")
     out.formula(f"{out.word('weight')} = {w.write(d.weight)}")
-    if not _is_exact(d):
+    if not all(_are_exact(d)):
         out.section("As it is quoted, exact on-policy alone")
         quoted_gradient, quoted_target = _short(d, quoted=True)
         sign = "≈" if not latex else r"\approx"
@@ -225,14 +225,15 @@ def closing_row(derivation: Derivation, *, latex: bool = False, exact: bool = Fa
     """One line of the closing table: method, process, policy, gradient, target.
 
     The last two are what people quote, after "=" where that is exact and "≈" where it holds on-policy alone;
-    with ``exact``, always the exact form.  A target that is free of ``v_theta`` is named v* in the gradient.
-    With ``latex``, the formulas stand between dollar signs.
+    with ``exact``, always the exact form.  A target that is free of ``v_theta`` is named v* in the gradient, unless it
+    is a quantity with a name of its own.  With ``latex``, the formulas stand between dollar signs.
     """
     w = _writer(not latex, derivation)
     gradient, target = _short(derivation, quoted=not exact)
-    sign = "=" if exact or _is_exact(derivation) else r"\approx" if latex else "≈"
+    approximately = r"\approx" if latex else "≈"
+    of_gradient, of_target = ("=" if exact or same else approximately for same in _are_exact(derivation))
     named = f"{w.write(_v_star)} " if gradient.has(_v_star) else ""
-    cells = (f"{sign} {w.write(gradient)}", f"{named}{sign} {w.write(target)}")
+    cells = (f"{of_gradient} {w.write(gradient)}", f"{named}{of_target} {w.write(target)}")
     method = (
         derivation.title if derivation.variant.name == "paper" else f"{derivation.title} [{derivation.variant.name}]"
     )
@@ -245,19 +246,20 @@ def _in_table(formula: str) -> str:
 
 
 def _short(d: Derivation, *, quoted: bool) -> tuple[sp.Expr, sp.Expr]:
-    """Gradient and target, the gradient written as 2w(v_theta − v*) where the target is one fixed point."""
+    """Gradient and target, the gradient as 2w(v_theta − v*) where the target is a fixed point without a name."""
     gradient, target = d.gradient, d.target
-    if quoted and d.brief_gradient is not None and d.brief_target is not None:
-        gradient, target = d.brief_gradient, d.brief_target
-    if not d.inline(target).has(v_theta):
+    if quoted:
+        gradient = gradient if d.brief_gradient is None else d.brief_gradient
+        target = target if d.brief_target is None else d.brief_target
+    if not target.is_Symbol and not d.inline(target).has(v_theta):
         gradient = 2 * d.weight * (v_theta - _v_star)  # lemma L1
     return gradient, target
 
 
-def _is_exact(d: Derivation) -> bool:
-    """Whether the quoted forms are the exact ones."""
+def _are_exact(d: Derivation) -> tuple[bool, ...]:
+    """Whether the quoted gradient is the exact one, and whether the quoted target is."""
     pairs = ((d.gradient, d.brief_gradient), (d.target, d.brief_target))
-    return all(brief is None or calculus.is_zero(d.inline(exact) - d.inline(brief)) for exact, brief in pairs)
+    return tuple(brief is None or calculus.is_zero(d.inline(exact) - d.inline(brief)) for exact, brief in pairs)
 
 
 def _mask(mask: ClipMask, w: Writer) -> str:

@@ -12,6 +12,7 @@ _WHERE = {
     "Case": "gradcheck.case",
     "GradcheckError": "gradcheck.errors",
     "InputError": "gradcheck.errors",
+    "conforms": "gradcheck.conformance",
     "entries": "gradcheck.catalogue",
     "entry": "gradcheck.catalogue",
     "equivalent_loss": "gradcheck.inputs",

@@ -77,6 +77,8 @@ class Case:
             if not isinstance(value, Tensor):
                 x = torch.tensor(value, dtype=dtype or v.dtype, device=v.device)
             else:
+                if not value.is_floating_point() or name == "sigmas":
+                    continue  # a look-up, not a quantity of the formulas
                 x = value if dtype is None else value.detach().to(dtype)
                 x = x if x.shape == v.shape or x.ndim == 0 else expand(x, v)
             out[name] = x

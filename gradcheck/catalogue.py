@@ -11,6 +11,7 @@ from torch import Tensor
 
 from derivations.derivation import Derivation
 from derivations.losses import awm, diffusion_nft, flow_grpo, grpo_guard, rwr
+from derivations.render import closing_row
 from gradcheck.case import Case
 from gradcheck.errors import InputError
 from gradcheck.losses import awm as awm_torch
@@ -19,7 +20,7 @@ from gradcheck.losses import flow_grpo as flow_grpo_torch
 from gradcheck.losses import grpo_guard as grpo_guard_torch
 from gradcheck.losses import rwr as rwr_torch
 
-__all__ = ["CATALOGUE", "Entry", "entries", "entry"]
+__all__ = ["ALGORITHMS", "CATALOGUE", "Entry", "closing_table", "entries", "entry"]
 
 
 @lru_cache(maxsize=1000)
@@ -99,3 +100,15 @@ def entry(name: str, variant: str = "paper") -> Entry:
         if e.variant == variant:
             return e
     raise InputError(("variant", repr(variant), f"one of {', '.join(e.variant for e in of_name)}"))
+
+
+def closing_table() -> str:
+    """The closing table in Markdown: every algorithm's paper form, its exact gradient, and what people quote of it."""
+    rows = [("method", "process", "policy", "gradient in v_θ", "target")]
+    rows.append(("---",) * 5)
+    for symbolic, _ in ALGORITHMS:
+        derivation = entry(symbolic.NAME).derivation
+        *names, gradient, target = closing_row(derivation)
+        *_, exact, _ = closing_row(derivation, exact=True)
+        rows.append((*names, f"{exact} {gradient}" if gradient.startswith("≈") else gradient, target))
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)

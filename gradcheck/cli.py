@@ -1,4 +1,4 @@
-"""The command line: ``gradcheck verify``, ``gradcheck list``, ``gradcheck explain``.
+"""The command line: ``gradcheck verify``, ``check``, ``list``, ``table`` and ``explain``.
 
 Exit status: 0 everything holds, 1 something does not, 2 the question could not be understood.
 """
@@ -45,8 +45,16 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--no-networks", action="store_true", help="leave out the checks on diffusers' networks")
     verify.set_defaults(run=_verify)
 
+    from gradcheck.oracle import command as check_command
+
+    check = commands.add_parser("check", help="judge an implementation: does its gradient follow from the loss that it declares?")
+    check_command.add_arguments(check)
+
     listing = commands.add_parser("list", help="the catalogue: every algorithm and variant")
     listing.set_defaults(run=_list)
+
+    table = commands.add_parser("table", help="what each loss really optimises, as Markdown, from the derivations")
+    table.set_defaults(run=_table)
 
     explain = commands.add_parser("explain", help="the derivation of one loss, step by step")
     explain.add_argument("name", metavar="NAME", help="flow_grpo, flow_grpo[mean], or a lemma such as L2")
@@ -91,6 +99,13 @@ def _list(arguments: argparse.Namespace) -> int:
     width = max(len(e.label) for e in CATALOGUE)
     for e in CATALOGUE:
         print(f"{e.label:{width}}  {e.derivation.variant.summary}")
+    return 0
+
+
+def _table(arguments: argparse.Namespace) -> int:
+    from gradcheck.catalogue import closing_table
+
+    print(closing_table())
     return 0
 
 

@@ -20,11 +20,14 @@ from gradcheck.equivalent import squared_distance
 __all__ = [
     "Comparison",
     "EntryComparison",
+    "branch",
     "compare",
+    "compare_branches",
     "compare_entry",
     "gradient_of",
     "judgeable",
     "required_gradients",
+    "with_ties",
 ]
 
 
@@ -83,7 +86,7 @@ def _worst(observed: Tensor, required: Tensor, scale: Tensor, ratios: Tensor, dt
     )
 
 
-def _compare_branches(observed: Tensor, branches: list[tuple[Tensor, Tensor]], undecided: Tensor, dtype: torch.dtype) -> Comparison:
+def compare_branches(observed: Tensor, branches: list[tuple[Tensor, Tensor]], undecided: Tensor, dtype: torch.dtype) -> Comparison:
     """Compare with the first branch; where the clip's branch is undecided, with whichever fits the sample better."""
     required, scale = branches[0]
     ratios = _ratios(observed, required, scale, dtype)
@@ -136,13 +139,13 @@ def compare_entry(entry: Entry, case: Case) -> EntryComparison:
         if not bool(undecided.any()):
             break
     else:
-        exact, equivalent = (_with_ties(branches) for branches in (exact, equivalent))
+        exact, equivalent = (with_ties(branches) for branches in (exact, equivalent))
     return EntryComparison(
-        _compare_branches(observed, exact, undecided, dtype), _compare_branches(observed, equivalent, undecided, dtype)
+        compare_branches(observed, exact, undecided, dtype), compare_branches(observed, equivalent, undecided, dtype)
     )
 
 
-def _with_ties(branches: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+def with_ties(branches: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
     """Both branches, under the wider bound; and half of each, which autograd takes where rounding makes a tie."""
     (a, scale_a), (b, scale_b) = branches
     scale = torch.maximum(scale_a, scale_b)
@@ -151,7 +154,7 @@ def _with_ties(branches: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tens
 
 def required_gradients(derivation: Derivation, case: Case, other_branch: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The derived gradient and the equivalent loss's, with the error scales of each, and the undecided samples."""
-    raw_gradient, gradient, weight, target = _branch(derivation, other_branch)
+    raw_gradient, gradient, weight, target = branch(derivation, other_branch)
     v = case.v_theta.detach().to(torch.float64)
     w, point, exact = evaluate(derivation, case, weight, target, gradient, dtype=torch.float64)
     (raw, w_error, point_error), undecided = error_scale(derivation, case, raw_gradient, weight, target)
@@ -164,7 +167,7 @@ def required_gradients(derivation: Derivation, case: Case, other_branch: bool) -
 
 
 @lru_cache(maxsize=1000)
-def _branch(derivation: Derivation, other: bool) -> tuple[sp.Expr, ...]:
+def branch(derivation: Derivation, other: bool) -> tuple[sp.Expr, ...]:
     """Raw gradient, gradient, weight and target, on the clip's own branch or on the other one."""
     exprs = (derivation.raw_gradient, derivation.gradient, derivation.weight, derivation.target)
     return tuple(e.xreplace({m: OtherMask(*m.args) for m in e.atoms(ClipMask)}) for e in exprs) if other else exprs

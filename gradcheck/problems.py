@@ -60,20 +60,45 @@ def has_clip(derivation: Derivation) -> bool:
     return log_ratio in derivation.definitions
 
 
-def build(derivation: Derivation, spec: Spec, dtype: torch.dtype = torch.float64, device: str | torch.device = "cpu") -> Case:
+def build(
+    derivation: Derivation,
+    spec: Spec,
+    dtype: torch.dtype = torch.float64,
+    device: str | torch.device = "cpu",
+    *,
+    fixed: Mapping[str, float] | None = None,
+    on_grid: bool = False,
+) -> Case:
     """Make the case.
 
     Base quantities are drawn in float64 and rounded to ``dtype``; quantities with a definition (``x_prev``,
     ``v_gt`` …) are computed from the rounded ones in float64 and then rounded.
+
+    Args:
+        derivation: says which quantities there are.
+        spec: shapes, regimes and seed.
+        dtype: of the tensors.
+        device: where they go.
+        fixed: one-number quantities that are given instead of drawn.
+        on_grid: take every step from one time grid, and add ``sigmas`` (the grid, from 1 down to 0) and
+            ``step_index`` (B,), for implementations that look their step up in a scheduler.
     """
-    draw = _Draw(derivation, spec)
-    given = {name: draw.quantity(name) for name in derivation.given if name != "v_theta"}
-    given["v_theta"] = draw.v_theta(given)
-    rounded = {name: value.to(dtype) if isinstance(value, Tensor) else value for name, value in given.items()}
-    return complete(derivation, {name: rounded[name] for name in derivation.given}, device)
+    draw = _Draw(derivation, spec, dict(fixed or {}))
+    drawn = {name: draw.quantity(name) for name in derivation.given if name != "v_theta"}
+    extra: dict[str, Tensor | float] = {}
+    if on_grid and "t" in drawn:
+        extra = draw.grid(drawn, dtype)
+    drawn["v_theta"] = draw.v_theta(drawn)
+    rounded = {name: value.to(dtype) if isinstance(value, Tensor) else value for name, value in drawn.items()}
+    return complete(derivation, {name: rounded[name] for name in derivation.given}, device, extra)
 
 
-def complete(derivation: Derivation, given: Mapping[str, Tensor | float], device: str | torch.device = "cpu") -> Case:
+def complete(
+    derivation: Derivation,
+    given: Mapping[str, Tensor | float],
+    device: str | torch.device = "cpu",
+    extra: Mapping[str, Tensor | float] | None = None,
+) -> Case:
     """Add the defined quantities to the given ones, and make ``v_theta`` a leaf that requires grad."""
     v = given["v_theta"]
     assert isinstance(v, Tensor)
@@ -85,7 +110,7 @@ def complete(derivation: Derivation, given: Mapping[str, Tensor | float], device
         axes = quantity(symbol.name).axes
         full = value.to(v.dtype).expand(v.shape if axes == "latent" else (v.shape[0], *(1,) * (v.ndim - 1)))
         defined[symbol.name] = full.contiguous() if axes == "latent" else full.reshape(-1).clone()
-    everything = {**given, **defined}
+    everything = {**given, **defined, **(extra or {})}
     moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in everything.items()}
     moved["v_theta"] = moved["v_theta"].detach().clone().requires_grad_()
     return Case(derivation.label, moved)
@@ -94,8 +119,8 @@ def complete(derivation: Derivation, given: Mapping[str, Tensor | float], device
 class _Draw:
     """Draws the quantities of one problem, each by its row of the notation table."""
 
-    def __init__(self, derivation: Derivation, spec: Spec) -> None:
-        self.derivation, self.spec = derivation, spec
+    def __init__(self, derivation: Derivation, spec: Spec, fixed: Mapping[str, float]) -> None:
+        self.derivation, self.spec, self.fixed = derivation, spec, fixed
         self.generator = torch.Generator().manual_seed(spec.seed)
         self.shape = (spec.batch, *spec.latent)
 
@@ -114,6 +139,8 @@ class _Draw:
 
     def quantity(self, name: str) -> Tensor | float:
         """A value inside the quantity's domain."""
+        if name in self.fixed:
+            return self.fixed[name]
         special = getattr(self, f"_{name}", None)
         if special is not None:
             value: Tensor | float = special()
@@ -143,6 +170,19 @@ class _Draw:
     def _dt(self) -> Tensor:
         # a step as long as half of what is left, or as short as 1/1000 of it
         return torch.tensor(self._times, dtype=torch.float64) * 10 ** self.uniform(-3, -0.3, self.spec.batch)
+
+    def grid(self, drawn: dict[str, Tensor | float], dtype: torch.dtype) -> dict[str, Tensor | float]:
+        """A time grid through every sample's t; ``dt`` becomes the way to the next point down, as rounded."""
+        t = drawn["t"]
+        assert isinstance(t, Tensor)
+        points = torch.cat([torch.ones(1, dtype=t.dtype), t, self.uniform(0.05, 0.95, 4), t.min()[None] / 2, t.new_zeros(1)])
+        sigmas = points.to(dtype).unique().flip(0)
+        rounded = t.to(dtype)
+        index = (sigmas[None, :] == rounded[:, None]).to(torch.int64).argmax(1)
+        drawn["t"] = rounded.to(torch.float64)
+        if "dt" in drawn:
+            drawn["dt"] = (rounded - sigmas[index + 1]).to(torch.float64)
+        return {"sigmas": sigmas, "step_index": index}
 
     def _noise_level(self) -> float:
         return float(self.uniform(0.2, 0.95)) if self.spec.noise == "typical" else float(10 ** self.uniform(-4, -2))

@@ -205,6 +205,10 @@ def test_every_theorem_has_a_wrong_version_of_each_step() -> None:
             assert refusing == steps, f"{theorem.name}: no wrong version is refused by {sorted(steps - refusing)}"
 
 
+def test_every_table_is_of_an_algorithm_of_the_catalogue() -> None:
+    assert WRONG_VERSIONS.keys() == set(NAMES)
+
+
 def test_names_differ() -> None:
     for tables in (WRONG_VERSIONS, WRONG_TARGETS):
         for name, table in tables.items():

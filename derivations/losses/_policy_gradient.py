@@ -41,7 +41,15 @@ from derivations.notation import (
 from derivations.sde import reverse_step
 from derivations.variant import choose
 
-__all__ = ["GaussianPolicy", "mask"]
+__all__ = ["OPTIONS", "GaussianPolicy", "mask"]
+
+OPTIONS = {
+    "sde": ("flow", "dance", "cps"),
+    "log_prob_reduction": ("sum", "mean"),
+    "log_prob_scale": ("gaussian", "unit"),
+    "kl": ("none", "step", "sigma"),
+}
+"""What an implementation may declare, the default first."""
 
 mask = ClipMask(advantage, ratio, clip_low, clip_high)
 

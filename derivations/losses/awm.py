@@ -41,6 +41,14 @@ REFERENCE = """@article{xue2025awm,
   title={Advantage Weighted Matching: Aligning RL with Pretraining in Diffusion Models},
   author={Xue, Shuchen and others}, year={2025}}"""
 
+OPTIONS = {
+    "reduction": ("sum", "mean"),
+    "clip": ("none", "ppo"),
+    "omega": ("uniform", "t", "t2", "huber", "ghuber"),
+    "reference": ("off", "on"),
+}
+"""What an implementation may declare, the default first."""
+
 VARIANTS = (
     Variant("paper", "the weighted squared error, summed over coordinates"),
     Variant("mean", "averaged over coordinates", {"reduction": "mean"}),

@@ -44,6 +44,13 @@ REFERENCE = """@article{zheng2025diffusionnft,
   author={Zheng, Kaiwen and others},
   journal={arXiv:2509.16117}, year={2025}}"""
 
+OPTIONS = {
+    "reduction": ("sum", "mean"),
+    "weighting": ("none", "adaptive"),
+    "reference": ("off", "on"),
+}
+"""What an implementation may declare, the default first."""
+
 VARIANTS = (
     Variant("paper", "the two squared errors, summed over coordinates"),
     Variant("mean", "averaged over coordinates", {"reduction": "mean"}),

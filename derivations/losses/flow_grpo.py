@@ -15,6 +15,7 @@ import sympy as sp
 from derivations.calculus import Norm2, Surrogate, sg
 from derivations.claims import Approximates, Equal, GradientIs, Parallel
 from derivations.derivation import Derivation, Step
+from derivations.losses._policy_gradient import OPTIONS as OPTIONS
 from derivations.losses._policy_gradient import GaussianPolicy, mask
 from derivations.notation import (
     C2,

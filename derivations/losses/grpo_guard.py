@@ -16,6 +16,7 @@ import sympy as sp
 from derivations.calculus import Dot, Norm2, Surrogate
 from derivations.claims import Approximates, Equal, GradientIs, Parallel
 from derivations.derivation import Derivation, Step
+from derivations.losses._policy_gradient import OPTIONS as OPTIONS
 from derivations.losses._policy_gradient import GaussianPolicy, mask
 from derivations.notation import (
     C1,
@@ -109,6 +110,5 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
                 Equal(policy.scale * C1 / dt * noise, C2 / dt * (policy.scale * k * noise)),
             ),
         ),
-        brief_gradient=quoted,
         brief_target=v_theta - quoted,
     )

@@ -23,6 +23,9 @@ REFERENCE = """@inproceedings{peters2007rwr,
   author={Peters, Jan and Schaal, Stefan},
   booktitle={ICML}, year={2007}}"""
 
+OPTIONS = {"reduction": ("sum", "mean")}
+"""What an implementation may declare, the default first."""
+
 VARIANTS = (
     Variant("paper", "the weighted squared error, summed over coordinates"),
     Variant("mean", "averaged over coordinates", {"reduction": "mean"}),

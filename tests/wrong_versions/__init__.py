@@ -7,7 +7,9 @@ Changes that leave the mathematics alone, such as exchanging summands, are no wr
 
 from __future__ import annotations
 
-from wrong_versions import awm, diffusion_nft, flow_grpo, grpo_guard
+from importlib import import_module
+from pathlib import Path
+
 from wrong_versions.base import Edit, WrongTarget, WrongTheorem, WrongVersion, fresh, numeric_chain, symbolic_chain
 from wrong_versions.theorems import WRONG_THEOREMS
 
@@ -24,7 +26,12 @@ __all__ = [
     "symbolic_chain",
 ]
 
-_TABLES = {"flow_grpo": flow_grpo, "grpo_guard": grpo_guard, "awm": awm, "diffusion_nft": diffusion_nft}
+# one file for each algorithm, under the algorithm's name
+_TABLES = {
+    path.stem: import_module(f"{__name__}.{path.stem}")
+    for path in sorted(Path(__file__).parent.glob("*.py"))
+    if path.stem not in ("__init__", "base", "theorems")
+}
 
 WRONG_VERSIONS: dict[str, tuple[WrongVersion, ...]] = {name: table.WRONG_VERSIONS for name, table in _TABLES.items()}
 WRONG_TARGETS: dict[str, tuple[WrongTarget, ...]] = {name: table.WRONG_TARGETS for name, table in _TABLES.items()}

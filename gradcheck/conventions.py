@@ -1,0 +1,205 @@
+r"""What an implementation declares about itself: the conventions in which right code differs from right code.
+
+A declaration is data.  The defaults are the papers'; :data:`PRESETS` holds what the public official
+implementations do.  The oracle tests the declaration itself too: a wrong one is reported as such.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import Any
+
+from derivations.derivation import Derivation
+from derivations.notation import quantity
+from derivations.variant import Variant
+from gradcheck.catalogue import ALGORITHMS
+from gradcheck.errors import InputError
+
+__all__ = ["PRESETS", "Conventions", "declare"]
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """One implementation's declaration.
+
+    Attributes:
+        algorithm: a name of the catalogue.
+        options: the algorithm's own options, such as ``log_prob_reduction``, ``sde``, ``kl``, ``omega``,
+            ``weighting``; see ``gradcheck list --options``.
+        batch_reduction: ``"mean"`` (default), ``"sum"``, or ``"none"`` for a loss that is returned per sample.
+        factor: a constant by which the implementation multiplies the whole loss (default 1).
+        adv_clip_max: the loss clamps the advantage to ± this; ``None`` (default): it doesn't.
+        fixed: numbers that the implementation holds itself, and does not read from the case: ``noise_level``,
+            ``beta``, ``kl_weight``, ``temperature``, ``clip_low``, ``clip_high``.
+        working_dtype: the precision that it casts to inside, ``"float32"`` for instance; ``None``: that of its inputs.
+        inputs_detached: the trainer hands v_old, v_ref, x_prev … over without a graph (default); if not, the loss
+            itself must detach them, and ``stop-gradient`` checks that.
+        compare_values: also compare the loss's value; by default only gradients count.
+    """
+
+    algorithm: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    batch_reduction: str = "mean"
+    factor: float = 1.0
+    adv_clip_max: float | None = None
+    fixed: Mapping[str, float] = field(default_factory=dict)
+    working_dtype: str | None = None
+    inputs_detached: bool = True
+    compare_values: bool = False
+
+    @cached_property
+    def derivation(self) -> Derivation:
+        """The derivation of the declared form."""
+        module = _module(self.algorithm)
+        derivation: Derivation = module.derive(Variant("declared", "as declared", dict(self.options)))
+        return derivation
+
+    def describe(self) -> str:
+        """The declaration as one writes it."""
+        default = Conventions(self.algorithm)
+        parts = [repr(self.algorithm)]
+        parts += [f"{k}={v!r}" for k, v in self.options.items()]
+        if {"clip_low", "clip_high"} <= set(self.fixed):
+            parts.append(f"clip_range={_clip_range(self.fixed)!r}")
+        parts += [f"{k}={v!r}" for k, v in self.fixed.items() if not k.startswith("clip_")]
+        for f in fields(self):
+            if f.name not in ("algorithm", "options", "fixed") and getattr(self, f.name) != getattr(default, f.name):
+                parts.append(f"{f.name}={getattr(self, f.name)!r}")
+        return ", ".join(parts)
+
+    def alternatives(self) -> list[tuple[str, Conventions]]:
+        """Every declaration that differs from this one in a single convention, with that convention as one writes it."""
+        out = []
+        for name, allowed in _module(self.algorithm).OPTIONS.items():
+            current = self.options.get(name, allowed[0])
+            out += [
+                (f"{name}={value!r}", replace(self, options={**self.options, name: value}))
+                for value in allowed
+                if value != current
+            ]
+        out += [
+            (f"batch_reduction={value!r}", replace(self, batch_reduction=value))
+            for value in ("mean", "sum")
+            if value != self.batch_reduction
+        ]
+        if self.adv_clip_max is None and "advantage" in self.derivation.given:
+            out.append(("adv_clip_max=5.0", replace(self, adv_clip_max=5.0)))
+        return out
+
+
+def _clip_range(fixed: Mapping[str, float]) -> float | tuple[float, float]:
+    low, high = fixed["clip_low"], fixed["clip_high"]
+    return low if low == high else (low, high)
+
+
+def _module(algorithm: str) -> Any:
+    for symbolic, _ in ALGORITHMS:
+        if algorithm == symbolic.NAME:
+            return symbolic
+    raise InputError(("algorithm", repr(algorithm), f"one of {', '.join(s.NAME for s, _ in ALGORITHMS)}"))
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # the public official implementations, as their code stands
+    "flow_grpo-official": {
+        "algorithm": "flow_grpo", "log_prob_reduction": "mean", "clip_range": 1e-4, "adv_clip_max": 5.0,
+    },
+    "flow_grpo-official-kl": {
+        "algorithm": "flow_grpo", "log_prob_reduction": "mean", "kl": "sigma", "clip_range": 1e-4, "adv_clip_max": 5.0,
+    },
+    "dance_grpo-official": {
+        "algorithm": "flow_grpo", "sde": "dance", "log_prob_reduction": "mean", "clip_range": 1e-4, "adv_clip_max": 5.0,
+    },
+    "cps-official": {
+        "algorithm": "flow_grpo", "sde": "cps", "log_prob_reduction": "mean", "log_prob_scale": "unit", "adv_clip_max": 5.0,
+    },
+    "grpo_guard-official": {
+        "algorithm": "grpo_guard", "log_prob_reduction": "mean", "clip_range": 2e-6, "adv_clip_max": 5.0,
+    },
+    "awm-official": {"algorithm": "awm", "clip": "ppo", "reduction": "mean", "clip_range": (0.999999, 1.0)},
+    "diffusion_nft-official": {
+        "algorithm": "diffusion_nft", "reduction": "mean", "weighting": "adaptive", "reference": "on", "factor": 5.0,
+    },
+}
+"""Declarations by name, for ``conforms(preset=...)``."""
+
+
+def declare(algorithm: str | None = None, *, preset: str | None = None, **declared: Any) -> Conventions:
+    """Build a declaration from keywords.
+
+    Args:
+        algorithm: a name of the catalogue; may be left out with a preset.
+        preset: start from one of :data:`PRESETS`.
+        declared: fields of :class:`Conventions`, options of the algorithm, numbers that the implementation holds,
+            and ``clip_range``: one number, or the pair (low, high).
+
+    Raises:
+        InputError: something unknown or out of its domain; all mistakes are listed.
+    """
+    if preset is not None:
+        if preset not in PRESETS:
+            raise InputError(("preset", repr(preset), f"one of {', '.join(PRESETS)}"))
+        base = dict(PRESETS[preset])
+        if algorithm not in (None, base["algorithm"]):
+            raise InputError(("algorithm", repr(algorithm), f"{base['algorithm']!r}, which the preset is of"))
+        algorithm = base.pop("algorithm")
+        declared = {**base, **declared}
+    if algorithm is None:
+        raise InputError(("algorithm", "nothing", f"one of {', '.join(s.NAME for s, _ in ALGORITHMS)}"))
+    module = _module(algorithm)
+    problems: list[tuple[str, str, str]] = []
+    options, fixed, rest = {}, {}, {}
+    plain = {f.name for f in fields(Conventions)} - {"algorithm", "options", "fixed"}
+    numbers = {q.name for q in map(quantity, _numbers(module))}
+    for name, value in declared.items():
+        if name in module.OPTIONS:
+            if value not in module.OPTIONS[name]:
+                problems.append((name, repr(value), f"one of {', '.join(map(repr, module.OPTIONS[name]))}"))
+            options[name] = value
+        elif name == "clip_range" and "clip_low" in numbers:
+            pair = value if isinstance(value, (tuple, list)) else (value, value)
+            if len(pair) != 2 or not all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in pair):
+                problems.append((name, repr(value), "a number, or the pair (low, high)"))
+            else:
+                fixed["clip_low"], fixed["clip_high"] = map(float, pair)
+        elif name in numbers:
+            fixed[name] = value
+        elif name in plain:
+            rest[name] = value
+        else:
+            known = [*module.OPTIONS, *sorted(plain), *sorted(numbers), "clip_range"]
+            problems.append((name, repr(value), f"a convention of {algorithm}: {', '.join(known)}"))
+    problems += _domain_problems(fixed, rest)
+    if problems:
+        raise InputError(*problems)
+    return Conventions(algorithm, options=options, fixed=fixed, **rest)
+
+
+def _numbers(module: Any) -> list[str]:
+    """One-number quantities of any variant of the algorithm."""
+    names: dict[str, None] = {}
+    for variant in module.VARIANTS:
+        names |= {n: None for n in module.derive(variant).given if quantity(n).axes == "problem" and n != "D"}
+    return list(names)
+
+
+def _domain_problems(fixed: Mapping[str, Any], rest: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    problems = []
+    for name, value in fixed.items():
+        row = quantity(name)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or not row.domain.contains(float(value)):
+            problems.append((name, repr(value), f"a number in {row.domain}"))
+    if rest.get("batch_reduction", "mean") not in ("mean", "sum", "none"):
+        problems.append(("batch_reduction", repr(rest["batch_reduction"]), "'mean', 'sum' or 'none'"))
+    if rest.get("working_dtype") not in (None, "float64", "float32", "bfloat16", "float16"):
+        problems.append(("working_dtype", repr(rest["working_dtype"]), "'float64', 'float32', 'bfloat16', 'float16' or None"))
+    if not isinstance(rest.get("factor", 1.0), (int, float)) or rest.get("factor", 1.0) == 0:
+        problems.append(("factor", repr(rest["factor"]), "a number other than 0"))
+    limit = rest.get("adv_clip_max")
+    if limit is not None and not (isinstance(limit, (int, float)) and limit > 0):
+        problems.append(("adv_clip_max", repr(limit), "a positive number or None"))
+    return problems

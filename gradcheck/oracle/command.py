@@ -1,0 +1,121 @@
+r"""``gradcheck check``: judge implementations without pytest."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from gradcheck.errors import InputError
+
+__all__ = ["add_arguments", "run"]
+
+_REPORTS = {
+    "json": "the judgement as JSON (docs/oracle-report.md)",
+    "html": "one self-contained page with plots",
+    "junit": "JUnit XML",
+    "summary": "Markdown, as a CI step's summary",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``gradcheck check``."""
+    parser.add_argument("targets", nargs="+", metavar="TARGET", help="file.py, file.py::function or package.module:function")
+    parser.add_argument("--algorithm", metavar="NAME", help="for functions that are not decorated: what they implement")
+    parser.add_argument("--preset", metavar="NAME", help="for those too: a public implementation's declaration")
+    parser.add_argument("--declare", action="append", default=[], metavar="KEY=VALUE", help="for those too: a convention")
+    parser.add_argument("--only", action="append", default=[], metavar="OBLIGATION", help="check this one; may be repeated")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or all (cpu)")
+    parser.add_argument("--dtype", default="float64", help="precision of the cases: float64 or float32 (float64)")
+    parser.add_argument("--max-examples", type=int, default=10, metavar="N", help="cases for each obligation (10)")
+    parser.add_argument("--seed", type=int, default=0, help="of the cases (0)")
+    parser.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="that one call may take (60)")
+    parser.add_argument("--compiled", action="store_true", help="also judge under torch.compile")
+    parser.add_argument("--baseline", type=Path, metavar="FILE", help="fail on what became worse since this --json report")
+    for kind, words in _REPORTS.items():
+        parser.add_argument(f"--{kind}", type=Path, metavar="FILE", help=f"write {words}")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Judge every target; 0 if all conform, 1 if one does not, 2 if one could not be judged."""
+    import torch
+
+    from gradcheck.conformance import load_targets
+    from gradcheck.oracle.adapter import AdapterError
+    from gradcheck.oracle.runner import Settings, judge
+    from gradcheck.oracle.text import judgement_text
+    from gradcheck.oracle.writing import check_writable, write_reports
+
+    torch.set_num_threads(1)  # small tensors: threads cost more than they bring
+    files = {kind: getattr(arguments, kind) for kind in _REPORTS}
+    check_writable(files)
+    settings = Settings(
+        arguments.device, arguments.dtype, arguments.max_examples, arguments.seed, arguments.compiled, arguments.timeout
+    )
+    earlier = _baseline(arguments.baseline)
+    conventions = _declared(arguments)
+    targets = [target for text in arguments.targets for target in load_targets(text, conventions)]
+    judgements, unjudged = [], 0
+    for target in targets:
+        try:
+            judgements.append(judge(target, settings, arguments.only))
+            print(judgement_text(judgements[-1]), end="\n\n")
+        except AdapterError as error:
+            unjudged += 1
+            print(f"[gradcheck] {target.name} could not be judged: {error}", file=sys.stderr)
+    for file in write_reports(judgements, settings, files):
+        print(f"wrote {file}")
+    worse = _compare(earlier, judgements, settings) if earlier is not None else 0
+    if unjudged:
+        return 2
+    return 0 if all(j.holds for j in judgements) and not worse else 1
+
+
+def _declared(arguments: argparse.Namespace) -> Any:
+    from gradcheck.conventions import declare
+
+    if arguments.algorithm is None and arguments.preset is None:
+        if arguments.declare:
+            raise InputError(("--declare", repr(arguments.declare[0]), "--algorithm or --preset with it"))
+        return None
+    pairs = {}
+    for text in arguments.declare:
+        key, separator, value = text.partition("=")
+        if not separator:
+            raise InputError(("--declare", repr(text), "KEY=VALUE, log_prob_reduction=mean for instance"))
+        pairs[key] = _value(value)
+    return declare(arguments.algorithm, preset=arguments.preset, **pairs)
+
+
+def _value(text: str) -> Any:
+    """A number, a pair of numbers, true or false, or a word."""
+    words = {"true": True, "false": False, "none": "none", "None": None}
+    if text in words:
+        return words[text]
+    try:
+        numbers = [float(x) for x in text.strip("()").split(",")]
+    except ValueError:
+        return text
+    return numbers[0] if len(numbers) == 1 else tuple(numbers)
+
+
+def _baseline(file: Path | None) -> dict[str, Any] | None:
+    if file is None:
+        return None
+    from gradcheck.oracle.reports.baseline import read
+
+    return read(file)
+
+
+def _compare(earlier: dict[str, Any], judgements: list[Any], settings: Any) -> int:
+    from gradcheck.oracle.reports.baseline import compare
+    from gradcheck.oracle.reports.json_report import to_json
+
+    found = compare(earlier, to_json(judgements, settings))
+    for one in found:
+        print(f"worse than the baseline: {one}")
+    return len(found)
+
+

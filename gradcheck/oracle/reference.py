@@ -1,0 +1,102 @@
+r"""What a declared implementation must return: the derived gradient under its conventions, with its error bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sympy as sp
+import torch
+from torch import Tensor
+
+from gradcheck.bounds import error_scale
+from gradcheck.case import Case
+from gradcheck.compare import Comparison, compare_branches, with_ties
+from gradcheck.compare import branch as branch_of
+from gradcheck.compiled import evaluate
+from gradcheck.conventions import Conventions
+from gradcheck.problems import Spec, build
+
+__all__ = ["Reference", "oracle_case", "reference"]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The required gradient, on each clip branch that rounding leaves open, with the error scale of each."""
+
+    branches: list[tuple[Tensor, Tensor]]
+    undecided: Tensor
+    dtype: torch.dtype
+
+    @property
+    def gradient(self) -> Tensor:
+        return self.branches[0][0]
+
+    @property
+    def scale(self) -> Tensor:
+        return self.branches[0][1]
+
+    def compare(self, observed: Tensor) -> Comparison:
+        """Judge an observed gradient."""
+        return compare_branches(observed, self.branches, self.undecided, self.dtype)
+
+
+def working_dtype(conventions: Conventions, case: Case) -> torch.dtype:
+    """The lower of the case's precision and of the one that the implementation works in."""
+    own: torch.dtype = case.v_theta.dtype
+    if conventions.working_dtype is None:
+        return own
+    declared: torch.dtype = getattr(torch, conventions.working_dtype)
+    return declared if torch.finfo(declared).eps > torch.finfo(own).eps else own
+
+
+def reference(conventions: Conventions, case: Case) -> Reference:
+    """What the implementation's gradient in ``v_theta`` must be on this case."""
+    derivation = conventions.derivation
+    effective = effective_case(conventions, case)
+    factor = overall_factor(conventions, case)
+    dtype = working_dtype(conventions, case)
+    branches, undecided = [], torch.zeros((), dtype=torch.bool)
+    for other in (False, True):
+        raw, gradient, _, _ = branch_of(derivation, other)
+        (exact,) = evaluate(derivation, effective, gradient, dtype=torch.float64)
+        (scale,), undecided = error_scale(derivation, effective, raw, dtype=dtype)
+        shape = case.v_theta.shape
+        branches.append((factor * exact.expand(shape), abs(factor) * (scale + 2 * exact.abs()).expand(shape)))
+        if not bool(undecided.any()):
+            break
+    return Reference(with_ties(branches) if len(branches) == 2 else branches, undecided, dtype)
+
+
+def overall_factor(conventions: Conventions, case: Case) -> float:
+    """What multiplies every sample's gradient: the constant factor and the batch reduction."""
+    return conventions.factor / (case.v_theta.shape[0] if conventions.batch_reduction == "mean" else 1)
+
+
+def effective_case(conventions: Conventions, case: Case) -> Case:
+    """The case as the loss sees it, with the advantage clamped where that is declared."""
+    limit = conventions.adv_clip_max
+    if limit is None or "advantage" not in conventions.derivation.given:
+        return case
+    return case.replace(advantage=case.advantage.clamp(-limit, limit))
+
+
+def oracle_case(conventions: Conventions, spec: Spec, dtype: torch.dtype, device: str) -> Case:
+    """A random problem of the declared form, with the quantities that schedulers and trainers ask for besides."""
+    case = build(conventions.derivation, spec, dtype, device, fixed=conventions.fixed, on_grid=True)
+    quantities: dict[str, Tensor | float] = {name: getattr(case, name) for name in case.names}
+    if "t" in quantities:
+        quantities["timestep"] = 1000 * case.t
+    if "dt" in quantities:
+        quantities["t_prev"] = case.t - case.dt
+    if conventions.adv_clip_max is not None:
+        quantities["adv_clip_max"] = conventions.adv_clip_max
+    if "clip_low" in quantities:
+        quantities["clip_range"] = case.clip_high
+    return Case(case.label, quantities)
+
+
+def wrong_reference(conventions: Conventions, case: Case, gradient: sp.Expr) -> Tensor:
+    """The gradient that a hypothesis about a mistake predicts, under the same conventions."""
+    effective = effective_case(conventions, case)
+    (value,) = evaluate(conventions.derivation, effective, gradient, dtype=torch.float64)
+    return overall_factor(conventions, case) * value.expand(case.v_theta.shape)

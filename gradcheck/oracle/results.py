@@ -1,0 +1,101 @@
+"""What the oracle found: plain frozen data; every report is a view of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gradcheck.bounds import THRESHOLD
+from gradcheck.compare import Comparison
+from gradcheck.problems import Spec
+
+__all__ = ["Diagnosis", "Judgement", "Outcome", "Result"]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What a failure is consistent with.
+
+    Attributes:
+        cause: a sentence; the named mistake, or that none fits.
+        name: its id, ``"unknown"`` if none fits.
+        declare: the keyword to declare if this is a convention rather than a mistake, else empty.
+        observed, required: the gradient on the field's directions, as formulas where they were recognised.
+    """
+
+    name: str
+    cause: str
+    declare: str = ""
+    observed: tuple[tuple[str, str], ...] = ()
+    required: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one obligation's check saw.
+
+    Attributes:
+        status: ``passed``, ``failed``, or ``skipped``.
+        examples: problems tried.
+        ratio: largest test ratio; up to :data:`THRESHOLD` passes.
+        detail: for a failure, what differs, in a line; for a skip, why.
+        comparison: the figures behind it, if it is about numbers.
+        spec: the smallest problem on which it failed.
+        note: something worth telling though it is no failure.
+        ratios: every problem's test ratio, for the histogram.
+    """
+
+    status: str
+    examples: int = 0
+    ratio: float = 0.0
+    detail: str = ""
+    comparison: Comparison | None = None
+    spec: Spec | None = None
+    note: str = ""
+    ratios: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """One obligation: what it says, and what became of it."""
+
+    id: str
+    statement: str
+    catches: str
+    outcome: Outcome
+    device: str
+    dtype: str
+    diagnosis: Diagnosis | None = None
+    script: str = ""
+    expected: str = ""
+    """The reason why it was declared to fail; empty if it wasn't."""
+
+    @property
+    def status(self) -> str:
+        """``passed``, ``failed``, ``skipped``, ``expected-failure`` or ``unexpected-pass``."""
+        if self.expected and self.outcome.status == "failed":
+            return "expected-failure"
+        if self.expected and self.outcome.status == "passed":
+            return "unexpected-pass"
+        return self.outcome.status
+
+    @property
+    def good(self) -> bool:
+        return self.status in ("passed", "skipped", "expected-failure")
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Everything about one implementation."""
+
+    target: str
+    declaration: str
+    results: tuple[Result, ...]
+    reference: str
+    seed: int
+    seconds: float
+    printed: str = ""
+    threshold: float = field(default=THRESHOLD)
+
+    @property
+    def holds(self) -> bool:
+        return all(result.good for result in self.results)

@@ -1,0 +1,208 @@
+r"""Judging one implementation: every obligation on every device, then a diagnosis and a script for what failed."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from gradcheck.case import Case
+from gradcheck.conventions import Conventions
+from gradcheck.errors import InputError
+from gradcheck.oracle.adapter import Adapter
+from gradcheck.oracle.diagnose import diagnose
+from gradcheck.oracle.obligations import OBLIGATIONS, Judge, Obligation
+from gradcheck.oracle.results import Diagnosis, Judgement, Outcome, Result
+from gradcheck.oracle.script import script
+from gradcheck.problems import Spec
+from gradcheck.verification import DTYPES, devices
+
+__all__ = ["Settings", "Target", "check_obligation", "judge"]
+
+_NUMERIC = {"gradient", "equivalence", "on-policy", "clip", "zero-advantage", "kl", "edge-times", "shapes", "value", "precision"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """An implementation and what it declares.
+
+    Attributes:
+        function: from a case to a loss.
+        name: how reports call it.
+        conventions: the declaration.
+        expected_failures: obligation id → reason.
+        source: ``file.py::function`` or ``module:function``, for scripts that import it; empty if it has no such name.
+    """
+
+    function: Callable[[Case], Any]
+    name: str
+    conventions: Conventions
+    expected_failures: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        known = [o.id for o in OBLIGATIONS]
+        unknown = [name for name in self.expected_failures if name not in known]
+        if unknown:
+            raise InputError(("expected_failures", repr(unknown[0]), f"obligations: {', '.join(known)}"))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How thoroughly to look.
+
+    Attributes:
+        device: ``cpu``, ``cuda`` or ``all``.
+        dtype: the precision of the cases; ``float64`` unless the implementation refuses it.
+        max_examples: problems for each obligation.
+        seed: of the problems.
+        compiled: also under ``torch.compile``.
+        timeout: seconds that one call may take.
+    """
+
+    device: str = "cpu"
+    dtype: str = "float64"
+    max_examples: int = 10
+    seed: int = 0
+    compiled: bool = False
+    timeout: float = 60.0
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.dtype not in DTYPES:
+            problems.append(("dtype", repr(self.dtype), f"one of {', '.join(DTYPES)}"))
+        if self.max_examples < 1:
+            problems.append(("max_examples", repr(self.max_examples), "at least 1"))
+        if not self.timeout > 0:
+            problems.append(("timeout", repr(self.timeout), "seconds, more than 0"))
+        if problems:
+            raise InputError(*problems)
+
+
+def judge(target: Target, settings: Settings | None = None, only: Sequence[str] = ()) -> Judgement:
+    """Check every obligation (or ``only`` some) and explain what failed.
+
+    Raises:
+        AdapterError: the implementation cannot be judged: it raises, hangs, or returns no loss.
+        InputError: an unknown obligation or device.
+    """
+    settings = settings or Settings()
+    known = {o.id: o for o in OBLIGATIONS}
+    unknown = [name for name in only if name not in known]
+    if unknown:
+        raise InputError(("obligation", repr(unknown[0]), f"one of {', '.join(known)}"))
+    start = time.perf_counter()
+    results = []
+    diagnosed: dict[str, Diagnosis] = {}
+    for device in devices(settings.device):
+        for obligation in OBLIGATIONS:
+            if not only or obligation.id in only:
+                results.append(check_obligation(target, obligation, settings, device, diagnosed))
+    return Judgement(
+        target=target.name,
+        declaration=target.conventions.describe(),
+        results=tuple(results),
+        reference=target.conventions.derivation.reference,
+        seed=settings.seed,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def check_obligation(
+    target: Target,
+    obligation: Obligation,
+    settings: Settings,
+    device: str,
+    diagnosed: dict[str, Diagnosis] | None = None,
+) -> Result:
+    """Check one obligation; ``diagnosed`` remembers a cause, so that it is sought once."""
+    adapter = Adapter(target.function, target.name, target.conventions.batch_reduction, settings.timeout)
+    one = Judge(
+        adapter=adapter,
+        conventions=target.conventions,
+        device=device,
+        dtype=DTYPES[settings.dtype],
+        max_examples=settings.max_examples,
+        seed=settings.seed,
+        compiled=settings.compiled,
+    )
+    not_applicable = obligation.applies(target.conventions)
+    if obligation.id == "compiled" and not settings.compiled:
+        not_applicable = "not asked for (--compiled)"
+    if not_applicable:
+        outcome = Outcome("skipped", detail=not_applicable)
+    else:
+        try:
+            outcome = obligation.check(one)
+        except torch.cuda.OutOfMemoryError as error:
+            outcome = Outcome("failed", ratio=math.inf, detail=f"out of memory: {error}")
+    diagnosis, text = None, ""
+    if outcome.status == "failed":
+        diagnosis = _diagnosis(one, obligation, outcome, diagnosed if diagnosed is not None else {})
+        text = script(target, one, obligation, outcome)
+    return Result(
+        id=obligation.id,
+        statement=obligation.statement,
+        catches=obligation.catches,
+        outcome=outcome,
+        device=device,
+        dtype=settings.dtype,
+        diagnosis=diagnosis,
+        script=text,
+        expected=target.expected_failures.get(obligation.id, ""),
+    )
+
+
+_DIRECT = {
+    "determinism": Diagnosis("state", "the implementation keeps state between calls or draws random numbers"),
+    "inputs-untouched": Diagnosis("in-place", "an in-place operation on an input, or a change of a global setting"),
+    "stop-gradient": Diagnosis("missing-detach", "a detach() or no_grad() is missing"),
+    "finite": Diagnosis("overflow", "an intermediate overflows, or a branch that is not taken back-propagates NaN"),
+    "micro-batching": Diagnosis("batch-dependence", "something is normalised over the batch, or another batch_reduction is meant"),
+    "permutation": Diagnosis("position-dependence", "a sample's place in the batch matters"),
+    "compiled": Diagnosis("compiled", "the function captures data or state that the compiler freezes"),
+}
+
+
+def _diagnosis(one: Judge, obligation: Obligation, outcome: Outcome, diagnosed: dict[str, Diagnosis]) -> Diagnosis:
+    """The cause of a failing gradient, sought where this obligation looks; else what the obligation itself says."""
+    known = next(iter(diagnosed.values()), None)
+    if obligation.id in _DIRECT and known is None:
+        if obligation.id in ("micro-batching", "permutation") and _gradient_is_wrong(one):
+            pass
+        else:
+            return _DIRECT[obligation.id]
+    if known is not None:
+        return known
+    found = diagnose(one) if _gradient_is_wrong(one) else _special(one, obligation, outcome)
+    diagnosed.setdefault(obligation.id, found)
+    return found
+
+
+def _gradient_is_wrong(one: Judge) -> bool:
+    quick = replace(one, max_examples=3, dtype=torch.float64)
+    return any(o.check(quick).status == "failed" for o in OBLIGATIONS if o.id in ("gradient", "clip") and not o.applies(one.conventions))
+
+
+def _special(one: Judge, obligation: Obligation, outcome: Outcome) -> Diagnosis:
+    """The gradient is right in general, so the cause lies in what this obligation is about."""
+    sentences = {
+        "on-policy": ("on-policy", "the gradient is wrong exactly where v_theta = v_old: a tie of min and max is lost, or the ratio is not 1 there"),
+        "edge-times": ("edge-times", "the gradient is right in the middle of the time axis and wrong at its ends: a special case, or a clamp of t or σ_t"),
+        "shapes": ("layout", f"the gradient is right for other shapes: this layout is broadcast or reshaped wrongly ({_shape(outcome.spec)})"),
+        "precision": ("half-precision", "right in float64 and worse than float32 in float32: part of it runs in a lower precision"),
+        "value": ("value", "the gradient is right and the value is not: a term without gradient, or a constant, is wrong"),
+        "zero-advantage": ("zero-advantage", "something is wrong exactly where the advantage is 0"),
+        "sample-independence": ("cross-sample", "one sample's gradient depends on the others"),
+        "kl": ("kl", "the reference term is wrong where nothing else is left"),
+    }
+    name, cause = sentences.get(obligation.id, ("unknown", "no named mistake fits"))
+    return Diagnosis(name, cause)
+
+
+def _shape(spec: Spec | None) -> str:
+    return "" if spec is None else f"batch {spec.batch}, latent {spec.latent}"

@@ -1,0 +1,271 @@
+r"""Where each loss pulls the velocity, drawn for one sample with two latent coordinates.
+
+``python -m gradcheck.picture OUT.png`` writes the picture.  Every arrow ends at the target that the derivation
+states, computed by :func:`gradcheck.equivalent.target`; only the scene, below, is chosen.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyArrowPatch
+from matplotlib.patheffects import withStroke
+from PIL import Image
+from torch import Tensor
+
+from derivations.derivation import Derivation
+from derivations.notation import quantity
+from derivations.render import closing_row, latex
+from gradcheck.catalogue import entry
+from gradcheck.equivalent import target
+from gradcheck.problems import complete
+
+__all__ = ["METHODS", "SCENE", "STYLE", "Panel", "draw", "main", "panel", "point", "pull", "save"]
+
+METHODS = ("flow_grpo", "grpo_guard", "awm", "diffusion_nft")
+
+# The one sample.  v_gt = noise − x_0 follows from it; the clip is wide, so that it cuts nothing off.
+SCENE: dict[str, Tensor | float] = {
+    "v_theta": torch.tensor([[0.42, -0.30]], dtype=torch.float64),
+    "v_old": torch.tensor([[0.0, 0.0]], dtype=torch.float64),
+    "x_0": torch.tensor([[-0.66, -0.96]], dtype=torch.float64),
+    "noise": torch.tensor([[0.32, -0.64]], dtype=torch.float64),
+    "x_t": torch.tensor([[0.0, 0.0]], dtype=torch.float64),
+    "t": torch.tensor([0.6], dtype=torch.float64),
+    "dt": torch.tensor([0.14], dtype=torch.float64),
+    "noise_level": 0.7,
+    "clip_low": 0.999,
+    "clip_high": 1e3,
+    "beta": 0.75,
+    "D": 2.0,
+}
+OTHERS = ((-0.44, -0.66), (-0.60, 0.09), (0.0, -0.5), (-0.44, 0.60), (0.22, 0.56), (0.72, 0.10))  # velocities
+FRAME = (-1.85, 1.75, -1.3, 1.3)  # left, right, bottom, top
+IN_WORDS = {  # of the panels; the test of each is in tests/test_picture.py
+    "flow_grpo": "along the noise at {v_old}, bent elsewhere",
+    "grpo_guard": "along the noise, everywhere",
+    "awm": "to {v_gt}, or straight away from it",
+    "diffusion_nft": "to a fixed point: one for success, one for failure",
+}
+
+# Okabe and Ito's colours, which colour-blind readers tell apart; the panel is white on any page.
+STYLE: dict[str, Any] = {
+    "good": "#0072B2",
+    "bad": "#D55E00",
+    "good field": "#9CC5DF",
+    "bad field": "#F0BE97",
+    "ink": "#1A1A1A",
+    "faint": "#767676",
+    "rc": {
+        "font.family": "DejaVu Sans",
+        "font.size": 10.5,
+        "mathtext.fontset": "stix",
+        "axes.edgecolor": "#B0B0B0",
+        "axes.linewidth": 0.8,
+        "axes.labelcolor": "#4A4A4A",
+        "xtick.color": "#8A8A8A",
+        "ytick.color": "#8A8A8A",
+        "xtick.labelsize": 8.5,
+        "ytick.labelsize": 8.5,
+        "figure.facecolor": "white",
+        "savefig.facecolor": "white",
+    },
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What one panel shows.
+
+    Attributes:
+        derivation: of the loss.
+        starts: velocities, (N, 2); the last one is the scene's own v_theta.
+        good, bad: their targets for an advantage of 1 and of −1, (N, 2).
+        used: which of ``"v_old"``, ``"v_gt"`` and ``"noise"`` the target rests on.
+    """
+
+    derivation: Derivation
+    starts: Tensor
+    good: Tensor
+    bad: Tensor
+    used: frozenset[str]
+
+
+def pull(derivation: Derivation, v_theta: Tensor, advantage: float) -> Tensor:
+    """Targets, (N, 2), of the velocities (N, 2), every other quantity being the scene's."""
+    values = {**SCENE, "advantage": torch.tensor([advantage], dtype=torch.float64)}
+    values["reward_prob"] = (1 + values["advantage"]) / 2
+    given = {n: v.expand(len(v_theta), *v.shape[1:]) if isinstance(v, Tensor) else v for n, v in values.items()}
+    given["v_theta"] = v_theta
+    case = complete(derivation, {name: given[name] for name in derivation.given})
+    return target(derivation, case)[1]
+
+
+def panel(name: str) -> Panel:
+    """Compute one panel for an algorithm of the catalogue."""
+    derivation = entry(name).derivation
+    starts = torch.tensor([*OTHERS, point("v_theta").tolist()], dtype=torch.float64)
+    return Panel(derivation, starts, pull(derivation, starts, 1.0), pull(derivation, starts, -1.0), _used(derivation))
+
+
+def point(name: str) -> Tensor:
+    """One of the scene's latents, (2,)."""
+    if name == "v_gt":
+        return point("noise") - point("x_0")
+    value = SCENE[name]
+    assert isinstance(value, Tensor)
+    return value[0]
+
+
+def _used(derivation: Derivation) -> frozenset[str]:
+    """What the target is made of, as far as it is drawn: v_gt itself, not the noise and data behind it."""
+    formulas = {s: e for s, e in derivation.definitions.items() if s.name != "v_gt"}
+    drawn = {"v_old", "v_gt", "noise"}
+    seen = set(derivation.target.free_symbols)
+    for _ in formulas:
+        seen |= {inner for s in seen & set(formulas) for inner in formulas[s].free_symbols}
+    return frozenset(drawn & {s.name for s in seen})
+
+
+def draw() -> Figure:
+    """The picture: four panels, the backward-process losses above the forward-process ones."""
+    with mpl.rc_context(STYLE["rc"]):
+        figure = Figure(figsize=(10, 9.3), dpi=140)
+        FigureCanvasAgg(figure)
+        grid = figure.subplots(2, 2, sharex=True, sharey=True)
+        figure.subplots_adjust(left=0.065, right=0.985, bottom=0.1, top=0.915, wspace=0.05, hspace=0.27)
+        for axes, name in zip(grid.flat, METHODS, strict=True):
+            _draw_panel(axes, panel(name), IN_WORDS[name])
+        for axes in grid[1]:
+            axes.set_xlabel("first coordinate of the velocity")
+        for axes in grid[:, 0]:
+            axes.set_ylabel("second coordinate")
+        figure.legend(handles=_legend(), loc="lower center", ncols=4, frameon=False, handlelength=2)
+        return figure
+
+
+def _draw_panel(axes: Axes, shown: Panel, in_words: str) -> None:
+    left, right, bottom, top = FRAME
+    axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xticks=(-1, 0, 1), yticks=(-1, 0, 1))
+    axes.tick_params(length=0)
+    d = shown.derivation
+    *_, formula = closing_row(d, latex=True, exact=True)
+    formula = formula[formula.index("=") :]  # without the name v*
+    words = in_words.format(**{name: f"${latex(quantity(name).symbol)}$" for name in ("v_old", "v_gt")})
+    above = {"transform": axes.transAxes, "va": "baseline", "color": STYLE["ink"]}
+    axes.set_title(d.title, loc="left", pad=42, fontsize=14, fontweight="bold", color=STYLE["ink"])
+    axes.set_title(f"{d.process} process", loc="right", pad=42, fontsize=10.5, color=STYLE["faint"])
+    axes.text(0, 1.098, words, fontsize=11, **above)
+    axes.text(0, 1.032, rf"$\mathrm{{target}} {formula}", fontsize=12, **above)
+    _draw_others(axes, shown)
+    v = shown.starts[-1]
+    if "noise" in shown.used:
+        _draw_noise(axes, v)
+    for end, colour, sign in ((shown.good[-1], STYLE["good"], ""), (shown.bad[-1], STYLE["bad"], "-")):
+        _draw_arrow(axes, v, end, colour, rf"${latex(quantity('advantage').symbol)} = {sign}1$")
+    for name in ("v_old", "v_gt"):
+        _draw_dot(axes, name, used=name in shown.used)
+    _draw_dot(axes, "v_theta", used=True)
+
+
+def _draw_others(axes: Axes, shown: Panel) -> None:
+    """Other velocities, and their targets."""
+    for ends, colour in ((shown.good, "good field"), (shown.bad, "bad field")):
+        for start, end in zip(shown.starts[:-1], ends[:-1], strict=True):
+            axes.add_patch(
+                FancyArrowPatch(
+                    _xy(start), _xy(end), arrowstyle="-|>,head_length=5,head_width=2.6", linewidth=1.3,
+                    color=STYLE[colour], shrinkA=0, shrinkB=0, zorder=2, mutation_scale=1.3,
+                )
+            )  # fmt: skip
+    axes.plot(*shown.starts[:-1].T.numpy(), "o", markersize=4, color=STYLE["faint"], zorder=3, markeredgecolor="white")
+
+
+def _draw_noise(axes: Axes, v: Tensor) -> None:
+    noise = point("noise")
+    ends = torch.stack([v - 4 * noise, v + 4 * noise])
+    axes.plot(*ends.T.numpy(), color=STYLE["faint"], linewidth=1.2, linestyle=(0, (4, 3)), zorder=2)
+    _label(axes, rf"$-{latex(quantity('noise').symbol)}$", v - 1.8 * noise, (9, -2), STYLE["faint"])
+
+
+def _draw_arrow(axes: Axes, start: Tensor, end: Tensor, colour: str, label: str) -> None:
+    axes.add_patch(
+        FancyArrowPatch(
+            _xy(start), _xy(end), arrowstyle="-|>,head_length=5,head_width=3", linewidth=2.6, color=colour,
+            shrinkA=0, shrinkB=0, zorder=4, mutation_scale=1.6, path_effects=[_HALO],
+        )
+    )  # fmt: skip
+    x, y = (end - start).tolist()
+    shift, ha = (8 if x > 0 else -8, 7 if y > 0 else -15), "left" if x > 0 else "right"
+    _label(axes, label, end, shift, colour, ha, size=12.5)
+
+
+def _draw_dot(axes: Axes, name: str, *, used: bool) -> None:
+    colour = STYLE["ink"] if used else STYLE["faint"]
+    axes.plot(
+        *_xy(point(name)), "o", markersize=7.5 if used else 5.5, color=colour,
+        markerfacecolor=colour if used else "white", markeredgecolor="white" if used else colour, zorder=5,
+    )  # fmt: skip
+    shift, ha = {"v_theta": ((11, -6), "left"), "v_old": ((-8, -13), "right"), "v_gt": ((-7, 9), "right")}[name]
+    _label(axes, f"${latex(quantity(name).symbol)}$", point(name), shift, colour, ha)
+
+
+def _xy(at: Tensor) -> tuple[float, float]:
+    x, y = at.tolist()
+    return x, y
+
+
+def _label(
+    axes: Axes, text: str, at: Tensor, shift: tuple[int, int], colour: str, ha: str = "left", size: float = 15
+) -> None:
+    axes.annotate(
+        text, _xy(at), shift, textcoords="offset points", color=colour, fontsize=size, ha=ha, zorder=6,
+        path_effects=[_HALO],
+    )  # fmt: skip
+
+
+_HALO = withStroke(linewidth=4, foreground="white")
+
+
+def _legend() -> list[Line2D]:
+    a, v = latex(quantity("advantage").symbol), latex(quantity("v_theta").symbol)
+    return [
+        Line2D([], [], color=STYLE["good"], linewidth=2.6, label=f"from ${v}$ to its target, ${a} = 1$"),
+        Line2D([], [], color=STYLE["bad"], linewidth=2.6, label=f"the same, ${a} = -1$"),
+        Line2D([], [], color=STYLE["good field"], linewidth=1.6, label=f"from other velocities, ${a} = 1$"),
+        Line2D([], [], color=STYLE["bad field"], linewidth=1.6, label=f"the same, ${a} = -1$"),
+    ]
+
+
+def save(path: str | Path) -> None:
+    """Write the picture as PNG with a small palette, the same bytes every time."""
+    drawn = BytesIO()
+    with mpl.rc_context(STYLE["rc"]):
+        draw().savefig(drawn, format="png")
+    with Image.open(drawn) as image:
+        image.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, format="PNG", optimize=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``python -m gradcheck.picture OUT.png``."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        print("usage: python -m gradcheck.picture OUT.png", file=sys.stderr)
+        return 2
+    save(arguments[0])
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

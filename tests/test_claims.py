@@ -1,0 +1,214 @@
+"""Each kind of claim accepts what is true and refuses what is false, in every way in which it can be false."""
+
+from __future__ import annotations
+
+import pytest
+import sympy as sp
+
+from derivations.calculus import ClipMask, Dot, MeanAbs, Norm2, VectorSymbol, sg
+from derivations.claims import (
+    Approximates,
+    Claim,
+    Equal,
+    EqualUpToConstant,
+    GradientIs,
+    Parallel,
+    Positive,
+    SameHessian,
+)
+from derivations.derivation import DerivationError, Step, Theorem, inline, prove
+from derivations.notation import (
+    C1,
+    C2,
+    D,
+    advantage,
+    beta,
+    clip_high,
+    clip_low,
+    delta,
+    noise,
+    reward_prob,
+    t,
+    v_gt,
+    v_old,
+    v_ref,
+)
+from derivations.notation import v_theta as v
+
+A, k = advantage, C1 / C2
+x, y = sp.symbols("x y", real=True)
+p, q = sp.symbols("p q", positive=True)
+
+TRUE: dict[str, Claim] = {
+    "equal-scalars": Equal(Norm2(v - v_old), Norm2(v) - 2 * Dot(v, v_old) + Norm2(v_old)),
+    "equal-vectors": Equal(A * (v - v_old) + A * v_old, A * v),
+    "equal-where": Equal(A * v, v, {A: sp.S.One}),
+    "equal-where-inner-product": Equal(Norm2(2 * v), 4 * p, {Norm2(v): p}),
+    "equal-branch-of-min": Equal(sp.Min(p, p + q, evaluate=False), p),
+    "equal-branch-of-max": Equal(sp.Max(x, 1, evaluate=False), x, {x: 1 + q}),
+    "equal-branch-of-min-turned-round": Equal(sp.Min(x, 1, evaluate=False), x, {x: 1 - q}),
+    "equal-other-branch-of-min": Equal(sp.Min(x, 1, evaluate=False), sp.S.One, {x: 1 + q}),
+    "equal-other-branch-of-max": Equal(sp.Max(x, 1, evaluate=False), sp.S.One, {x: 1 - q}),
+    "equal-smaller-by-sign": Equal(sp.Min(p, p - q, evaluate=False), p - q),
+    "equal-greater-by-sign": Equal(sp.Max(p, p - q, evaluate=False), p),
+    "equal-branch-of-three": Equal(sp.Max(p, p + q, p + 2 * q, evaluate=False), p + 2 * q),
+    "equal-in-value-through-sg": Equal(sg(Norm2(v)), Norm2(v)),
+    "gradient-of-square": GradientIs(Norm2(v - v_gt), 2 * (v - v_gt)),
+    "gradient-of-exponential": GradientIs(sp.exp(-p * Norm2(v)), -2 * p * sp.exp(-p * Norm2(v)) * v),
+    "gradient-of-detached": GradientIs(Norm2(v - sg(v - v_old / 2)), v_old),
+    "gradient-with-respect-to-another": GradientIs(Norm2(v - v_old), 2 * (v_old - v), wrt=v_old),
+    "gradient-zero": GradientIs(Norm2(v_old), sp.S.Zero),
+    "approximates": Approximates(A * (noise + k * (v - v_old)), A * noise, {v: v_old}, A * k * (v - v_old)),
+    "approximates-a-scalar": Approximates(sp.exp(x), sp.S.One, {x: sp.S.Zero}, sp.exp(x) - 1),
+    "parallel": Parallel(-A * p * noise, -A * noise, p),
+    "parallel-compound-factor": Parallel(k * noise / D, noise, k / D),
+    "equal-up-to-constant": EqualUpToConstant(Norm2(v - v_old), Norm2(v) - 2 * Dot(v, v_old) + 3, Norm2(v_old) - 3),
+    "same-hessian": SameHessian(Norm2(v - v_old), Norm2(v) + 5 * Dot(v, v_gt)),
+    "same-hessian-of-exponentials": SameHessian(sp.exp(Dot(v, v_old)) + Dot(v, noise), sp.exp(Dot(v_old, v))),
+    "positive-symbol": Positive(p + q**2 / D),
+    "positive-on-a-domain": Positive(1 - t, {t: 1 / (1 + p)}),
+    "positive-rational": Positive(reward_prob / p + (1 - reward_prob) / q, {reward_prob: 1 / (1 + C1)}),
+}
+
+FALSE: dict[str, Claim] = {
+    "equal-sign": Equal(Norm2(v - v_old), Norm2(v) + 2 * Dot(v, v_old) + Norm2(v_old)),
+    "equal-factor": Equal(Norm2(2 * v), 2 * Norm2(v)),
+    "equal-dropped-term": Equal(A * (v - v_old) + A * v_old, A * v - v_old),
+    "equal-other-vector": Equal(A * v, A * v_old),
+    "equal-scalar-dimension": Equal(Norm2(v) / D, Norm2(v)),
+    "equal-wrong-place": Equal(A * v, v, {A: sp.S.NegativeOne}),
+    "equal-only-where": Equal(A * v, v),
+    "equal-wrong-inner-product": Equal(Norm2(2 * v), 2 * p, {Norm2(v): p}),
+    "equal-other-branch-of-min": Equal(sp.Min(p, p + q, evaluate=False), p + q),
+    "equal-other-branch-of-max": Equal(sp.Max(x, 1, evaluate=False), sp.S.One, {x: 1 + q}),
+    "equal-smallest-of-three": Equal(sp.Max(p, p + q, p + 2 * q, evaluate=False), p),
+    "equal-undecided-branch": Equal(sp.Min(x, y, evaluate=False), x),
+    "equal-mask": Equal(ClipMask(A, Norm2(v), clip_low, clip_high), sp.S.One),
+    "equal-mean-abs": Equal(MeanAbs(v - v_old), MeanAbs(v) - MeanAbs(v_old)),
+    "gradient-sign": GradientIs(Norm2(v - v_gt), -2 * (v - v_gt)),
+    "gradient-factor-two": GradientIs(Norm2(v - v_gt), v - v_gt),
+    "gradient-dropped-term": GradientIs(Norm2(v - v_gt), 2 * v),
+    "gradient-with-respect-to-another": GradientIs(Norm2(v - v_old), 2 * (v - v_old), wrt=v_old),
+    "gradient-through-sg": GradientIs(Norm2(v - sg(v - v_old / 2)), sp.S.Zero),
+    "gradient-of-live-weight": GradientIs(Norm2(v) * Norm2(v - v_gt), 2 * Norm2(v) * (v - v_gt)),
+    "gradient-missing-ratio": GradientIs(sp.exp(-p * Norm2(v)), -2 * p * v),
+    "gradient-zero": GradientIs(Norm2(v), sp.S.Zero),
+    "gradient-not-zero": GradientIs(Norm2(v_old), v),
+    "approximates-wrong-remainder": Approximates(A * (noise + k * (v - v_old)), A * noise, {v: v_old}, k * (v - v_old)),
+    "approximates-no-remainder": Approximates(A * (noise + k * (v - v_old)), A * noise, {v: v_old}, sp.S.Zero),
+    "approximates-wrong-limit": Approximates(A * (noise + k * (v - v_old)), A * noise, {v: v_gt}, A * k * (v - v_old)),
+    "approximates-no-limit": Approximates(A * (noise + k * (v - v_old)), A * noise, {}, A * k * (v - v_old)),
+    "approximates-remainder-that-stays": Approximates(A * (v + noise), A * v, {v: v_old}, A * noise),
+    "parallel-negative-factor": Parallel(-p * noise, noise, -p),
+    "parallel-factor-of-unknown-sign": Parallel(A * noise, noise, A),
+    "parallel-zero-factor": Parallel(sp.S.Zero * noise, noise, sp.S.Zero),
+    "parallel-wrong-factor": Parallel(2 * p * noise, noise, p),
+    "parallel-other-direction": Parallel(p * noise, v, p),
+    "parallel-opposite": Parallel(-p * noise, noise, p),
+    "constant-depends-on-v-theta": EqualUpToConstant(Norm2(v - v_old), Norm2(v_old), Norm2(v) - 2 * Dot(v, v_old)),
+    "constant-holds-v-theta-in-sg": EqualUpToConstant(Norm2(v - v_old), Norm2(v_old), sg(Norm2(v) - 2 * Dot(v, v_old))),
+    "constant-wrong": EqualUpToConstant(Norm2(v - v_old), Norm2(v) - 2 * Dot(v, v_old), -Norm2(v_old)),
+    "constant-missing": EqualUpToConstant(Norm2(v - v_old), Norm2(v) - 2 * Dot(v, v_old), sp.S.Zero),
+    "same-hessian-factor": SameHessian(Norm2(v - v_old), 2 * Norm2(v - v_old)),
+    "same-hessian-sign": SameHessian(Norm2(v), -Norm2(v)),
+    "same-hessian-of-linear": SameHessian(Norm2(v), Dot(v, v_gt)),
+    "same-hessian-of-another-direction": SameHessian(Dot(v, v_old) ** 2, Dot(v, v_gt) ** 2),
+    "same-hessian-through-sg": SameHessian(sg(Norm2(v)) * Dot(v, v_old), Norm2(v) * Dot(v, v_old)),
+    "positive-negative": Positive(-p),
+    "positive-unknown": Positive(A),
+    "positive-nonnegative": Positive(Norm2(v)),
+    "positive-difference": Positive(p - q),
+    "positive-wrong-domain": Positive(t - 1, {t: 1 / (1 + p)}),
+    "positive-outside-the-domain": Positive(1 - x, {x: 1 + p}),
+}
+
+
+def _residual(claim: Claim) -> sp.Expr:
+    return claim.residual(lambda expr: expr)
+
+
+@pytest.mark.parametrize("name", TRUE)
+def test_a_true_claim_is_proved(name: str) -> None:
+    assert _residual(TRUE[name]) == 0
+
+
+@pytest.mark.parametrize("name", FALSE)
+def test_a_false_claim_leaves_something(name: str) -> None:
+    assert _residual(FALSE[name]) != 0
+
+
+def test_every_kind_of_claim_is_here_both_true_and_false() -> None:
+    kinds = set(Claim.__args__)
+    assert {type(claim) for claim in TRUE.values()} == kinds
+    assert {type(claim) for claim in FALSE.values()} == kinds
+
+
+@pytest.mark.parametrize("name", ["equal-sign", "equal-factor", "equal-dropped-term", "equal-other-vector"])
+def test_the_residual_of_an_equality_is_its_difference(name: str) -> None:
+    claim = FALSE[name]
+    assert isinstance(claim, Equal)
+    assert _residual(Equal(claim.lhs - _residual(claim), claim.rhs)) == 0
+
+
+# Definitions are inlined before anything is judged.
+
+DEFINED = {delta: v - v_old, beta: 1 + C1}
+
+
+@pytest.mark.parametrize(
+    ("true", "false"),
+    [
+        (Equal(beta * delta, (1 + C1) * (v - v_old)), Equal(beta * delta, beta * v)),
+        (GradientIs(Norm2(delta), 2 * delta), GradientIs(beta * Norm2(delta), 2 * delta)),
+        (Parallel(beta * delta, v - v_old, beta), Parallel(delta, delta, -beta)),
+        (
+            EqualUpToConstant(Norm2(delta), Norm2(v) - 2 * Dot(v, v_old), Norm2(v_old)),
+            EqualUpToConstant(Norm2(delta), sp.S.Zero, Norm2(delta)),
+        ),
+        (SameHessian(Norm2(delta), Norm2(v)), SameHessian(beta * Norm2(delta), Norm2(v))),
+        (Positive(beta), Positive(1 - beta)),
+        (Approximates(v_ref + delta, v_ref, {v: v_old}, delta), Approximates(v_ref + delta, v_ref, {v: v_ref}, delta)),
+    ],
+    ids=lambda claim: type(claim).__name__,
+)
+def test_claims_see_through_definitions(true: Claim, false: Claim) -> None:
+    assert true.residual(lambda expr: inline(expr, DEFINED)) == 0
+    assert false.residual(lambda expr: inline(expr, DEFINED)) != 0
+
+
+def test_prove_goes_on_after_a_refusal() -> None:
+    steps = (
+        Step("first", "", FALSE["equal-sign"]),
+        Step("second", "", TRUE["equal-scalars"]),
+        Step("third", "", FALSE["gradient-sign"]),
+    )
+    proof = prove("three", steps, {})
+    assert [result.step.name for result in proof.results] == ["first", "second", "third"]
+    assert [result.step.name for result in proof.refused] == ["first", "third"]
+    assert not proof.holds
+    assert all(result.residual != 0 for result in proof.refused)
+    assert proof.seconds >= 0
+    assert Theorem("one", "", steps[1:2]).prove().holds
+
+
+def test_definitions_in_a_circle_are_refused() -> None:
+    with pytest.raises(DerivationError, match="round in a circle"):
+        inline(C1, {C1: C2, C2: C1})
+
+
+@pytest.mark.xfail(
+    reason="the two losses are compared in value, without what sg takes from their derivatives", strict=True
+)
+def test_equal_up_to_constant_is_not_deceived_by_sg() -> None:
+    assert _residual(EqualUpToConstant(Norm2(v), sg(Norm2(v)), sp.S.Zero)) != 0
+
+
+@pytest.mark.xfail(reason="the arbitrary vector is a fixed symbol h, which a loss may hold", strict=True)
+def test_the_arbitrary_vector_is_free_of_the_losses() -> None:
+    h = VectorSymbol("h")
+    assert _residual(SameHessian(Dot(v, h) ** 2, Norm2(h) * Norm2(v))) != 0
+
+
+@pytest.mark.xfail(reason="what is left of 0 > 0 is 0, which reads as a proof", strict=True)
+def test_zero_is_not_positive() -> None:
+    assert _residual(Positive(sp.S.Zero)) != 0
