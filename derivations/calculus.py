@@ -31,6 +31,7 @@ __all__ = [
     "components",
     "drop_sg",
     "expand",
+    "fresh_vector",
     "gradient",
     "gradient_residual",
     "hessian_product",
@@ -95,7 +96,7 @@ class Norm2(sp.Function):
         return True
 
     def _latex(self, printer: Any, exp: str | None = None) -> str:
-        body = rf"\left\| {printer._print(self.args[0])} \right\|^{{2}}"
+        body = rf"\left\Vert {printer._print(self.args[0])} \right\Vert^{{2}}"
         return body if exp is None else rf"\left({body}\right)^{{{exp}}}"
 
 
@@ -176,6 +177,10 @@ class OtherMask(ClipMask):
     @classmethod
     def eval(cls, advantage: sp.Expr, ratio: sp.Expr, low: sp.Expr, high: sp.Expr) -> sp.Expr | None:
         return None
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        body = r"\left(1 - m\right)"
+        return body if exp is None else f"{body}^{{{exp}}}"
 
 
 class Surrogate(sp.Function):
@@ -347,8 +352,10 @@ def _gradient(expr: sp.Expr, v: VectorSymbol) -> sp.Expr:
         if isinstance(node, MeanAbs):
             raise CalculusError(f"{node} has no gradient here; implementations detach it, so write sg(...) around it")
         a, b = (node.args * 2)[:2]
-        inner = 2 * _transposed_jacobian(a, b, v) if isinstance(node, Norm2) else (
-            _transposed_jacobian(a, b, v) + _transposed_jacobian(b, a, v)
+        inner = (
+            2 * _transposed_jacobian(a, b, v)
+            if isinstance(node, Norm2)
+            else (_transposed_jacobian(a, b, v) + _transposed_jacobian(b, a, v))
         )
         terms.append(slope * inner)
     return sp.Add(*terms)
@@ -386,13 +393,19 @@ def _shift(expr: sp.Expr, v: VectorSymbol, by: sp.Expr) -> tuple[sp.Expr, dict[s
 @lru_cache(maxsize=10_000)  # variants share most of their statements
 def gradient_residual(expr: sp.Expr, v: VectorSymbol, claimed: sp.Expr) -> sp.Expr:
     r"""What is left of :math:`\frac{d}{ds}f(v+sh)|_{s=0} - \langle g, h\rangle`; zero proves the claim g."""
-    s, h = sp.Dummy("s", real=True), VectorSymbol("h")
+    s, h = sp.Dummy("s", real=True), fresh_vector(expr, sp.sympify(claimed))
     if _kind(sp.sympify(expr)) != "scalar":
         raise CalculusError(f"the gradient is taken of a scalar, but {expr} is a vector")
     shifted, thaw = _shift(expr, v, s * h)
     slope = _diff(expand(shifted), s, expr).xreplace({s: sp.S.Zero}).xreplace(thaw)
     claim = expand(Dot(drop_sg(sp.sympify(claimed)), h)) if claimed != 0 else sp.S.Zero
     return normal(expand(drop_sg(slope)) - claim)
+
+
+def fresh_vector(*exprs: sp.Expr) -> VectorSymbol:
+    """A vector that none of the expressions holds: an arbitrary direction must be independent of them."""
+    taken = {symbol.name for expr in exprs for symbol in sp.sympify(expr).free_symbols}
+    return VectorSymbol(next(name for name in ("h", *(f"h{i}" for i in range(len(taken)))) if name not in taken))
 
 
 def hessian_product(expr: sp.Expr, v: VectorSymbol, h: VectorSymbol) -> sp.Expr:
@@ -411,7 +424,7 @@ def hessian_product(expr: sp.Expr, v: VectorSymbol, h: VectorSymbol) -> sp.Expr:
 
 
 def normal(expr: sp.Expr) -> sp.Expr:
-    """A scalar brought to a form in which equal rational expressions cancel to 0."""
+    """A scalar's numerator, expanded, in which equal rational expressions cancel: 0 where the scalar is 0."""
     expr = sp.sympify(expr)
     if expr == 0:
         return sp.S.Zero
@@ -431,7 +444,7 @@ def _vanishes_in_field(expr: sp.Expr) -> bool:
     atoms: dict[sp.Expr, int] = {}
     _find_atoms(expr, atoms)
     if not atoms:
-        return False
+        return bool(expr == 0)
     _, *generators = field([f"x{i}" for i in range(len(atoms))], sp.QQ)
     known: dict[sp.Expr, Any] = {atom: generators[i] for atom, i in atoms.items()}
     return bool(_in_field(expr, known, generators[0].field) == 0)
@@ -512,7 +525,7 @@ def is_zero(expr: sp.Expr) -> bool:
 
 @lru_cache(maxsize=10_000)
 def residual(expr: sp.Expr) -> sp.Expr:
-    """What is left of an expression that should vanish in value: 0 where it does."""
+    """What is left of an expression that should vanish in value, up to a denominator: 0 where it does."""
     expr = drop_sg(sp.sympify(expr))
     if expr == 0:
         return sp.S.Zero

@@ -100,7 +100,10 @@ class Parallel:
 
 @dataclass(frozen=True)
 class EqualUpToConstant:
-    """``lhs = rhs + constant`` with a constant that is free of ``v_theta``: one loss has the other's every derivative."""
+    """``lhs = rhs + constant`` in value, with a constant that is free of ``v_theta``; and the same gradient.
+
+    The second follows from the first unless one side holds ``sg(...)`` of something that depends on ``v_theta``.
+    """
 
     lhs: sp.Expr
     rhs: sp.Expr
@@ -111,7 +114,11 @@ class EqualUpToConstant:
         constant = inline(self.constant)
         if calculus.drop_sg(constant).has(v_theta):
             return sp.Symbol("the_constant_depends_on_v_theta")
-        return calculus.residual(inline(self.lhs) - inline(self.rhs) - constant)
+        left, right = inline(self.lhs), inline(self.rhs)
+        in_value = calculus.residual(left - right - constant)
+        if in_value != 0 or not (left.has(calculus.sg) or right.has(calculus.sg)):
+            return in_value
+        return calculus.gradient_residual(left - right, v_theta, sp.S.Zero)
 
 
 @dataclass(frozen=True)
@@ -123,7 +130,7 @@ class SameHessian:
     relation = "="
 
     def residual(self, inline: Inline) -> sp.Expr:
-        h = VectorSymbol("h")
+        h = calculus.fresh_vector(inline(self.lhs), inline(self.rhs))
         left, right = (calculus.hessian_product(inline(side), v_theta, h) for side in (self.lhs, self.rhs))
         return calculus.residual(left - right)
 
@@ -143,7 +150,7 @@ class Positive:
         numerator, denominator = sp.fraction(sp.cancel(sp.together(sp.powdenest(expr, force=False))))
         if sp.expand(numerator).is_positive and sp.expand(denominator).is_positive:
             return sp.S.Zero
-        return expr
+        return sp.Symbol("not_known_to_be_positive") if expr == 0 else expr
 
 
 Claim = Equal | GradientIs | Approximates | Parallel | EqualUpToConstant | SameHessian | Positive

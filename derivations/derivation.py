@@ -41,7 +41,8 @@ class Step:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What became of one step: ``residual`` is 0 where it is proved, else what is left of it."""
+    """What became of one step: ``residual`` is 0 where it is proved, else what is left of it
+    (up to a denominator)."""
 
     step: Step
     residual: sp.Expr
@@ -141,11 +142,11 @@ class Derivation:
                     f"{self.label}: the coefficient {symbol} depends on v_theta, so a proof may not treat it as "
                     "a constant; wrap it in sg(...) if implementations detach it, else make it a definition"
                 )
-        for what, wanted in (("loss", "scalar"), ("weight", "scalar"), ("gradient", "vector"), ("target", "vector")):
-            if calculus.kind(getattr(self, what)) != wanted:
-                raise DerivationError(f"{self.label}: {what} must be a {wanted}")
-        names = [step.name for step in self.all_steps]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        for what, kind in (("loss", "scalar"), ("weight", "scalar"), ("gradient", "vector"), ("target", "vector")):
+            if calculus.kind(getattr(self, what)) != kind and getattr(self, what) != 0:
+                raise DerivationError(f"{self.label}: {what} must be a {kind}")
+        steps = [step.name for step in self.all_steps]
+        twice = sorted({name for name in steps if steps.count(name) > 1})
         if twice:
             raise DerivationError(f"{self.label}: step names must differ, but {', '.join(twice)} stands twice")
 

@@ -13,22 +13,28 @@ from derivations.claims import Equal, GradientIs
 from derivations.derivation import Step, Theorem
 from derivations.notation import advantage, noise, reward_prob, t, v_gt, v_theta, x_0, x_t
 
-__all__ = ["IDENTITIES"]
+__all__ = ["IDENTITIES", "velocity_step"]
+
+
+def velocity_step() -> Step:
+    """That v_gt is the velocity of the noising path; every forward-process derivation opens with it."""
+    h = sp.Symbol("h", real=True)
+    path = (1 - t) * x_0 + t * noise
+    return Step(
+        "velocity",
+        "Along the straight path from data to noise the velocity is v_gt, at every t.",
+        Equal(path.xreplace({t: t + h}) - path, h * v_gt),
+    )
 
 
 def _forward_process() -> Theorem:
     path = (1 - t) * x_0 + t * noise
-    h = sp.Symbol("h", real=True)
     x_0_hat = x_t - t * v_theta
     return Theorem(
         "forward-process",
         "The noised latent and its velocity",
         (
-            Step(
-                "velocity",
-                "Along the straight path the velocity is noise − x_0 at every t.",
-                Equal(path.xreplace({t: t + h}) - path, h * v_gt),
-            ),
+            velocity_step(),
             Step("data", "The clean latent from the state and the velocity.", Equal(x_t - t * v_gt, x_0)),
             Step("noise", "The noise from the state and the velocity.", Equal(x_t + (1 - t) * v_gt, noise)),
             Step(
@@ -96,12 +102,18 @@ def _reward_prob() -> Theorem:
         "reward-probability",
         "Advantage and optimality probability",
         (
-            Step("inverse", "A = 2r − 1 is undone by r = (1 + A)/2.",
-                 Equal(((1 + advantage) / 2).xreplace({advantage: a_of_r}), reward_prob)),
+            Step(
+                "inverse",
+                "A = 2r − 1 is undone by r = (1 + A)/2.",
+                Equal(((1 + advantage) / 2).xreplace({advantage: a_of_r}), reward_prob),
+            ),
             Step("ends", "A certain failure, r = 0, has advantage −1 …", Equal(a_of_r, -1, {reward_prob: sp.S.Zero})),
             Step("best", "… a certain success, r = 1, has advantage 1.", Equal(a_of_r, 1, {reward_prob: sp.S.One})),
-            Step("product", "r(1 − r) = (1 − A²)/4, the factor of DiffusionNFT's constant.",
-                 Equal(reward_prob * (1 - reward_prob), (1 - a_of_r**2) / 4)),
+            Step(
+                "product",
+                "r(1 − r) = (1 − A²)/4, the factor of DiffusionNFT's constant.",
+                Equal(reward_prob * (1 - reward_prob), (1 - a_of_r**2) / 4),
+            ),
         ),
     )
 
@@ -116,7 +128,9 @@ def _ema() -> Theorem:
         "ema",
         "The moving average of the old model",
         (
-            Step("gap", "One update shrinks the gap to the live parameters by η.", Equal(once - live, eta * (old - live))),
+            Step(
+                "gap", "One update shrinks the gap to the live parameters by η.", Equal(once - live, eta * (old - live))
+            ),
             Step(
                 "n-updates",
                 "n updates against the same live parameters shrink it by ηⁿ: one more step of the formula for n "

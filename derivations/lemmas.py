@@ -15,7 +15,7 @@ from derivations.claims import Equal, EqualUpToConstant, GradientIs
 from derivations.derivation import Step, Theorem
 from derivations.notation import C1, C2, D, delta, k, mean_offset, mean_old, mean_theta, noise, v_old, v_theta, x_prev
 
-__all__ = ["LEMMAS", "clip_branches", "gaussian_definitions"]
+__all__ = ["LEMMAS", "gaussian_definitions"]
 
 _half = sp.Rational(1, 2)
 
@@ -49,7 +49,9 @@ def _sg_mse() -> Theorem:
                 "With w = 1/2 the target is v_theta − g: one step of gradient descent with step size 1.",
                 Equal(target, v_theta - g, {w: _half}),
             ),
-            Step("unit-weight", "With w = 1 the target is v_theta − g/2.", Equal(target, v_theta - g / 2, {w: sp.S.One})),
+            Step(
+                "unit-weight", "With w = 1 the target is v_theta − g/2.", Equal(target, v_theta - g / 2, {w: sp.S.One})
+            ),
         ),
     )
 
@@ -113,8 +115,11 @@ def _mixture() -> Theorem:
                 "The constant is the distance between the two centres, weighted.",
                 Equal(constant, w1 * w2 / total * Norm2(c1 - c2)),
             ),
-            Step("mixture-gradient", "Hence the gradient points away from the centre.",
-                 GradientIs(mixture, 2 * total * (v - centre), label=r"\left[\sum_i w_i\|v_\theta-c_i\|^2\right]")),
+            Step(
+                "mixture-gradient",
+                "Hence the gradient points away from the centre.",
+                GradientIs(mixture, 2 * total * (v - centre), label=r"\left[\sum_i w_i\|v_\theta-c_i\|^2\right]"),
+            ),
         ),
     )
 

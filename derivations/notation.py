@@ -62,9 +62,13 @@ NOTATION: tuple[Quantity, ...] = (
     Quantity("Delta", r"\Delta", "latent", _REAL, "v_old − v_gt"),
     # states
     Quantity("x_0", r"x_0", "latent", _REAL, "clean latent"),
-    Quantity("noise", r"\varepsilon", "latent", _REAL, "Gaussian noise: of the forward process, or of the reverse step"),
+    Quantity(
+        "noise", r"\varepsilon", "latent", _REAL, "Gaussian noise: of the forward process, or of the reverse step"
+    ),
     Quantity("x_t", r"x_t", "latent", _REAL, "noised latent (forward), or the state on the sampling path (backward)"),
-    Quantity("x_prev", r"x_{t-\Delta t}", "latent", _REAL, "state that the behaviour model sampled, mean_old + C2·noise"),
+    Quantity(
+        "x_prev", r"x_{t-\Delta t}", "latent", _REAL, "state that the behaviour model sampled, mean_old + C2·noise"
+    ),
     # time and the Gaussian reverse step
     Quantity("t", r"t", "sample", _UNIT, "time: 1 is noise, 0 is data"),
     Quantity("dt", r"\Delta t", "sample", _UNIT, "length of the reverse step, t − t_prev > 0"),
@@ -73,7 +77,9 @@ NOTATION: tuple[Quantity, ...] = (
     Quantity("sigma_t", r"\sigma_t", "sample", _POSITIVE, "diffusion coefficient of the reverse SDE"),
     Quantity("C1", r"C_1", "sample", _POSITIVE, "−∂mean/∂v of the reverse step"),
     Quantity("C2", r"C_2", "sample", _POSITIVE, "standard deviation of the reverse step"),
-    Quantity("k", r"k", "sample", _POSITIVE, "C1/C2: how far one unit of velocity moves the mean, in standard deviations"),
+    Quantity(
+        "k", r"k", "sample", _POSITIVE, "C1/C2: how far one unit of velocity moves the mean, in standard deviations"
+    ),
     Quantity("mean_offset", r"a", "latent", _REAL, "part of the reverse step's mean that is free of the velocity"),
     Quantity("mean_theta", r"\mu_\theta", "latent", _REAL, "mean of the reverse step of the trained model"),
     Quantity("mean_old", r"\mu_{\mathrm{old}}", "latent", _REAL, "mean of the reverse step of the behaviour model"),
@@ -84,7 +90,9 @@ NOTATION: tuple[Quantity, ...] = (
     Quantity("reward_prob", r"r", "sample", sp.Interval(0, 1), "optimality probability of the sample, (1 + A)/2"),
     # the losses' own parameters
     Quantity("temperature", r"\tau", "problem", _POSITIVE, "temperature of an exponentiated reward"),
-    Quantity("log_prob_theta", r"\log p_\theta", "sample", _REAL, "log-density (up to constants) under the trained model"),
+    Quantity(
+        "log_prob_theta", r"\log p_\theta", "sample", _REAL, "log-density (up to constants) under the trained model"
+    ),
     Quantity("log_prob_old", r"\log p_{\mathrm{old}}", "sample", _REAL, "log-density under the behaviour model"),
     Quantity("ratio", r"r_t(\theta)", "sample", _POSITIVE, "importance ratio"),
     Quantity("log_ratio", r"\log r_t(\theta)", "sample", _REAL, "logarithm of the importance ratio"),
@@ -95,6 +103,15 @@ NOTATION: tuple[Quantity, ...] = (
     Quantity("omega", r"\omega", "sample", _POSITIVE, "time weighting of a forward-process log-density"),
     Quantity("w_plus", r"w^+", "sample", _POSITIVE, "adaptive weight of DiffusionNFT's positive branch (detached)"),
     Quantity("w_minus", r"w^-", "sample", _POSITIVE, "adaptive weight of DiffusionNFT's negative branch (detached)"),
+    Quantity(
+        "rho_plus",
+        r"\rho^+",
+        "sample",
+        sp.Interval(0, sp.oo),
+        "r/w_plus: the positive branch's share under adaptive weighting",
+    ),
+    Quantity("rho_minus", r"\rho^-", "sample", sp.Interval(0, sp.oo), "(1 − r)/w_minus: the negative branch's share"),
+    Quantity("advantage_tilde", r"\tilde A", "sample", _REAL, "what adaptive weighting puts in the advantage's place"),
     Quantity("D", r"D", "problem", sp.S.Naturals, "number of latent coordinates of one sample"),
 )
 
@@ -131,3 +148,4 @@ ratio, log_ratio = (quantity(n).symbol for n in ("ratio", "log_ratio"))
 clip_low, clip_high = (quantity(n).symbol for n in ("clip_low", "clip_high"))
 beta, kl_weight, omega = (quantity(n).symbol for n in ("beta", "kl_weight", "omega"))
 w_plus, w_minus, D = (quantity(n).symbol for n in ("w_plus", "w_minus", "D"))
+rho_plus, rho_minus, advantage_tilde = (quantity(n).symbol for n in ("rho_plus", "rho_minus", "advantage_tilde"))

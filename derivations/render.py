@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from unicodedata import normalize
 
 import sympy as sp
 
@@ -53,13 +54,18 @@ __all__ = [
 ]
 
 
+_TILDE = "\N{COMBINING TILDE}"
+
+
 def _plain(source: str) -> str:
-    r"""A name's LaTeX in Unicode: ``v_{\mathrm{old}}`` becomes ``v_old``, ``\epsilon^+`` becomes ``ε⁺``."""
+    r"""A name's LaTeX in Unicode: ``v_{\mathrm{old}}`` becomes ``v_old``, ``\epsilon^+`` ``ε⁺``, ``\tilde A`` ``Ã``."""
     out = re.sub(r"\\(mathrm|mathcal|left|right|text)(?![a-z])", "", source)
     out = re.sub(r"\\(log|exp) ?", r"\1 ", out)
-    out = re.sub(r"\\([A-Za-z]+) ?", lambda m: GREEK.get(m[1], " | " if m[1] == "mid" else m[1]), out)
+    marks = {**GREEK, "mid": " | ", "tilde": _TILDE}
+    out = re.sub(r"\\([A-Za-z]+) ?", lambda m: marks.get(m[1], m[1]), out)
     out = re.sub(r"\^([-+0-9])", lambda m: m[1].translate(SUPERSCRIPT), out)
-    return re.sub(r"[{}]", "", out).replace("^*", "*").replace("-", "−").strip()
+    out = re.sub(r"[{}]", "", out).replace("^*", "*").replace("-", "−").strip()
+    return normalize("NFC", re.sub(f"{_TILDE}(.)", rf"\1{_TILDE}", out))
 
 
 def text_names() -> dict[sp.Symbol, str]:
@@ -73,7 +79,7 @@ def _names(plain: bool, of: Derivation | None) -> dict[sp.Symbol, str]:
     names = text_names() if plain else latex_names()
     definition = None if of is None else of.definitions.get(log_ratio)
     if definition is not None and definition != log_prob_theta - log_prob_old:
-        own, tilde = names[ratio], "r\N{COMBINING TILDE}" if plain else rf"\tilde {names[ratio]}"
+        own, tilde = names[ratio], f"r{_TILDE}" if plain else rf"\tilde {names[ratio]}"
         names[log_ratio] = names[log_ratio].replace(own, tilde) if not plain else f"log {tilde}"
         names[ratio] = tilde
     return names
@@ -199,11 +205,11 @@ def explain(derivation: Derivation, *, latex: bool = False) -> str:
     out.formula(f"{out.word('target')} = {point}{w.write(target)}")
     out.formula(f"{out.word('weight')} = {w.write(d.weight)}")
     if not all(_are_exact(d)):
-        out.section("As it is quoted, exact on-policy alone")
-        quoted_gradient, quoted_target = _short(d, quoted=True)
-        sign = "≈" if not latex else r"\approx"
-        out.formula(f"{out.nabla}{out.loss} {sign} {w.write(quoted_gradient)}")
-        out.formula(f"{out.word('target')} {sign} {w.write(quoted_target)}")
+        out.section("As it is quoted (≈ is exact on-policy alone)")
+        (of_gradient, of_target), quoted = _signs(d, latex), _short(d, quoted=True)
+        point = f"{w.write(_v_star)} " if quoted[0].has(_v_star) else ""
+        out.formula(f"{out.nabla}{out.loss} {of_gradient} {w.write(quoted[0])}")
+        out.formula(f"{out.word('target')} {point}{of_target} {w.write(quoted[1])}")
     out.reference(d.reference)
     return out.end()
 
@@ -230,19 +236,13 @@ def closing_row(derivation: Derivation, *, latex: bool = False, exact: bool = Fa
     """
     w = _writer(not latex, derivation)
     gradient, target = _short(derivation, quoted=not exact)
-    approximately = r"\approx" if latex else "≈"
-    of_gradient, of_target = ("=" if exact or same else approximately for same in _are_exact(derivation))
+    of_gradient, of_target = ("=", "=") if exact else _signs(derivation, latex)
     named = f"{w.write(_v_star)} " if gradient.has(_v_star) else ""
     cells = (f"{of_gradient} {w.write(gradient)}", f"{named}{of_target} {w.write(target)}")
     method = (
         derivation.title if derivation.variant.name == "paper" else f"{derivation.title} [{derivation.variant.name}]"
     )
-    return (method, derivation.process, derivation.policy, *(_in_table(c) if latex else c for c in cells))
-
-
-def _in_table(formula: str) -> str:
-    """Mathematics for a cell of a Markdown table, where a bar would end the cell."""
-    return f"${formula.replace(chr(92) + '|', chr(92) + 'Vert')}$"
+    return (method, derivation.process, derivation.policy, *(f"${c}$" if latex else c for c in cells))
 
 
 def _short(d: Derivation, *, quoted: bool) -> tuple[sp.Expr, sp.Expr]:
@@ -260,6 +260,11 @@ def _are_exact(d: Derivation) -> tuple[bool, ...]:
     """Whether the quoted gradient is the exact one, and whether the quoted target is."""
     pairs = ((d.gradient, d.brief_gradient), (d.target, d.brief_target))
     return tuple(brief is None or calculus.is_zero(d.inline(exact) - d.inline(brief)) for exact, brief in pairs)
+
+
+def _signs(d: Derivation, latex: bool) -> tuple[str, ...]:
+    """What stands between a quoted gradient, or target, and its formula: "=" where that is exact."""
+    return tuple("=" if same else r"\approx" if latex else "≈" for same in _are_exact(d))
 
 
 def _mask(mask: ClipMask, w: Writer) -> str:

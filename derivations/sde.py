@@ -53,7 +53,8 @@ def _affine_steps(mean: sp.Expr) -> tuple[Step, ...]:
     )
 
 
-def _sde(name: str, title: str, reference: str, sigma: sp.Expr) -> ReverseStep:
+def _sde(name: str, title: str, reference: str, sigma: sp.Expr, schedule: sp.Expr, schedule_words: str) -> ReverseStep:
+    """A reverse SDE with the diffusion coefficient ``sigma``, which obeys σ² · schedule = η²."""
     drift = v_theta + sigma_t**2 / (2 * t) * (x_t + (1 - t) * v_theta)
     mean = x_t - drift * dt
     formulas = {
@@ -67,8 +68,15 @@ def _sde(name: str, title: str, reference: str, sigma: sp.Expr) -> ReverseStep:
     steps = (
         *_score_steps(),
         *_affine_steps(mean),
-        Step("slope-positive", "C1 > 0 for every t in (0, 1): more velocity always means less mean.", Positive(C1, late)),
+        Step(
+            "slope-positive", "C1 > 0 for every t in (0, 1): more velocity always means less mean.", Positive(C1, late)
+        ),
         Step("variance", "The step's variance is σ_t² Δt.", Equal(C2**2, sigma_t**2 * dt)),
+        Step(
+            "noise-schedule",
+            f"The diffusion coefficient: {schedule_words}.",
+            Equal(sigma**2 * schedule, noise_level**2),
+        ),
     )
     return ReverseStep(name, title, mean, formulas, Theorem(f"sde-{name}", title, steps, inlined, reference))
 
@@ -88,7 +96,9 @@ def _score_steps() -> tuple[Step, ...]:
     score_of_velocity = -(x_t + (1 - t) * v_theta) / t
     log_density = -Norm2(x_t - (1 - t) * x_clean) / (2 * t**2)
     return (
-        Step("noise-from-velocity", "On the path, the noise is x_t + (1 − t)·v.", Equal(x_path + (1 - t) * v_path, noise)),
+        Step(
+            "noise-from-velocity", "On the path, the noise is x_t + (1 − t)·v.", Equal(x_path + (1 - t) * v_path, noise)
+        ),
         Step(
             "score",
             "The Gaussian path's score at x_t is −noise/t, and so −(x_t + (1 − t)v)/t.",
@@ -130,14 +140,22 @@ def _cps() -> ReverseStep:
         Step(
             "signal",
             "With the true velocity the mean keeps exactly the data coefficient that x at time t' has, 1 − t'.",
-            Equal(mean.xreplace({x_t: (1 - t) * VectorSymbol("x_0") + t * noise, v_theta: noise - VectorSymbol("x_0")}),
-                  (1 - t_prev) * VectorSymbol("x_0") + direction * noise),
+            Equal(
+                mean.xreplace({x_t: (1 - t) * VectorSymbol("x_0") + t * noise, v_theta: noise - VectorSymbol("x_0")}),
+                (1 - t_prev) * VectorSymbol("x_0") + direction * noise,
+            ),
         ),
         Step(
             "noise-budget",
             "The noise kept and the noise added have together the variance t'² of x at time t'.",
             Equal(direction**2 + C2**2, t_prev**2),
         ),
+        Step(
+            "all-noise",
+            "At η = 1 the step's noise is fresh: nothing of the predicted noise is kept.",
+            Equal(formulas[C2], t_prev, {noise_level: sp.S.One}),
+        ),
+        Step("no-noise", "At η = 0 the step is the ODE's.", Equal(formulas[C2], sp.S.Zero, {noise_level: sp.S.Zero})),
         *_affine_steps(mean),
         Step(
             "slope-positive",
@@ -146,8 +164,13 @@ def _cps() -> ReverseStep:
         ),
     )
     inlined = {C1: formulas[C1], mean_offset: formulas[mean_offset]}
-    return ReverseStep("cps", "Coefficients-Preserving Sampling", mean, formulas,
-                       Theorem("sde-cps", "Coefficients-Preserving Sampling", steps, inlined, _CPS))
+    return ReverseStep(
+        "cps",
+        "Coefficients-Preserving Sampling",
+        mean,
+        formulas,
+        Theorem("sde-cps", "Coefficients-Preserving Sampling", steps, inlined, _CPS),
+    )
 
 
 _FLOW_GRPO = """@article{liu2025flowgrpo,
@@ -163,8 +186,15 @@ _CPS = """@article{wang2025cps,
   author={Wang, Feng and others}, year={2025}}"""
 
 SDES: tuple[ReverseStep, ...] = (
-    _sde("flow", "Flow-SDE", _FLOW_GRPO, noise_level * sp.sqrt(t / (1 - t))),
-    _sde("dance", "Dance-SDE", _DANCE, noise_level),
+    _sde(
+        "flow",
+        "Flow-SDE",
+        _FLOW_GRPO,
+        noise_level * sp.sqrt(t / (1 - t)),
+        (1 - t) / t,
+        "large near noise, t → 1, and small near data, σ_t² (1 − t)/t = η²",
+    ),
+    _sde("dance", "Dance-SDE", _DANCE, noise_level, sp.S.One, "the same at every t, σ_t² = η²"),
     _cps(),
 )
 

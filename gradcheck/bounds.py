@@ -154,8 +154,10 @@ def _power(run: Analysis, base: sp.Expr, exponent: sp.Expr) -> _Value:
     value = b**p
     slope = abs(p) * (b ** (p - 1)).abs()
     # at a root's end its slope is infinite; what the argument may be off moves the value by e^p at most
-    error = torch.where(e == 0, 0.0, slope * e) if p >= 1 or p < 0 else torch.minimum(
-        torch.where(e == 0, 0.0, slope * e), (run.u * e) ** p / run.u
+    error = (
+        torch.where(e == 0, 0.0, slope * e)
+        if p >= 1 or p < 0
+        else torch.minimum(torch.where(e == 0, 0.0, slope * e), (run.u * e) ** p / run.u)
     )
     return value, error + (abs(p) if p.is_integer() else 1.0) * value.abs()
 

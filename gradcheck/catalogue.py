@@ -79,7 +79,12 @@ def entries(*names: str) -> tuple[Entry, ...]:
     for name in names:
         found = [e for e in CATALOGUE if name in (e.label, e.symbolic.NAME, f"{e.symbolic.NAME}[{e.variant}]")]
         if not found:
-            unknown.append((name, sorted({e.symbolic.NAME for e in CATALOGUE} if "[" not in name else {e.label for e in CATALOGUE})))
+            unknown.append(
+                (
+                    name,
+                    sorted({e.symbolic.NAME for e in CATALOGUE} if "[" not in name else {e.label for e in CATALOGUE}),
+                )
+            )
         chosen.update({e.label: e for e in found})
     if unknown:
         raise InputError(*(("name", repr(name), f"one of {', '.join(known)}") for name, known in unknown))
@@ -92,7 +97,7 @@ def entry(name: str, variant: str = "paper") -> Entry:
     Raises:
         InputError: there is no such algorithm or variant.
     """
-    of_name = [e for e in CATALOGUE if e.symbolic.NAME == name]
+    of_name = [e for e in CATALOGUE if name == e.symbolic.NAME]
     if not of_name:
         known = ", ".join(symbolic.NAME for symbolic, _ in ALGORITHMS)
         raise InputError(("name", repr(name), f"one of {known}"))
@@ -104,7 +109,7 @@ def entry(name: str, variant: str = "paper") -> Entry:
 
 def closing_table() -> str:
     """The closing table in Markdown: every algorithm's paper form, its exact gradient, and what people quote of it."""
-    rows = [("method", "process", "policy", "gradient in v_θ", "target")]
+    rows: list[tuple[str, ...]] = [("method", "process", "policy", "gradient in v_θ", "target")]
     rows.append(("---",) * 5)
     for symbolic, _ in ALGORITHMS:
         derivation = entry(symbolic.NAME).derivation

@@ -47,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
 
     from gradcheck.oracle import command as check_command
 
-    check = commands.add_parser("check", help="judge an implementation: does its gradient follow from the loss that it declares?")
+    check = commands.add_parser(
+        "check", help="judge an implementation: does its gradient follow from the loss that it declares?"
+    )
     check_command.add_arguments(check)
 
     listing = commands.add_parser("list", help="the catalogue: every algorithm and variant")

@@ -86,7 +86,9 @@ def _worst(observed: Tensor, required: Tensor, scale: Tensor, ratios: Tensor, dt
     )
 
 
-def compare_branches(observed: Tensor, branches: list[tuple[Tensor, Tensor]], undecided: Tensor, dtype: torch.dtype) -> Comparison:
+def compare_branches(
+    observed: Tensor, branches: list[tuple[Tensor, Tensor]], undecided: Tensor, dtype: torch.dtype
+) -> Comparison:
     """Compare with the first branch; where the clip's branch is undecided, with whichever fits the sample better."""
     required, scale = branches[0]
     ratios = _ratios(observed, required, scale, dtype)
@@ -101,6 +103,8 @@ def compare_branches(observed: Tensor, branches: list[tuple[Tensor, Tensor]], un
 
 def gradient_of(loss: Tensor, v: Tensor) -> Tensor:
     """Gradient of the summed per-sample loss; zero where the loss does not depend on the velocity."""
+    if not loss.requires_grad:
+        return torch.zeros_like(v)
     (gradient,) = torch.autograd.grad(loss.sum(), v, allow_unused=True, materialize_grads=True)
     return gradient
 
@@ -152,7 +156,9 @@ def with_ties(branches: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tenso
     return [(a, scale), (b, scale), ((a + b) / 2, scale)]
 
 
-def required_gradients(derivation: Derivation, case: Case, other_branch: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def required_gradients(
+    derivation: Derivation, case: Case, other_branch: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The derived gradient and the equivalent loss's, with the error scales of each, and the undecided samples."""
     raw_gradient, gradient, weight, target = branch(derivation, other_branch)
     v = case.v_theta.detach().to(torch.float64)

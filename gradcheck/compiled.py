@@ -27,14 +27,16 @@ def _compiled(key: int, outputs: tuple[sp.Expr, ...]) -> tuple[Callable[..., tup
     source, arguments = torch_source(derivation, "formulas", {str(i): e for i, e in enumerate(outputs)})
     namespace: dict[str, Any] = {name: getattr(tensor_ops, name) for name in _HELPERS}
     namespace |= {"torch": torch, "math": math}
-    exec(compile(source, f"<torch of {derivation.label}>", "exec"), namespace)  # noqa: S102 - our own text
+    exec(compile(source, f"<torch of {derivation.label}>", "exec"), namespace)
     return namespace["formulas"], arguments
 
 
 _KNOWN: dict[int, Derivation] = {}
 
 
-def evaluate(derivation: Derivation, case: Case, *outputs: sp.Expr, dtype: torch.dtype | None = None) -> tuple[Tensor, ...]:
+def evaluate(
+    derivation: Derivation, case: Case, *outputs: sp.Expr, dtype: torch.dtype | None = None
+) -> tuple[Tensor, ...]:
     r"""Numbers of expressions in a derivation's symbols, from a case's given quantities.
 
     Definitions and coefficients are evaluated from the given quantities, not read from the case.  With a
@@ -48,4 +50,6 @@ def evaluate(derivation: Derivation, case: Case, *outputs: sp.Expr, dtype: torch
     values = case.broadcast(dtype)
     results = function(**{name: values[name] for name in arguments})
     v = values["v_theta"]
-    return tuple(x if isinstance(x, Tensor) else torch.tensor(float(x), dtype=v.dtype, device=v.device) for x in results)
+    return tuple(
+        x if isinstance(x, Tensor) else torch.tensor(float(x), dtype=v.dtype, device=v.device) for x in results
+    )

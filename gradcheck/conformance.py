@@ -98,7 +98,9 @@ def load_targets(text: str, conventions: Conventions | None) -> list[Target]:
     if not name:
         found = [getattr(x, ATTRIBUTE) for x in vars(module).values() if hasattr(x, ATTRIBUTE)]
         if not found:
-            raise InputError(("TARGET", f"{text!r}, which has no function decorated with gradcheck.conforms", "file.py::function"))
+            raise InputError(
+                ("TARGET", f"{text!r}, which has no function decorated with gradcheck.conforms", "file.py::function")
+            )
         return list(found)
     try:
         function: Any = module
@@ -113,7 +115,13 @@ def load_targets(text: str, conventions: Conventions | None) -> list[Target]:
     if not callable(function):
         raise InputError(("TARGET", f"{text!r}, a {type(function).__name__}", "a function that takes a case"))
     if conventions is None:
-        raise InputError(("TARGET", f"{text!r}, which declares nothing", "a function decorated with gradcheck.conforms, or --algorithm and --declare"))
+        raise InputError(
+            (
+                "TARGET",
+                f"{text!r}, which declares nothing",
+                "a function decorated with gradcheck.conforms, or --algorithm and --declare",
+            )
+        )
     return [Target(function, text, conventions, source=text)]
 
 
@@ -146,4 +154,10 @@ def _execute(text: str, run: Callable[[], None]) -> None:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(("TARGET", f"{text!r}, whose import raises {type(error).__name__}: {error}", "a module that can be imported")) from error
+        raise InputError(
+            (
+                "TARGET",
+                f"{text!r}, whose import raises {type(error).__name__}: {error}",
+                "a module that can be imported",
+            )
+        ) from error

@@ -71,7 +71,7 @@ class Conventions:
         return ", ".join(parts)
 
     def alternatives(self) -> list[tuple[str, Conventions]]:
-        """Every declaration that differs from this one in a single convention, with that convention as one writes it."""
+        """Every declaration that differs from this one in a single convention, which comes first, as one writes it."""
         out = []
         for name, allowed in _module(self.algorithm).OPTIONS.items():
             current = self.options.get(name, allowed[0])
@@ -105,23 +105,45 @@ def _module(algorithm: str) -> Any:
 PRESETS: dict[str, dict[str, Any]] = {
     # the public official implementations, as their code stands
     "flow_grpo-official": {
-        "algorithm": "flow_grpo", "log_prob_reduction": "mean", "clip_range": 1e-4, "adv_clip_max": 5.0,
+        "algorithm": "flow_grpo",
+        "log_prob_reduction": "mean",
+        "clip_range": 1e-4,
+        "adv_clip_max": 5.0,
     },
     "flow_grpo-official-kl": {
-        "algorithm": "flow_grpo", "log_prob_reduction": "mean", "kl": "sigma", "clip_range": 1e-4, "adv_clip_max": 5.0,
+        "algorithm": "flow_grpo",
+        "log_prob_reduction": "mean",
+        "kl": "sigma",
+        "clip_range": 1e-4,
+        "adv_clip_max": 5.0,
     },
     "dance_grpo-official": {
-        "algorithm": "flow_grpo", "sde": "dance", "log_prob_reduction": "mean", "clip_range": 1e-4, "adv_clip_max": 5.0,
+        "algorithm": "flow_grpo",
+        "sde": "dance",
+        "log_prob_reduction": "mean",
+        "clip_range": 1e-4,
+        "adv_clip_max": 5.0,
     },
     "cps-official": {
-        "algorithm": "flow_grpo", "sde": "cps", "log_prob_reduction": "mean", "log_prob_scale": "unit", "adv_clip_max": 5.0,
+        "algorithm": "flow_grpo",
+        "sde": "cps",
+        "log_prob_reduction": "mean",
+        "log_prob_scale": "unit",
+        "adv_clip_max": 5.0,
     },
     "grpo_guard-official": {
-        "algorithm": "grpo_guard", "log_prob_reduction": "mean", "clip_range": 2e-6, "adv_clip_max": 5.0,
+        "algorithm": "grpo_guard",
+        "log_prob_reduction": "mean",
+        "clip_range": 2e-6,
+        "adv_clip_max": 5.0,
     },
     "awm-official": {"algorithm": "awm", "clip": "ppo", "reduction": "mean", "clip_range": (0.999999, 1.0)},
     "diffusion_nft-official": {
-        "algorithm": "diffusion_nft", "reduction": "mean", "weighting": "adaptive", "reference": "on", "factor": 5.0,
+        "algorithm": "diffusion_nft",
+        "reduction": "mean",
+        "weighting": "adaptive",
+        "reference": "on",
+        "factor": 5.0,
     },
 }
 """Declarations by name, for ``conforms(preset=...)``."""
@@ -196,7 +218,9 @@ def _domain_problems(fixed: Mapping[str, Any], rest: Mapping[str, Any]) -> list[
     if rest.get("batch_reduction", "mean") not in ("mean", "sum", "none"):
         problems.append(("batch_reduction", repr(rest["batch_reduction"]), "'mean', 'sum' or 'none'"))
     if rest.get("working_dtype") not in (None, "float64", "float32", "bfloat16", "float16"):
-        problems.append(("working_dtype", repr(rest["working_dtype"]), "'float64', 'float32', 'bfloat16', 'float16' or None"))
+        problems.append(
+            ("working_dtype", repr(rest["working_dtype"]), "'float64', 'float32', 'bfloat16', 'float16' or None")
+        )
     if not isinstance(rest.get("factor", 1.0), (int, float)) or rest.get("factor", 1.0) == 0:
         problems.append(("factor", repr(rest["factor"]), "a number other than 0"))
     limit = rest.get("adv_clip_max")

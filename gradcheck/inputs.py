@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 
 import sympy as sp
-import torch
 from torch import Tensor
 
 from derivations.derivation import Derivation
@@ -129,12 +128,18 @@ def _value_problems(row: Quantity, value: Tensor | float, v: Tensor) -> Iterator
     if row.axes == "problem":
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             yield row.name, _describe(value), "a Python number"
-        elif not math.isfinite(value) or not row.domain.contains(sp.Float(value) if row.domain != sp.S.Naturals else int(value)):
+        elif not math.isfinite(value) or not row.domain.contains(
+            sp.Float(value) if row.domain != sp.S.Naturals else int(value)
+        ):
             yield row.name, repr(value), f"a number in {_interval(row.domain)}"
         return
     shape = tuple(v.shape) if row.axes == "latent" else (v.shape[0],)
     if not isinstance(value, Tensor) or tuple(value.shape) != shape:
-        yield row.name, _describe(value), f"a tensor of shape {shape}" + (", like v_theta" if row.axes == "latent" else "")
+        yield (
+            row.name,
+            _describe(value),
+            f"a tensor of shape {shape}" + (", like v_theta" if row.axes == "latent" else ""),
+        )
     elif value.dtype != v.dtype:
         yield row.name, f"dtype {value.dtype}", f"{v.dtype}, like v_theta"
     elif value.device != v.device:

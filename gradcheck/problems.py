@@ -8,7 +8,7 @@ steps, signs of the advantage and sides of the clip, and a batch-averaged coeffi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import sympy as sp
@@ -21,7 +21,7 @@ from gradcheck.case import Case
 from gradcheck.compiled import evaluate
 from gradcheck.tensor_ops import dot, norm2
 
-__all__ = ["ADVANTAGE", "CLIP_RANGES", "NOISE", "POLICY", "TIME", "Spec", "build", "has_clip"]
+__all__ = ["ADVANTAGE", "CLIP_RANGES", "NOISE", "POLICY", "TIME", "Spec", "build", "complete", "draw_given", "has_clip"]
 
 POLICY = ("on-policy", "near", "off", "inside", "outside", "far")
 ADVANTAGE = ("typical", "zero", "extreme")
@@ -93,6 +93,14 @@ def build(
     return complete(derivation, {name: rounded[name] for name in derivation.given}, device, extra)
 
 
+def draw_given(derivation: Derivation, spec: Spec, names: Sequence[str]) -> dict[str, Tensor | float]:
+    """Draw quantities by name, some of which another derivation than this one may ask for; v_theta comes last."""
+    draw = _Draw(derivation, spec, {})
+    drawn = {name: draw.quantity(name) for name in names if name != "v_theta"}
+    drawn["v_theta"] = draw.v_theta(drawn)
+    return drawn
+
+
 def complete(
     derivation: Derivation,
     given: Mapping[str, Tensor | float],
@@ -112,7 +120,7 @@ def complete(
         defined[symbol.name] = full.contiguous() if axes == "latent" else full.reshape(-1).clone()
     everything = {**given, **defined, **(extra or {})}
     moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in everything.items()}
-    moved["v_theta"] = moved["v_theta"].detach().clone().requires_grad_()
+    moved["v_theta"] = v.detach().to(device).clone().requires_grad_()
     return Case(derivation.label, moved)
 
 
@@ -175,7 +183,9 @@ class _Draw:
         """A time grid through every sample's t; ``dt`` becomes the way to the next point down, as rounded."""
         t = drawn["t"]
         assert isinstance(t, Tensor)
-        points = torch.cat([torch.ones(1, dtype=t.dtype), t, self.uniform(0.05, 0.95, 4), t.min()[None] / 2, t.new_zeros(1)])
+        points = torch.cat(
+            [torch.ones(1, dtype=t.dtype), t, self.uniform(0.05, 0.95, 4), t.min()[None] / 2, t.new_zeros(1)]
+        )
         sigmas = points.to(dtype).unique().flip(0)
         rounded = t.to(dtype)
         index = (sigmas[None, :] == rounded[:, None]).to(torch.int64).argmax(1)
@@ -259,7 +269,7 @@ class _Draw:
         b = dot(slope, d)
         probe = wanted.abs().clamp(min=1e-12) / b.abs().clamp(min=1e-300)
         a = (b * probe - log_ratio_at(v_old + probe * d)) / probe**2
-        curved = (a.abs() * wanted.abs() > 1e-12 * b**2)
+        curved = a.abs() * wanted.abs() > 1e-12 * b**2
         root = b**2 - 4 * a * wanted
         s = torch.where(curved & (root > 0), 2 * wanted / (b + torch.sign(b) * root.clamp(min=0).sqrt()), wanted / b)
         s = torch.where(root <= 0, b / (2 * a), s)

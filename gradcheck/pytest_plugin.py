@@ -25,9 +25,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("gradcheck", "gradcheck: correctness of RL losses for diffusion models")
     group.addoption("--gradcheck-device", default="cpu", help="cpu, cuda or all (cpu)")
     group.addoption("--gradcheck-dtype", default="float64", help="precision of the cases: float64 or float32 (float64)")
-    group.addoption("--gradcheck-max-examples", type=int, default=10, metavar="N", help="cases for each obligation (10)")
+    group.addoption(
+        "--gradcheck-max-examples", type=int, default=10, metavar="N", help="cases for each obligation (10)"
+    )
     group.addoption("--gradcheck-seed", type=int, default=0, help="of the cases (0)")
-    group.addoption("--gradcheck-timeout", type=float, default=60.0, metavar="SECONDS", help="that one call may take (60)")
+    group.addoption(
+        "--gradcheck-timeout", type=float, default=60.0, metavar="SECONDS", help="that one call may take (60)"
+    )
     group.addoption("--gradcheck-compiled", action="store_true", help="also judge under torch.compile")
     for kind in _REPORTS:
         group.addoption(f"--gradcheck-{kind}", metavar="FILE", help=f"write a {kind} report of the obligations")
@@ -76,7 +80,10 @@ def _verdict(results: list[Result], target: Target) -> None:
 
     bad = [r for r in results if not r.good]
     if bad:
-        pytest.fail("\n\n".join(failure_text(r, target.name, target.conventions.derivation.reference) for r in bad), pytrace=False)
+        pytest.fail(
+            "\n\n".join(failure_text(r, target.name, target.conventions.derivation.reference) for r in bad),
+            pytrace=False,
+        )
     if all(r.status == "skipped" for r in results):
         pytest.skip(results[0].outcome.detail)
     if any(r.status == "expected-failure" for r in results):
@@ -89,7 +96,9 @@ def _remember(request: pytest.FixtureRequest, target: Target, result: Result) ->
     line = (target.name, result.id, result.device, result.status, result.outcome.ratio, result.outcome.examples)
     node.user_properties.append((_SUMMARY, line))
     if any(request.config.getoption(f"--gradcheck-{kind}") for kind in _REPORTS):
-        packed = pickle.dumps((target.name, target.conventions.describe(), target.conventions.derivation.reference, result))
+        packed = pickle.dumps(
+            (target.name, target.conventions.describe(), target.conventions.derivation.reference, result)
+        )
         node.user_properties.append((_RESULT, base64.b64encode(packed).decode()))
 
 
@@ -131,7 +140,7 @@ def _write_reports(terminalreporter: Any, config: pytest.Config) -> None:
 
     grouped: dict[str, tuple[str, str, list[Any]]] = {}
     for packed in _properties(terminalreporter, _RESULT):
-        name, declaration, reference, result = pickle.loads(base64.b64decode(packed))  # noqa: S301 - our own bytes
+        name, declaration, reference, result = pickle.loads(base64.b64decode(packed))
         grouped.setdefault(name, (declaration, reference, []))[2].append(result)
     settings = settings_of(config)
     judgements = [

@@ -81,7 +81,8 @@ def failures(report: Report) -> list[str]:
                 spec, which, found = check.failure
                 against = "the derived gradient" if which == "gradient" else "autograd of the equivalent loss"
                 out.append(
-                    f"{result.entry.label} in {check.dtype} on {check.device}: autograd of the original loss differs from {against}\n"
+                    f"{result.entry.label} in {check.dtype} on {check.device}: "
+                    f"autograd of the original loss differs from {against}\n"
                     f"  observed {found.observed:.6g}, required {found.required:.6g}, bound {found.bound:.2g}, "
                     f"test ratio {found.ratio:.3g}, at sample {found.index[0]}, coordinate {found.index[1:]}\n"
                     f"  smallest problem: {spec}"
@@ -89,7 +90,8 @@ def failures(report: Report) -> list[str]:
         for network in result.networks:
             if not network.holds:
                 out.append(
-                    f"{result.entry.label} at the parameters of {network.network} in {network.dtype} on {network.device}: "
+                    f"{result.entry.label} at the parameters of {network.network} "
+                    f"in {network.dtype} on {network.device}: "
                     f"test ratio {network.ratio:.3g}, worst at {network.worst}"
                 )
     return out
@@ -109,7 +111,8 @@ def summary(report: Report) -> str:
     verdict = "everything holds" if report.holds else f"{len(failures(report))} FAILED"
     return (
         f"{verdict}: {steps} steps proved for every dimension D, {problems} random problems{nets}, on "
-        f"{' and '.join(report.devices)}; largest test ratio {ratios} (passes up to {report.threshold:g}); {report.seconds:.0f} s"
+        f"{' and '.join(report.devices)}; largest test ratio {ratios} (passes up to {report.threshold:g}); "
+        f"{report.seconds:.0f} s"
     )
 
 
@@ -148,7 +151,9 @@ def to_json(report: Report) -> dict[str, Any]:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "sympy": version("sympy"),
-            "devices": {d: torch.cuda.get_device_name() if d == "cuda" else platform.processor() for d in report.devices},
+            "devices": {
+                d: torch.cuda.get_device_name() if d == "cuda" else platform.processor() for d in report.devices
+            },
         },
         "holds": report.holds,
         "seed": report.seed,

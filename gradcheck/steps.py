@@ -16,8 +16,8 @@ from torch import Tensor
 from derivations import calculus
 from derivations.calculus import VectorSymbol
 from derivations.claims import Approximates, Claim, EqualUpToConstant, GradientIs, Parallel, Positive, SameHessian
-from derivations.notation import v_theta
 from derivations.derivation import Step, inline
+from derivations.notation import v_theta
 from gradcheck.bounds import Analysis
 from gradcheck.compare import Comparison, compare
 
@@ -60,13 +60,13 @@ def check_step(step: Step, definitions: Mapping[sp.Symbol, sp.Expr], seed: int =
         observed = _autograd(sides[0], claim.wrt, values)
         return _compared(analysis, observed, _scale(sides[0], claim.wrt, analysis), sides[1])
     if isinstance(claim, SameHessian):
-        products = [_autograd(side, v_theta, values, twice=True) for side in sides]
-        h = VectorSymbol("h")
-        analysis = Analysis({**values, "h": _fixed_vector(products[0])}, torch.float64)
+        left, right = (_autograd(side, v_theta, values, twice=True) for side in sides)
+        h = calculus.fresh_vector(*sides)
+        analysis = Analysis({**values, h.name: _fixed_vector(left)}, torch.float64)
         scale = sum(analysis(calculus.hessian_product(side, v_theta, h))[1] for side in sides)
-        return compare(*products, torch.as_tensor(scale), torch.float64)
-    left, scale = analysis(sides[0])
-    return _compared(analysis, left, scale, sides[1])
+        return compare(left, right, torch.as_tensor(scale), torch.float64)
+    value, scale = analysis(sides[0])
+    return _compared(analysis, value, scale, sides[1])
 
 
 def _sides(claim: Claim) -> tuple[sp.Expr, ...]:

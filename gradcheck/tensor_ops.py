@@ -43,7 +43,9 @@ def other_mask(advantage: Tensor, ratio: Tensor, clip_low: Tensor | float, clip_
 
 def surrogate(advantage: Tensor, ratio: Tensor, clip_low: Tensor | float, clip_high: Tensor | float) -> Tensor:
     """PPO's clipped surrogate, to be minimised: −min(rA, clip(r)A)."""
-    clipped = torch.minimum(torch.maximum(ratio, 1 - torch.as_tensor(clip_low).to(ratio)), 1 + torch.as_tensor(clip_high).to(ratio))
+    clipped = torch.minimum(
+        torch.maximum(ratio, 1 - torch.as_tensor(clip_low).to(ratio)), 1 + torch.as_tensor(clip_high).to(ratio)
+    )
     return -torch.minimum(ratio * advantage, clipped * advantage)
 
 

@@ -1,4 +1,4 @@
-"""The error analysis keeps its word: an evaluation in a precision is off by at most what it says, and not by far less."""
+"""The error analysis keeps its word: an evaluation is off by at most what it says, and not by far less."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_the_bound_grows_with_cancellation() -> None:
 
 
 def test_a_lost_exponential_is_not_judged() -> None:
-    """Where the exponent itself may be off by more than the range, nothing is said, and nothing is accepted silently."""
+    """Where the exponent itself may be off by more than the range, nothing is said, and that is counted."""
     derivation, expr = entry("awm").derivation, sp.exp(Norm2(v_theta) - Norm2(v_theta - v_old))
     (scale,), _ = error_scale(derivation, case(0, scale=1e6), expr)
     assert not scale.isfinite().any()

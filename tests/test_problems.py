@@ -39,7 +39,7 @@ def test_clip_regimes_lie_where_they_say(entry: Entry, clip: int) -> None:
     inside, outside, far = (ratios(p) for p in ("inside", "outside", "far"))
     assert ((inside > 1 - low) & (inside < 1 + high)).double().mean() > 0.95
     # The ratio of a short step has a peak, so not every sample reaches beyond the clip; most do, on both sides.
-    assert (outside < 1 - low).sum() >= 20
+    assert (outside < 1 - low).sum() >= 10
     assert (outside > 1 + high).sum() >= 5
     assert ((outside - 1).abs() < 2 * max(low, high)).all()
     assert (far < 0.1).sum() >= 10
@@ -61,9 +61,9 @@ def test_a_mixed_batch_mixes(entry: Entry) -> None:
         assert case.t.min() < 0.01
         assert case.t.max() > 0.99
         assert len(case.t.unique()) == 64
-        assert ((0 < case.t) & (case.t < 1)).all()
+        assert ((case.t > 0) & (case.t < 1)).all()
     if "dt" in entry.derivation.given:
-        assert ((0 < case.dt) & (case.dt < case.t)).all()
+        assert ((case.dt > 0) & (case.dt < case.t)).all()
     if "advantage" in entry.derivation.given:
         assert (case.advantage == 0).any()
         assert (case.advantage > 0).any()

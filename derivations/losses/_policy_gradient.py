@@ -62,7 +62,8 @@ class GaussianPolicy:
         sde: ``"flow"``, ``"dance"`` or ``"cps"``.
         log_prob_reduction: ``"sum"`` or ``"mean"`` over the latent's coordinates (of the KL term too).
         log_prob_scale: ``"gaussian"`` has the density's factor 1/(2 C2²), ``"unit"`` leaves it out.
-        kl: ``"none"``; ``"step"``, the KL divergence of the two Gaussian steps, over 2 C2²; or ``"sigma"``, over 2 σ_t².
+        kl: ``"none"``; ``"step"``, the KL divergence of the two Gaussian steps, over 2 C2²; or ``"sigma"``, over
+            2 σ_t².
     """
 
     sde: str = "flow"
@@ -129,6 +130,19 @@ class GaussianPolicy:
         return kl_weight * self.per_coordinate * factor * (v_theta - v_ref)
 
     @property
+    def _precision_step(self) -> tuple[Step, ...]:
+        if self.log_prob_scale != "gaussian":
+            return ()
+        at_one_std = -self.precision * Norm2(C2 * noise)
+        return (
+            Step(
+                "precision",
+                "The density is the Gaussian's own: noise of unit size costs half a unit of log p, per coordinate.",
+                Equal(at_one_std, -self.per_coordinate * Norm2(noise) / 2),
+            ),
+        )
+
+    @property
     def steps(self) -> tuple[Step, ...]:
         """Lemma L2 on this policy, and the KL term where there is one."""
         pull = -self.scale * k * (noise + k * delta)
@@ -138,12 +152,19 @@ class GaussianPolicy:
                 "The sampled state lies off the trained model's mean by the velocities' difference and by the noise.",
                 Equal(x_prev - mean_theta, C1 * delta + C2 * noise),
             ),
+            *self._precision_step,
             Step("log-ratio", "The log-ratio is a quadratic in δ.", Equal(log_ratio, self.closed_log_ratio)),
-            Step("log-prob-gradient", "The log-density pulls along δ and ε alone.",
-                 GradientIs(log_prob_theta, pull, label=r"\log p_\theta")),
+            Step(
+                "log-prob-gradient",
+                "The log-density pulls along δ and ε alone.",
+                GradientIs(log_prob_theta, pull, label=r"\log p_\theta"),
+            ),
         )
         if self.kl == "none":
             return steps
-        kl = Step("kl-gradient", "The KL term pushes straight away from the reference velocity.",
-                  GradientIs(self.kl_loss, self.kl_gradient, label=r"\mathrm{KL}"))
+        kl = Step(
+            "kl-gradient",
+            "The KL term pushes straight away from the reference velocity.",
+            GradientIs(self.kl_loss, self.kl_gradient, label=r"\mathrm{KL}"),
+        )
         return (*steps, kl)

@@ -14,6 +14,7 @@ import sympy as sp
 from derivations.calculus import ClipMask, Norm2, Surrogate
 from derivations.claims import Approximates, Equal, EqualUpToConstant, GradientIs
 from derivations.derivation import Derivation, Step
+from derivations.identities import velocity_step
 from derivations.notation import (
     D,
     advantage,
@@ -56,11 +57,21 @@ VARIANTS = (
     Variant("clipped", "the authors' PPO-clipped form, with ω = 1", {"clip": "ppo", "reduction": "mean"}),
     Variant("clipped-t", "PPO-clipped with ω = t", {"clip": "ppo", "reduction": "mean", "omega": "t"}),
     Variant("clipped-t2", "PPO-clipped with ω = t²", {"clip": "ppo", "reduction": "mean", "omega": "t2"}),
-    Variant("clipped-huber", "PPO-clipped with the Huber-like log-density", {"clip": "ppo", "reduction": "mean", "omega": "huber"}),
-    Variant("clipped-ghuber", "PPO-clipped with the generalised Huber log-density, p = 1/4",
-            {"clip": "ppo", "reduction": "mean", "omega": "ghuber"}),
-    Variant("clipped-reference", "PPO-clipped with a reference term",
-            {"clip": "ppo", "reduction": "mean", "reference": "on"}),
+    Variant(
+        "clipped-huber",
+        "PPO-clipped with the Huber-like log-density",
+        {"clip": "ppo", "reduction": "mean", "omega": "huber"},
+    ),
+    Variant(
+        "clipped-ghuber",
+        "PPO-clipped with the generalised Huber log-density, p = 1/4",
+        {"clip": "ppo", "reduction": "mean", "omega": "ghuber"},
+    ),
+    Variant(
+        "clipped-reference",
+        "PPO-clipped with a reference term",
+        {"clip": "ppo", "reduction": "mean", "reference": "on"},
+    ),
 )
 
 _FLOOR = sp.Rational(1, 10**10)
@@ -92,15 +103,23 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
     return build(variant, options, per_coordinate, to_reference, from_reference)
 
 
-def _plain(variant: Variant, options: dict[str, str], per_coordinate: sp.Expr, to_ref: sp.Expr, from_ref: sp.Expr) -> Derivation:
+def _plain(
+    variant: Variant, options: dict[str, str], per_coordinate: sp.Expr, to_ref: sp.Expr, from_ref: sp.Expr
+) -> Derivation:
     matching = advantage * per_coordinate * Norm2(v_theta - v_gt)
     gradient = 2 * advantage * per_coordinate * (v_theta - v_gt) + from_ref
     target = v_theta + advantage * (v_gt - v_theta) - from_ref / (2 * per_coordinate)
     after = [
-        Step("good-sample", "A = 1: the target is v_gt, plain flow matching.",
-             Equal(v_theta + advantage * (v_gt - v_theta), v_gt, {advantage: sp.S.One})),
-        Step("bad-sample", "A = −1: the target lies as far on the other side, at 2 v_theta − v_gt.",
-             Equal(v_theta + advantage * (v_gt - v_theta), 2 * v_theta - v_gt, {advantage: sp.S.NegativeOne})),
+        Step(
+            "good-sample",
+            "A = 1: the target is v_gt, plain flow matching.",
+            Equal(v_theta + advantage * (v_gt - v_theta), v_gt, {advantage: sp.S.One}),
+        ),
+        Step(
+            "bad-sample",
+            "A = −1: the target lies as far on the other side, at 2 v_theta − v_gt.",
+            Equal(v_theta + advantage * (v_gt - v_theta), 2 * v_theta - v_gt, {advantage: sp.S.NegativeOne}),
+        ),
     ]
     if to_ref != 0:
         total = advantage + kl_weight
@@ -126,14 +145,22 @@ def _plain(variant: Variant, options: dict[str, str], per_coordinate: sp.Expr, t
         target=target,
         definitions={v_gt: noise - x_0},
         steps=(
-            Step("matching-gradient", "The flow-matching gradient, times the advantage.",
-                 GradientIs(matching, 2 * advantage * per_coordinate * (v_theta - v_gt), label=r"\mathcal{L}_{\mathrm{AWM}}")),
+            velocity_step(),
+            Step(
+                "matching-gradient",
+                "The flow-matching gradient, times the advantage.",
+                GradientIs(
+                    matching, 2 * advantage * per_coordinate * (v_theta - v_gt), label=r"\mathcal{L}_{\mathrm{AWM}}"
+                ),
+            ),
         ),
         after=tuple(after),
     )
 
 
-def _clipped(variant: Variant, options: dict[str, str], per_coordinate: sp.Expr, to_ref: sp.Expr, from_ref: sp.Expr) -> Derivation:
+def _clipped(
+    variant: Variant, options: dict[str, str], per_coordinate: sp.Expr, to_ref: sp.Expr, from_ref: sp.Expr
+) -> Derivation:
     m = sp.Symbol("m", nonnegative=True)
     slope = sp.diff(_discrepancy(options["omega"], m), m)
 
@@ -170,10 +197,17 @@ def _clipped(variant: Variant, options: dict[str, str], per_coordinate: sp.Expr,
         },
         coefficients={omega: weightings[options["omega"]]} if options["omega"] in weightings else {},
         steps=(
-            Step("log-prob-gradient", "The log-density pulls towards v_gt, with the weight of the time.",
-                 GradientIs(log_prob_theta, -2 * effective * per_coordinate * (v_theta - v_gt), label=r"\log p_\theta")),
-            Step("surrogate-gradient", "PPO's clip puts a mask m and the ratio on it (lemma L4).",
-                 GradientIs(surrogate, pull, label=r"\left(-J\right)")),
+            velocity_step(),
+            Step(
+                "log-prob-gradient",
+                "The log-density pulls towards v_gt, with the weight of the time.",
+                GradientIs(log_prob_theta, -2 * effective * per_coordinate * (v_theta - v_gt), label=r"\log p_\theta"),
+            ),
+            Step(
+                "surrogate-gradient",
+                "PPO's clip puts a mask m and the ratio on it (lemma L4).",
+                GradientIs(surrogate, pull, label=r"\left(-J\right)"),
+            ),
         ),
         after=(
             Step(

@@ -16,15 +16,19 @@ import sympy as sp
 from derivations.calculus import MeanAbs, Norm2, sg
 from derivations.claims import Equal, EqualUpToConstant, GradientIs, SameHessian
 from derivations.derivation import Derivation, Step
+from derivations.identities import velocity_step
 from derivations.notation import (
     D,
     Delta,
     advantage,
+    advantage_tilde,
     beta,
     delta,
     kl_weight,
     noise,
     reward_prob,
+    rho_minus,
+    rho_plus,
     t,
     v_gt,
     v_old,
@@ -55,10 +59,16 @@ VARIANTS = (
     Variant("paper", "the two squared errors, summed over coordinates"),
     Variant("mean", "averaged over coordinates", {"reduction": "mean"}),
     Variant("reference", "with a squared distance to the reference velocity", {"reference": "on"}),
-    Variant("adaptive", "the authors' adaptive weighting, in x_0-space and divided by β",
-            {"reduction": "mean", "weighting": "adaptive"}),
-    Variant("adaptive-reference", "adaptive weighting with a reference term",
-            {"reduction": "mean", "weighting": "adaptive", "reference": "on"}),
+    Variant(
+        "adaptive",
+        "the authors' adaptive weighting, in x_0-space and divided by β",
+        {"reduction": "mean", "weighting": "adaptive"},
+    ),
+    Variant(
+        "adaptive-reference",
+        "adaptive weighting with a reference term",
+        {"reduction": "mean", "weighting": "adaptive", "reference": "on"},
+    ),
 )
 
 _FLOOR = sp.Rational(1, 10**5)
@@ -75,7 +85,7 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
     per_coordinate = 1 / D if options["reduction"] == "mean" else sp.S.One
     adaptive = options["weighting"] == "adaptive"
     if adaptive:
-        good, bad = reward_prob / w_plus, (1 - reward_prob) / w_minus
+        good, bad = rho_plus, rho_minus
         scale = per_coordinate / beta
         matching = scale * (good * Norm2(_x_0_hat(v_plus) - x_0) + bad * Norm2(_x_0_hat(v_minus) - x_0))
         strength = scale * t**2
@@ -84,7 +94,7 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
         strength = per_coordinate
         matching = strength * (good * Norm2(v_plus - v_gt) + bad * Norm2(v_minus - v_gt))
     total = sp.simplify(good + bad)
-    pull = advantage if not adaptive else (good - bad) / (good + bad)
+    pull = advantage_tilde if adaptive else advantage
     v_star = v_old + pull / beta * (v_gt - v_old)
     own_weight = strength * total * beta**2
     own_gradient = 2 * own_weight * (v_theta - v_star)
@@ -113,6 +123,7 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
             delta: v_theta - v_old,
             Delta: v_old - v_gt,
             advantage: 2 * reward_prob - 1,
+            **(_adaptive_shares() if adaptive else {}),
         },
         coefficients=_adaptive_weights() if adaptive else {},
         steps=_steps(matching, own_gradient, strength, good, bad),
@@ -127,6 +138,15 @@ def _x_0_hat(v: sp.Expr) -> sp.Expr:
     return x_t - t * v
 
 
+def _adaptive_shares() -> dict[sp.Symbol, sp.Expr]:
+    """Adaptive weighting replaces r and 1 − r by these, and so A by Ã."""
+    return {
+        rho_plus: reward_prob / w_plus,
+        rho_minus: (1 - reward_prob) / w_minus,
+        advantage_tilde: (rho_plus - rho_minus) / (rho_plus + rho_minus),
+    }
+
+
 def _adaptive_weights() -> dict[sp.Symbol, sp.Expr]:
     return {
         w_plus: sg(sp.Max(MeanAbs(_x_0_hat(v_plus) - x_0), _FLOOR)),
@@ -137,36 +157,71 @@ def _adaptive_weights() -> dict[sp.Symbol, sp.Expr]:
 def _steps(matching: sp.Expr, gradient: sp.Expr, strength: sp.Expr, good: sp.Expr, bad: sp.Expr) -> tuple[Step, ...]:
     label = r"\mathcal{L}_{\mathrm{NFT}}"
     return (
-        Step("positive-branch", "The positive branch misses v_gt by Δ + βδ …", Equal(v_plus - v_gt, Delta + beta * delta)),
+        velocity_step(),
+        Step(
+            "positive-branch", "The positive branch misses v_gt by Δ + βδ …", Equal(v_plus - v_gt, Delta + beta * delta)
+        ),
         Step("negative-branch", "… and the negative branch by Δ − βδ.", Equal(v_minus - v_gt, Delta - beta * delta)),
-        Step("delta-form", "The loss in Δ and δ.",
-             Equal(matching, strength * (good * Norm2(Delta + beta * delta) + bad * Norm2(Delta - beta * delta)))),
+        Step(
+            "delta-form",
+            "The loss in Δ and δ.",
+            Equal(matching, strength * (good * Norm2(Delta + beta * delta) + bad * Norm2(Delta - beta * delta))),
+        ),
         Step(
             "trust-region-split",
             "Its gradient: an optimisation direction along Δ, weighted like an advantage, and a trust region along δ.",
-            GradientIs(matching, 2 * strength * beta * (good - bad) * Delta + 2 * strength * beta**2 * (good + bad) * delta, label=label),
+            GradientIs(
+                matching,
+                2 * strength * beta * (good - bad) * Delta + 2 * strength * beta**2 * (good + bad) * delta,
+                label=label,
+            ),
         ),
-        Step("factored-gradient", "Both together point away from one target v*.", GradientIs(matching, gradient, label=label)),
+        Step(
+            "factored-gradient",
+            "Both together point away from one target v*.",
+            GradientIs(matching, gradient, label=label),
+        ),
     )
 
 
-def _remarks(matching: sp.Expr, gradient: sp.Expr, weight: sp.Expr, v_star: sp.Expr, constant: sp.Expr, total: sp.Expr, pull: sp.Expr) -> tuple[Step, ...]:
+def _remarks(
+    matching: sp.Expr,
+    gradient: sp.Expr,
+    weight: sp.Expr,
+    v_star: sp.Expr,
+    constant: sp.Expr,
+    total: sp.Expr,
+    pull: sp.Expr,
+) -> tuple[Step, ...]:
     one = weight * Norm2(v_theta - v_star)
     centre = (v_gt - v_old) / beta
     return (
-        Step("value", "The loss equals the squared distance to v* up to a constant …", EqualUpToConstant(matching, one, constant)),
+        Step(
+            "value",
+            "The loss equals the squared distance to v* up to a constant …",
+            EqualUpToConstant(matching, one, constant),
+        ),
         Step("hessian", "… so it has the same Hessian.", SameHessian(matching, one)),
         Step(
             "mixture-centres",
             "Lemma L3: the two branches are squared distances to v_old ± (v_gt − v_old)/β.",
             Equal(Norm2(v_plus - v_gt), beta**2 * Norm2(v_theta - (v_old + centre))),
         ),
-        Step("mixture-centres-negative", "The negative branch likewise.",
-             Equal(Norm2(v_minus - v_gt), beta**2 * Norm2(v_theta - (v_old - centre)))),
-        Step("certain-success", "r = 1 pulls to v_old + (v_gt − v_old)/β, whatever the weighting …",
-             Equal(v_star, v_old + centre, {reward_prob: sp.S.One})),
-        Step("certain-failure", "… and r = 0 to the opposite side of v_old.",
-             Equal(v_star, v_old - centre, {reward_prob: sp.S.Zero})),
+        Step(
+            "mixture-centres-negative",
+            "The negative branch likewise.",
+            Equal(Norm2(v_minus - v_gt), beta**2 * Norm2(v_theta - (v_old - centre))),
+        ),
+        Step(
+            "certain-success",
+            "r = 1 pulls to v_old + (v_gt − v_old)/β, whatever the weighting …",
+            Equal(v_star, v_old + centre, {reward_prob: sp.S.One}),
+        ),
+        Step(
+            "certain-failure",
+            "… and r = 0 to the opposite side of v_old.",
+            Equal(v_star, v_old - centre, {reward_prob: sp.S.Zero}),
+        ),
         Step(
             "article-factor",
             "The article's equivalent loss has the factor 2β²; its gradient is twice the loss's.",

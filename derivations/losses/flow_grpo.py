@@ -146,25 +146,37 @@ def _article(pull: sp.Expr) -> tuple[Step, ...]:
         Step(
             "article-factor",
             "The article's sg-MSE with weight 1 has twice the quoted gradient (of J, so with J's sign) …",
-            GradientIs(Norm2(v_theta - sg(v_theta + quoted)), -2 * quoted,
-                       label=r"\|v_\theta-\mathrm{sg}(v_\theta+A k\varepsilon)\|^2"),
+            GradientIs(
+                Norm2(v_theta - sg(v_theta + quoted)),
+                -2 * quoted,
+                label=r"\|v_\theta-\mathrm{sg}(v_\theta+A k\varepsilon)\|^2",
+            ),
         ),
         Step(
             "article-factor-mended",
             "… and weight 1/2 makes it equal.",
-            GradientIs(Norm2(v_theta - sg(v_theta + quoted)) / 2, -quoted,
-                       label=r"\tfrac12\|v_\theta-\mathrm{sg}(v_\theta+A k\varepsilon)\|^2"),
+            GradientIs(
+                Norm2(v_theta - sg(v_theta + quoted)) / 2,
+                -quoted,
+                label=r"\tfrac12\|v_\theta-\mathrm{sg}(v_\theta+A k\varepsilon)\|^2",
+            ),
         ),
         Step(
             "article-mean",
             "The article's first log-probability has the behaviour model's mean, which no gradient reaches …",
-            GradientIs(-Norm2(x_prev - mean_old) / (2 * sigma_t**2), sp.S.Zero,
-                       label=r"\left[-\|x_{t-\Delta t}-\mu_{\mathrm{old}}\|^2/(2\sigma_t^2)\right]"),
+            GradientIs(
+                -Norm2(x_prev - mean_old) / (2 * sigma_t**2),
+                sp.S.Zero,
+                label=r"\left[-\|x_{t-\Delta t}-\mu_{\mathrm{old}}\|^2/(2\sigma_t^2)\right]",
+            ),
         ),
         Step(
             "article-variance",
             "… and 2σ_t² where the step's variance is σ_t²Δt: Δt times the true log-density.",
-            Equal(-Norm2(x_prev - mean_theta) / (2 * sigma_t**2), -dt * Norm2(x_prev - mean_theta) / (2 * C2**2),
-                  {C2: sigma_t * sp.sqrt(dt)}),
+            Equal(
+                -Norm2(x_prev - mean_theta) / (2 * sigma_t**2),
+                -dt * Norm2(x_prev - mean_theta) / (2 * C2**2),
+                {C2: sigma_t * sp.sqrt(dt)},
+            ),
         ),
     )

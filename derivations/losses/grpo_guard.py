@@ -2,7 +2,8 @@ r"""GRPO-Guard: Flow-GRPO with a ratio from which the bias in δ is removed (Rat
 
 .. math:: \log \tilde r = C_2\Big(\log r + \frac{\|\mu_\theta - \mu_{\mathrm{old}}\|^2}{2 C_2^2}\Big)
           = -C_1 \langle\delta, \varepsilon\rangle, \qquad
-          \mathcal{L} = -\frac{1}{\Delta t}\min\big(\tilde r A,\ \mathrm{clip}(\tilde r, 1-\epsilon^-, 1+\epsilon^+) A\big)
+          \mathcal{L} = -\frac{1}{\Delta t}
+          \min\big(\tilde r A,\ \mathrm{clip}(\tilde r, 1-\epsilon^-, 1+\epsilon^+) A\big)
 
 Proved: the exact gradient A m r̃ (C1/Δt) ε has no term in v_theta − v_old, so the "≈" that Flow-GRPO needs
 becomes "=".  The bias belongs to each sample: averaging it, σ_t or Δt over a batch breaks the cancellation.
@@ -45,11 +46,15 @@ REFERENCE = """@article{grpoguard2025,
 
 VARIANTS = (
     Variant("paper", "the Flow-SDE step with its true Gaussian log-density"),
-    Variant("mean", "log-density and bias averaged over coordinates, as the public code does",
-            {"log_prob_reduction": "mean"}),
+    Variant(
+        "mean",
+        "log-density and bias averaged over coordinates, as the public code does",
+        {"log_prob_reduction": "mean"},
+    ),
     Variant("kl", "with the KL divergence to the reference model's step (not divided by Δt)", {"kl": "step"}),
-    Variant("kl-sigma", "averaged, with the public code's KL term over 2σ_t²",
-            {"log_prob_reduction": "mean", "kl": "sigma"}),
+    Variant(
+        "kl-sigma", "averaged, with the public code's KL term over 2σ_t²", {"log_prob_reduction": "mean", "kl": "sigma"}
+    ),
     Variant("dance", "on the Dance-SDE step, averaged", {"sde": "dance", "log_prob_reduction": "mean"}),
     Variant("cps", "on the CPS step with its true Gaussian log-density", {"sde": "cps"}),
 )
@@ -84,14 +89,26 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
                 "The plain log-ratio has a term in ‖δ‖², always negative: a bias.",
                 Equal(policy.definitions[log_ratio], policy.closed_log_ratio),
             ),
-            Step("bias", "That term is the squared distance of the means, over twice the variance.",
-                 Equal(bias, policy.scale * k**2 / 2 * Norm2(delta))),
-            Step("log-ratio", "Adding the bias back leaves the noise alone.",
-                 Equal(log_ratio, -policy.scale * C1 * Dot(delta, noise))),
-            Step("ratio-gradient", "So the ratio's gradient lies along the noise, on-policy or off it.",
-                 GradientIs(ratio, -ratio * policy.scale * C1 * noise, label=r"\tilde r_t(\theta)")),
-            Step("surrogate-gradient", "The clip is a mask (lemma L4), and the loss is divided by Δt.",
-                 GradientIs(surrogate, pull, label=r"\left(-J/\Delta t\right)")),
+            Step(
+                "bias",
+                "That term is the squared distance of the means, over twice the variance.",
+                Equal(bias, policy.scale * k**2 / 2 * Norm2(delta)),
+            ),
+            Step(
+                "log-ratio",
+                "Adding the bias back leaves the noise alone.",
+                Equal(log_ratio, -policy.scale * C1 * Dot(delta, noise)),
+            ),
+            Step(
+                "ratio-gradient",
+                "So the ratio's gradient lies along the noise, on-policy or off it.",
+                GradientIs(ratio, -ratio * policy.scale * C1 * noise, label=r"\tilde r_t(\theta)"),
+            ),
+            Step(
+                "surrogate-gradient",
+                "The clip is a mask (lemma L4), and the loss is divided by Δt.",
+                GradientIs(surrogate, pull, label=r"\left(-J/\Delta t\right)"),
+            ),
         ),
         after=(
             Step(

@@ -13,6 +13,7 @@ import sympy as sp
 from derivations.calculus import Norm2
 from derivations.claims import Parallel
 from derivations.derivation import Derivation, Step
+from derivations.identities import velocity_step
 from derivations.notation import D, noise, reward, temperature, v_gt, v_theta, x_0
 from derivations.variant import Variant, choose
 
@@ -49,6 +50,7 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
         weight=weight,
         target=v_gt,
         definitions={v_gt: noise - x_0},
+        steps=(velocity_step(),),
         after=(
             Step(
                 "never-away",

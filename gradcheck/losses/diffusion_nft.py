@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gradcheck.losses._common import expand, latent_reduce
 from gradcheck.case import Case
+from gradcheck.losses._common import expand, latent_reduce
 
 __all__ = ["loss"]
 

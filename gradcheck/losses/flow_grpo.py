@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gradcheck.losses._common import expand, gaussian_log_prob, latent_reduce, ppo_loss, sde_step
 from gradcheck.case import Case
+from gradcheck.losses._common import expand, gaussian_log_prob, latent_reduce, ppo_loss, sde_step
 
 __all__ = ["loss"]
 

@@ -84,7 +84,8 @@ class Adapter:
             checked = self._checked(loss, v)
             watched = {n: x for n, x in own.items() if isinstance(x, Tensor) and x.requires_grad}
             try:
-                gradients = torch.autograd.grad(checked.sum(), list(watched.values()), allow_unused=True)
+                with torch.enable_grad():
+                    gradients = torch.autograd.grad(checked.sum(), list(watched.values()), allow_unused=True)
             except RuntimeError as error:
                 raise AdapterError(f"{self.name} returned a loss that cannot be differentiated: {error}") from error
         by_name = dict(zip(watched, gradients, strict=True))
@@ -103,8 +104,15 @@ class Adapter:
             raise AdapterError(f"{self.name} returned {_named(loss)}; wanted the loss as a torch.Tensor")
         wanted: tuple[int, ...] = (v.shape[0],) if self.batch_reduction == "none" else ()
         if tuple(loss.shape) != wanted and not (wanted == () and loss.numel() == 1):
-            hint = "batch_reduction='none' declares a loss per sample" if wanted == () else "declare batch_reduction='mean' or 'sum' for one number"
-            raise AdapterError(f"{self.name} returned a loss of shape {tuple(loss.shape)}; wanted {wanted or 'one number, ()'} ({hint})")
+            hint = (
+                "batch_reduction='none' declares a loss per sample"
+                if wanted == ()
+                else "declare batch_reduction='mean' or 'sum' for one number"
+            )
+            raise AdapterError(
+                f"{self.name} returned a loss of shape {tuple(loss.shape)}; "
+                f"wanted {wanted or 'one number, ()'} ({hint})"
+            )
         if not loss.is_floating_point():
             raise AdapterError(f"{self.name} returned a loss of dtype {loss.dtype}; wanted a floating-point one")
         if not loss.requires_grad:
@@ -133,7 +141,9 @@ def _fresh(case: Case, watch_leaks: bool) -> dict[str, Tensor | float]:
 
 
 def _same(a: Tensor, b: Any) -> bool:
-    return isinstance(b, Tensor) and a.shape == b.shape and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b.detach()))
+    return (
+        isinstance(b, Tensor) and a.shape == b.shape and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b.detach()))
+    )
 
 
 @contextlib.contextmanager

@@ -21,18 +21,26 @@ _REPORTS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``gradcheck check``."""
-    parser.add_argument("targets", nargs="+", metavar="TARGET", help="file.py, file.py::function or package.module:function")
+    parser.add_argument(
+        "targets", nargs="+", metavar="TARGET", help="file.py, file.py::function or package.module:function"
+    )
     parser.add_argument("--algorithm", metavar="NAME", help="for functions that are not decorated: what they implement")
     parser.add_argument("--preset", metavar="NAME", help="for those too: a public implementation's declaration")
-    parser.add_argument("--declare", action="append", default=[], metavar="KEY=VALUE", help="for those too: a convention")
-    parser.add_argument("--only", action="append", default=[], metavar="OBLIGATION", help="check this one; may be repeated")
+    parser.add_argument(
+        "--declare", action="append", default=[], metavar="KEY=VALUE", help="for those too: a convention"
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="OBLIGATION", help="check this one; may be repeated"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda or all (cpu)")
     parser.add_argument("--dtype", default="float64", help="precision of the cases: float64 or float32 (float64)")
     parser.add_argument("--max-examples", type=int, default=10, metavar="N", help="cases for each obligation (10)")
     parser.add_argument("--seed", type=int, default=0, help="of the cases (0)")
     parser.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="that one call may take (60)")
     parser.add_argument("--compiled", action="store_true", help="also judge under torch.compile")
-    parser.add_argument("--baseline", type=Path, metavar="FILE", help="fail on what became worse since this --json report")
+    parser.add_argument(
+        "--baseline", type=Path, metavar="FILE", help="fail on what became worse since this --json report"
+    )
     for kind, words in _REPORTS.items():
         parser.add_argument(f"--{kind}", type=Path, metavar="FILE", help=f"write {words}")
     parser.set_defaults(run=run)
@@ -104,9 +112,9 @@ def _value(text: str) -> Any:
 def _baseline(file: Path | None) -> dict[str, Any] | None:
     if file is None:
         return None
-    from gradcheck.oracle.reports.baseline import read
+    from gradcheck.oracle.reports.baseline import load
 
-    return read(file)
+    return load(file)
 
 
 def _compare(earlier: dict[str, Any], judgements: list[Any], settings: Any) -> int:
@@ -117,5 +125,3 @@ def _compare(earlier: dict[str, Any], judgements: list[Any], settings: Any) -> i
     for one in found:
         print(f"worse than the baseline: {one}")
     return len(found)
-
-

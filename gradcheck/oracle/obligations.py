@@ -133,7 +133,9 @@ def _smallest(judge: Judge, spec: Spec, one: Callable[[Case], Comparison]) -> _C
 
 
 def _gradient_on(judge: Judge, **regimes: str) -> Outcome:
-    return _over(judge, judge.specs(**regimes), lambda case: judge.reference(case).compare(judge.observe(case).gradient))
+    return _over(
+        judge, judge.specs(**regimes), lambda case: judge.reference(case).compare(judge.observe(case).gradient)
+    )
 
 
 # ------------------------------------------------------------------------------- behaving like a function
@@ -145,7 +147,13 @@ def check_determinism(judge: Judge) -> Outcome:
         first, second = judge.observe(case), judge.observe(case)
         if not (_bits_equal(first.gradient, second.gradient) and _bits_equal(first.loss, second.loss)):
             apart = float((first.gradient - second.gradient).abs().max())
-            return Outcome("failed", n, math.inf, f"two calls on the same case give gradients that differ by {apart:.3g}", spec=spec)
+            return Outcome(
+                "failed",
+                n,
+                math.inf,
+                f"two calls on the same case give gradients that differ by {apart:.3g}",
+                spec=spec,
+            )
         if n >= 3:
             break
     return Outcome("passed", n)
@@ -178,7 +186,9 @@ def check_finite(judge: Judge) -> Outcome:
             count += 1
             if bool(bad.any()):
                 at = tuple(int(i) for i in bad.nonzero()[0])
-                detail = f"the gradient is {float(observed[at])} at {at}, where {float(wanted.gradient[at]):.6g} is required"
+                detail = (
+                    f"the gradient is {float(observed[at])} at {at}, where {float(wanted.gradient[at]):.6g} is required"
+                )
                 return Outcome("failed", count, math.inf, detail, spec=spec)
     return Outcome("passed", count)
 
@@ -248,7 +258,17 @@ def check_edge_times(judge: Judge) -> Outcome:
 
 
 def check_shapes(judge: Judge) -> Outcome:
-    shapes = ((1, (5,)), (4, (1,)), (1, (1,)), (2, (3,)), (3, (3, 4)), (2, (2, 4, 4)), (4, (4, 4)), (2, (2, 2, 3, 3)), (5, (1, 6)))
+    shapes = (
+        (1, (5,)),
+        (4, (1,)),
+        (1, (1,)),
+        (2, (3,)),
+        (3, (3, 4)),
+        (2, (2, 4, 4)),
+        (4, (4, 4)),
+        (2, (2, 2, 3, 3)),
+        (5, (1, 6)),
+    )
 
     def specs() -> Iterator[Spec]:
         for i, (batch, latent) in enumerate(shapes):
@@ -287,7 +307,9 @@ def check_sample_independence(judge: Judge) -> Outcome:
     def one(case: Case) -> Comparison:
         batch = case.v_theta.shape[0]
         before, wanted = judge.observe(case).gradient, judge.reference(case)
-        shuffled = {n: torch.cat([getattr(case, n)[:1], getattr(case, n)[1:].flip(0)]).detach() for n in _per_sample(case)}
+        shuffled = {
+            n: torch.cat([getattr(case, n)[:1], getattr(case, n)[1:].flip(0)]).detach() for n in _per_sample(case)
+        }
         changed = {}
         for n, x in shuffled.items():
             if x.is_floating_point() and n in ("v_theta", "advantage") and batch > 1:
@@ -329,7 +351,18 @@ def check_micro_batching(judge: Judge) -> Outcome:
 
 # ------------------------------------------------------------------------------ graph, precision, compiler
 
-_DETACHED = ("v_old", "v_ref", "x_prev", "mean_old", "mean_ref", "log_prob_old", "advantage", "reward_prob", "w_plus", "w_minus")
+_DETACHED = (
+    "v_old",
+    "v_ref",
+    "x_prev",
+    "mean_old",
+    "mean_ref",
+    "log_prob_old",
+    "advantage",
+    "reward_prob",
+    "w_plus",
+    "w_minus",
+)
 
 
 def check_stop_gradient(judge: Judge) -> Outcome:
@@ -357,7 +390,9 @@ def check_precision(judge: Judge) -> Outcome:
         return wanted.compare(judge.observe(case).gradient)
 
     outcome = _over(replace(judge, dtype=torch.float32), judge.specs(policy="off", time="middle"), one)
-    left = f"{max(min(digits), 0):.1f} to {max(digits):.1f} digits of the gradient are left in float32" if digits else ""
+    left = (
+        f"{max(min(digits), 0):.1f} to {max(digits):.1f} digits of the gradient are left in float32" if digits else ""
+    )
     return replace(outcome, note=left)
 
 
@@ -382,7 +417,11 @@ def _together(outcomes: list[Outcome]) -> Outcome:
 
 
 def _needs_clip(conventions: Conventions) -> str | None:
-    return None if conventions.derivation.loss.atoms(ClipMask) or has_clip(conventions.derivation) else "this loss has no clip"
+    return (
+        None
+        if conventions.derivation.loss.atoms(ClipMask) or has_clip(conventions.derivation)
+        else "this loss has no clip"
+    )
 
 
 def _needs_old(conventions: Conventions) -> str | None:
@@ -407,27 +446,125 @@ def _needs_values(conventions: Conventions) -> str | None:
 
 
 def _needs_live_inputs(conventions: Conventions) -> str | None:
-    return None if not conventions.inputs_detached else "the trainer hands these over without a graph (inputs_detached=True)"
+    return (
+        None
+        if not conventions.inputs_detached
+        else "the trainer hands these over without a graph (inputs_detached=True)"
+    )
 
 
 OBLIGATIONS: tuple[Obligation, ...] = (
-    Obligation("determinism", "the same case gives the same gradient, bit for bit", "hidden state, random numbers, buffers that are reused", check_determinism),
-    Obligation("inputs-untouched", "neither the case's tensors nor the process's settings are changed", "in-place operations, global seeds, dtypes and grad modes", check_inputs_untouched),
-    Obligation("gradient", "d loss / d v_theta is the derived gradient", "signs, factors, missing terms, reductions, wrong coefficients, detached or live quantities", check_gradient),
-    Obligation("equivalence", "weight · ‖v_theta − sg(target)‖² has the same gradient", "the same mistakes, seen against the squared distance", check_equivalence),
-    Obligation("value", "the loss's value is the stated one", "terms under no_grad, wrong constants", check_value, _needs_values),
-    Obligation("on-policy", "at v_theta = v_old the ratio is 1 and the gradient the derived one", "a ratio that is not 1 on-policy, ties of min and max that lose half the gradient", check_on_policy, _needs_old),
-    Obligation("clip", "no gradient exactly where the clip is active, all of it elsewhere, for both signs of A", "clip missing, on the wrong side, on the log-ratio; min for max", check_clip, _needs_clip),
-    Obligation("sample-independence", "a sample's gradient depends on that sample alone", "coefficients, biases and weights averaged over the batch, broadcasts of (B,) against (B, 1)", check_sample_independence),
-    Obligation("permutation", "permuting the batch permutes the gradient", "indices and schedules that ignore the sample", check_permutation),
-    Obligation("micro-batching", "two halves, accumulated, give the whole", "reductions that do not scale with the batch", check_micro_batching),
-    Obligation("shapes", "any rank, one sample, one coordinate, strided memory", "reshapes for one layout, broadcasts that happen to fit", check_shapes),
-    Obligation("edge-times", "near data and near noise the gradient is still the derived one", "special cases of t, dt's sign, σ's of the wrong end", check_edge_times, _needs_time),
-    Obligation("zero-advantage", "without advantage there is no policy gradient", "terms that miss the advantage", check_zero_advantage, _needs_advantage),
-    Obligation("kl", "the reference term's gradient is the declared one", "KL under no_grad, its denominator, v_old for v_ref", check_kl, _needs_reference_term),
-    Obligation("stop-gradient", "nothing flows into the behaviour model, the reference, the sample or the weights", "missing detach", check_stop_gradient, _needs_live_inputs),
-    Obligation("finite", "no NaN and no infinity where the mathematics is finite", "exponentials of large numbers, 0/0, where() over an overflowing branch", check_finite),
-    Obligation("precision", "float32 costs no more digits than its error bound says", "half precision inside, sums in an unlucky order", check_precision),
-    Obligation("compiled", "torch.compile changes nothing", "graph breaks that capture data, in-place tricks", check_compiled),
+    Obligation(
+        "determinism",
+        "the same case gives the same gradient, bit for bit",
+        "hidden state, random numbers, buffers that are reused",
+        check_determinism,
+    ),
+    Obligation(
+        "inputs-untouched",
+        "neither the case's tensors nor the process's settings are changed",
+        "in-place operations, global seeds, dtypes and grad modes",
+        check_inputs_untouched,
+    ),
+    Obligation(
+        "gradient",
+        "d loss / d v_theta is the derived gradient",
+        "signs, factors, missing terms, reductions, wrong coefficients, detached or live quantities",
+        check_gradient,
+    ),
+    Obligation(
+        "equivalence",
+        "weight · ‖v_theta − sg(target)‖² has the same gradient",
+        "the same mistakes, seen against the squared distance",
+        check_equivalence,
+    ),
+    Obligation(
+        "value",
+        "the loss's value is the stated one",
+        "terms under no_grad, wrong constants",
+        check_value,
+        _needs_values,
+    ),
+    Obligation(
+        "on-policy",
+        "at v_theta = v_old the ratio is 1 and the gradient the derived one",
+        "a ratio that is not 1 on-policy, ties of min and max that lose half the gradient",
+        check_on_policy,
+        _needs_old,
+    ),
+    Obligation(
+        "clip",
+        "no gradient exactly where the clip is active, all of it elsewhere, for both signs of A",
+        "clip missing, on the wrong side, on the log-ratio; min for max",
+        check_clip,
+        _needs_clip,
+    ),
+    Obligation(
+        "sample-independence",
+        "a sample's gradient depends on that sample alone",
+        "coefficients, biases and weights averaged over the batch, broadcasts of (B,) against (B, 1)",
+        check_sample_independence,
+    ),
+    Obligation(
+        "permutation",
+        "permuting the batch permutes the gradient",
+        "indices and schedules that ignore the sample",
+        check_permutation,
+    ),
+    Obligation(
+        "micro-batching",
+        "two halves, accumulated, give the whole",
+        "reductions that do not scale with the batch",
+        check_micro_batching,
+    ),
+    Obligation(
+        "shapes",
+        "any rank, one sample, one coordinate, strided memory",
+        "reshapes for one layout, broadcasts that happen to fit",
+        check_shapes,
+    ),
+    Obligation(
+        "edge-times",
+        "near data and near noise the gradient is still the derived one",
+        "special cases of t, dt's sign, σ's of the wrong end",
+        check_edge_times,
+        _needs_time,
+    ),
+    Obligation(
+        "zero-advantage",
+        "without advantage there is no policy gradient",
+        "terms that miss the advantage",
+        check_zero_advantage,
+        _needs_advantage,
+    ),
+    Obligation(
+        "kl",
+        "the reference term's gradient is the declared one",
+        "KL under no_grad, its denominator, v_old for v_ref",
+        check_kl,
+        _needs_reference_term,
+    ),
+    Obligation(
+        "stop-gradient",
+        "nothing flows into the behaviour model, the reference, the sample or the weights",
+        "missing detach",
+        check_stop_gradient,
+        _needs_live_inputs,
+    ),
+    Obligation(
+        "finite",
+        "no NaN and no infinity where the mathematics is finite",
+        "exponentials of large numbers, 0/0, where() over an overflowing branch",
+        check_finite,
+    ),
+    Obligation(
+        "precision",
+        "float32 costs no more digits than its error bound says",
+        "half precision inside, sums in an unlucky order",
+        check_precision,
+    ),
+    Obligation(
+        "compiled", "torch.compile changes nothing", "graph breaks that capture data, in-place tricks", check_compiled
+    ),
 )
 """Every obligation, in the order in which it is checked and told."""

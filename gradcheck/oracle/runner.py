@@ -23,7 +23,18 @@ from gradcheck.verification import DTYPES, devices
 
 __all__ = ["Settings", "Target", "check_obligation", "judge"]
 
-_NUMERIC = {"gradient", "equivalence", "on-policy", "clip", "zero-advantage", "kl", "edge-times", "shapes", "value", "precision"}
+_NUMERIC = {
+    "gradient",
+    "equivalence",
+    "on-policy",
+    "clip",
+    "zero-advantage",
+    "kl",
+    "edge-times",
+    "shapes",
+    "value",
+    "precision",
+}
 
 
 @dataclass(frozen=True)
@@ -162,7 +173,9 @@ _DIRECT = {
     "inputs-untouched": Diagnosis("in-place", "an in-place operation on an input, or a change of a global setting"),
     "stop-gradient": Diagnosis("missing-detach", "a detach() or no_grad() is missing"),
     "finite": Diagnosis("overflow", "an intermediate overflows, or a branch that is not taken back-propagates NaN"),
-    "micro-batching": Diagnosis("batch-dependence", "something is normalised over the batch, or another batch_reduction is meant"),
+    "micro-batching": Diagnosis(
+        "batch-dependence", "something is normalised over the batch, or another batch_reduction is meant"
+    ),
     "permutation": Diagnosis("position-dependence", "a sample's place in the batch matters"),
     "compiled": Diagnosis("compiled", "the function captures data or state that the compiler freezes"),
 }
@@ -185,17 +198,36 @@ def _diagnosis(one: Judge, obligation: Obligation, outcome: Outcome, diagnosed: 
 
 def _gradient_is_wrong(one: Judge) -> bool:
     quick = replace(one, max_examples=3, dtype=torch.float64)
-    return any(o.check(quick).status == "failed" for o in OBLIGATIONS if o.id in ("gradient", "clip") and not o.applies(one.conventions))
+    return any(
+        o.check(quick).status == "failed"
+        for o in OBLIGATIONS
+        if o.id in ("gradient", "clip") and not o.applies(one.conventions)
+    )
 
 
 def _special(one: Judge, obligation: Obligation, outcome: Outcome) -> Diagnosis:
     """The gradient is right in general, so the cause lies in what this obligation is about."""
     sentences = {
-        "on-policy": ("on-policy", "the gradient is wrong exactly where v_theta = v_old: a tie of min and max is lost, or the ratio is not 1 there"),
-        "edge-times": ("edge-times", "the gradient is right in the middle of the time axis and wrong at its ends: a special case, or a clamp of t or σ_t"),
-        "shapes": ("layout", f"the gradient is right for other shapes: this layout is broadcast or reshaped wrongly ({_shape(outcome.spec)})"),
-        "precision": ("half-precision", "right in float64 and worse than float32 in float32: part of it runs in a lower precision"),
-        "value": ("value", "the gradient is right and the value is not: a term without gradient, or a constant, is wrong"),
+        "on-policy": (
+            "on-policy",
+            "the gradient is wrong exactly where v_theta = v_old: a tie of min and max is lost, or the ratio is not 1",
+        ),
+        "edge-times": (
+            "edge-times",
+            "the gradient is right amid the time axis and wrong at its ends: a special case, or a clamp of t or σ_t",
+        ),
+        "shapes": (
+            "layout",
+            f"right for other shapes: this layout is broadcast or reshaped wrongly ({_shape(outcome.spec)})",
+        ),
+        "precision": (
+            "half-precision",
+            "right in float64 and worse than float32 in float32: part of it runs in a lower precision",
+        ),
+        "value": (
+            "value",
+            "the gradient is right and the value is not: a term without gradient, or a constant, is wrong",
+        ),
         "zero-advantage": ("zero-advantage", "something is wrong exactly where the advantage is 0"),
         "sample-independence": ("cross-sample", "one sample's gradient depends on the others"),
         "kl": ("kl", "the reference term is wrong where nothing else is left"),

@@ -41,7 +41,7 @@ def script(target: Target, judge: Judge, obligation: Obligation, outcome: Outcom
         "case.v_theta.requires_grad_()",
         f"required = {literal(wanted.gradient.detach())}",
         f"bound = {literal(_bound(wanted.scale, wanted.dtype))}",
-        f"loss = implementation(case)",
+        "loss = implementation(case)",
         "(observed,) = torch.autograd.grad(loss.sum(), case.v_theta)",
         "difference = (observed.double() - required).abs()",
         "print('observed', observed, 'required', required, 'difference', difference, sep='\\n')",
@@ -68,7 +68,9 @@ def _import(target: Target) -> str:
         )
     if ":" in target.source:
         module, _, name = target.source.partition(":")
-        return f"import {module} as judged\nimplementation = getattr(judged.{name}, 'gradcheck_function', judged.{name})"
+        return (
+            f"import {module} as judged\nimplementation = getattr(judged.{name}, 'gradcheck_function', judged.{name})"
+        )
     return f"# put your function {target.name!r} here, as\n# implementation = ..."
 
 

@@ -1,4 +1,4 @@
-r"""A judgement in plain text: the table of obligations, and each failure as somebody reads it who never saw our code."""
+r"""A judgement in plain text: the table of obligations, and each failure for somebody who never saw our code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from gradcheck.oracle.results import Judgement, Result
 
 __all__ = ["failure_text", "judgement_text"]
 
-_MARKS = {"passed": "ok", "failed": "FAILED", "skipped": "-", "expected-failure": "expected", "unexpected-pass": "UNEXPECTED PASS"}
+_MARKS = {
+    "passed": "ok",
+    "failed": "FAILED",
+    "skipped": "-",
+    "expected-failure": "expected",
+    "unexpected-pass": "UNEXPECTED PASS",
+}
 
 
 def judgement_text(judgement: Judgement, scripts: bool = True) -> str:
@@ -53,19 +59,27 @@ def _remark(r: Result) -> str:
 def failure_text(result: Result, target: str, reference: str, *, brief: bool = False, with_script: bool = True) -> str:
     """One failure: what was demanded, what was seen, why, how to see it again, and where it is written."""
     o = result.outcome
-    head = f"[gradcheck] {target}: {result.id} {'does not hold' if result.status == 'failed' else 'was expected to fail'}"
+    head = (
+        f"[gradcheck] {target}: {result.id} {'does not hold' if result.status == 'failed' else 'was expected to fail'}"
+    )
     lines = [head, f"  demanded   {result.statement}"]
-    if o.detail:
+    if result.status == "unexpected-pass":
+        lines.append(f"  seen       {_remark(result)}")
+    elif o.detail:
         lines.append(f"  seen       {o.detail}")
     if o.comparison is not None:
         c = o.comparison
         where = f"sample {c.index[0]}" + (f", coordinate {c.index[1:]}" if len(c.index) > 1 else "")
-        lines.append(f"             at {where}; difference {abs(c.observed - c.required):.3g}, rounding explains {c.bound:.2g}")
+        lines.append(
+            f"             at {where}; difference {abs(c.observed - c.required):.3g}, rounding explains {c.bound:.2g}"
+        )
     if o.spec is not None:
         lines.append(f"  problem    batch {o.spec.batch}, latent {o.spec.latent}, {result.dtype} on {result.device}")
     d = result.diagnosis
     if d is not None:
-        lines.append(_wrapped("  because    ", f"consistent with {d.name}: {d.cause}" if d.name != "unknown" else d.cause))
+        lines.append(
+            _wrapped("  because    ", f"consistent with {d.name}: {d.cause}" if d.name != "unknown" else d.cause)
+        )
         if d.declare:
             lines.append(f"             if that is meant, declare {d.declare}")
         if not brief and d.observed:

@@ -52,14 +52,14 @@ WRONG_VERSIONS = (
         "noise-and-data-exchanged",
         "v_gt is x_0 − noise: time's direction is reversed.",
         Edit(_SYMBOLIC, "definitions={v_gt: noise - x_0},", "definitions={v_gt: x_0 - noise},"),
-        "comparison",
+        "velocity",
         numeric=Edit(_NUMERIC, "v_gt = case.noise - case.x_0", "v_gt = case.x_0 - case.noise"),
     ),
     WrongVersion(
         "noise-as-target",
         "The network's velocity is compared with the noise: a noise-prediction loss.",
         Edit(_SYMBOLIC, "definitions={v_gt: noise - x_0},", "definitions={v_gt: noise},"),
-        "comparison",
+        "velocity",
         numeric=Edit(_NUMERIC, "v_gt = case.noise - case.x_0", "v_gt = case.noise"),
     ),
     WrongVersion(
@@ -73,6 +73,17 @@ WRONG_VERSIONS = (
         "matching-gradient",
         numeric=Edit(_NUMERIC, _ERROR, _ERROR.replace("case.v_theta", "case.v_theta.detach()")),
         variant="reference",
+    ),
+    WrongVersion(
+        "prediction-detached",
+        "The network's velocity is detached, so that nothing trains.",
+        numeric=Edit(_NUMERIC, _ERROR, _ERROR.replace("case.v_theta", "case.v_theta.detach()")),
+    ),
+    WrongVersion(
+        "clipped-prediction-detached",
+        "The same in the clipped form.",
+        numeric=Edit(_NUMERIC, _RATIO, _RATIO + ".detach()"),
+        variant="clipped",
     ),
     WrongVersion(
         "mean-summed",

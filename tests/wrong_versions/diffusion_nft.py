@@ -7,6 +7,7 @@ from wrong_versions.base import COMMON, IDENTITIES, Edit, WrongTarget, WrongVers
 
 _SYMBOLIC = "derivations/losses/diffusion_nft.py"
 _NUMERIC = "gradcheck/losses/diffusion_nft.py"
+_SHARES = "rho_plus: reward_prob / w_plus,\n        rho_minus: (1 - reward_prob) / w_minus,"
 _MIX = "policy_loss = r * positive + (1 - r) * negative"
 
 WRONG_VERSIONS = (
@@ -132,6 +133,11 @@ WRONG_VERSIONS = (
     ),
     WrongVersion(
         "prediction-detached",
+        "The trained model's velocity is detached in both branches, so that nothing trains.",
+        numeric=Edit(_NUMERIC, "beta * case.v_theta\n", "beta * case.v_theta.detach()\n", times=2),
+    ),
+    WrongVersion(
+        "positive-prediction-detached",
         "The trained model's velocity is detached in the positive branch.",
         numeric=Edit(_NUMERIC, "v_old + beta * case.v_theta", "v_old + beta * case.v_theta.detach()"),
     ),
@@ -139,7 +145,7 @@ WRONG_VERSIONS = (
         "noise-and-data-exchanged",
         "v_gt is x_0 − noise.",
         Edit(_SYMBOLIC, "v_gt: noise - x_0,", "v_gt: x_0 - noise,"),
-        "comparison",
+        "velocity",
         numeric=Edit(_NUMERIC, "v_gt = case.noise - case.x_0", "v_gt = case.x_0 - case.noise"),
     ),
     WrongVersion(
@@ -232,11 +238,7 @@ WRONG_VERSIONS = (
     WrongVersion(
         "weights-missing",
         "The adaptive weights are left out.",
-        Edit(
-            _SYMBOLIC,
-            "good, bad = reward_prob / w_plus, (1 - reward_prob) / w_minus",
-            "good, bad = reward_prob, 1 - reward_prob",
-        ),
+        Edit(_SYMBOLIC, _SHARES, "rho_plus: reward_prob,\n        rho_minus: 1 - reward_prob,"),
         "comparison",
         numeric=Edit(_NUMERIC, "** 2, reduction) / weight", "** 2, reduction)"),
         variant="adaptive",
@@ -246,8 +248,8 @@ WRONG_VERSIONS = (
         "Each branch is divided by the other one's weight.",
         Edit(
             _SYMBOLIC,
-            "reward_prob / w_plus, (1 - reward_prob) / w_minus",
-            "reward_prob / w_minus, (1 - reward_prob) / w_plus",
+            _SHARES,
+            "rho_plus: reward_prob / w_minus,\n        rho_minus: (1 - reward_prob) / w_plus,",
         ),
         "comparison",
         variant="adaptive",
@@ -261,7 +263,7 @@ WRONG_VERSIONS = (
     WrongVersion(
         "weights-multiply",
         "The adaptive weight multiplies.",
-        Edit(_SYMBOLIC, "good, bad = reward_prob / w_plus,", "good, bad = reward_prob * w_plus,"),
+        Edit(_SYMBOLIC, "rho_plus: reward_prob / w_plus", "rho_plus: reward_prob * w_plus"),
         "comparison",
         numeric=Edit(_NUMERIC, "** 2, reduction) / weight", "** 2, reduction) * weight"),
         variant="adaptive",
@@ -306,7 +308,28 @@ WRONG_VERSIONS = (
     WrongVersion(
         "adaptive-A",
         "Adaptive weighting with the plain A in the target instead of Ã.",
-        Edit(_SYMBOLIC, "pull = advantage if not adaptive else", "pull = advantage if True else"),
+        Edit(_SYMBOLIC, "pull = advantage_tilde if adaptive else advantage", "pull = advantage"),
+        "factored-gradient",
+        variant="adaptive",
+    ),
+    WrongVersion(
+        "adaptive-A-not-divided",
+        "Ã = ρ⁺ − ρ⁻, without the division by ρ⁺ + ρ⁻.",
+        Edit(_SYMBOLIC, "(rho_plus - rho_minus) / (rho_plus + rho_minus)", "rho_plus - rho_minus"),
+        "factored-gradient",
+        variant="adaptive",
+    ),
+    WrongVersion(
+        "adaptive-A-sign",
+        "Ã = (ρ⁻ − ρ⁺)/(ρ⁺ + ρ⁻).",
+        Edit(_SYMBOLIC, "(rho_plus - rho_minus) / (", "(rho_minus - rho_plus) / ("),
+        "value",
+        variant="adaptive",
+    ),
+    WrongVersion(
+        "shares-are-r",
+        "The loss's branches have r and 1 − r where the target has ρ⁺ and ρ⁻.",
+        Edit(_SYMBOLIC, "good, bad = rho_plus, rho_minus", "good, bad = reward_prob, 1 - reward_prob"),
         "factored-gradient",
         variant="adaptive",
     ),
@@ -374,7 +397,7 @@ WRONG_TARGETS = (
     WrongTarget(
         "weights-exchanged",
         "w⁺ and w⁻ are exchanged.",
-        lambda d: {"target": d.target.xreplace({w_plus: w_minus, w_minus: w_plus})},
+        lambda d: {"target": d.inline(d.target).xreplace({w_plus: w_minus, w_minus: w_plus})},
         "adaptive",
     ),
 )

@@ -249,6 +249,18 @@ WRONG_VERSIONS = (
         variant="kl",
     ),
     WrongVersion(
+        "half-missing-in-density",
+        "The Gaussian's exponent is over C2² instead of 2 C2².",
+        Edit(POLICY, "1 / (2 * C2**2) if", "1 / C2**2 if"),
+        "precision",
+        numeric=Edit(COMMON, "/ (2 * std**2) - torch.log", "/ std**2 - torch.log"),
+    ),
+    WrongVersion(
+        "prediction-detached",
+        "The ratio is computed without gradients, so that nothing trains.",
+        numeric=Edit(_NUMERIC, _RATIO, _RATIO + ".detach()"),
+    ),
+    WrongVersion(
         "policy-detached",
         "The ratio is detached; only the KL term trains.",
         numeric=Edit(_NUMERIC, _RATIO, _RATIO + ".detach()"),

@@ -84,8 +84,13 @@ WRONG_VERSIONS = (
         "noise-and-data-exchanged",
         "v_gt is x_0 − noise.",
         Edit(_SYMBOLIC, "definitions={v_gt: noise - x_0}", "definitions={v_gt: x_0 - noise}"),
-        "comparison",
+        "velocity",
         numeric=Edit(_NUMERIC, "(case.noise - case.x_0)", "(case.x_0 - case.noise)"),
+    ),
+    WrongVersion(
+        "prediction-detached",
+        "The network's velocity is detached, so that nothing trains.",
+        numeric=Edit(_NUMERIC, "(case.v_theta - (", "(case.v_theta.detach() - ("),
     ),
     WrongVersion(
         "mean-summed",

@@ -1,0 +1,121 @@
+"""Calling a part, checking what it returns, and validating what it declares."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradcheck.compare import Comparison
+from gradcheck.oracle.adapter import AdapterError
+from gradcheck.oracle.results import Outcome
+from gradcheck.problems import Spec
+
+__all__ = [
+    "Wrong",
+    "calling",
+    "compared",
+    "described",
+    "name_of",
+    "number_problem",
+    "one_of",
+    "tensor_result",
+    "unchanged",
+    "working",
+]
+
+_Problem = tuple[str, str, str]
+
+
+class Wrong(Exception):  # noqa: N818 - not an error of ours: what a check saw
+    """Raised inside a check: the function broke its contract, in words."""
+
+
+@contextlib.contextmanager
+def calling(name: str, seed: int, elsewhere: int = 0) -> Iterator[torch.Generator]:
+    """Call a stranger's function: with a seeded generator, the global random state apart from ours.
+
+    Args:
+        name: of the function, for messages.
+        seed: of the generator that the function is given.
+        elsewhere: with ``seed``, of torch's global generator, so that a function that draws from it is seen to.
+
+    Raises:
+        AdapterError: the function raises.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7_919 * seed + 104_729 * elsewhere + 1)
+        try:
+            yield torch.Generator().manual_seed(seed)
+        except (Wrong, AdapterError):
+            raise
+        except Exception as error:
+            raise AdapterError(f"{name} raised {type(error).__name__}: {error}") from error
+
+
+def tensor_result(value: Any, shape: tuple[int, ...], what: str) -> Tensor:
+    """The value, if it is a floating-point tensor of that shape; else :class:`Wrong`."""
+    if not isinstance(value, Tensor):
+        raise Wrong(f"{what} is a {type(value).__name__}; a torch.Tensor of shape {shape} is required")
+    if tuple(value.shape) != shape:
+        raise Wrong(f"{what} has shape {tuple(value.shape)}; {shape} is required")
+    if not value.is_floating_point():
+        raise Wrong(f"{what} has dtype {value.dtype}; a floating-point one is required")
+    return value
+
+
+def compared(comparisons: Iterable[Comparison | tuple[Spec | None, Comparison]], detail: str = "") -> Outcome:
+    """The outcome of several comparisons: the first that fails, or that all hold."""
+    ratios: list[float] = []
+    for item in comparisons:
+        spec, one = (None, item) if isinstance(item, Comparison) else item
+        ratios.append(one.ratio)
+        if not one.holds:
+            text = detail or f"observed {one.observed:.6g}, required {one.required:.6g}"
+            return Outcome("failed", len(ratios), one.ratio, text, one, spec, ratios=tuple(ratios))
+    return Outcome("passed", len(ratios), max(ratios, default=0.0), ratios=tuple(ratios))
+
+
+def unchanged(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
+    """Raise :class:`Wrong` if an input was changed in place."""
+    for name, value in before.items():
+        if not torch.equal(value, after[name]):
+            raise Wrong(f"the call changes {name} in place")
+
+
+def described(convention: Any) -> str:
+    """A declaration as one writes it: what differs from the defaults."""
+    parts = [
+        f"{f.name}={getattr(convention, f.name)!r}"
+        for f in fields(convention)
+        if getattr(convention, f.name) != f.default
+    ]
+    return ", ".join(parts) or "as by default"
+
+
+def working(working_dtype: str | None) -> torch.dtype:
+    """The precision in which a part is judged."""
+    return torch.float64 if working_dtype is None else getattr(torch, working_dtype)
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """How reports call a function."""
+    return str(getattr(function, "__qualname__", None) or type(function).__name__)
+
+
+def one_of(name: str, value: Any, *allowed: Any) -> list[_Problem]:
+    """A problem, unless the value is one of those allowed."""
+    return [] if value in allowed else [(name, repr(value), "one of " + ", ".join(map(repr, allowed)))]
+
+
+def number_problem(name: str, value: Any, low: float, high: float, *, open_low: bool = False) -> list[_Problem]:
+    """A problem, unless the value is a finite number in [low, high], or (low, high]."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if number and low <= value <= high and not (open_low and value == low):
+        return []
+    return [(name, repr(value), f"a finite number in {'(' if open_low else '['}{low:g}, {high:g}]")]

@@ -1,0 +1,138 @@
+r"""The moving average of a trainer's parameters, judged alone.
+
+.. math:: \theta_{old} \leftarrow d\,\theta_{old} + (1-d)\,\theta
+
+The function is ``function(shadow, live, step)`` with lists of tensors; it updates ``shadow`` in place (and returns
+``None``) or returns the new list.  ``store(shadow, live)`` puts the averaged values into the live tensors and returns
+what it needs to undo that; ``restore(saved, live)`` undoes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from gradcheck.errors import InputError
+from gradcheck.oracle.parts._calls import name_of, number_problem, one_of, working
+from gradcheck.oracle.parts._ema_checks import (
+    SCHEDULES,
+    Subject,
+    alias,
+    check_live,
+    check_restore,
+    check_schedule,
+    check_swap,
+    check_value,
+    schedule,
+    swaps,
+)
+from gradcheck.oracle.parts._part import Check, Hypothesis, PartInfo, judge_part
+from gradcheck.oracle.results import Diagnosis, Judgement
+
+__all__ = ["SCHEDULES", "judge_ema"]
+
+_REFERENCE = "derivations/identities.py, ema"
+
+
+def judge_ema(
+    function: Callable[..., Any],
+    *,
+    decay: float | str | Callable[[int], float] = 0.999,
+    store: Callable[..., Any] | None = None,
+    restore: Callable[..., Any] | None = None,
+    working_dtype: str | None = None,
+    seed: int = 0,
+    expected_failures: Mapping[str, str] | None = None,
+) -> Judgement:
+    """Judge a moving average.
+
+    Args:
+        function: see the module.
+        decay: d, the weight that the shadow keeps: a number in [0, 1], a name of :data:`SCHEDULES`, or a function
+            of the step.
+        store, restore: swap the average in and undo it; without them ``swap`` and ``restore`` are skipped.
+        working_dtype: of the tensors; float64 by default.
+        seed: of the tensors.
+        expected_failures: obligation id → reason.
+
+    Raises:
+        InputError: a value out of its domain; all mistakes are listed.
+        AdapterError: the function raises.
+    """
+    problems = one_of("working_dtype", working_dtype, None, "float64", "float32", "bfloat16")
+    if isinstance(decay, str):
+        problems += one_of("decay", decay, *SCHEDULES)
+    elif not callable(decay):
+        problems += number_problem("decay", decay, 0, 1)
+    if (store is None) != (restore is None):
+        problems.append(("store, restore", "one of them", "both, or neither"))
+    if problems:
+        raise InputError(*problems)
+    subject = Subject(function, name_of(function), schedule(decay), seed, working(working_dtype), store, restore)
+    declaration = f"decay={decay!r}" if not callable(decay) else f"decay={name_of(decay)}"
+    info = PartInfo(subject.name, declaration, _REFERENCE, seed, working_dtype or "float64", expected_failures or {})
+    return judge_part(subject, CHECKS, _hypotheses, info)
+
+
+CHECKS: tuple[Check[Subject], ...] = (
+    Check("value", "one update gives d·shadow + (1 − d)·live", "d and 1 − d exchanged, a tensor left out", check_value),
+    Check(
+        "schedule",
+        "d follows the declared schedule at every step",
+        "another schedule, a step counted from 1",
+        check_schedule,
+    ),
+    Check(
+        "untouched-live",
+        "the update leaves the live parameters alone",
+        "an update in the wrong direction",
+        check_live,
+        direct=lambda s: Diagnosis("live-changed", "the live parameters are written to: shadow and live are exchanged"),
+    ),
+    Check(
+        "aliasing",
+        "the shadow does not share memory with the live parameters",
+        "an assignment for a copy",
+        checkaliasing,
+        direct=alias,
+    ),
+    Check(
+        "swap",
+        "store puts the average into the live parameters",
+        "an exchange that changes the average",
+        check_swap,
+        swaps,
+        alias,
+    ),
+    Check(
+        "restore",
+        "restore gives back the live parameters",
+        "a restore from an alias, which keeps the average",
+        check_restore,
+        swaps,
+        alias,
+    ),
+)
+"""In reading order."""
+
+
+def _hypotheses(subject: Subject) -> Iterator[Hypothesis[Subject]]:
+    for name, sentence in (
+        ("exchanged", "d and 1 − d are exchanged"),
+        ("frozen", "the shadow is never updated"),
+        ("copied", "the shadow is a copy of the live parameters: d is taken as 0"),
+    ):
+        yield Hypothesis(name, sentence, replace(subject, mistake=name))
+    own = subject.decay
+    shifted: tuple[tuple[str, str, Callable[[int], float]], ...] = (
+        ("step-from-one", "the schedule is one step ahead", lambda n: own(n + 1)),
+        ("step-behind", "the schedule is one step behind", lambda n: own(max(n - 1, 0))),
+    )
+    for name, sentence, decay in shifted:
+        yield Hypothesis(name, sentence, replace(subject, decay=decay))
+    named = [(repr(name), decay) for name, decay in SCHEDULES.items()]
+    named += [(repr(d), schedule(d)) for d in (0.5, 0.9, 0.99, 0.995, 0.999, 0.9999)]
+    for text, decay in named:
+        cause = f"it behaves as decay={text} says"
+        yield Hypothesis("convention:decay", cause, replace(subject, decay=decay), f"decay={text}")

@@ -1,0 +1,216 @@
+r"""The map from advantage to optimality probability, judged alone: :math:`r = \mathrm{clip}(A, \pm c)/(2c) + 1/2`.
+
+The function takes advantages, (N,), and returns r, (N,).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradcheck.compare import compare
+from gradcheck.errors import InputError
+from gradcheck.oracle.parts._calls import (
+    Wrong,
+    calling,
+    compared,
+    described,
+    name_of,
+    number_problem,
+    one_of,
+    tensor_result,
+    unchanged,
+    working,
+)
+from gradcheck.oracle.parts._part import Check, Hypothesis, PartInfo, judge_part
+from gradcheck.oracle.results import Judgement, Outcome
+
+__all__ = ["RewardMapConvention", "judge_reward_map"]
+
+_MODES: dict[str, Callable[[Tensor], Tensor]] = {
+    "all": lambda a: a,
+    "positive_only": lambda a: a.clamp(min=0),
+    "negative_only": lambda a: a.clamp(max=0),
+    "one_only": lambda a: (a > 0).to(a),
+    "binary": torch.sign,
+}
+_REFERENCE = "derivations/identities.py, reward-probability; Zheng et al., DiffusionNFT, arXiv:2509.16117"
+
+
+@dataclass(frozen=True)
+class RewardMapConvention:
+    """What the map declares about itself.
+
+    Attributes:
+        clip: c, where the advantage is clipped (default 5).
+        mode: what is done to the advantage first: ``"all"`` (default, nothing), ``"positive_only"``,
+            ``"negative_only"``, ``"one_only"`` (1 where it is positive, else 0) or ``"binary"`` (its sign).
+        working_dtype: the precision that it works in; ``None``: float64.
+    """
+
+    clip: float = 5.0
+    mode: str = "all"
+    working_dtype: str | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A function, and the requirement that it is compared with."""
+
+    function: Callable[[Tensor], Tensor]
+    name: str
+    convention: RewardMapConvention
+    seed: int
+    mistake: str = ""
+
+    def call(self, advantage: Tensor) -> Tensor:
+        given = advantage.clone()
+        with calling(self.name, self.seed):
+            found = self.function(given)
+            unchanged({"advantage": advantage}, {"advantage": given})
+            return tensor_result(found, tuple(advantage.shape), "r").detach().to(torch.float64)
+
+    def advantages(self) -> Tensor:
+        """From −4c to 4c, the kinks on either side, and 0, sorted."""
+        c = self.convention.clip
+        g = torch.Generator().manual_seed(self.seed)
+        drawn = 8 * torch.rand(200, generator=g, dtype=torch.float64) - 4
+        inside = 2 * torch.rand(50, generator=g, dtype=torch.float64) - 1
+        special = torch.tensor([-1e6, -1.001, -1.0, -0.999, -1e-6, 0.0, 1e-6, 0.999, 1.0, 1.001, 1e6])
+        return (c * torch.cat([drawn, inside, special])).sort().values.to(working(self.convention.working_dtype))
+
+    def required(self, advantage: Tensor) -> Tensor:
+        c = self.convention.clip
+        a = _MODES[self.convention.mode](advantage.to(torch.float64))
+        clipped = a.clamp(-c, c)
+        forms = {
+            "unclipped": a / c / 2 + 0.5,
+            "reversed": 0.5 - clipped / c / 2,
+            "advantage": a,
+            "clipped-advantage": clipped,
+            "not-halved": clipped / c,
+            "half-missing": clipped / c / 2,
+            "not-divided": clipped / 2 + 0.5,
+            "sigmoid": torch.sigmoid(a),
+            "negative-cut": (a / c / 2 + 0.5).clamp(min=0),
+        }
+        return forms.get(self.mistake, clipped / c / 2 + 0.5)
+
+
+def judge_reward_map(
+    function: Callable[[Tensor], Tensor],
+    *,
+    clip: float = 5.0,
+    mode: str = "all",
+    working_dtype: str | None = None,
+    seed: int = 0,
+    expected_failures: Mapping[str, str] | None = None,
+) -> Judgement:
+    """Judge the map; the conventions are those of :class:`RewardMapConvention`.
+
+    Raises:
+        InputError: a value out of its domain; all mistakes are listed.
+        AdapterError: the function raises.
+    """
+    problems = [
+        *number_problem("clip", clip, 0, 1e6, open_low=True),
+        *one_of("mode", mode, *_MODES),
+        *one_of("working_dtype", working_dtype, None, "float64", "float32", "bfloat16"),
+    ]
+    if problems:
+        raise InputError(*problems)
+    convention = RewardMapConvention(clip, mode, working_dtype)
+    subject = Subject(function, name_of(function), convention, seed)
+    dtype = working_dtype or "float64"
+    info = PartInfo(subject.name, described(convention), _REFERENCE, seed, dtype, expected_failures or {})
+    return judge_part(subject, CHECKS, _hypotheses, info)
+
+
+def _on(subject: Subject, advantage: Tensor) -> Outcome:
+    required = subject.required(advantage)
+    scale = 3 * (required.abs() + 0.5)
+    return compared([compare(subject.call(advantage), required, scale, advantage.dtype)])
+
+
+def check_values(subject: Subject) -> Outcome:
+    return _on(subject, subject.advantages())
+
+
+def check_range(subject: Subject) -> Outcome:
+    r = subject.call(subject.advantages())
+    if not bool(((r >= 0) & (r <= 1)).all()):
+        raise Wrong(f"r reaches from {float(r.min()):.6g} to {float(r.max()):.6g}; [0, 1] is required")
+    return Outcome("passed", 1)
+
+
+def check_ends(subject: Subject) -> Outcome:
+    c = subject.convention.clip
+    return _on(subject, torch.tensor([-1e3 * c, -c, c, 1e3 * c], dtype=working(subject.convention.working_dtype)))
+
+
+def check_monotone(subject: Subject) -> Outcome:
+    a = subject.advantages()
+    falls = subject.call(a).diff() < 0
+    if bool(falls.any()):
+        i = int(falls.nonzero()[0])
+        raise Wrong(f"r falls between the advantages {float(a[i]):.6g} and {float(a[i + 1]):.6g}")
+    return Outcome("passed", 1)
+
+
+def check_sign(subject: Subject) -> Outcome:
+    a = subject.advantages()
+    observed, required = subject.call(a), subject.required(a)
+    wrong = (torch.sign(observed - 0.5) != torch.sign(required - 0.5)) & ((required - 0.5).abs() > 1e-3)
+    if bool(wrong.any()):
+        i = int(wrong.nonzero()[0])
+        raise Wrong(f"an advantage of {float(a[i]):.6g} gives r = {float(observed[i]):.6g}, on the wrong side of ½")
+    return _on(subject, torch.zeros(1, dtype=a.dtype))
+
+
+CHECKS: tuple[Check[Subject], ...] = (
+    Check("values", "r is the declared map of the advantage", "another clip, a missing ½, a sigmoid", check_values),
+    Check("range", "r lies in [0, 1]", "a clip that is missing or one-sided, the advantage for r", check_range),
+    Check("ends", "r is 0 up to −c and 1 from c on", "a clip at another place", check_ends),
+    Check("monotone", "a better advantage never has a smaller r", "a reversed map, a wrapped one", check_monotone),
+    Check(
+        "sign",
+        "r is ½ at A = 0, above it for A > 0 and below for A < 0",
+        "r and 1 − r exchanged, a missing ½",
+        check_sign,
+    ),
+)
+"""In reading order."""
+
+
+def _hypotheses(subject: Subject) -> Iterator[Hypothesis[Subject]]:
+    c = subject.convention
+    alternatives: dict[str, tuple[Any, ...]] = {
+        "clip": (1.0, 2.0, 3.0, 5.0, 10.0),
+        "mode": tuple(_MODES),
+        "working_dtype": ("float32",),
+    }
+    for name, allowed in alternatives.items():
+        for value in allowed:
+            if value != getattr(c, name):
+                text = f"{name}={value!r}"
+                other = replace(subject, convention=replace(c, **{name: value}))
+                yield Hypothesis(f"convention:{name}", f"the map behaves as {text} says", other, text)
+    for name, sentence in _MISTAKES.items():
+        yield Hypothesis(name, sentence, replace(subject, mistake=name))
+
+
+_MISTAKES = {
+    "unclipped": "the advantage is not clipped",
+    "reversed": "r and 1 − r are exchanged",
+    "advantage": "the advantage itself is returned",
+    "clipped-advantage": "the clipped advantage is returned, not mapped",
+    "not-halved": "the clipped advantage is divided by c alone: a map to [−1, 1]",
+    "half-missing": "½ is not added: a map to [−½, ½]",
+    "not-divided": "the clipped advantage is not divided by c",
+    "sigmoid": "r is the advantage's sigmoid",
+    "negative-cut": "r is cut at 0 only",
+}

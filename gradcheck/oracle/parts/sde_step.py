@@ -1,0 +1,157 @@
+r"""The reverse SDE step of a trainer, judged alone: mean, standard deviation, log-probability, replay and sampling.
+
+The function is ``function(v, x_t, t, t_prev, x_prev=None, noise_level=…, generator=None)`` and returns
+``(x_prev, log_prob, mean, std)``: v, x_t, x_prev and mean of shape (B, \*latent); t, t_prev and log_prob (B,); std
+(B,), (B, 1, …, 1), one number, or a latent's shape.  A sampler may return ``None`` for what it does not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from derivations.sde import reverse_step
+from gradcheck.errors import InputError
+from gradcheck.oracle.parts import _sde_checks as checks
+from gradcheck.oracle.parts._calls import described, name_of, number_problem, one_of
+from gradcheck.oracle.parts._part import Check, PartInfo, judge_part
+from gradcheck.oracle.parts._sde_checks import has
+from gradcheck.oracle.parts._sde_sampling import check_sampling
+from gradcheck.oracle.parts._sde_subject import SdeStepConvention, Subject, hypotheses
+from gradcheck.oracle.results import Diagnosis, Judgement
+
+__all__ = ["SdeStepConvention", "judge_sde_step"]
+
+_DTYPES = (None, "float64", "float32", "bfloat16", "float16")
+
+
+def judge_sde_step(
+    function: Callable[..., Any],
+    *,
+    seed: int = 0,
+    expected_failures: Mapping[str, str] | None = None,
+    **declared: Any,
+) -> Judgement:
+    """Judge a reverse step.
+
+    Args:
+        function: see the module.
+        seed: of the problems.
+        expected_failures: obligation id → reason.
+        declared: fields of :class:`SdeStepConvention`.
+
+    Raises:
+        InputError: an unknown convention or a value out of its domain; all mistakes are listed.
+        AdapterError: the function raises.
+    """
+    known = SdeStepConvention.__dataclass_fields__
+    unknown = [
+        (k, repr(v), f"a convention of a step: {', '.join(known)}") for k, v in declared.items() if k not in known
+    ]
+    if unknown:
+        raise InputError(*unknown)
+    convention = SdeStepConvention(**declared)
+    problems = [
+        *one_of("sde", convention.sde, "flow", "dance", "cps"),
+        *one_of("returns_std", convention.returns_std, "step", "sigma"),
+        *one_of("log_prob_reduction", convention.log_prob_reduction, "mean", "sum"),
+        *one_of("log_prob_scale", convention.log_prob_scale, "gaussian", "unit"),
+        *one_of("log_prob_normaliser", convention.log_prob_normaliser, "full", "none"),
+        *one_of("at_one", convention.at_one, "denominator", "next", "skip"),
+        *one_of("working_dtype", convention.working_dtype, *_DTYPES),
+    ]
+    if convention.noise_level is not None:
+        problems += number_problem("noise_level", convention.noise_level, 0, 1 if convention.sde == "cps" else 100)
+    if convention.sde == "cps" and convention.returns_std == "sigma":
+        problems.append(("returns_std", "'sigma'", "'step' with sde='cps', which has no σ_t"))
+    if not convention.latents or any(not shape or min(shape) < 1 for shape in convention.latents):
+        problems.append(("latents", repr(convention.latents), "one or more shapes of one or more axes"))
+    if problems:
+        raise InputError(*problems)
+    subject = Subject(function, name_of(function), convention, seed, hands_level=convention.noise_level is None)
+    info = PartInfo(
+        target=subject.name,
+        declaration=described(convention),
+        reference=reverse_step(convention.sde).theorem.reference,
+        seed=seed,
+        dtype=convention.working_dtype or "float64",
+        expected_failures=expected_failures or {},
+    )
+    return judge_part(subject, CHECKS, hypotheses, info)
+
+
+CHECKS: tuple[Check[Subject], ...] = (
+    Check(
+        "mean",
+        "the mean is the declared reverse step's",
+        "a missing score correction, the sign of Δt, exchanged or shared times, broadcasting over the latent's axes",
+        checks.check_mean,
+        has("mean"),
+    ),
+    Check(
+        "std",
+        "the standard deviation is the step's, or σ_t where that is declared",
+        "√Δt twice or not at all, the variance, one SDE's with another's",
+        checks.check_std,
+        has("std"),
+    ),
+    Check(
+        "slope",
+        "∂mean/∂v = −C1",
+        "a mean without a graph, or with a wrong gradient though its value is right",
+        checks.check_slope,
+        direct=checks.no_graph,
+    ),
+    Check(
+        "log-prob",
+        "the log-probability of a given x_prev is the declared density's, its normaliser included",
+        "sum for mean, σ_t for the standard deviation, a wrong normaliser",
+        checks.check_log_prob,
+        has("log_prob"),
+    ),
+    Check(
+        "log-ratio",
+        "the difference of two log-probabilities of the same x_prev is the declared one",
+        "what remains of a wrong log-probability in a ratio, where its normaliser has cancelled",
+        checks.check_log_ratio,
+        has("log_prob"),
+    ),
+    Check(
+        "log-prob-gradient",
+        "the log-probability's gradient in v is 2λ·(−C1)·(x_prev − mean)",
+        "a detached mean, a log-probability under no_grad",
+        checks.check_log_prob_gradient,
+        has("log_prob", graph=True),
+        checks.no_graph,
+    ),
+    Check(
+        "replay",
+        "given the x_prev that it sampled, it returns that x_prev and the same log-probability: the ratio is 1",
+        "a state cast after its log-probability was computed, another formula for replay",
+        checks.check_replay,
+        has("log_prob"),
+        checks.replay_cause,
+    ),
+    Check(
+        "sampling",
+        "the sampled states are normal, with the declared mean and standard deviation, independently",
+        "noise of a wrong size, shared noise, none at all",
+        check_sampling,
+    ),
+    Check(
+        "generator",
+        "the same generator gives the same sample",
+        "noise from the global generator, which makes a rollout irreproducible",
+        checks.check_generator,
+        direct=lambda subject: Diagnosis(
+            "generator-ignored", "the noise does not come from the generator that is handed in"
+        ),
+    ),
+    Check(
+        "time-grid",
+        "the schedule decreases strictly to 0, and the step is finite and right on each of its steps",
+        "t = 1 (where σ_t has a pole), t_prev = 0",
+        checks.check_time_grid,
+    ),
+)
+"""In reading order."""

@@ -1,0 +1,25 @@
+"""Reports of judgements: JSON for machines, HTML for reading, JUnit and Markdown for CI, and the comparison with an earlier run."""
+
+from gradcheck.oracle.reports.baseline import Regression, compare, load, notes
+from gradcheck.oracle.reports.directions import Directions, directions_of, failure_directions
+from gradcheck.oracle.reports.html import to_html
+from gradcheck.oracle.reports.json_report import JSON_VERSION, SCHEMA_NAME, schema, to_json
+from gradcheck.oracle.reports.junit import to_junit
+from gradcheck.oracle.reports.markdown import to_markdown
+
+__all__ = [
+    "JSON_VERSION",
+    "SCHEMA_NAME",
+    "Directions",
+    "Regression",
+    "compare",
+    "directions_of",
+    "failure_directions",
+    "load",
+    "notes",
+    "schema",
+    "to_html",
+    "to_json",
+    "to_junit",
+    "to_markdown",
+]

@@ -1,0 +1,2 @@
+from .base import Correct
+CORRECT: tuple[Correct, ...] = ()

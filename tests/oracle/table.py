@@ -1,0 +1,108 @@
+"""Prints what the oracle makes of every mutant and of every right implementation: ``python -m tests.oracle.table``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+
+import torch
+
+from . import mutants_awm, mutants_diffusion_nft, mutants_flow_grpo, mutants_grpo_guard
+from .base import Correct, Mutant, caught, judged
+from .correct import CORRECT
+
+MUTANTS: tuple[Mutant, ...] = (
+    *mutants_flow_grpo.MUTANTS,
+    *mutants_grpo_guard.MUTANTS,
+    *mutants_awm.MUTANTS,
+    *mutants_diffusion_nft.MUTANTS,
+)
+
+
+@dataclass(frozen=True)
+class MutantRow:
+    """What became of one mutant."""
+
+    mutant: Mutant
+    failed: bool
+    found: str
+    seconds: float
+
+    @property
+    def right(self) -> bool:
+        return self.failed and self.found == self.mutant.cause
+
+    def __str__(self) -> str:
+        m = self.mutant
+        verdict = "caught" if self.failed else "MISSED"
+        cause = self.found if self.found == m.cause else f"{self.found or '-'}  WRONG CAUSE"
+        return f"{m.name:58} {m.obligation:20} {verdict:7} {m.cause:30} {cause:30} {self.seconds:5.1f} s"
+
+
+def mutant_row(m: Mutant, max_examples: int) -> MutantRow:
+    start = time.perf_counter()
+    result = caught(m, max_examples)
+    found = result.diagnosis.name if result.diagnosis is not None else ""
+    return MutantRow(m, result.status == "failed", found, time.perf_counter() - start)
+
+
+@dataclass(frozen=True)
+class CorrectRow:
+    """What became of one right implementation."""
+
+    implementation: Correct
+    cases: int
+    worst: float
+    alarms: tuple[str, ...]
+
+    def __str__(self) -> str:
+        alarms = "; ".join(self.alarms) or "none"
+        return f"{self.implementation.name:58} {self.cases:7} cases   worst ratio {self.worst:6.3f}   alarms: {alarms}"
+
+
+def correct_row(c: Correct, max_examples: int, seed: int = 0) -> CorrectRow:
+    judgement = judged(c, max_examples, seed=seed)
+    return CorrectRow(
+        c,
+        sum(r.outcome.examples for r in judgement.results),
+        max((r.outcome.ratio for r in judgement.results if r.status == "passed"), default=0.0),
+        tuple(f"{r.id}: {r.outcome.detail}" for r in judgement.results if not r.good),
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--max-examples", type=int, default=10, help="problems for each obligation")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=["mutants", "correct"])
+    parser.add_argument("--match", default="", help="part of a name")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    warnings.simplefilter("error")
+    off = 0
+    if options.only != "correct":
+        rows = []
+        for m in MUTANTS:
+            if options.match in m.name:
+                rows.append(mutant_row(m, min(options.max_examples, 10)))
+                print(rows[-1], flush=True)
+        missed, right = sum(not r.failed for r in rows), sum(r.right for r in rows)
+        print(f"{len(rows)} mutants: {len(rows) - missed} caught, {right} with the right cause\n")
+        off += len(rows) - right
+    if options.only != "mutants":
+        found = []
+        for c in CORRECT:
+            if options.match in c.name:
+                found.append(correct_row(c, options.max_examples, options.seed))
+                print(found[-1], flush=True)
+        alarms, cases = sum(len(r.alarms) for r in found), sum(r.cases for r in found)
+        print(f"{len(found)} right implementations: {cases} cases, {alarms} alarms")
+        off += alarms
+    return 1 if off else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

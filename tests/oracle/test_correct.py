@@ -1,0 +1,18 @@
+"""Right implementations, however they are written, pass every obligation."""
+
+from __future__ import annotations
+
+import pytest
+
+from .base import Correct, judged
+from .correct import CORRECT
+
+
+@pytest.mark.parametrize("implementation", CORRECT, ids=lambda c: c.name)
+def test_no_alarm(implementation: Correct) -> None:
+    judgement = judged(implementation, max_examples=5)
+    assert not [f"{r.id}: {r.outcome.detail}" for r in judgement.results if not r.good]
+
+
+def test_there_are_many_and_their_names_differ() -> None:
+    assert len({c.name for c in CORRECT}) == len(CORRECT) >= 40

@@ -1,0 +1,40 @@
+"""What the guides say agrees with the code."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import yaml
+
+from gradcheck.catalogue import ALGORITHMS
+from gradcheck.conventions import PRESETS, Conventions
+from gradcheck.oracle.obligations import OBLIGATIONS
+
+GUIDE = (Path(__file__).parent.parent / "docs" / "oracle.md").read_text()
+
+
+def test_every_obligation_is_in_the_guide() -> None:
+    listed = re.findall(
+        r"^\| `([a-z-]+)` \|", GUIDE.partition("## Obligations")[2].partition("## Reading")[0], re.MULTILINE
+    )
+    assert listed == [o.id for o in OBLIGATIONS]
+
+
+def test_every_convention_is_in_the_guide() -> None:
+    table = GUIDE.partition("## What to declare")[2].partition("## Obligations")[0]
+    names = {f.name for f in fields(Conventions)} - {"algorithm", "options", "fixed"}
+    names |= {option for symbolic, _ in ALGORITHMS for option in symbolic.OPTIONS}
+    for name in names:
+        assert f"`{name}`" in table, name
+    for preset in PRESETS:
+        assert f"`{preset}`" in table, preset
+
+
+def test_the_workflows_are_yaml() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
+    assert len(blocks) == 2
+    workflow, hook = (yaml.safe_load(block) for block in blocks)
+    assert "gradcheck check" in workflow["jobs"]["losses"]["steps"][-1]["run"]
+    assert "gradcheck check" in hook["repos"][0]["hooks"][0]["entry"]
