@@ -136,7 +136,7 @@ class Derivation:
             names = ", ".join(sorted(map(str, unknown)))
             raise DerivationError(f"{self.label}: no row of the notation table declares {names}")
         for symbol, formula in self.coefficients.items():
-            frozen, _ = calculus._freeze(self.inline(formula))
+            frozen, _ = calculus.freeze(self.inline(formula))
             if frozen.has(v_theta):
                 raise DerivationError(
                     f"{self.label}: the coefficient {symbol} depends on v_theta, so a proof may not treat it as "

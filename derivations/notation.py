@@ -8,6 +8,7 @@ scalar has shape (B,).  Everything is dimensionless: latents are normalised, and
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import sympy as sp
 
@@ -34,7 +35,7 @@ class Quantity:
     domain: sp.Set
     meaning: str
 
-    @property
+    @cached_property
     def symbol(self) -> sp.Symbol:
         """The SymPy symbol, with the assumptions that the domain implies."""
         if self.axes == "latent":

@@ -28,6 +28,9 @@ _HELPERS = {
 }
 
 
+_RANK = {q.symbol: i for i, q in enumerate(NOTATION)}
+
+
 class _TorchPrinter(PythonCodePrinter):
     """Python source whose functions are torch's."""
 
@@ -69,11 +72,10 @@ class _TorchPrinter(PythonCodePrinter):
 def ordered_formulas(derivation: Derivation, *wanted: sp.Expr) -> list[tuple[sp.Symbol, sp.Expr]]:
     """Definitions and coefficients that the wanted expressions need, each after those that it needs itself."""
     formulas: Mapping[sp.Symbol, sp.Expr] = {**derivation.definitions, **derivation.coefficients}
-    rank = {q.symbol: i for i, q in enumerate(NOTATION)}
     done: dict[sp.Symbol, sp.Expr] = {}
 
     def visit(expr: sp.Expr) -> None:
-        for symbol in sorted(expr.free_symbols, key=lambda s: rank.get(s, len(rank))):
+        for symbol in sorted(expr.free_symbols, key=lambda s: _RANK.get(s, len(_RANK))):
             if symbol in formulas and symbol not in done:
                 visit(formulas[symbol])
                 done[symbol] = formulas[symbol]

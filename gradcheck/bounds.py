@@ -96,10 +96,8 @@ class Analysis:
         self.one = torch.ones((), dtype=torch.float64, device=device)
 
     def define(self, symbol: sp.Symbol, formula: sp.Expr) -> None:
-        """Give a defined symbol its formula's error, and the value that the case holds for it, if it does."""
+        """Let a symbol stand for its formula; what an implementation received for it was rounded once more."""
         value, error = self(formula)
-        if symbol.name in self.values:
-            value = self.values[symbol.name]
         self.memo[symbol] = value, torch.maximum(error, value.abs())
 
     def __call__(self, expr: sp.Expr) -> _Value:

@@ -1,4 +1,4 @@
-"""The command line: ``gradcheck verify``, ``check``, ``list``, ``table`` and ``explain``.
+"""The command line: ``gradcheck verify``, ``check``, ``unveil``, ``list``, ``table`` and ``explain``.
 
 Exit status: 0 everything holds, 1 something does not, 2 the question could not be understood.
 """
@@ -52,6 +52,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     check_command.add_arguments(check)
 
+    unveil = commands.add_parser(
+        "unveil", help="what a loss that nobody has named optimises: gradient, target, clip, kin"
+    )
+    unveil.add_argument("target", metavar="TARGET", help="file.py::function or package.module:function")
+    unveil.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="that one call may take (60)")
+    unveil.set_defaults(run=_unveil)
+
     listing = commands.add_parser("list", help="the catalogue: every algorithm and variant")
     listing.set_defaults(run=_list)
 
@@ -93,6 +100,23 @@ def _verify(arguments: argparse.Namespace) -> int:
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(to_json(report), indent=2, ensure_ascii=False) + "\n")
     return 0 if report.holds else 1
+
+
+def _unveil(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from gradcheck.conformance import load_function
+    from gradcheck.oracle.adapter import AdapterError
+    from gradcheck.oracle.unveil import unveil, unveiled_text
+
+    torch.set_num_threads(1)
+    function = load_function(arguments.target)
+    try:
+        print(unveiled_text(unveil(function, arguments.target, arguments.timeout)))
+    except AdapterError as error:
+        print(f"[gradcheck] {arguments.target} could not be judged: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def _list(arguments: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from gradcheck.errors import InputError
 from gradcheck.oracle.obligations import OBLIGATIONS
 from gradcheck.oracle.runner import Target
 
-__all__ = ["ATTRIBUTE", "conforms", "load_targets"]
+__all__ = ["ATTRIBUTE", "conforms", "load_function", "load_targets"]
 
 ATTRIBUTE = "gradcheck_target"
 """The decorated function's attribute that holds its :class:`Target`."""
@@ -102,18 +102,10 @@ def load_targets(text: str, conventions: Conventions | None) -> list[Target]:
                 ("TARGET", f"{text!r}, which has no function decorated with gradcheck.conforms", "file.py::function")
             )
         return list(found)
-    try:
-        function: Any = module
-        for part in name.split("."):
-            function = getattr(function, part)
-    except AttributeError:
-        functions = ", ".join(n for n, x in vars(module).items() if inspect.isfunction(x)) or "none"
-        raise InputError(("TARGET", f"{text!r}, which has no {name!r}", f"one of its functions: {functions}")) from None
+    function = _function(text, module, name)
     target = getattr(function, ATTRIBUTE, None)
     if target is not None:
         return [target]
-    if not callable(function):
-        raise InputError(("TARGET", f"{text!r}, a {type(function).__name__}", "a function that takes a case"))
     if conventions is None:
         raise InputError(
             (
@@ -123,6 +115,33 @@ def load_targets(text: str, conventions: Conventions | None) -> list[Target]:
             )
         )
     return [Target(function, text, conventions, source=text)]
+
+
+def load_function(text: str) -> Callable[[Case], Any]:
+    """The function that ``file.py::function`` or ``package.module:function`` names, decorated or not.
+
+    Raises:
+        InputError: there is no such file, module or function, or importing it fails.
+    """
+    module, name = _module(text)
+    if not name:
+        raise InputError(("TARGET", repr(text), "file.py::function or package.module:function"))
+    function = _function(text, module, name)
+    target = getattr(function, ATTRIBUTE, None)
+    return function if target is None else target.function
+
+
+def _function(text: str, module: ModuleType, name: str) -> Any:
+    function: Any = module
+    try:
+        for part in name.split("."):
+            function = getattr(function, part)
+    except AttributeError:
+        functions = ", ".join(n for n, x in vars(module).items() if inspect.isfunction(x)) or "none"
+        raise InputError(("TARGET", f"{text!r}, which has no {name!r}", f"one of its functions: {functions}")) from None
+    if not callable(function):
+        raise InputError(("TARGET", f"{text!r}, a {type(function).__name__}", "a function that takes a case"))
+    return function
 
 
 def _module(text: str) -> tuple[ModuleType, str]:

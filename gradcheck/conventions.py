@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import lru_cache
 from typing import Any
 
 from derivations.derivation import Derivation
@@ -50,12 +50,10 @@ class Conventions:
     inputs_detached: bool = True
     compare_values: bool = False
 
-    @cached_property
+    @property
     def derivation(self) -> Derivation:
         """The derivation of the declared form."""
-        module = _module(self.algorithm)
-        derivation: Derivation = module.derive(Variant("declared", "as declared", dict(self.options)))
-        return derivation
+        return _derive(self.algorithm, tuple(sorted(self.options.items())))
 
     def describe(self) -> str:
         """The declaration as one writes it."""
@@ -88,6 +86,12 @@ class Conventions:
         if self.adv_clip_max is None and "advantage" in self.derivation.given:
             out.append(("adv_clip_max=5.0", replace(self, adv_clip_max=5.0)))
         return out
+
+
+@lru_cache(maxsize=1000)
+def _derive(algorithm: str, options: tuple[tuple[str, str], ...]) -> Derivation:
+    derivation: Derivation = _module(algorithm).derive(Variant("declared", "as declared", dict(options)))
+    return derivation
 
 
 def _clip_range(fixed: Mapping[str, float]) -> float | tuple[float, float]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gradcheck.catalogue import closing_table
+from gradcheck.cli import main
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -33,3 +34,21 @@ def test_the_files_named_exist() -> None:
         assert (root / path).exists(), path
     for path in re.findall(r"`((?:derivations|gradcheck|tests|docs)/[\w/]+\.(?:py|md|png))`", README):
         assert (root / path).exists() or "yours" in path, path
+
+
+def test_the_oracle_example_conforms_and_its_mistake_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = next(block for block in BLOCKS if "conforms" in block)
+    file = tmp_path / "test_my_losses.py"
+    file.write_text(example)
+    assert main(["check", str(file)]) == 0
+    assert "test_guard conforms" in capsys.readouterr().out
+    right = "(2 * std**2)).flatten(1).mean(1)"
+    assert right in example
+    file.write_text(example.replace(right, "(2 * std**2)).mean()"))
+    assert main(["check", str(file)]) == 1
+    answer = capsys.readouterr().out
+    quoted = re.search(r"^  because    (.*)$", README, re.MULTILINE)
+    assert quoted
+    assert quoted.group(0) in answer

@@ -66,14 +66,19 @@ def run(arguments: argparse.Namespace) -> int:
     conventions = _declared(arguments)
     targets = [target for text in arguments.targets for target in load_targets(text, conventions)]
     judgements, unjudged = [], 0
+    pictures: dict[Any, Any] = {}
     for target in targets:
         try:
             judgements.append(judge(target, settings, arguments.only))
             print(judgement_text(judgements[-1]), end="\n\n")
+            if arguments.html:
+                from gradcheck.oracle.reports.directions import failure_directions
+
+                pictures |= failure_directions(target, settings, judgements[-1])
         except AdapterError as error:
             unjudged += 1
             print(f"[gradcheck] {target.name} could not be judged: {error}", file=sys.stderr)
-    for file in write_reports(judgements, settings, files):
+    for file in write_reports(judgements, settings, files, pictures):
         print(f"wrote {file}")
     worse = _compare(earlier, judgements, settings) if earlier is not None else 0
     if unjudged:
@@ -118,10 +123,13 @@ def _baseline(file: Path | None) -> dict[str, Any] | None:
 
 
 def _compare(earlier: dict[str, Any], judgements: list[Any], settings: Any) -> int:
-    from gradcheck.oracle.reports.baseline import compare
+    from gradcheck.oracle.reports.baseline import compare, notes
     from gradcheck.oracle.reports.json_report import to_json
 
-    found = compare(earlier, to_json(judgements, settings))
+    now = to_json(judgements, settings)
+    found = compare(earlier, now)
     for one in found:
         print(f"worse than the baseline: {one}")
+    for note in notes(earlier, now):
+        print(f"against the baseline: {note}")
     return len(found)

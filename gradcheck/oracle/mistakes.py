@@ -103,10 +103,11 @@ _Candidate = tuple[str, str, sp.Expr, _Overrides]
 def mistakes(derivation: Derivation) -> tuple[Mistake, ...]:
     """Every named mistake that can be made with this derivation's formulas."""
     right = _inlined(derivation, derivation.loss, {})
+    available = {*derivation.given, *derivation.defined, "D"}
     found = []
     for name, sentence, loss, overrides in _candidates(derivation):
         wrong = _inlined(derivation, loss, overrides)
-        if wrong != right:
+        if wrong != right and {s.name for s in wrong.free_symbols} <= available:
             found.append(Mistake(name, sentence, wrong))
     return tuple(found)
 
@@ -321,6 +322,7 @@ def _corrected_ratio_mistakes(d: Derivation) -> Iterator[_Candidate]:
         yield name, sentence, policy * factor + (d.loss - policy), {}
 
 
+_STEPS = tuple(step.name for step in SDES)
 _STEP = (n.C1, n.C2, n.mean_offset, n.sigma_t)
 
 
@@ -352,7 +354,7 @@ def _step_mistakes(d: Derivation) -> Iterator[_Candidate]:
         """A coefficient of the declared step in t and Δt, with a change in them."""
         return inline(symbol, formulas).xreplace(dict(change))
 
-    for other in SDES:
+    for other in _STEPS:
         if other != own:
             theirs = reverse_step(other).formulas
             yield std(f"std-of-{other}", f"{wrong_std} that of the {other} step", inline(n.C2, theirs))
@@ -375,7 +377,9 @@ def _step_mistakes(d: Derivation) -> Iterator[_Candidate]:
         reversed_time = formulas[n.sigma_t].xreplace({n.t: 1 - n.t})
         table = {**formulas, n.sigma_t: reversed_time}
         yield step(
-            "sigma-reversed", "σ_t is taken at 1 − t: the time axis is reversed in it", {s: inline(s, table) for s in changed}
+            "sigma-reversed",
+            "σ_t is taken at 1 − t: the time axis is reversed in it",
+            {s: inline(s, table) for s in changed},
         )
         drift = {n.C1: formulas[n.C1], n.mean_offset: formulas[n.mean_offset]}
         for name, sentence, sigma in (
@@ -383,10 +387,10 @@ def _step_mistakes(d: Derivation) -> Iterator[_Candidate]:
             ("drift-half-missing", "the score correction lacks its factor 1/2", sp.sqrt(2) * n.sigma_t),
         ):
             yield step(name, sentence, {s: e.xreplace({n.sigma_t: sigma}) for s, e in drift.items()})
-    yield from _normaliser_mistakes(d, own)
+    yield from _normaliser_mistakes(d)
 
 
-def _normaliser_mistakes(d: Derivation, own: str) -> Iterator[_Candidate]:
+def _normaliser_mistakes(d: Derivation) -> Iterator[_Candidate]:
     """The trained model's normaliser alone: it cancels in the ratio only if both log-probabilities have the same."""
     log_prob, c = d.definitions[n.log_prob_theta], sp.Dummy("c", positive=True)
     normaliser = log_prob.replace(Norm2, lambda x: sp.S.Zero)
@@ -394,7 +398,7 @@ def _normaliser_mistakes(d: Derivation, own: str) -> Iterator[_Candidate]:
         return
     sentence = "the log-probability's normaliser is not the old one's, so that the ratio is not 1 on-policy"
     yield "normaliser", sentence, d.loss, {n.log_prob_theta: log_prob - normaliser}
-    for other in SDES:
+    for other in _STEPS:
         theirs = inline(n.C2, reverse_step(other).formulas)
         for std in (theirs, theirs / sp.sqrt(n.dt)):
             changed = normaliser.xreplace({n.C2: c}).xreplace({c: std})
@@ -451,7 +455,7 @@ def _weight_mistakes(d: Derivation) -> Iterator[_Candidate]:
 
 def _mixture_mistakes(d: Derivation) -> Iterator[_Candidate]:
     """DiffusionNFT's two branches: the loss is r·P + (1 − r)·N."""
-    if n.reward_prob not in d.given:
+    if n.reward_prob.name not in d.given:
         return
     r, loss = n.reward_prob, d.inline(d.loss)
     reference = loss - loss.xreplace({n.kl_weight: sp.S.Zero})
@@ -510,12 +514,22 @@ def _mixture_mistakes(d: Derivation) -> Iterator[_Candidate]:
         live = {s: drop_sg(d.inline(d.coefficients[s])) for s in (n.w_plus, n.w_minus)}
         averaged = {s: BatchMean(s) for s in (n.w_plus, n.w_minus)}
         yield "weights-live", "the adaptive weights carry a gradient; they must be detached", put(live), {}
-        yield "weights-missing", "the adaptive weights are missing", put({s: sp.S.One for s in live}), {}
+        yield "weights-missing", "the adaptive weights are missing", put(dict.fromkeys(live, sp.S.One)), {}
         swapped = {n.w_plus: n.w_minus, n.w_minus: n.w_plus}
         yield "weights-swapped", "the adaptive weights of the two branches are exchanged", put(swapped), {}
         yield "weights-averaged", "the adaptive weights are averaged over the batch", put(averaged), {}
-        yield "weights-shared", "both branches have the positive branch's adaptive weight", put({n.w_minus: n.w_plus}), {}
-        yield "weights-shared", "both branches have the negative branch's adaptive weight", put({n.w_plus: n.w_minus}), {}
+        yield (
+            "weights-shared",
+            "both branches have the positive branch's adaptive weight",
+            put({n.w_minus: n.w_plus}),
+            {},
+        )
+        yield (
+            "weights-shared",
+            "both branches have the negative branch's adaptive weight",
+            put({n.w_plus: n.w_minus}),
+            {},
+        )
 
 
 def _reference_mistakes(d: Derivation) -> Iterator[_Candidate]:
@@ -530,7 +544,12 @@ def _reference_mistakes(d: Derivation) -> Iterator[_Candidate]:
         policy,
         {},
     )
-    yield "kl-to-old", f"{term} is taken to the behaviour model", policy + (loss - policy).xreplace({n.v_ref: n.v_old}), {}
+    yield (
+        "kl-to-old",
+        f"{term} is taken to the behaviour model",
+        policy + (loss - policy).xreplace({n.v_ref: n.v_old}),
+        {},
+    )
     for name, sentence, weight in (
         ("kl-sign", f"{term} has the wrong sign", -w),
         ("kl-half", f"{term} is twice the declared one: a factor 1/2 is missing", 2 * w),
@@ -606,8 +625,8 @@ _WRONG: dict[type, Callable[..., Tensor]] = {
     TieLost: _tie_lost,
     Crossed: _crossed,
     MaskedBy: _masked_by,
-    LogClipped: lambda a, x, low, high: -torch.minimum(
-        x.exp() * a, torch.minimum(torch.maximum(x, -low), high).exp() * a
+    LogClipped: lambda a, x, low, high: (
+        -torch.minimum(x.exp() * a, torch.minimum(torch.maximum(x, -low), high).exp() * a)
     ),
     MeanAbs: lambda x: x.abs().mean(tuple(range(1, x.ndim)), keepdim=True),
 }

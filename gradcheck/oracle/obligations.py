@@ -109,7 +109,7 @@ def _over(judge: Judge, specs: Iterator[Spec], one: Callable[[Case], Comparison]
     assert worst is not None
     spec, result = worst
     failed = not result.holds
-    detail = f"observed {result.observed:.6g}, required {result.required:.6g}" if failed else ""
+    detail = _figures(result) if failed else ""
     return Outcome(
         "failed" if failed else "passed",
         len(ratios),
@@ -119,6 +119,15 @@ def _over(judge: Judge, specs: Iterator[Spec], one: Callable[[Case], Comparison]
         spec if failed else None,
         ratios=tuple(ratios),
     )
+
+
+def _figures(result: Comparison) -> str:
+    """Both numbers, with as many digits as it takes to see them differ."""
+    observed, required = result.observed + 0.0, result.required + 0.0  # −0 reads like a sign error
+    for digits in (6, 10, 17):
+        if f"{observed:.{digits}g}" != f"{required:.{digits}g}":
+            break
+    return f"observed {observed:.{digits}g}, required {required:.{digits}g}"
 
 
 def _smallest(judge: Judge, spec: Spec, one: Callable[[Case], Comparison]) -> _Compared | None:

@@ -1,14 +1,14 @@
 r"""Unveil: what does a loss that nobody has named really optimise?
 
-The function is called on cases that hold every quantity of the notation that its process has; its gradient is
-decomposed on the field's directions, the coefficients are recognised, and the target follows (lemma L1).  Then the
-catalogue is asked whether it knows such a gradient.
+The function is called on cases that hold every quantity of the notation that its process has.  Its gradient is
+decomposed on the field's directions, the coefficients are recognised as formulas, and the target follows (lemma L1).
+Then the catalogue is asked whether it knows such a gradient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sympy as sp
@@ -16,21 +16,43 @@ import torch
 from torch import Tensor
 
 from derivations import notation as n
+from derivations.calculus import Norm2
 from derivations.derivation import Derivation
 from derivations.render import latex, text
 from gradcheck.case import Case
 from gradcheck.catalogue import CATALOGUE
 from gradcheck.compare import compare
+from gradcheck.compiled import evaluate
 from gradcheck.conventions import Conventions
 from gradcheck.oracle.adapter import Adapter, AdapterError
 from gradcheck.oracle.reference import reference
-from gradcheck.oracle.xray import DIRECTIONS, B, Direction, decompose, directions
-from gradcheck.problems import Spec, complete, draw_given
+from gradcheck.oracle.universal import family, universal_case
+from gradcheck.oracle.xray import B, Sample, decompose, recognise, scalars
+from gradcheck.problems import Spec
+from gradcheck.tensor_ops import norm2
 
-__all__ = ["Unveiled", "unveil", "universal_case"]
+__all__ = ["Term", "Unveiled", "unveil", "unveiled_text"]
 
-_SHAPES = ((4, (3, 5)), (6, (2, 3, 4)), (3, (13,)), (5, (2, 2, 5)), (7, (4, 5)), (4, (2, 9)))
+_SHAPES = ((4, (3, 5)), (6, (2, 3, 4)), (3, (13,)), (5, (2, 2, 5)), (7, (4, 5)), (4, (2, 9)), (5, (17,)), (6, (3, 7)))
 _EXACT = 1e-7
+_FAINT = 1e-6
+_NOISE, _X = ("ε", n.noise), ("x_t", n.x_t)
+_FROM_OLD, _FROM_REF = ("v_θ − v_old", n.v_theta - n.v_old), ("v_θ − v_ref", n.v_theta - n.v_ref)
+_FROM_GT, _OLD_FROM_GT = ("v_θ − v_gt", n.v_theta - n.v_gt), ("v_old − v_gt", n.v_old - n.v_gt)
+_BASES: dict[str, tuple[tuple[tuple[str, sp.Expr], ...], ...]] = {
+    "backward": ((_NOISE, _FROM_OLD, _FROM_REF, _X),),
+    "forward": ((_FROM_GT, _FROM_REF, _NOISE, _FROM_OLD), (_OLD_FROM_GT, _FROM_OLD, _FROM_REF, _NOISE)),
+}
+
+
+@dataclass(frozen=True)
+class Term:
+    """One direction of a gradient: its coefficient's formula, ``None`` where none was recognised, and some values."""
+
+    direction: str
+    vector: sp.Expr
+    formula: sp.Expr | None
+    values: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -38,175 +60,231 @@ class Unveiled:
     """What was found.
 
     Attributes:
-        process: ``"forward"`` or ``"backward"``, or ``""`` if no case could be judged.
-        reduction: how the loss depends on the batch size: ``"mean"``, ``"sum"`` or ``""``.
-        directions: the gradient's coefficients, per sample (the batch reduction taken out).
+        name: of the function.
+        process: ``"forward"`` or ``"backward"``.
+        sde: the reverse step on whose states it was looked at; empty for the forward process.
+        terms: the gradient on the directions, per sample.
         residual: the largest part of a gradient that no direction explains, relative to its norm.
-        gradient, target: as expressions, with weight 1/2; ``None`` where a coefficient was not recognised.
-        moving: whether the target moves with v_theta; a fixed one is an off-policy attraction.
-        clip: fraction of samples beyond a clip whose gradient vanishes, or ``None`` without a ratio.
-        matches: declarations of the catalogue with exactly this gradient.
+        gradient, weight, target: as expressions; ``None`` where a coefficient was not recognised.
+        fixed: whether the target stays where it is when v_theta moves, as off-policy methods' does.
+        reduction: ``"mean"`` if the loss is averaged over the batch, ``"sum"`` if not.
+        clipped: fraction of samples with an advantage, far off-policy, whose policy gradient vanishes.
+        matches: entries of the catalogue with this gradient, as one declares them.
+        reason: why there is no formula; empty if there is one.
     """
 
     name: str
     process: str
-    reduction: str = ""
-    directions: tuple[Direction, ...] = ()
-    residual: float = 0.0
-    gradient: sp.Expr | None = None
-    target: sp.Expr | None = None
-    moving: bool = True
-    clip: float | None = None
-    matches: tuple[str, ...] = ()
-    reason: str = ""
-
-
-_FORWARD = ("diffusion_nft[adaptive-reference]", "awm[clipped-reference]", "awm[reference]", "rwr")
-_BACKWARD = ("flow_grpo[kl]", "grpo_guard[kl]")
-
-
-def _derivations(process: str, sde: str = "flow") -> list[Derivation]:
-    labels = _FORWARD if process == "forward" else _BACKWARD
-    chosen = [e.derivation for label in labels for e in CATALOGUE if e.label == label]
-    if process == "backward" and sde != "flow":
-        chosen = [Conventions("flow_grpo", options={"sde": sde, "kl": "step"}).derivation]
-    return chosen
-
-
-def universal_case(process: str, spec: Spec, sde: str = "flow") -> Case:
-    """A case with every quantity that losses of a process use, consistent among themselves."""
-    family = _derivations(process, sde)
-    names = list(dict.fromkeys(name for d in family for name in d.given))
-    given = draw_given(family[0], spec, names)
-    if process == "forward":
-        r = given["reward_prob"]
-        assert isinstance(r, Tensor)
-        given["advantage"] = 2 * r - 1
-    quantities: dict[str, Tensor | float] = {}
-    for d in reversed(family):
-        part = complete(d, {name: given[name] for name in d.given})
-        quantities |= {name: getattr(part, name) for name in part.names}
-    if process == "forward":
-        t, x_0, noise = (given[name] for name in ("t", "x_0", "noise"))
-        assert isinstance(t, Tensor)
-        column = t.reshape(-1, *(1,) * len(spec.latent))
-        quantities["x_t"] = (1 - column) * x_0 + column * noise
-        quantities["timestep"] = 1000 * t
-    else:
-        quantities["t_prev"] = quantities["t"] - quantities["dt"]
-        quantities["timestep"] = 1000 * quantities["t"]
-        quantities["clip_range"] = quantities["clip_high"]
-    return Case(f"unveil[{process}]", quantities)
+    sde: str
+    terms: tuple[Term, ...]
+    residual: float
+    gradient: sp.Expr | None
+    weight: sp.Expr | None
+    target: sp.Expr | None
+    fixed: bool
+    reduction: str
+    clipped: float
+    matches: tuple[str, ...]
+    reason: str
 
 
 def unveil(function: Callable[[Case], Any], name: str, timeout: float = 60.0) -> Unveiled:
     """Find out what a loss optimises, from its gradients alone.
 
     Raises:
-        AdapterError: it could be judged in neither process.
+        AdapterError: it can be called in neither process, or returns no differentiable loss.
     """
-    reasons = []
-    for process in ("backward", "forward"):
+    adapter = Adapter(function, name, "mean", timeout)
+    found: list[Unveiled] = []
+    problems = []
+    for process, sde in (("backward", "flow"), ("backward", "dance"), ("backward", "cps"), ("forward", "")):
         try:
-            return _unveil(Adapter(function, name, "mean", timeout), process)
+            found.append(_unveil(adapter, process, sde))
         except AdapterError as error:
-            reasons.append(f"{process}: {error}")
-    raise AdapterError("it could be called in neither process. " + "; ".join(reasons))
+            problems.append(f"{process} process: {error}")
+            continue
+        if found[-1].gradient is not None or found[-1].matches:
+            return found[-1]
+    if not found:
+        raise AdapterError(" / ".join(dict.fromkeys(problems)))
+    return min(found, key=lambda f: f.residual)
 
 
-def _unveil(adapter: Adapter, process: str) -> Unveiled:
-    cases = [universal_case(process, Spec(b, latent, 50 + i, policy="near", advantage="typical", time="middle"))
-             for i, (b, latent) in enumerate(_SHAPES)]  # fmt: skip
-    cases += [universal_case(process, Spec(b, latent, 80 + i, policy="off", advantage="typical", time="middle"))
-              for i, (b, latent) in enumerate(_SHAPES)]  # fmt: skip
-    gradients = [_per_sample_gradient(adapter, case) for case in cases]
-    samples = [s for case, g in zip(cases, gradients, strict=True) for s in decompose(case, g)]
-    if not samples:
-        return Unveiled(adapter.name, process, reason="no gradient reaches v_theta")
-    exact = [s for s in samples if s.residual < _EXACT]
-    residual = max(s.residual for s in samples)
-    found = directions(exact) if len(exact) == len(samples) else []
-    gradient = _expression(found)
-    reduction = ""
-    if gradient is not None:
-        power = sp.degree(gradient.subs(B, 1 / sp.Symbol("_b")), sp.Symbol("_b")) if gradient.has(B) else 0
-        reduction = "mean" if power == 1 else "sum" if power == 0 else ""
-        gradient = sp.expand(gradient * B) if reduction == "mean" else gradient
-        gradient = sum((sp.factor_terms(x) for x in sp.Add.make_args(gradient)), sp.S.Zero) if gradient != 0 else gradient
-        gradient = _expression(found, B if reduction == "mean" else sp.S.One)
-    target = None if gradient is None else n.v_theta - gradient
-    matches = tuple(_matches(cases, gradients))
+def _unveil(adapter: Adapter, process: str, sde: str) -> Unveiled:
+    specs = [
+        Spec(b, latent, 50 + i, policy="off", advantage="typical", time="middle")
+        for i, (b, latent) in enumerate(_SHAPES)
+    ]
+    specs += [replace(spec, seed=spec.seed + 50, advantage="zero") for spec in specs[:3]]  # a reference term alone
+    cases = [universal_case(process, sde, spec) for spec in specs]
+    gradients = [adapter.observe(case).gradient for case in cases]
+    terms, residual = _best_terms(process, cases, gradients)
+    pairs = [(t.formula, t.vector) for t in terms if t.formula is not None]
+    known = bool(terms) and len(pairs) == len(terms)
+    mean = known and all((formula * B).free_symbols == formula.free_symbols - {B} for formula, _ in pairs)
+    if mean:
+        pairs = [(formula * B, vector) for formula, vector in pairs]
+        terms = tuple(replace(t, formula=formula) for t, (formula, _) in zip(terms, pairs, strict=True))
+    gradient = weight = target = None
+    fixed = False
+    if known:
+        gradient = sp.Add(*(formula * vector for formula, vector in pairs))
+        weight, target, fixed = _target(pairs)
     return Unveiled(
         name=adapter.name,
         process=process,
-        reduction=reduction,
-        directions=tuple(found),
+        sde=sde,
+        terms=terms,
         residual=residual,
         gradient=gradient,
+        weight=weight,
         target=target,
-        moving=not _is_fixed(gradient),
-        clip=_clip(adapter, process),
-        matches=matches,
-        reason="" if gradient is not None else _why_not(found, residual),
+        fixed=fixed,
+        reduction="mean" if mean else "sum" if known else "",
+        clipped=_clipped(adapter, process, sde, terms),
+        matches=tuple(_matches(process, sde, cases, gradients)),
+        reason="" if known else _why_not(terms, residual),
     )
 
 
-def _per_sample_gradient(adapter: Adapter, case: Case) -> Tensor:
-    return adapter.observe(case).gradient
+# ------------------------------------------------------------------------------------------- the gradient
 
 
-def _expression(found: list[Direction], times: sp.Expr = sp.S.One) -> sp.Expr | None:
-    """The gradient as an expression, if every coefficient was recognised."""
-    if not found or any(d.formula is None for d in found):
-        return None
-    by_name = dict(DIRECTIONS)
-    return sp.Add(*(times * d.formula * by_name[d.name] for d in found))
+def _best_terms(process: str, cases: list[Case], gradients: list[Tensor]) -> tuple[tuple[Term, ...], float]:
+    """The terms on whichever basis gives formulas, with the fewest terms."""
+    tried = [_terms(process, basis, cases, gradients) for basis in _BASES[process]]
+    return min(tried, key=lambda found: (sum(t.formula is None for t in found[0]), found[1] > _EXACT, len(found[0])))
 
 
-def _is_fixed(gradient: sp.Expr | None) -> bool:
-    """Whether the gradient is w(v_theta − fixed point): then v_theta's own coefficient is free of rewards and signs."""
-    if gradient is None:
-        return False
-    own = sp.expand(gradient).coeff(n.v_theta)
-    return own != 0 and own.is_positive is True
-
-
-def _why_not(found: list[Direction], residual: float) -> str:
-    if residual > 1e-6:
-        return (
-            f"none: up to {residual:.0%} of a sample's gradient lies outside the field's directions, "
-            "so it is no loss of this family (or it depends on other samples)"
-        )
-    unknown = ", ".join(d.name for d in found if d.formula is None)
-    return f"the gradient lies on the field's directions, but its coefficient on {unknown} is no monomial in the problem's scalars"
-
-
-def _clip(adapter: Adapter, process: str) -> float | None:
-    """How many samples far beyond a clip have no gradient; None if all have one, in a process without a clip."""
-    off = total = 0
-    for seed in range(4):
-        case = universal_case(process, Spec(8, (3, 4), seed, policy="off" if process == "forward" else "far", advantage="typical", time="middle"))
-        if "ratio" not in case.names:
-            return None
-        gradient = adapter.observe(case).gradient.flatten(1)
-        beyond = (case.ratio > 1.3) & (case.advantage > 0) | (case.ratio < 0.7) & (case.advantage < 0)
-        off += int((beyond & (gradient == 0).all(1)).sum())
-        total += int(beyond.sum())
-    return off / total if total else None
-
-
-def _matches(cases: list[Case], gradients: list[Tensor]) -> list[str]:
-    """Declarations of the catalogue whose gradient is this one, up to rounding."""
+def _terms(
+    process: str, basis: Sequence[tuple[str, sp.Expr]], cases: list[Case], gradients: list[Tensor]
+) -> tuple[tuple[Term, ...], float]:
+    samples = [
+        s for case, g in zip(cases, gradients, strict=True) for s in decompose(case, g, basis, _numbers(process, case))
+    ]
+    if not samples:
+        return (), 0.0
     out = []
-    for entry in CATALOGUE:
-        options = dict(entry.derivation.variant.options)
-        for reduction in ("mean", "sum"):
-            conventions = Conventions(entry.symbolic.NAME, options=options, batch_reduction=reduction)
-            if any(name not in cases[0].names and name != "D" for name in conventions.derivation.given):
-                break
-            if all(_agrees(conventions, case, g) for case, g in zip(cases, gradients, strict=True)):
-                out.append(f"{entry.label}, batch_reduction={reduction!r}")
-    return out
+    for name, vector in basis:
+        values = [s.coefficients.get(name, 0.0) for s in samples]
+        largest = [max(abs(c) for c in s.coefficients.values()) for s in samples]
+        occurring = [
+            (v, s) for v, s, top in zip(values, samples, largest, strict=True) if abs(v) > _FAINT * top
+        ]  # a coefficient much smaller than another one has lost its digits
+        if occurring:
+            formula = _formula([v for v, _ in occurring], [s for _, s in occurring])
+            out.append(Term(name, vector, formula, tuple(values[:3])))
+    return tuple(out), max(s.residual for s in samples)
+
+
+def _numbers(process: str, case: Case) -> dict[sp.Symbol, Tensor]:
+    """The scalars of the notation, every catalogue entry's ratio, and what else coefficients are made of."""
+    out = {s: x for s, x in scalars(case).items() if s != n.ratio}
+    extra: dict[str, Tensor] = {"1 − t": 1 - case.t}
+    if process == "forward":
+        extra["exp_reward"] = torch.exp(case.reward / case.temperature)
+        extra["rho_sum"] = case.rho_plus + case.rho_minus
+        extra["rho_difference"] = case.rho_plus - case.rho_minus
+        extra["error"] = norm2(case.v_theta.detach() - case.v_gt).flatten() / case.D + 1e-10
+    for derivation in _with_ratio(process, case):
+        extra[f"ratio of {derivation.label}"] = evaluate(derivation, case, n.ratio, dtype=torch.float64)[0].flatten()
+    return out | {_symbol(name): x.detach().to(torch.float64) for name, x in extra.items()}
+
+
+def _with_ratio(process: str, case: Case) -> Iterator[Derivation]:
+    for e in CATALOGUE:
+        d = e.derivation
+        own_kind = d.process == process and n.ratio in d.definitions and not d.loss.has(n.kl_weight)
+        if own_kind and all(i.name in case.names for i in d.inputs(n.ratio)):
+            yield d
+
+
+def _symbol(name: str) -> sp.Symbol:
+    return sp.Symbol(name, positive=True) if name != "rho_difference" else sp.Symbol(name, real=True)
+
+
+def _formula(values: list[float], samples: list[Sample]) -> sp.Expr | None:
+    """A monomial in the plain scalars, or in these and one kind of the others."""
+    every = samples[0].scalars
+    ratios = [s for s in every if s.name.startswith("ratio of ")]
+    special = [
+        [s for s in every if s.name in group]
+        for group in ({"exp_reward"}, {"rho_sum"}, {"rho_difference"}, {"error"}, {"1 − t"})
+    ]
+    plain = [s for s in every if s not in ratios and not any(s in group for group in special)]
+    for more in (
+        [],
+        *([r] for r in ratios),
+        *(g for g in special if g),
+        *([r, *g] for r in ratios for g in special if g and g[0].name == "error"),
+    ):
+        chosen = [*plain, *more]
+        formula = recognise(values, [{s: x.scalars[s] for s in chosen} for x in samples])
+        if formula is not None and not formula.atoms(sp.Float):
+            return formula.xreplace(_MEANINGS | dict.fromkeys(ratios, n.ratio))
+    return None
+
+
+_MEANINGS: dict[sp.Symbol, sp.Expr] = {
+    _symbol("exp_reward"): sp.exp(n.reward / n.temperature),
+    _symbol("rho_sum"): n.rho_plus + n.rho_minus,
+    _symbol("rho_difference"): n.rho_plus - n.rho_minus,
+    _symbol("error"): Norm2(n.v_theta - n.v_gt) / n.D + sp.Rational(1, 10**10),
+    _symbol("1 − t"): 1 - n.t,
+}
+
+
+def _target(pairs: Sequence[tuple[sp.Expr, sp.Expr]]) -> tuple[sp.Expr, sp.Expr, bool]:
+    """Weight and target; a fixed point where v_theta's own coefficient is positive whatever the advantage."""
+    own = sp.Add(*(formula for formula, vector in pairs if vector.has(n.v_theta)))
+    moves = any(formula.has(n.ratio) for formula, _ in pairs) or own.has(n.advantage)
+    if own == 0 or not own.is_nonnegative or moves:
+        return sp.Rational(1, 2), n.v_theta - sp.Add(*(formula * vector for formula, vector in pairs)), False
+    parts = ((formula, vector - n.v_theta if vector.has(n.v_theta) else vector) for formula, vector in pairs)
+    return own / 2, sp.Add(*(-(formula / own) * rest for formula, rest in parts)), True
+
+
+# --------------------------------------------------------------------------------------------- the verdict
+
+
+def _clipped(adapter: Adapter, process: str, sde: str, terms: Sequence[Term]) -> float:
+    """How many samples with an advantage have no policy gradient far off-policy."""
+    if not terms:
+        return 0.0
+    off = total = 0
+    main = next((b for b in _BASES[process] if any(name == terms[0].direction for name, _ in b)), _BASES[process][0])
+    for seed in range(3):
+        case = universal_case(process, sde, Spec(8, (3, 5), seed, policy="far", advantage="typical", time="middle"))
+        seen = decompose(case, adapter.observe(case).gradient, main, scalars(case))
+        total += case.v_theta.shape[0]
+        off += case.v_theta.shape[0] - sum(s.coefficients.get(terms[0].direction, 0.0) != 0 for s in seen)
+    return off / total
+
+
+def _matches(process: str, sde: str, cases: list[Case], gradients: list[Tensor]) -> Iterator[str]:
+    """Declarations of the catalogue whose gradient is this one, up to a constant factor."""
+    for entry in family(process, sde):
+        summed = Conventions(entry.symbolic.NAME, options=dict(entry.derivation.variant.options), batch_reduction="sum")
+        factor = _constant_factor(summed, cases[0], gradients[0])
+        if not _parallel(summed, cases[0], gradients[0]):
+            continue  # not even the direction is right
+        for reduction, size in (("mean", cases[0].v_theta.shape[0]), ("sum", 1)):
+            scaled = replace(summed, batch_reduction=reduction, factor=factor * size)
+            if all(_agrees(scaled, c, g) for c, g in zip(cases, gradients, strict=True)):
+                times = "" if abs(factor * size - 1) < 1e-9 else f", factor={factor * size:.6g}"
+                yield f"{entry.label}, batch_reduction={reduction!r}{times}"
+
+
+def _constant_factor(conventions: Conventions, case: Case, gradient: Tensor) -> float:
+    wanted = reference(conventions, case).gradient
+    size = float((wanted * wanted).sum())
+    return float((gradient * wanted).sum()) / size if size > 0 else 0.0
+
+
+def _parallel(conventions: Conventions, case: Case, gradient: Tensor) -> bool:
+    wanted = reference(conventions, case).gradient
+    cosine = torch.nn.functional.cosine_similarity(gradient.flatten(), wanted.flatten(), dim=0)
+    return float(cosine.abs()) > 1 - 1e-6
 
 
 def _agrees(conventions: Conventions, case: Case, gradient: Tensor) -> bool:
@@ -214,21 +292,49 @@ def _agrees(conventions: Conventions, case: Case, gradient: Tensor) -> bool:
     return compare(gradient, wanted.gradient, 1e3 * wanted.scale + 1e-300, torch.float64).holds
 
 
+def _why_not(terms: Sequence[Term], residual: float) -> str:
+    if not terms:
+        return "no gradient reaches v_theta"
+    if residual > 1e-6:
+        return (
+            f"none: up to {residual:.0%} of a sample's gradient lies outside the field's directions, so this is no "
+            "loss of the family (or it depends on other samples)"
+        )
+    unknown = ", ".join(t.direction for t in terms if t.formula is None)
+    return f"the gradient lies on the field's directions, but no formula was found for its coefficient on {unknown}"
+
+
 def unveiled_text(found: Unveiled) -> str:
     """The finding in plain text, with LaTeX beside it."""
-    lines = [found.name]
+    where = found.process + (f", on {found.sde} steps" if found.sde else "")
+    lines = [found.name, f"  process    {where}"]
     if found.reason:
-        lines.append(f"  {found.reason}")
-    if found.process:
-        lines.append(f"  process    {found.process}")
-    if found.gradient is not None and found.target is not None:
-        per = {"mean": " (per sample; the batch is averaged)", "sum": " (per sample; the batch is summed)"}.get(found.reduction, "")
-        lines += [f"  gradient   {text(found.gradient)}{per}", f"             {latex(found.gradient)}"]
-        lines += [f"  target     {text(found.target)}   (weight 1/2)", f"             {latex(found.target)}"]
-        lines.append("  policy     " + ("the target moves with v_θ: on-policy in kind" if found.moving else "the target is a fixed point: a trust region holds v_θ there"))
-    elif found.directions:
-        lines += [f"  {d.name:12} {d.text}" for d in found.directions]
-    if found.clip is not None:
-        lines.append("  clip       " + ("none seen" if found.clip == 0 else f"{found.clip:.0%} of the samples far beyond a PPO clip have no gradient"))
+        lines.append(f"  formula    {found.reason}")
+    if found.gradient is not None and found.weight is not None and found.target is not None:
+        per = ", averaged over the batch" if found.reduction == "mean" else ", summed over the batch"
+        lines += [f"  gradient   {text(found.gradient)}   (per sample{per})", f"             {latex(found.gradient)}"]
+        lines += [
+            f"  target     {text(found.target)}   with weight {text(found.weight)}",
+            f"             {latex(found.target)}",
+        ]
+        kind = (
+            "a fixed point, so the loss holds v_θ there (off-policy, with a trust region)"
+            if found.fixed
+            else "moves with v_θ (on-policy)"
+        )
+        lines.append(f"  policy     the target {kind}")
+    elif found.terms:
+        for t in found.terms:
+            formula = (
+                text(t.formula) if t.formula is not None else "for example " + ", ".join(f"{v:.4g}" for v in t.values)
+            )
+            lines.append(f"             {t.direction:12} {formula}")
+    if found.terms and found.residual < 1e-6:
+        clip = (
+            "none seen"
+            if found.clipped == 0
+            else f"{found.clipped:.0%} of the samples far off-policy have no policy gradient"
+        )
+        lines.append(f"  clip       {clip}")
     lines.append("  catalogue  " + ("; ".join(found.matches) if found.matches else "none: no entry has this gradient"))
     return "\n".join(lines)

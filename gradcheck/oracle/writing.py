@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gradcheck.errors import InputError
 from gradcheck.oracle.results import Judgement
@@ -32,14 +32,21 @@ def check_writable(files: Mapping[str, str | Path | None]) -> None:
 
 
 def write_reports(
-    judgements: Sequence[Judgement], settings: Settings, files: Mapping[str, str | Path | None]
+    judgements: Sequence[Judgement],
+    settings: Settings,
+    files: Mapping[str, str | Path | None],
+    pictures: Mapping[Any, Any] | None = None,
 ) -> list[Path]:
-    """Write the reports that were asked for, and say which."""
+    """Write the reports that were asked for, and say which.
+
+    ``pictures`` are the gradients to draw in the page, from :func:`gradcheck.oracle.reports.failure_directions`.
+    """
     check_writable(files)
     written = []
     for kind, file in files.items():
         if file:
-            Path(file).write_text(_WRITERS[kind](judgements, settings), encoding="utf-8")
+            text = _html(judgements, settings, pictures) if kind == "html" else _WRITERS[kind](judgements, settings)
+            Path(file).write_text(text, encoding="utf-8")
             written.append(Path(file))
     return written
 
@@ -53,10 +60,10 @@ def _json(judgements: Sequence[Judgement], settings: Settings) -> str:
     return json.dumps(to_json(judgements, settings), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _html(judgements: Sequence[Judgement], settings: Settings) -> str:
+def _html(judgements: Sequence[Judgement], settings: Settings, pictures: Mapping[Any, Any] | None) -> str:
     from gradcheck.oracle.reports.html import to_html
 
-    return to_html(judgements, settings)
+    return to_html(judgements, settings, pictures)
 
 
 def _junit(judgements: Sequence[Judgement], settings: Settings) -> str:
@@ -73,7 +80,6 @@ def _summary(judgements: Sequence[Judgement], settings: Settings) -> str:
 
 _WRITERS: dict[str, Callable[[Sequence[Judgement], Settings], str]] = {
     "json": _json,
-    "html": _html,
     "junit": _junit,
     "summary": _summary,
 }

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from gradcheck.case import Case
+
 from .base import Mutant, mutant
 
 
 def per_sample_mse(v: Tensor, target: Tensor) -> Tensor:
-    return F.mse_loss(v, target.expand_as(v), reduction="none").flatten(1).mean(1)
+    return functional.mse_loss(v, target.expand_as(v), reduction="none").flatten(1).mean(1)
 
 
 def ppo(ratio: Tensor, case: Case) -> Tensor:
-    return -torch.min(
-        case.advantage * ratio, case.advantage * ratio.clamp(1 - case.clip_low, 1 + case.clip_high)
-    )
+    return -torch.min(case.advantage * ratio, case.advantage * ratio.clamp(1 - case.clip_low, 1 + case.clip_high))
 
 
 MEAN = {"reduction": "mean"}
@@ -61,7 +60,7 @@ def predicts_the_data(case: Case) -> Tensor:
 
 @mutant("awm", fails="gradient", because="advantage-missing", **MEAN)
 def plain_flow_matching(case: Case) -> Tensor:
-    return F.mse_loss(case.v_theta, case.noise - case.x_0)
+    return functional.mse_loss(case.v_theta, case.noise - case.x_0)
 
 
 @mutant("awm", fails="gradient", because="advantage-absolute", **MEAN)
@@ -94,13 +93,13 @@ def column_against_row(case: Case) -> Tensor:
 
 @mutant("awm", fails="sample-independence", because="advantage-averaged", **MEAN)
 def mse_reduced_before_weighting(case: Case) -> Tensor:
-    mse = F.mse_loss(case.v_theta, case.v_gt)
+    mse = functional.mse_loss(case.v_theta, case.v_gt)
     return (case.advantage * mse).mean()
 
 
 @mutant("awm", fails="sample-independence", because="advantage-normalised-twice", **MEAN)
 def advantage_standardised_again(case: Case) -> Tensor:
-    std, mean = torch.std_mean(case.advantage)
+    std, mean = torch.std_mean(case.advantage, correction=0)
     weight = (case.advantage - mean) / (std + 1e-8)
     return (weight * per_sample_mse(case.v_theta, case.v_gt)).mean()
 
@@ -124,7 +123,7 @@ def euclidean_distance(case: Case) -> Tensor:
 
 @mutant("awm", fails="gradient", because="not-squared", **MEAN)
 def absolute_error(case: Case) -> Tensor:
-    return (case.advantage * F.l1_loss(case.v_theta, case.v_gt, reduction="none").flatten(1).mean(1)).mean()
+    return (case.advantage * functional.l1_loss(case.v_theta, case.v_gt, reduction="none").flatten(1).mean(1)).mean()
 
 
 @mutant("awm", fails="gradient", because="kl-without-gradient", reference="on", **MEAN)
@@ -137,13 +136,13 @@ def reference_term_detached(case: Case) -> Tensor:
 @mutant("awm", fails="kl", because="kl-doubled", reference="on", **MEAN)
 def reference_term_halved(case: Case) -> Tensor:
     policy_loss = (case.advantage * per_sample_mse(case.v_theta, case.v_gt)).mean()
-    return policy_loss + 0.5 * case.kl_weight * F.mse_loss(case.v_theta, case.v_ref)
+    return policy_loss + 0.5 * case.kl_weight * functional.mse_loss(case.v_theta, case.v_ref)
 
 
 @mutant("awm", fails="gradient", because="policy-detached", reference="on", **MEAN)
 def prediction_detached(case: Case) -> Tensor:
     policy_loss = (case.advantage * per_sample_mse(case.v_theta.detach(), case.v_gt)).mean()
-    return policy_loss + case.kl_weight * F.mse_loss(case.v_theta, case.v_ref)
+    return policy_loss + case.kl_weight * functional.mse_loss(case.v_theta, case.v_ref)
 
 
 # ------------------------------------------------------------------------------------ the clipped form
@@ -190,7 +189,7 @@ def time_weight_reversed(case: Case) -> Tensor:
     return ppo(torch.exp((1 - case.t) * difference), case).mean()
 
 
-@mutant("awm", fails="sample-independence", because="weighting-averaged", omega="t2", **CLIPPED)
+@mutant("awm", fails="micro-batching", because="weighting-averaged", omega="t2", **CLIPPED)
 def time_weight_averaged(case: Case) -> Tensor:
     difference = per_sample_mse(case.v_old, case.v_gt) - per_sample_mse(case.v_theta, case.v_gt)
     return ppo(torch.exp((case.t**2).mean() * difference), case).mean()

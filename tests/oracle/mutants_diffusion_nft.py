@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from gradcheck.case import Case
+
 from .base import Mutant, mutant
 
 
@@ -114,7 +115,7 @@ def old_model_is_the_trained_one(case: Case) -> Tensor:
     return contrast(case, v_plus, v_minus).mean()
 
 
-@mutant("diffusion_nft", fails="sample-independence", because="probability-averaged", **MEAN)
+@mutant("diffusion_nft", fails="micro-batching", because="probability-averaged", **MEAN)
 def probability_is_a_column(case: Case) -> Tensor:
     r = case.reward_prob.reshape(-1, 1)
     v_plus, v_minus = mixtures(case)
@@ -164,7 +165,7 @@ def contrast_negated(case: Case) -> Tensor:
 def reference_under_no_grad(case: Case) -> Tensor:
     loss = contrast(case, *mixtures(case)).mean()
     with torch.no_grad():
-        kl = F.mse_loss(case.v_theta, case.v_ref)
+        kl = functional.mse_loss(case.v_theta, case.v_ref)
     return loss + case.kl_weight * kl
 
 
@@ -250,7 +251,7 @@ def regression_halved(case: Case) -> Tensor:
     return (torch.exp(case.reward / case.temperature) * error.pow(2).sum(1) / 2).mean()
 
 
-@mutant("rwr", fails="sample-independence", because="batch-normalised")
+@mutant("rwr", fails="micro-batching", because="batch-normalised")
 def rewards_through_a_softmax(case: Case) -> Tensor:
     error = (case.v_theta - (case.noise - case.x_0)).flatten(1).pow(2).sum(1)
     return (torch.softmax(case.reward / case.temperature, 0) * error).sum()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Normal
+from torch.nn import functional
 
 from gradcheck.case import Case
+
 from .base import Mutant, mutant
 
 _LOG_SQRT_2PI = math.log(math.sqrt(2 * math.pi))
@@ -30,8 +31,7 @@ def sde_step(case: Case, v: Tensor, kind: str = "flow") -> tuple[Tensor, Tensor]
     scale = torch.sqrt(sigma / (1 - sigma)) if kind == "flow" else torch.ones_like(sigma)
     std_dev_t = case.noise_level * scale
     prev_sample_mean = (
-        case.x_t * (1 + std_dev_t**2 / (2 * sigma) * dt)
-        + v * (1 + std_dev_t**2 * (1 - sigma) / (2 * sigma)) * dt
+        case.x_t * (1 + std_dev_t**2 / (2 * sigma) * dt) + v * (1 + std_dev_t**2 * (1 - sigma) / (2 * sigma)) * dt
     )
     return prev_sample_mean, std_dev_t * torch.sqrt(-dt)
 
@@ -85,7 +85,7 @@ def sign_lost_inside_the_max(case: Case) -> Tensor:
 def counted_twice(case: Case) -> Tensor:
     policy_loss = ppo(log_ratio_of(case).exp(), case.advantage, case).mean()
     total = policy_loss
-    total = total + policy_loss
+    total += policy_loss.clone()
     return total
 
 
@@ -114,7 +114,7 @@ def normalised_by_total_advantage(case: Case) -> Tensor:
 @mutant("flow_grpo", fails="gradient", because="shape-factor", **MEAN)
 def masked_mean_counts_the_padding(case: Case) -> Tensor:
     loss = ppo(log_ratio_of(case).exp(), case.advantage, case)
-    padded = F.pad(loss, (0, 16 - len(loss)))
+    padded = functional.pad(loss, (0, 16 - len(loss)))
     mask = torch.arange(16) < len(loss)
     return (padded * mask).mean()
 
@@ -174,19 +174,19 @@ def unclipped(case: Case) -> Tensor:
 @mutant("flow_grpo", fails="clip", because="max-for-min", **MEAN)
 def min_for_max(case: Case) -> Tensor:
     ratio = log_ratio_of(case).exp()
-    losses = torch.stack([
-        -case.advantage * ratio,
-        -case.advantage * ratio.clip(1 - case.clip_low, 1 + case.clip_high),
-    ])
+    losses = torch.stack(
+        [
+            -case.advantage * ratio,
+            -case.advantage * ratio.clip(1 - case.clip_low, 1 + case.clip_high),
+        ]
+    )
     return losses.min(dim=0).values.mean()
 
 
 @mutant("flow_grpo", fails="clip", because="max-for-min", **MEAN)
 def clip_on_the_wrong_side(case: Case) -> Tensor:
     ratio = log_ratio_of(case).exp()
-    bounded = torch.where(
-        case.advantage > 0, ratio.clamp(min=1 - case.clip_low), ratio.clamp(max=1 + case.clip_high)
-    )
+    bounded = torch.where(case.advantage > 0, ratio.clamp(min=1 - case.clip_low), ratio.clamp(max=1 + case.clip_high))
     return (-case.advantage * bounded).mean()
 
 
@@ -230,13 +230,14 @@ def advantage_normalised_again(case: Case) -> Tensor:
 @mutant("flow_grpo", fails="sample-independence", because="advantage-normalised-twice", adv_clip_max=5.0, **MEAN)
 def advantage_whitened_in_the_loss(case: Case) -> Tensor:
     adv = case.advantage.clamp(-case.adv_clip_max, case.adv_clip_max)
-    adv = (adv - adv.mean()) / (adv.std() + 1e-4)
+    spread = ((adv - adv.mean()) ** 2).sum() / max(len(adv) - 1, 1)
+    adv = (adv - adv.mean()) / (spread.sqrt() + 1e-4)
     return ppo(log_ratio_of(case).exp(), adv, case).mean()
 
 
 @mutant("flow_grpo", fails="sample-independence", because="advantage-normalised-twice", **MEAN)
 def advantage_by_variance(case: Case) -> Tensor:
-    adv = (case.advantage - case.advantage.mean()) / (case.advantage.var() + 1e-6)
+    adv = (case.advantage - case.advantage.mean()) / (case.advantage.var(unbiased=False) + 1e-6)
     return ppo(log_ratio_of(case).exp(), adv, case).mean()
 
 
@@ -253,7 +254,7 @@ def advantage_applied_twice(case: Case) -> Tensor:
 
 @mutant("flow_grpo", fails="gradient", because="bad-samples-dropped", **MEAN)
 def only_good_samples(case: Case) -> Tensor:
-    return ppo(log_ratio_of(case).exp(), F.relu(case.advantage), case).mean()
+    return ppo(log_ratio_of(case).exp(), functional.relu(case.advantage), case).mean()
 
 
 @mutant("flow_grpo", fails="sample-independence", because="advantage-averaged", **MEAN)
@@ -383,7 +384,12 @@ def exponent_without_half(case: Case) -> Tensor:
 def std_for_variance(case: Case) -> Tensor:
     def log_prob(v: Tensor) -> Tensor:
         mean, std = sde_step(case, v)
-        return torch.einsum("bd,bd->b", -((case.x_prev - mean) ** 2).flatten(1), (0.5 / std).flatten(1).expand(-1, mean[0].numel())) / mean[0].numel()
+        return (
+            torch.einsum(
+                "bd,bd->b", -((case.x_prev - mean) ** 2).flatten(1), (0.5 / std).flatten(1).expand(-1, mean[0].numel())
+            )
+            / mean[0].numel()
+        )
 
     ratio = torch.exp(log_prob(case.v_theta) - log_prob(case.v_old.detach()))
     return ppo(ratio, case.advantage, case).mean()
@@ -403,7 +409,7 @@ def time_runs_the_other_way_in_sigma(case: Case) -> Tensor:
 # ------------------------------------------------------------------------------------ across the batch
 
 
-@mutant("flow_grpo", fails="sample-independence", because="std-mean", **MEAN)
+@mutant("flow_grpo", fails="micro-batching", because="std-mean", **MEAN)
 def std_averaged_over_the_batch(case: Case) -> Tensor:
     mean, std = sde_step(case, case.v_theta)
     mean_old, _ = sde_step(case, case.v_old)
@@ -451,7 +457,8 @@ def ratio_averaged(case: Case) -> Tensor:
 
 @mutant("flow_grpo", fails="shapes", because="layout", **MEAN)
 def sigma_for_images_only(case: Case) -> Tensor:
-    t, dt = case.t.view(-1, 1, 1, 1), case.dt.view(-1, 1, 1, 1)
+    ones = (1,) * max(case.x_t.ndim - 1, 3)  # an image has four axes, a video five; packed tokens have three
+    t, dt = case.t.view(-1, *ones), case.dt.view(-1, *ones)
     std_dev_t = case.noise_level * torch.sqrt(t / (1 - t))
 
     def log_prob(v: Tensor) -> Tensor:
@@ -531,7 +538,7 @@ def kl_rewarded(case: Case) -> Tensor:
 @mutant("flow_grpo", fails="kl", because="kl-on-velocities", kl="step", **MEAN)
 def kl_between_velocities(case: Case) -> Tensor:
     policy_loss, _, _, _ = _policy_and_means(case)
-    return policy_loss + case.kl_weight * F.mse_loss(case.v_theta, case.v_ref)
+    return policy_loss + case.kl_weight * functional.mse_loss(case.v_theta, case.v_ref)
 
 
 @mutant("flow_grpo", fails="gradient", because="policy-detached", kl="step", **MEAN)
@@ -591,11 +598,17 @@ def old_log_prob_in_half(case: Case) -> Tensor:
 
 @mutant("flow_grpo", fails="gradient", because="convention:working_dtype", **MEAN)
 def computed_in_float32(case: Case) -> Tensor:
-    single = Case(case.label, {n: x.float() if isinstance(x := getattr(case, n), Tensor) and x.is_floating_point() else x for n in case.names})
+    single = Case(
+        case.label,
+        {
+            n: x.float() if isinstance(x := getattr(case, n), Tensor) and x.is_floating_point() else x
+            for n in case.names
+        },
+    )
     return ppo(log_ratio_of(single).exp(), single.advantage, single).mean()
 
 
-@mutant("flow_grpo", fails="finite", because="overflow")
+@mutant("flow_grpo", fails="finite", because="overflow", noise_level=1e-6)
 def densities_divided(case: Case) -> Tensor:
     mean, std = sde_step(case, case.v_theta)
     mean_old, _ = sde_step(case, case.v_old)
@@ -604,7 +617,7 @@ def densities_divided(case: Case) -> Tensor:
     return ppo(density / old_density.detach(), case.advantage, case).mean()
 
 
-@mutant("flow_grpo", fails="finite", because="overflow")
+@mutant("flow_grpo", fails="finite", because="overflow", noise_level=1e-6)
 def where_over_an_overflowing_branch(case: Case) -> Tensor:
     mean, std = sde_step(case, case.v_theta)
     mean_old, _ = sde_step(case, case.v_old)
@@ -643,11 +656,14 @@ def running_baseline(case: Case) -> Tensor:
     return ppo(log_ratio_of(case).exp(), case.advantage - _RUNNING["mean"], case).mean()
 
 
+_GENERATOR = torch.Generator()
+
+
 @mutant("flow_grpo", fails="determinism", because="state", **MEAN)
 def samples_the_step_again(case: Case) -> Tensor:
     mean, std = sde_step(case, case.v_theta)
     mean_old, _ = sde_step(case, case.v_old)
-    x_prev = (mean_old + std * torch.randn_like(mean_old)).detach()
+    x_prev = (mean_old + std * torch.randn(mean_old.shape, generator=_GENERATOR)).detach()
     log_ratio = gaussian_log_prob(x_prev, mean, std) - gaussian_log_prob(x_prev, mean_old, std).detach()
     return ppo(log_ratio.flatten(1).mean(1).exp(), case.advantage, case).mean()
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gradcheck.case import Case
+
 from .base import Mutant, mutant
 
 
@@ -17,9 +18,7 @@ def guard_step(case: Case, v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dt = (case.t_prev - case.t).view(-1, *[1] * (v.ndim - 1))
     std_dev_t = torch.sqrt(sigma / (1 - sigma)) * case.noise_level
     sqrt_dt = torch.sqrt(-1 * dt)
-    mean = case.x_t * (1 + std_dev_t**2 / (2 * sigma) * dt) + v * (
-        1 + std_dev_t**2 * (1 - sigma) / (2 * sigma)
-    ) * dt
+    mean = case.x_t * (1 + std_dev_t**2 / (2 * sigma) * dt) + v * (1 + std_dev_t**2 * (1 - sigma) / (2 * sigma)) * dt
     std = std_dev_t * sqrt_dt
     log_prob = -((case.x_prev - mean) ** 2) / (2 * std**2) - torch.log(std) - math.log(math.sqrt(2 * math.pi))
     return log_prob.mean(dim=tuple(range(1, log_prob.ndim))), mean, std_dev_t, sqrt_dt
@@ -48,7 +47,7 @@ def bias_averaged_over_the_batch(case: Case) -> Tensor:
     with torch.no_grad():
         old_log_prob, mean_old, _, _ = guard_step(case, case.v_old)
     bias = (mean - mean_old) ** 2 / (2 * (std_dev_t * sqrt_dt) ** 2)
-    bias = bias.mean(dim=tuple(range(0, log_prob.ndim)))  # log_prob.ndim is 1
+    bias = bias.mean(dim=tuple(range(log_prob.ndim)))  # log_prob.ndim is 1
     bias = bias.mean()
     scale = (std_dev_t * sqrt_dt).flatten()
     ratio = torch.exp((log_prob - old_log_prob + bias) * scale)

@@ -54,10 +54,15 @@ class Subject:
         g = torch.Generator().manual_seed(1_013 * self.seed + seed)
         return (0.3 * torch.randn(n, generator=g, dtype=torch.float64) + 0.8).to(self.dtype)
 
-    def equal_groups(self, seed: int = 0, outlier: bool = False) -> tuple[Tensor, Tensor]:
-        """Five contiguous groups of six, each around a mean of its own; with ``outlier``, one reward far off."""
+    def equal_groups(self, seed: int = 0, outlier: bool = False, narrow: bool = False) -> tuple[Tensor, Tensor]:
+        """Five contiguous groups of six, each around a mean of its own.
+
+        With ``outlier``, one reward is far off; with ``narrow``, a group's rewards differ by about ε.
+        """
         ids = torch.arange(5).repeat_interleave(6)
         rewards = self.rewards(30, seed) + 0.5 * ids
+        if narrow:
+            rewards = 0.5 * ids + 1e-3 * (0.05 + 0.5 * ids) * rewards
         if outlier:
             rewards[3] += 40.0
         return rewards.to(self.dtype), ids

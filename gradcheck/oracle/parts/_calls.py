@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gradcheck.compare import Comparison
 from gradcheck.oracle.adapter import AdapterError
-from gradcheck.oracle.results import Outcome
+from gradcheck.oracle.results import Diagnosis, Outcome
 from gradcheck.problems import Spec
 
 __all__ = [
@@ -33,7 +33,11 @@ _Problem = tuple[str, str, str]
 
 
 class Wrong(Exception):  # noqa: N818 - not an error of ours: what a check saw
-    """Raised inside a check: the function broke its contract, in words."""
+    """Raised inside a check: the function broke its contract, in words, with the cause where that tells it."""
+
+    def __init__(self, text: str, cause: Diagnosis | None = None) -> None:
+        super().__init__(text)
+        self.cause = cause
 
 
 @contextlib.contextmanager
@@ -49,7 +53,7 @@ def calling(name: str, seed: int, elsewhere: int = 0) -> Iterator[torch.Generato
         AdapterError: the function raises.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(7_919 * seed + 104_729 * elsewhere + 1)
+        torch.default_generator.manual_seed(7_919 * seed + 104_729 * elsewhere + 1)
         try:
             yield torch.Generator().manual_seed(seed)
         except (Wrong, AdapterError):
@@ -63,7 +67,8 @@ def tensor_result(value: Any, shape: tuple[int, ...], what: str) -> Tensor:
     if not isinstance(value, Tensor):
         raise Wrong(f"{what} is a {type(value).__name__}; a torch.Tensor of shape {shape} is required")
     if tuple(value.shape) != shape:
-        raise Wrong(f"{what} has shape {tuple(value.shape)}; {shape} is required")
+        cause = Diagnosis("layout", "something is broadcast, reshaped or reduced for another layout")
+        raise Wrong(f"{what} has shape {tuple(value.shape)}; {shape} is required", cause)
     if not value.is_floating_point():
         raise Wrong(f"{what} has dtype {value.dtype}; a floating-point one is required")
     return value
@@ -85,7 +90,8 @@ def unchanged(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None
     """Raise :class:`Wrong` if an input was changed in place."""
     for name, value in before.items():
         if not torch.equal(value, after[name]):
-            raise Wrong(f"the call changes {name} in place")
+            cause = Diagnosis("in-place", "an in-place operation on an input")
+            raise Wrong(f"the call changes {name} in place", cause)
 
 
 def described(convention: Any) -> str:

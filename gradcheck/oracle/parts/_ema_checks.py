@@ -123,7 +123,7 @@ def check_live(subject: Subject) -> Outcome:
     return Outcome("passed", 4)
 
 
-def checkaliasing(subject: Subject) -> Outcome:
+def check_aliasing(subject: Subject) -> Outcome:
     for step in (*_STEPS[:3], 75):
         shadow, live = subject.weights(5), subject.weights(6)
         new = subject.update(shadow, live, step)

@@ -81,10 +81,19 @@ def judge_part(
     if unknown:
         raise InputError(("expected_failures", repr(unknown[0]), f"obligations: {', '.join(c.id for c in checks)}"))
     start = time.perf_counter()
-    outcomes = {c.id: _outcome(c, subject) for c in checks}
+    seen: dict[str, _Seen] = {}
+    for check in checks:
+        try:
+            seen[check.id] = _see(check, subject)
+        except AdapterError as error:
+            if not any(one.outcome.examples for one in seen.values()):
+                raise
+            seen[check.id] = _Seen(Outcome("failed", 1, math.inf, str(error)))  # on this obligation's inputs alone
+    outcomes = {name: one.outcome for name, one in seen.items()}
     failed = [c for c in checks if outcomes[c.id].status == "failed"]
     passed = [c for c in checks if outcomes[c.id].status == "passed"]
     causes = _causes(subject, failed, passed, hypotheses(subject)) if failed else {}
+    causes |= {name: one.cause for name, one in seen.items() if one.cause is not None}
     results = tuple(
         Result(
             c.id,
@@ -102,14 +111,22 @@ def judge_part(
     return Judgement(info.target, info.declaration, results, info.reference, info.seed, seconds)
 
 
-def _outcome(check: Check[S], subject: S) -> Outcome:
+@dataclass(frozen=True)
+class _Seen:
+    """A check's outcome, and its cause where the check itself knows it."""
+
+    outcome: Outcome
+    cause: Diagnosis | None = None
+
+
+def _see(check: Check[S], subject: S) -> _Seen:
     reason = check.applies(subject)
     if reason:
-        return Outcome("skipped", detail=reason)
+        return _Seen(Outcome("skipped", detail=reason))
     try:
-        return check.check(subject)
+        return _Seen(check.check(subject))
     except Wrong as wrong:
-        return Outcome("failed", 1, math.inf, str(wrong))
+        return _Seen(Outcome("failed", 1, math.inf, str(wrong)), wrong.cause)
 
 
 @dataclass(frozen=True)
@@ -124,18 +141,18 @@ class _Fit(Generic[S]):
 def _causes(
     subject: S, failed: list[Check[S]], passed: list[Check[S]], hypotheses: Iterable[Hypothesis[S]]
 ) -> dict[str, Diagnosis]:
-    """For each failed check a hypothesis under which it holds; first the one that explains most and contradicts least."""
+    """For each failed check a hypothesis under which it holds: that which explains most and contradicts least."""
     fits: list[_Fit[S]] = []
     for hypothesis in hypotheses:
-        explains = frozenset(c.id for c in failed if _holds(c, hypothesis.subject))
+        explains = frozenset(c.id for c in failed if _status(c, hypothesis.subject) == "passed")
         if explains:
-            contradicts = frozenset(c.id for c in passed if not _holds(c, hypothesis.subject))
+            contradicts = frozenset(c.id for c in passed if _status(c, hypothesis.subject) == "failed")
             fits.append(_Fit(hypothesis, explains, contradicts))
     fits.sort(key=lambda f: len(f.contradicts) - len(f.explains))  # stable: among equals the order of the list
     causes: dict[str, Diagnosis] = {}
     for check in failed:
         fitting = [f for f in fits if check.id in f.explains]
-        direct = check.direct(subject)
+        direct = _direct(check, subject)
         if fitting:
             best = fitting[0]
             same = (best.explains, best.contradicts)
@@ -150,11 +167,18 @@ def _causes(
     return causes
 
 
-def _holds(check: Check[S], subject: S) -> bool:
+def _status(check: Check[S], subject: S) -> str:
     try:
-        return _outcome(check, subject).status != "failed"
+        return _see(check, subject).outcome.status
     except AdapterError:
-        return False
+        return "failed"
+
+
+def _direct(check: Check[S], subject: S) -> Diagnosis | None:
+    try:
+        return check.direct(subject)
+    except (Wrong, AdapterError):
+        return None
 
 
 def _diagnosis(best: Hypothesis[S], others: list[Hypothesis[S]]) -> Diagnosis:

@@ -27,6 +27,7 @@ __all__ = [
     "check_std",
     "check_time_grid",
     "has",
+    "lacking",
     "no_graph",
     "replay_cause",
 ]
@@ -182,7 +183,11 @@ def check_time_grid(subject: Subject) -> Outcome:
             call = subject.call(case, replay=True)
             for what in (call.x_prev, call.mean, call.std):
                 if what is not None and not bool(what.isfinite().all()):
-                    raise Wrong(f"the step from t = {times[0]:g} to {times[1]:g} is not finite")
+                    pole = Diagnosis(
+                        "pole", "σ_t is infinite at t = 1; the next grid value must stand in for t (at_one)"
+                    )
+                    where = f"the step from t = {times[0]:g} to {times[1]:g} is not finite"
+                    raise Wrong(where, pole if times[0] == 1 else None)
             if call.mean is None:
                 yield spec, slope(subject, case, i)
             else:
@@ -198,16 +203,21 @@ def _brief(points: list[float]) -> str:
     return ", ".join(shown if len(shown) < 8 else [*shown[:4], "…", *shown[-3:]])
 
 
+def lacking(subject: Subject) -> frozenset[str]:
+    """What the function does not return."""
+    spec, case = next(subject.problems())
+    try:
+        call = subject.call(case, replay=False, seed=spec.seed)
+    except Wrong:
+        return frozenset()  # the checks themselves say what is wrong
+    return frozenset(name for name in ("mean", "std", "log_prob") if getattr(call, name) is None)
+
+
 def has(*names: str, graph: bool = False) -> Callable[[Subject], str | None]:
     def applies(subject: Subject) -> str | None:
         if graph and not subject.convention.differentiable:
             return "declared as not differentiable"
-        spec, case = next(subject.problems())
-        try:
-            call = subject.call(case, replay=False, seed=spec.seed)
-        except Wrong:
-            return None  # the check itself says what is wrong
-        lacking = [name for name in names if getattr(call, name) is None]
+        lacking = [name for name in names if name in subject.lacks]
         return f"the function returns no {', no '.join(lacking)}" if lacking else None
 
     return applies

@@ -16,10 +16,10 @@ from derivations.derivation import Derivation
 from derivations.losses import flow_grpo
 from derivations.losses._policy_gradient import GaussianPolicy
 from derivations.sde import reverse_step
+from derivations.torchgen import ordered_formulas
 from derivations.variant import Variant
-from gradcheck.bounds import error_scale
+from gradcheck.bounds import Analysis
 from gradcheck.case import Case
-from gradcheck.compiled import evaluate
 
 __all__ = ["Formulas", "formulas", "required", "wrong_formulas"]
 
@@ -75,6 +75,11 @@ def _carrier(sde: str, at_one: str) -> Derivation:
     return replace(derivation, definitions=definitions, coefficients=coefficients)
 
 
+@lru_cache(maxsize=1000)
+def _ordered(sde: str, at_one: str, expr: sp.Expr) -> list[tuple[sp.Symbol, sp.Expr]]:
+    return ordered_formulas(_carrier(sde, at_one), expr)
+
+
 def required(
     sde: str, case: Case, expr: sp.Expr, dtype: torch.dtype, at_one: str = "regular", times: str = "own"
 ) -> tuple[Tensor, Tensor]:
@@ -87,12 +92,14 @@ def required(
         case = case.replace(t=case.t_prev, t_prev=case.t, dt=-case.dt)
     elif times == "first":
         case = case.replace(**{q: getattr(case, q)[:1].expand_as(case.t) for q in ("t", "t_prev", "dt")})
-    carrier = _carrier(sde, at_one)
-    (value,) = evaluate(carrier, case, expr, dtype=torch.float64)
-    (scale,), _ = error_scale(carrier, case, expr, dtype=dtype)
+    with torch.no_grad():
+        analysis = Analysis(case.broadcast(torch.float64), dtype)
+        for symbol, formula in _ordered(sde, at_one, expr):
+            analysis.define(symbol, formula)
+        value, scale = analysis(expr)
     shape = (case.v_theta.shape[0], *(1,) * (case.v_theta.ndim - 1))
     size = value.new_zeros(shape)
-    return value + size, scale + 2 * value.abs() + size
+    return value + size, scale + analysis.floor + 2 * value.abs() + size
 
 
 def wrong_formulas(right: Formulas) -> Iterator[tuple[str, str, Formulas]]:

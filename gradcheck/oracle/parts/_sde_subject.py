@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import sympy as sp
@@ -76,16 +76,15 @@ class Subject:
     seed: int
     wrong: Formulas | None = None
     ignored: frozenset[str] = frozenset()
+    lacks: frozenset[str] = frozenset()
+    """What the function does not return: ``mean``, ``std``, ``log_prob``."""
     hands_level: bool = True
     """Whether the function is handed a noise level; it isn't where it holds its own."""
 
     @cached_property
     def formulas(self) -> Formulas:
         """The requirement: the declared one, or a hypothesis's."""
-        c = self.convention
-        return self.wrong or formulas(
-            c.sde, c.returns_std, c.log_prob_reduction, c.log_prob_scale, c.log_prob_normaliser
-        )
+        return self.wrong or declared(self.convention)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -101,46 +100,14 @@ class Subject:
 
     def problem(self, spec: Spec, times: tuple[float, float] | None = None) -> Case:
         """One problem; with ``times`` every sample has that (t, t_prev)."""
-        g = torch.Generator().manual_seed(spec.seed)
-        shape = (spec.batch, *spec.latent)
-
-        def uniform(low: float, high: float) -> Tensor:
-            return low + (high - low) * torch.rand(spec.batch, generator=g, dtype=torch.float64)
-
-        v, x_t, extra = (torch.randn(shape, generator=g, dtype=torch.float64).to(self.dtype) for _ in range(3))
-        t = uniform(0.05, 0.95)
-        t[0] = (t[0], 0.01, 0.99)[spec.seed % 3]
-        t_prev = t * uniform(0.4, 0.95)
-        if times is not None:
-            t, t_prev = torch.full_like(t, times[0]), torch.full_like(t, times[1])
-        elif not self.convention.per_sample_time:
-            t, t_prev = t[:1].expand_as(t).clone(), t_prev[:1].expand_as(t).clone()
-        t, t_prev = (x.to(self.dtype).to(torch.float64) for x in (t, t_prev))
-        drawn = float(uniform(0.3, 0.9)[0])
-        level = drawn if self.convention.noise_level is None else self.convention.noise_level
-        case = Case(
-            "the step",
-            {
-                "v_theta": v,
-                "x_t": x_t,
-                "x_prev": x_t,
-                "noise": extra,
-                "t": t,
-                "t_prev": t_prev,
-                "dt": t - t_prev,
-                "noise_level": level,
-                "drawn_level": drawn,
-                "D": float(v[0].numel()),
-            },
-        )
-        declared = replace(self, wrong=None)
-        mean, std = (declared.required(e, case)[0] for e in (declared.formulas.mean, declared.formulas.std))
-        return case.replace(x_prev=(mean + std * extra).to(self.dtype))
+        return _problem(self.convention, spec, times)
 
     def required(self, expr: sp.Expr, case: Case) -> tuple[Tensor, Tensor]:
         """A formula's value and error scale under this requirement."""
-        at_one = self.convention.at_one if bool((case.t == 1).all()) else "regular"
-        return required(self.formulas.sde, case, expr, self.dtype, at_one, self.formulas.times)
+        value, scale = _required(self.convention, self.formulas, expr, case)
+        if not bool(value.isfinite().all()):
+            raise Wrong("the requirement is not finite here")
+        return value, scale
 
     def compare(self, observed: Tensor, expr: sp.Expr, case: Case) -> Comparison:
         """An observed tensor beside a formula."""
@@ -160,7 +127,12 @@ class Subject:
 
     def _call(self, case: Case, replay: bool, generator: torch.Generator, grad: bool = False) -> Call:
         v = case.v_theta.clone().requires_grad_(grad)
-        given = {"v": v, "x_t": case.x_t.clone(), "t": case.t.to(self.dtype), "t_prev": case.t_prev.to(self.dtype)}
+        given = {
+            "v": v,
+            "x_t": case.x_t.clone(),
+            "t": case.t.to(self.dtype, copy=True),
+            "t_prev": case.t_prev.to(self.dtype, copy=True),
+        }
         if replay:
             given["x_prev"] = case.x_prev.clone()
         before = {name: x.detach().clone() for name, x in given.items()}
@@ -180,6 +152,42 @@ class Subject:
             None if std is None else _std(std, shape),
             v,
         )
+
+
+def declared(c: SdeStepConvention) -> Formulas:
+    """The formulas of a declaration."""
+    return formulas(c.sde, c.returns_std, c.log_prob_reduction, c.log_prob_scale, c.log_prob_normaliser)
+
+
+def _required(c: SdeStepConvention, wanted: Formulas, expr: sp.Expr, case: Case) -> tuple[Tensor, Tensor]:
+    at_one = c.at_one if bool((case.t == 1).all()) else "regular"
+    return required(wanted.sde, case, expr, working(c.working_dtype), at_one, wanted.times)
+
+
+@lru_cache(maxsize=256)
+def _problem(c: SdeStepConvention, spec: Spec, times: tuple[float, float] | None) -> Case:
+    g = torch.Generator().manual_seed(spec.seed)
+    dtype, shape = working(c.working_dtype), (spec.batch, *spec.latent)
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(spec.batch, generator=g, dtype=torch.float64)
+
+    v, x_t, noise = (torch.randn(shape, generator=g, dtype=torch.float64).to(dtype) for _ in range(3))
+    t = uniform(0.05, 0.95)
+    t[0] = (t[0], 0.01, 0.99)[spec.seed % 3]
+    t_prev = t * uniform(0.4, 0.95)
+    level = float(uniform(0.3, 0.9)[0])
+    if times is not None:
+        t, t_prev = torch.full_like(t, times[0]), torch.full_like(t, times[1])
+    elif not c.per_sample_time:
+        t, t_prev = t[:1].expand_as(t).clone(), t_prev[:1].expand_as(t).clone()
+    t, t_prev = (x.to(dtype).to(torch.float64) for x in (t, t_prev))
+    latents = {"v_theta": v, "x_t": x_t, "x_prev": x_t, "noise": noise}
+    numbers = {"drawn_level": level, "noise_level": level if c.noise_level is None else c.noise_level}
+    numbers["D"] = float(v[0].numel())
+    case = Case("the step", {**latents, "t": t, "t_prev": t_prev, "dt": t - t_prev, **numbers})
+    mean, std = (_required(c, declared(c), e, case)[0] for e in (declared(c).mean, declared(c).std))
+    return case.replace(x_prev=(mean + std * noise).to(dtype))
 
 
 def _std(std: Any, shape: tuple[int, ...]) -> Tensor:
@@ -223,7 +231,6 @@ _ALTERNATIVES: dict[str, tuple[Any, ...]] = {
     "log_prob_normaliser": ("full", "none"),
     "at_one": ("denominator", "next"),
     "working_dtype": ("float32",),
-    "differentiable": (False,),
 }
 
 _SAMPLING = (

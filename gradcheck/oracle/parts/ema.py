@@ -19,6 +19,7 @@ from gradcheck.oracle.parts._ema_checks import (
     SCHEDULES,
     Subject,
     alias,
+    check_aliasing,
     check_live,
     check_restore,
     check_schedule,
@@ -94,7 +95,7 @@ CHECKS: tuple[Check[Subject], ...] = (
         "aliasing",
         "the shadow does not share memory with the live parameters",
         "an assignment for a copy",
-        checkaliasing,
+        check_aliasing,
         direct=alias,
     ),
     Check(

@@ -149,7 +149,10 @@ def check_range(subject: Subject) -> Outcome:
 
 def check_ends(subject: Subject) -> Outcome:
     c = subject.convention.clip
-    return _on(subject, torch.tensor([-1e3 * c, -c, c, 1e3 * c], dtype=working(subject.convention.working_dtype)))
+    return _on(
+        subject,
+        torch.tensor([-1e3 * c, -c, -0.9 * c, 0.9 * c, c, 1e3 * c], dtype=working(subject.convention.working_dtype)),
+    )
 
 
 def check_monotone(subject: Subject) -> Outcome:
@@ -174,7 +177,7 @@ def check_sign(subject: Subject) -> Outcome:
 CHECKS: tuple[Check[Subject], ...] = (
     Check("values", "r is the declared map of the advantage", "another clip, a missing ½, a sigmoid", check_values),
     Check("range", "r lies in [0, 1]", "a clip that is missing or one-sided, the advantage for r", check_range),
-    Check("ends", "r is 0 up to −c and 1 from c on", "a clip at another place", check_ends),
+    Check("ends", "r is 0 up to −c and 1 from c on, and not before", "a clip at another place", check_ends),
     Check("monotone", "a better advantage never has a smaller r", "a reversed map, a wrapped one", check_monotone),
     Check(
         "sign",

@@ -8,6 +8,7 @@ The function is ``function(v, x_t, t, t_prev, x_prev=None, noise_level=…, gene
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from derivations.sde import reverse_step
@@ -15,7 +16,7 @@ from gradcheck.errors import InputError
 from gradcheck.oracle.parts import _sde_checks as checks
 from gradcheck.oracle.parts._calls import described, name_of, number_problem, one_of
 from gradcheck.oracle.parts._part import Check, PartInfo, judge_part
-from gradcheck.oracle.parts._sde_checks import has
+from gradcheck.oracle.parts._sde_checks import has, lacking
 from gradcheck.oracle.parts._sde_sampling import check_sampling
 from gradcheck.oracle.parts._sde_subject import SdeStepConvention, Subject, hypotheses
 from gradcheck.oracle.results import Diagnosis, Judgement
@@ -50,6 +51,10 @@ def judge_sde_step(
     ]
     if unknown:
         raise InputError(*unknown)
+    if declared.get("schedule") is not None:
+        declared["schedule"] = tuple(float(x) for x in declared["schedule"])
+    if "latents" in declared:
+        declared["latents"] = tuple(tuple(shape) for shape in declared["latents"])
     convention = SdeStepConvention(**declared)
     problems = [
         *one_of("sde", convention.sde, "flow", "dance", "cps"),
@@ -69,6 +74,7 @@ def judge_sde_step(
     if problems:
         raise InputError(*problems)
     subject = Subject(function, name_of(function), convention, seed, hands_level=convention.noise_level is None)
+    subject = replace(subject, lacks=lacking(subject))
     info = PartInfo(
         target=subject.name,
         declaration=described(convention),

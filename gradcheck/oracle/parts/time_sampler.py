@@ -68,9 +68,14 @@ class Subject:
 
     def distance(self) -> float:
         t = self.draw(_N, 1).to(torch.float64)
-        if not bool(((t >= 0) & (t <= 1)).all()):
-            raise Wrong(f"the times reach from {float(t.min()):.6g} to {float(t.max()):.6g}; (0, 1) is required")
+        _inside(t)
         return ks_distance(self.convention.cdf(1 - t if self.reverse else t))
+
+
+def _inside(t: Tensor) -> None:
+    if not bool(((t >= 0) & (t <= 1)).all()):
+        cause = Diagnosis("not-times", "logits (a missing sigmoid), or steps up to 1000, are returned for times")
+        raise Wrong(f"the times reach from {float(t.min()):.6g} to {float(t.max()):.6g}; (0, 1) is required", cause)
 
 
 def judge_time_sampler(
@@ -112,8 +117,7 @@ def check_shape(subject: Subject) -> Outcome:
 def check_range(subject: Subject) -> Outcome:
     """In [0, 1]; an end itself is as rare as rounding makes it."""
     t = subject.draw(_N, 1)
-    if not bool(((t >= 0) & (t <= 1)).all()):
-        raise Wrong(f"the times reach from {float(t.min()):.6g} to {float(t.max()):.6g}; (0, 1) is required")
+    _inside(t)
     at_ends = int(((t == 0) | (t == 1)).sum())
     eps = max(float(torch.finfo(t.dtype).eps), 2.0**-24)
     near = torch.tensor([0.0, 1.0], dtype=torch.float64) + torch.tensor([1, -1]) * 2 * eps

@@ -1,4 +1,4 @@
-"""Reports of judgements: JSON for machines, HTML for reading, JUnit and Markdown for CI, and the comparison with an earlier run."""
+"""Reports of judgements: JSON, HTML, JUnit and Markdown; and the comparison with an earlier one."""
 
 from gradcheck.oracle.reports.baseline import Regression, compare, load, notes
 from gradcheck.oracle.reports.directions import Directions, directions_of, failure_directions

@@ -180,7 +180,9 @@ def _targets(report: Any, where: str) -> _Targets:
             out[_unused(target["target"], out)] = {(o["device"], o["id"]): _seen(o) for o in target["obligations"]}
     except (KeyError, TypeError, ValueError, AssertionError) as error:
         what = f"{where}, in which something is missing or wrong ({type(error).__name__}: {error})"
-        raise InputError(("baseline", what, f"a JSON report as {SCHEMA_NAME!r} version {JSON_VERSION} describes it")) from None
+        raise InputError(
+            ("baseline", what, f"a JSON report as {SCHEMA_NAME!r} version {JSON_VERSION} describes it")
+        ) from None
     return out
 
 

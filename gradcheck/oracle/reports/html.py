@@ -1,4 +1,4 @@
-"""The report as one HTML file that loads nothing: the verdict, a table, and each failure with its cause and a script."""
+"""The report as one HTML file that loads nothing: the verdict, a table, and each failure with its cause."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from importlib.resources import files
 from gradcheck.oracle.reports.directions import Directions, Key
 from gradcheck.oracle.reports.markup import Markup, join, tag
 from gradcheck.oracle.reports.shared import (
+    against,
     because,
     decomposition,
     environment,
     explained_first,
     failures,
-    number,
     overall,
     place,
     remark,
@@ -33,7 +33,7 @@ _MARKS = {
     "failed": ("bad-text", "✗ fails"),
     "skipped": ("faint", "– not checked"),
     "expected-failure": ("faint", "✗ as declared"),
-    "unexpected-pass": ("bad-text", "✗ holds, declared to fail"),
+    "unexpected-pass": ("bad-text", "✗ unexpected pass"),
 }
 
 
@@ -57,24 +57,31 @@ def to_html(
         tag("title", f"gradcheck: {overall(judgements)}"),
         tag("style", Markup(css)),
     )
-    sections = [_target(i, j, directions or {}) for i, j in enumerate(judgements)]
+    sections = [_target(i, j, directions or {}, alone=len(judgements) == 1) for i, j in enumerate(judgements)]
     body = tag("body", tag("main", _verdict(judgements), *sections, _footer(judgements, settings)))
     return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
 
 
 def _verdict(judgements: Sequence[Judgement]) -> Markup:
     holds = bool(judgements) and all(j.holds for j in judgements)
-    mark = "✓" if holds else "✗"
-    lines = [tag("h1", f"{mark} {overall(judgements)}")]
+    lines = [tag("h1", f"{'✓' if holds else '✗'} {overall(judgements)}")]
     if len(judgements) == 1:
-        lines += [tag("p", tally(judgements[0]), class_="faint"), _causes(judgements[0], "t0")]
+        lines += _introduction(judgements[0])
     else:
         links = [tag("li", tag("a", j.target, href=f"#t{i}"), f" {verdict(j)}") for i, j in enumerate(judgements)]
         lines.append(tag("ul", *links) if links else tag("p", "No implementation was found."))
     return tag("header", *lines, class_=f"verdict {'good' if holds else 'bad'}")
 
 
-def _causes(judgement: Judgement, anchor: str) -> Markup:
+def _introduction(judgement: Judgement) -> list[Markup]:
+    return [
+        tag("p", "Declared as ", tag("code", judgement.declaration)),
+        tag("p", tally(judgement), class_="faint small"),
+        _causes(judgement),
+    ]
+
+
+def _causes(judgement: Judgement) -> Markup:
     """What the failures are consistent with, each cause once, with the obligations that show it."""
     shown: dict[str, tuple[Diagnosis, list[str]]] = {}
     for r in failures(judgement):
@@ -89,36 +96,40 @@ def _causes(judgement: Judgement, anchor: str) -> Markup:
         )
         for diagnosis, ids in shown.values()
     ]
-    return tag("ul", *items) if items else Markup("")
+    return tag("ul", *items, class_="causes") if items else Markup("")
 
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _target(i: int, judgement: Judgement, directions: Mapping[Key, Directions]) -> Markup:
-    from gradcheck.oracle.reports.plots import histograms  # matplotlib is needed for this report alone
-
-    colour = "good-text" if judgement.holds else "bad-text"
-    histogram = histograms(judgement.results, judgement.threshold, f"t{i}h")
-    parts = [
-        tag("h2", judgement.target, " ", tag("span", verdict(judgement), class_=colour)),
-        tag("p", "Declared as ", tag("code", judgement.declaration)),
-        tag("p", tally(judgement), class_="faint small"),
-        tag("h3", "Obligations"),
-        _table(judgement),
-        *_failures(i, judgement, directions),
-    ]
-    if histogram:
-        caption = (
-            "The difference between your gradient and the required one, divided by the rounding error of one evaluation,"
-            " for every random problem. A right implementation stays left of the line in any order of evaluation."
-        )
-        parts += [tag("h3", "Test ratios"), tag("figure", Markup(histogram), tag("figcaption", caption))]
+def _target(i: int, judgement: Judgement, directions: Mapping[Key, Directions], *, alone: bool) -> Markup:
+    parts = [] if alone else [_heading(judgement), *_introduction(judgement)]
+    parts += [tag("h3", "Obligations"), _table(judgement)]
+    parts += _failures(i, judgement, directions)
+    parts += _ratios(judgement, f"t{i}h")
     if judgement.printed:
         parts += [tag("h3", "Printed"), tag("pre", judgement.printed, class_="wrap")]
     parts += [tag("h3", "Reference"), tag("pre", " ".join(judgement.reference.split()), class_="wrap")]
     return tag("section", *parts, class_="target", id=f"t{i}")
+
+
+def _heading(judgement: Judgement) -> Markup:
+    colour = "good-text" if judgement.holds else "bad-text"
+    return tag("h2", judgement.target, " ", tag("span", verdict(judgement), class_=colour))
+
+
+def _ratios(judgement: Judgement, name: str) -> list[Markup]:
+    from gradcheck.oracle.reports.plots import histograms  # matplotlib is needed for this report alone
+
+    drawn = histograms(judgement.results, judgement.threshold, name)
+    if not drawn:
+        return []
+    caption = (
+        "The difference between your gradient and the required one, divided by the rounding error of one evaluation,"
+        " for every random problem. A right implementation stays left of the line in any order of evaluation."
+    )
+    return [tag("h3", "Test ratios"), tag("figure", Markup(drawn), tag("figcaption", caption))]
 
 
 def _table(judgement: Judgement) -> Markup:
@@ -132,7 +143,6 @@ def _table(judgement: Judgement) -> Markup:
 def _row(r: Result, several: bool, threshold: float) -> Markup:
     colour, mark = _MARKS[r.status]
     o = r.outcome
-    ratio = f"{number(o.ratio)} {'≤' if o.ratio <= threshold else '>'} {threshold:g}" if o.ratios else ""
     what = join(
         tag("b", r.id),
         tag("span", f" {r.device}", class_="faint") if several else None,
@@ -144,7 +154,7 @@ def _row(r: Result, several: bool, threshold: float) -> Markup:
         tag("td", what, class_="what"),
         tag("td", mark, class_=f"status {colour}"),
         tag("td", str(o.examples or ""), class_="figure cases"),
-        tag("td", ratio, class_="figure ratio"),
+        tag("td", against(o, threshold), class_="figure ratio"),
     )
 
 
@@ -169,7 +179,9 @@ def _failure(r: Result, several: bool, first: bool, drawn: Directions | None, na
     if drawn is not None:
         parts.append(_picture(drawn, name))
     if r.script:
-        inner = tag("div", tag("p", "One click selects all of it.", class_="small faint"), tag("pre", r.script, class_="script"))
+        inner = tag(
+            "div", tag("p", "One click selects all of it.", class_="small faint"), tag("pre", r.script, class_="script")
+        )
         parts.append(tag("details", tag("summary", "Script that shows this failure"), inner))
     return tag("details", summary, tag("div", *parts), class_="failure", open=first)
 
@@ -195,22 +207,23 @@ def _rows(r: Result) -> list[tuple[str, Markup]]:
 
 def _decomposition(diagnosis: Diagnosis) -> Markup:
     heads = tag("tr", *(tag("th", head) for head in ("gradient on", "yours", "required")))
-    rows = [
-        tag("tr", tag("td", name), *(tag("td", x, class_="formula" + _differs(yours, wanted)) for x in (yours, wanted)))
-        for name, yours, wanted in decomposition(diagnosis)
-    ]
-    return tag("table", tag("thead", heads), tag("tbody", *rows))
+    rows = [_coefficients(*row) for row in decomposition(diagnosis)]
+    return tag("table", tag("thead", heads), tag("tbody", *rows), class_="decomposition")
 
 
-def _differs(yours: str, wanted: str) -> str:
-    return "" if yours == wanted else " bad-text"
+def _coefficients(name: str, yours: str, wanted: str) -> Markup:
+    """A direction; the two coefficients in the picture's colours where they differ."""
+    colours = ("", "") if yours == wanted else (" bad-text", " good-text")
+    cells = zip((yours, wanted), colours, strict=True)
+    return tag("tr", tag("td", name), *(tag("td", x, class_="formula" + colour) for x, colour in cells))
 
 
 def _picture(drawn: Directions, name: str) -> Markup:
     from gradcheck.oracle.reports.plots import plane
 
     caption = (
-        "One sample's gradient in the plane of yours and the required one, the longer of the two at unit length."
+        "One sample's gradient in the plane of yours and the required one (of a field's direction too, if they are"
+        " parallel), the longer one at unit length, the circle."
         " Grey: the field's directions at unit length; what is missing of that points out of the plane."
     )
     return tag("figure", Markup(plane(drawn, name)), tag("figcaption", caption))

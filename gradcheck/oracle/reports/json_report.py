@@ -1,6 +1,7 @@
 r"""A list of judgements as plain data that is valid JSON; :func:`schema` describes it, and allows nothing else.
 
-Numbers that JSON cannot write are the strings ``"Infinity"``, ``"-Infinity"`` and ``"NaN"``; what there isn't is ``null``.
+Numbers that JSON cannot write are the strings ``"Infinity"``, ``"-Infinity"`` and ``"NaN"``; what there isn't is
+``null``; half a surrogate pair, which no UTF-8 file can hold, is its escape.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def schema() -> dict[str, Any]:
 
 def to_json(judgements: Sequence[Judgement], settings: Settings) -> dict[str, Any]:
     """The report as plain data, schema version :data:`JSON_VERSION`."""
-    return {
+    report = {
         "schema": {"name": SCHEMA_NAME, "version": JSON_VERSION},
         "date": timestamp(),
         "environment": environment(judgements),
@@ -42,6 +43,16 @@ def to_json(judgements: Sequence[Judgement], settings: Settings) -> dict[str, An
         "holds": bool(judgements) and all(j.holds for j in judgements),
         "targets": [_target(j) for j in judgements],
     }
+    writable: dict[str, Any] = _writable(report)
+    return writable
+
+
+def _writable(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {_writable(key): _writable(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_writable(value) for value in node]
+    return node.encode("utf-8", "backslashreplace").decode("utf-8") if isinstance(node, str) else node
 
 
 def encoded(x: float) -> float | str:

@@ -38,7 +38,11 @@ def _suite(judgement: Judgement, settings: Settings, versions: dict[str, str]) -
     when = timestamp().removesuffix("+00:00")
     suite = Element("testsuite", {"name": clean(judgement.target), **_counts([judgement]), "timestamp": when})
     properties = SubElement(suite, "properties")
-    told = {"declaration": judgement.declaration, "seed": str(judgement.seed), "max_examples": str(settings.max_examples)}
+    told = {
+        "declaration": judgement.declaration,
+        "seed": str(judgement.seed),
+        "max_examples": str(settings.max_examples),
+    }
     for name, value in {**told, **versions}.items():
         SubElement(properties, "property", {"name": name, "value": clean(value)})
     several = several_devices(judgement)
@@ -54,7 +58,9 @@ def _case(result: Result, judgement: Judgement, several: bool) -> Element:
     case = Element("testcase", {"classname": clean(judgement.target), "name": clean(name)})
     if not result.good:
         attributes = {"message": clean(remark(result) or result.statement), "type": result.status}
-        SubElement(case, "failure", attributes).text = clean(failure_text(result, judgement))
+        SubElement(case, "failure", attributes).text = clean(
+            failure_text(result, judgement.target, judgement.reference)
+        )
     elif result.status != "passed":
         SubElement(case, "skipped", {"message": clean(remark(result)), "type": result.status})
     elif result.outcome.note:

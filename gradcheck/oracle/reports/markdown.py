@@ -6,12 +6,12 @@ import re
 from collections.abc import Sequence
 
 from gradcheck.oracle.reports.shared import (
+    against,
     because,
     clean,
     decomposition,
     environment,
     explained_first,
-    number,
     overall,
     place,
     remark,
@@ -52,8 +52,10 @@ def _page(judgements: Sequence[Judgement], settings: Settings, *, scripts: bool)
     if not scripts:
         lines += ["The scripts are left out, since a step's summary has a limit; the JSON report has them.", ""]
     versions = environment(judgements)
-    told = f"gradcheck {versions['gradcheck']}, torch {versions['torch']}, Python {versions['python']}, {versions['platform']}"
-    lines.append(f"<sub>{_safe(told)}; seed {settings.seed}, up to {settings.max_examples} problems for each obligation</sub>")
+    told = ", ".join(f"{name} {versions[name]}" for name in ("gradcheck", "torch", "python"))
+    lines.append(
+        f"<sub>{_safe(told)}; seed {settings.seed}, up to {settings.max_examples} problems for each obligation</sub>"
+    )
     return "\n".join(lines) + "\n"
 
 
@@ -72,8 +74,7 @@ def _target(judgement: Judgement, scripts: bool) -> list[str]:
 
 def _row(r: Result, several: bool, threshold: float) -> str:
     name = _code(r.id) + (f" {_safe(r.device)}" if several else "")
-    ratio = f"{number(r.outcome.ratio)} (≤ {threshold:g})" if r.outcome.ratios else ""
-    cells = (name, _MARKS[r.status], str(r.outcome.examples or ""), ratio, _safe(remark(r)))
+    cells = (name, _MARKS[r.status], str(r.outcome.examples or ""), against(r.outcome, threshold), _safe(remark(r)))
     return "| " + " | ".join(cell.replace("\n", " ") for cell in cells) + " |"
 
 
@@ -82,10 +83,14 @@ def _failure(r: Result, several: bool, *, full: bool, script: bool) -> list[str]
     where = f" on {_safe(r.device)}" if several else ""
     lines = ["<details><summary><b>" + _safe(r.id) + f"</b>{where}: {_safe(remark(r) or r.statement)}</summary>", ""]
     lines.append(f"- **demanded** {_safe(r.statement)}")
-    if o.detail:
+    if r.status == "unexpected-pass":
+        lines.append(f"- **seen** {_safe(remark(r))}")
+    elif o.detail:
         lines.append(f"- **seen** {_safe(o.detail)}" + (f" at {_safe(place(o.comparison))}" if o.comparison else ""))
     if o.spec is not None:
-        lines.append(f"- **problem** batch {o.spec.batch}, latent {o.spec.latent}, {_safe(r.dtype)} on {_safe(r.device)}")
+        lines.append(
+            f"- **problem** batch {o.spec.batch}, latent {o.spec.latent}, {_safe(r.dtype)} on {_safe(r.device)}"
+        )
     if r.diagnosis is not None:
         lines.append(f"- **because** {_safe(because(r.diagnosis))}" + ("" if full else " (explained above)"))
         if r.diagnosis.declare:

@@ -23,7 +23,14 @@ from gradcheck.picture import STYLE
 __all__ = ["histograms", "plane"]
 
 _LINE, _CARD = "#B0B0B0", "#FFFFFF"
-_VARIABLES = {STYLE["good"]: "good", STYLE["bad"]: "bad", STYLE["ink"]: "ink", STYLE["faint"]: "faint", _LINE: "line", _CARD: "card"}
+_VARIABLES = {
+    STYLE["good"]: "good",
+    STYLE["bad"]: "bad",
+    STYLE["ink"]: "ink",
+    STYLE["faint"]: "faint",
+    _LINE: "line",
+    _CARD: "card",
+}
 _RC = {
     **STYLE["rc"],
     "svg.fonttype": "none",
@@ -43,6 +50,7 @@ _RC = {
 
 _LOW, _HIGH, _PER_DECADE = -4, 4, 4  # powers of ten; smaller and larger ratios have a bin each, at the ends
 _MARGIN = 0.75  # decades that an end's bin is away from the scale
+_DOT = 0.04  # a shorter gradient, relative to the longer one, is drawn as a dot
 
 
 def histograms(results: Sequence[Result], threshold: float, name: str) -> str:
@@ -53,11 +61,13 @@ def histograms(results: Sequence[Result], threshold: float, name: str) -> str:
     several = len({r.device for r in results}) > 1
     with mpl.rc_context(_RC):
         height = 0.34 * len(shown) + 0.75
-        figure = Figure(figsize=(5.4, height))
+        figure = Figure(figsize=(4.6, height))
         FigureCanvasAgg(figure)
-        axes = figure.add_axes((0.31, 0.5 / height, 0.67, 0.34 * len(shown) / height))
+        axes = figure.add_axes((0.385, 0.5 / height, 0.605, 0.34 * len(shown) / height))
         for row, result in enumerate(shown):
-            _row(axes, len(shown) - 1 - row, result, threshold, f"{result.id}, {result.device}" if several else result.id)
+            _row(
+                axes, len(shown) - 1 - row, result, threshold, f"{result.id}, {result.device}" if several else result.id
+            )
         _scale(axes, len(shown), threshold)
         return _inline(figure, "Histograms of the test ratios, one row for each obligation", name)
 
@@ -69,7 +79,9 @@ def _row(axes: Axes, y: int, result: Result, threshold: float, label: str) -> No
     axes.axhline(y, color=_LINE, linewidth=0.6, zorder=1)
     axes.bar(centres, 0.8 * counts / counts.max(), 0.86 / _PER_DECADE, bottom=y, color=colours, zorder=3)
     colour = STYLE["bad"] if result.outcome.status == "failed" else STYLE["ink"]
-    axes.annotate(label, (0, y + 0.3), (-8, 0), ("axes fraction", "data"), "offset points", ha="right", va="center", color=colour)
+    axes.annotate(
+        label, (0, y + 0.3), (-8, 0), ("axes fraction", "data"), "offset points", ha="right", va="center", color=colour
+    )
 
 
 def _place(ratio: float, limit: float) -> float:
@@ -86,10 +98,7 @@ def _scale(axes: Axes, rows: int, threshold: float) -> None:
     axes.set(xlim=(_LOW - 2 * _MARGIN, _HIGH + 2 * _MARGIN), ylim=(-0.08, rows), yticks=())
     axes.axvline(limit, color=STYLE["bad"], linewidth=1.2, linestyle=(0, (4, 3)), zorder=4)
     axes.text(limit, rows + 0.12, f"passes up to {threshold:g}", ha="center", color=STYLE["bad"], fontsize=9.5)
-    powers = [-4, -2, 0, 2, 4]
-    axes.set_xticks(
-        [_LOW - _MARGIN, *powers, _HIGH + _MARGIN], ["less", "0.0001", "0.01", "1", "100", "10⁴", "more"]
-    )
+    axes.set_xticks([_LOW - _MARGIN, -2, 0, 2, _HIGH + _MARGIN], ["less", "0.01", "1", "100", "more"])
     axes.set_xlabel("test ratio: difference over rounding error", fontsize=9.5)
     for side in ("top", "left", "right"):
         axes.spines[side].set_visible(False)
@@ -103,17 +112,19 @@ def plane(directions: Directions, name: str) -> str:
     observed, required = np.array(directions.observed), np.array(directions.required)
     first, second = _axes_of(observed, required, [np.array(x) for _, x in directions.named])
     with mpl.rc_context(_RC):
-        figure = Figure(figsize=(4.6, 4.0))
+        figure = Figure(figsize=(4.0, 2.85))
         FigureCanvasAgg(figure)
         axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
-        axes.set(xlim=(-1.75, 1.75), ylim=(-1.52, 1.52), aspect="equal")
+        axes.set(xlim=(-1.74, 1.74), ylim=(-1.24, 1.24), aspect="equal")
         axes.set_axis_off()
         axes.add_patch(Circle((0, 0), 1, fill=False, edgecolor=_LINE, linewidth=0.8))
-        for label, x in directions.named:
-            _thin(axes, np.array([x @ first, x @ second]) / max(float(np.linalg.norm(x)), 1e-300), label)
-        longest = max(float(np.linalg.norm(observed)), float(np.linalg.norm(required)))
-        _thick(axes, required, first, second, longest, STYLE["good"], "required", -1)
-        _thick(axes, observed, first, second, longest, STYLE["bad"], "yours", 1)
+        labels = _Labels(axes)
+        longest = max(float(np.linalg.norm(x)) for x in (observed, required))
+        for x, colour, label in ((observed, STYLE["bad"], "yours"), (required, STYLE["good"], "required")):
+            _gradient(axes, labels, np.array([x @ first, x @ second]) / longest, colour, label)
+        for label, values in directions.named:
+            end = np.array([values @ first, values @ second])
+            _direction(axes, labels, end / max(float(np.linalg.norm(values)), 1e-300), label)
         return _inline(figure, "Your gradient, the required one and the field's directions in their plane", name)
 
 
@@ -128,42 +139,56 @@ def _axes_of(observed: np.ndarray, required: np.ndarray, others: Sequence[np.nda
     return first, np.zeros_like(first)
 
 
-def _thin(axes: Axes, end: np.ndarray, label: str) -> None:
+def _gradient(axes: Axes, labels: _Labels, end: np.ndarray, colour: str, label: str) -> None:
+    """One of the two gradients; the shorter one lies on top."""
+    length = float(np.linalg.norm(end))
+    if length < _DOT:
+        axes.plot(0, 0, "o", markersize=8, color=colour, zorder=6)
+        labels.add(np.zeros(2), f"{label}: {number(length)}" if length else f"{label}: 0", colour, 11.5)
+        return
+    _arrow(axes, end, colour, head=17, linewidth=2.8, zorder=5 - length)
+    labels.add(end, label, colour, 11.5)
+
+
+def _direction(axes: Axes, labels: _Labels, end: np.ndarray, label: str) -> None:
     """One of the field's directions, at unit length, as far as it lies in the plane."""
-    if np.linalg.norm(end) < 0.05:
+    if np.linalg.norm(end) < 0.2:
         return
-    arrow = FancyArrowPatch((0, 0), _xy(end), arrowstyle="-|>", mutation_scale=9, color=STYLE["faint"], linewidth=1.1, shrinkA=0, shrinkB=0)
-    axes.add_patch(arrow)
-    _name(axes, end, label, STYLE["faint"], 10, 0.1)
+    _arrow(axes, end, STYLE["faint"], head=9, linewidth=1.1, zorder=3)
+    labels.add(end, label, STYLE["faint"], 10)
 
 
-def _thick(
-    axes: Axes, x: np.ndarray, first: np.ndarray, second: np.ndarray, longest: float, colour: str, label: str, side: int
-) -> None:
-    length = float(np.linalg.norm(x))
-    if length == 0:
-        axes.plot(0, 0, "o", markersize=9, color=colour, zorder=5)
-        _name(axes, np.array([-0.001, side * 0.001]), f"{label}: 0", colour, 11.5, 0.16)
-        return
-    share = length / longest
-    stretched = share < 0.08
-    end = np.array([x @ first, x @ second]) / length * (1 if stretched else share)
+def _arrow(axes: Axes, end: np.ndarray, colour: str, *, head: float, linewidth: float, zorder: float) -> None:
     axes.add_patch(
         FancyArrowPatch(
-            (0, 0), _xy(end), arrowstyle="-|>", mutation_scale=17, color=colour, linewidth=2.6, shrinkA=0, shrinkB=0,
-            zorder=4, linestyle=(0, (5, 3)) if stretched else "-",
+            (0, 0), _xy(end), arrowstyle="-|>", mutation_scale=head, color=colour, linewidth=linewidth,
+            shrinkA=0, shrinkB=0, zorder=zorder,
         )
     )  # fmt: skip
-    note = f" (dashed: {number(1 / share)} times shorter)" if stretched else ""
-    _name(axes, end, label + note, colour, 11.5, 0.2)
 
 
-def _name(axes: Axes, end: np.ndarray, label: str, colour: str, size: float, gap: float) -> None:
-    """A label beyond an arrow's end."""
-    x, y = end + gap * end / np.linalg.norm(end)
-    ha = "center" if abs(x) < 0.35 or "\n" in label else ("left" if x > 0 else "right")
-    shift = 0.02 if ha == "center" else -0.1
-    axes.text(x + (shift if x > 0 else -shift) * (ha != "center"), y, label, color=colour, fontsize=size, ha=ha, va="center", zorder=6)
+class _Labels:
+    """Labels beyond the arrows' ends; one that would cover an earlier one moves down or up."""
+
+    def __init__(self, axes: Axes) -> None:
+        self.axes = axes
+        self.boxes: list[tuple[float, float, float]] = []  # left, right, height of the middle
+
+    def add(self, end: np.ndarray, text: str, colour: str, size: float) -> None:
+        length = float(np.linalg.norm(end))
+        x, y = end * (1 + 0.1 / length) if length else (0.1, 0.0)
+        width = 0.0071 * size * len(text)
+        if abs(x) < 0.3 * abs(y):
+            ha, left, y = "center", x - width / 2, y + math.copysign(0.04, y)
+        elif x > 0:
+            ha, left = "left", x
+        else:
+            ha, left = "right", x - width
+        step = -0.16 if y <= 0 else 0.16
+        while any(left < stop and left + width > start and abs(y - m) < 0.15 for start, stop, m in self.boxes):
+            y += step
+        self.boxes.append((left, left + width, y))
+        self.axes.text(x, y, text, color=colour, fontsize=size, ha=ha, va="center", zorder=7)
 
 
 def _xy(end: np.ndarray) -> tuple[float, float]:

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from gradcheck.compare import Comparison
-from gradcheck.oracle.results import Diagnosis, Judgement, Result
+from gradcheck.oracle.results import Diagnosis, Judgement, Outcome, Result
 
 __all__ = [
+    "against",
     "because",
     "clean",
     "decomposition",
@@ -75,7 +76,11 @@ def overall(judgements: Sequence[Judgement]) -> str:
     if len(judgements) == 1:
         return f"{judgements[0].target} {verdict(judgements[0])}"
     bad = sum(not j.holds for j in judgements)
-    return f"{bad} of {len(judgements)} implementations do not conform" if bad else f"all {len(judgements)} implementations conform"
+    return (
+        f"{bad} of {len(judgements)} implementations do not conform"
+        if bad
+        else f"all {len(judgements)} implementations conform"
+    )
 
 
 def tally(judgement: Judgement) -> str:
@@ -84,13 +89,15 @@ def tally(judgement: Judgement) -> str:
         "passed": "hold",
         "failed": "fail",
         "expected-failure": "fail as declared",
-        "unexpected-pass": "hold, declared to fail",
+        "unexpected-pass": "declared to fail hold",
         "skipped": "not checked",
     }
     counts = {status: sum(r.status == status for r in judgement.results) for status in words}
     parts = [f"{n} {words[status]}" for status, n in counts.items() if n]
     cases = sum(r.outcome.examples for r in judgement.results)
-    return f"{len(judgement.results)} obligations: {', '.join(parts) or 'none'}; {cases} cases, {judgement.seconds:.1f} s"
+    return (
+        f"{len(judgement.results)} obligations: {', '.join(parts) or 'none'}; {cases} cases, {judgement.seconds:.1f} s"
+    )
 
 
 def failures(judgement: Judgement) -> list[Result]:
@@ -146,6 +153,13 @@ def number(x: float, digits: int = 2) -> str:
     if math.isinf(x):
         return "∞" if x > 0 else "−∞"
     return f"{x:.{digits}g}"
+
+
+def against(outcome: Outcome, threshold: float) -> str:
+    """The worst test ratio beside the threshold; empty where no numbers were compared."""
+    if not outcome.ratios:
+        return ""
+    return f"{number(outcome.ratio)} {'≤' if outcome.ratio <= threshold else '>'} {threshold:g}"
 
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")

@@ -1,0 +1,71 @@
+"""How long proving and judging take, as ratios measured in one run: ``python benchmarks/startup.py``.
+
+Proving every derivation, imports included, is measured against ``import sympy``; ``gradcheck check`` on the README's
+loss, at the default number of examples, against ``import torch``.  Each is the best of several fresh processes.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+PROVE_EVERYTHING = """
+from derivations.identities import IDENTITIES
+from derivations.lemmas import LEMMAS
+from derivations.sde import SDES
+from derivations.losses import awm, diffusion_nft, flow_grpo, grpo_guard, rwr
+
+theorems = (*LEMMAS, *(s.theorem for s in SDES), *IDENTITIES)
+derivations = (m.derive(v) for m in (awm, diffusion_nft, flow_grpo, grpo_guard, rwr) for v in m.VARIANTS)
+assert all(statement.prove().holds for statement in (*theorems, *derivations))
+"""
+
+GUARD = """
+import torch
+import gradcheck
+
+@gradcheck.conforms("grpo_guard", clip_range=0.2, log_prob_reduction="mean")
+def test_guard(case):
+    t, dt = case.expand(case.t), case.expand(case.dt)
+    sigma = case.noise_level * torch.sqrt(t / (1 - t))
+    std = sigma * torch.sqrt(dt)
+    mean = case.x_t * (1 - sigma**2 * dt / (2 * t)) - case.v_theta * (1 + sigma**2 * (1 - t) / (2 * t)) * dt
+    normal = torch.distributions.Normal(mean, std)
+    log_prob = normal.log_prob(case.x_prev).flatten(1).mean(1)
+    bias = ((mean - case.mean_old) ** 2 / (2 * std**2)).flatten(1).mean(1)
+    ratio = torch.exp((log_prob - case.log_prob_old + bias) * std.flatten())
+    clipped = torch.clamp(ratio, 0.8, 1.2)
+    return (torch.maximum(-case.advantage * ratio, -case.advantage * clipped) / case.dt).mean()
+"""
+
+
+def best(command: Sequence[str], times: int = 3) -> float:
+    """Shortest wall time of a fresh process, in seconds."""
+    found = []
+    for _ in range(times):
+        start = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        found.append(time.perf_counter() - start)
+    return min(found)
+
+
+def main() -> None:
+    python = [sys.executable, "-c"]
+    sympy, proving = best([*python, "import sympy"]), best([*python, PROVE_EVERYTHING])
+    print(f"proving everything: {proving / sympy:.1f} × import sympy (goal: at most 10)")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "test_guard.py"
+        file.write_text(GUARD)
+        torch, checking = (
+            best([*python, "import torch"]),
+            best([sys.executable, "-m", "gradcheck.cli", "check", str(file)]),
+        )
+    print(f"gradcheck check at its defaults: {checking / torch:.1f} × import torch (goal: at most 5)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+r"""The atoms of the calculus: vectors, inner products, stop-gradient, and PPO's clip.
+
+They are SymPy classes, so that a loss is written, printed and searched like any SymPy expression.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sympy as sp
+from sympy.core.function import ArgumentIndexError
+
+__all__ = [
+    "CalculusError",
+    "ClipMask",
+    "Dot",
+    "MeanAbs",
+    "Norm2",
+    "OtherMask",
+    "Surrogate",
+    "VectorSymbol",
+    "sg",
+]
+
+
+class CalculusError(ValueError):
+    """An expression is neither a scalar nor a vector, or cannot be differentiated here."""
+
+
+class VectorSymbol(sp.Symbol):
+    """A vector of D real coordinates.
+
+    It is a commutative symbol, so that sums and scalar multiples are ordinary SymPy; :func:`kind`
+    refuses what is not linear in such symbols (a product of two vectors, the exponential of one).
+    """
+
+    def __new__(cls, name: str) -> VectorSymbol:
+        return super().__new__(cls, name, real=True)
+
+
+class Dot(sp.Function):
+    r"""Inner product :math:`\langle a, b\rangle` over the latent coordinates of one sample."""
+
+    nargs = 2
+
+    @classmethod
+    def eval(cls, a: sp.Expr, b: sp.Expr) -> sp.Expr | None:
+        if a == 0 or b == 0:
+            return sp.S.Zero
+        if a == b:
+            return Norm2(a)
+        first, second = sorted((a, b), key=sp.default_sort_key)
+        return None if (first, second) == (a, b) else cls(first, second)
+
+    def _eval_is_real(self) -> bool:
+        return True
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        a, b = (printer._print(x) for x in self.args)
+        body = rf"\langle {a},\, {b} \rangle"
+        return body if exp is None else rf"{body}^{{{exp}}}"
+
+
+class Norm2(sp.Function):
+    r"""Squared norm :math:`\|a\|^2`, the sum over the latent coordinates of one sample."""
+
+    nargs = 1
+
+    @classmethod
+    def eval(cls, a: sp.Expr) -> sp.Expr | None:
+        return sp.S.Zero if a == 0 else None
+
+    def _eval_is_nonnegative(self) -> bool:
+        return True
+
+    def _eval_is_real(self) -> bool:
+        return True
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        body = rf"\left\Vert {printer._print(self.args[0])} \right\Vert^{{2}}"
+        return body if exp is None else rf"\left({body}\right)^{{{exp}}}"
+
+
+class MeanAbs(sp.Function):
+    r"""Mean absolute coordinate :math:`\overline{|a|}`; it has no gradient here, so it lives inside ``sg``."""
+
+    nargs = 1
+
+    def _eval_is_nonnegative(self) -> bool:
+        return True
+
+    def _eval_is_real(self) -> bool:
+        return True
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        body = rf"\overline{{\left| {printer._print(self.args[0])} \right|}}"
+        return body if exp is None else rf"{body}^{{{exp}}}"
+
+
+class sg(sp.Function):  # noqa: N801 - the field's name for it
+    """Stop-gradient: the value of its argument, and no gradient."""
+
+    nargs = 1
+
+    @classmethod
+    def eval(cls, x: sp.Expr) -> sp.Expr | None:
+        return x if x.is_number or isinstance(x, sg) else None
+
+    def _eval_is_real(self) -> bool | None:
+        return self.args[0].is_real
+
+    def _eval_is_positive(self) -> bool | None:
+        return self.args[0].is_positive
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        body = rf"\mathrm{{sg}}\left({printer._print(self.args[0])}\right)"
+        return body if exp is None else rf"{body}^{{{exp}}}"
+
+
+class ClipMask(sp.Function):
+    r"""PPO's gradient mask m(A, r, :math:`\epsilon^-`, :math:`\epsilon^+`): 0 where the clip is active, else 1.
+
+    It is 0 where A > 0 and r > 1 + clip_high, or A < 0 and r < 1 - clip_low.
+    """
+
+    nargs = 4
+
+    @classmethod
+    def eval(cls, advantage: sp.Expr, ratio: sp.Expr, low: sp.Expr, high: sp.Expr) -> sp.Expr | None:
+        """Decide the branch where the symbols' signs do, in particular at a ratio of exactly 1."""
+        if ratio.has(Dot, Norm2, sp.exp):
+            return None  # its sign is not known, and asking is slow
+        above, below = sp.expand(ratio - 1 - high), sp.expand(1 - low - ratio)
+        off_high = above.is_positive and advantage.is_positive
+        off_low = below.is_positive and advantage.is_negative
+        if off_high or off_low:
+            return sp.S.Zero
+        on_high = above.is_nonpositive or advantage.is_nonpositive
+        on_low = below.is_nonpositive or advantage.is_nonnegative
+        return sp.S.One if on_high and on_low else None
+
+    def _eval_is_nonnegative(self) -> bool:
+        return True
+
+    def _eval_is_real(self) -> bool:
+        return True
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return sp.S.Zero  # piecewise constant, and undefined on the kinks alone
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        return "m" if exp is None else f"m^{{{exp}}}"
+
+
+class OtherMask(ClipMask):
+    """1 − :class:`ClipMask`: the other branch, for samples that rounding leaves undecided."""
+
+    @classmethod
+    def eval(cls, advantage: sp.Expr, ratio: sp.Expr, low: sp.Expr, high: sp.Expr) -> sp.Expr | None:
+        return None
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        body = r"\left(1 - m\right)"
+        return body if exp is None else f"{body}^{{{exp}}}"
+
+
+class Surrogate(sp.Function):
+    r"""PPO's clipped surrogate, to be minimised: :math:`-\min(rA, \mathrm{clip}(r, 1-\epsilon^-, 1+\epsilon^+)A)`.
+
+    Lemma L4 (:mod:`derivations.lemmas`) proves the derivative used here, branch by branch.
+    """
+
+    nargs = 4
+
+    def _eval_is_real(self) -> bool:
+        return True
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        if argindex == 2:
+            return -self.args[0] * ClipMask(*self.args)
+        raise ArgumentIndexError(self, argindex)
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        a, r, low, high = (printer._print(x) for x in self.args)
+        clip = rf"\mathrm{{clip}}\left({r},\, 1-{low},\, 1+{high}\right)"
+        body = rf"-\min\left({r}\,{a},\; {clip}\,{a}\right)"
+        return body if exp is None else rf"\left({body}\right)^{{{exp}}}"

@@ -1,0 +1,127 @@
+r"""Deciding that an expression is zero: rational functions of atoms, brought to a form in which equal ones cancel."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import sympy as sp
+from sympy.polys.fields import field
+
+from derivations.nodes import ClipMask, MeanAbs, Surrogate
+from derivations.vectors import components, drop_sg, expand, kind, maximal
+
+__all__ = ["is_zero", "normal", "residual"]
+
+_WITH_ARGUMENTS = (sp.exp, sp.log, ClipMask, Surrogate, MeanAbs)
+
+
+def normal(expr: sp.Expr) -> sp.Expr:
+    """A scalar's numerator, expanded, in which equal rational expressions cancel: 0 where the scalar is 0."""
+    expr = sp.sympify(expr)
+    if expr == 0:
+        return sp.S.Zero
+    expr = _unify(expr)
+    if _vanishes_in_field(expr):
+        return sp.S.Zero
+    numerator, _ = sp.fraction(sp.together(_expand_arguments(expr)))
+    return sp.expand(_expand_arguments(sp.expand(numerator)))
+
+
+def _vanishes_in_field(expr: sp.Expr) -> bool:
+    """Whether it is 0 as a rational function of its atoms (symbols, functions, roots).
+
+    True is a proof; False may only mean that a relation between atoms is needed, as between √x and x.
+    Arithmetic in SymPy's fraction field is several times as fast as ``together`` and ``expand``.
+    """
+    atoms: dict[sp.Expr, int] = {}
+    _find_atoms(expr, atoms)
+    if not atoms:
+        return bool(expr == 0)
+    _, *generators = field([f"x{i}" for i in range(len(atoms))], sp.QQ)
+    known: dict[sp.Expr, Any] = {atom: generators[i] for atom, i in atoms.items()}
+    return bool(_in_field(expr, known, generators[0].field) == 0)
+
+
+def _find_atoms(expr: sp.Expr, atoms: dict[sp.Expr, int]) -> None:
+    if expr.is_Rational:
+        return
+    if isinstance(expr, (sp.Add, sp.Mul)):
+        for arg in expr.args:
+            _find_atoms(arg, atoms)
+    elif isinstance(expr, sp.Pow) and expr.exp.is_Integer:
+        _find_atoms(expr.base, atoms)
+    else:
+        atoms.setdefault(expr, len(atoms))
+
+
+def _in_field(expr: sp.Expr, known: dict[sp.Expr, Any], ring: Any) -> Any:
+    if expr in known:
+        return known[expr]
+    if expr.is_Rational:
+        return ring.domain.from_sympy(expr) * ring.one
+    if isinstance(expr, sp.Add):
+        value = sum((_in_field(arg, known, ring) for arg in expr.args), ring.zero)
+    elif isinstance(expr, sp.Mul):
+        value = ring.one
+        for arg in expr.args:
+            value *= _in_field(arg, known, ring)
+    else:
+        value = _in_field(expr.base, known, ring) ** int(expr.exp)
+    known[expr] = value
+    return value
+
+
+def _unify(expr: sp.Expr) -> sp.Expr:
+    """Replace functions whose arguments are equal, though written differently, by one of them."""
+    same: dict[sp.Expr, sp.Expr] = {}
+    kept: list[sp.Expr] = []
+    for node in maximal(expr, _WITH_ARGUMENTS):
+        opened = node if isinstance(node, MeanAbs) else node.func(*(expand(arg) for arg in node.args))
+        twin = next((other for other in kept if _same_arguments(opened, other)), None)
+        if twin is None:
+            kept.append(opened)
+        same[node] = opened if twin is None else twin
+    return expr.xreplace(same)
+
+
+def _same_arguments(a: sp.Expr, b: sp.Expr) -> bool:
+    if a.func is not b.func:
+        return False
+    if isinstance(a, MeanAbs):
+        return all(_vanishes_in_field(expand(c)) for c in components(a.args[0] - b.args[0]).values())
+    return all(x == y or _vanishes_in_field(x - y) for x, y in zip(a.args, b.args, strict=True))
+
+
+def _expand_arguments(expr: sp.Expr) -> sp.Expr:
+    """Bring the arguments of functions and roots to expanded form, so that equal ones are one atom."""
+    inner = {}
+    for node in maximal(expr, _WITH_ARGUMENTS):
+        if isinstance(node, MeanAbs):
+            inner[node] = MeanAbs(_ordered(node.args[0]))
+        else:
+            inner[node] = node.func(*(sp.expand(sp.cancel(expand(arg))) for arg in node.args))
+    return expr.xreplace(inner)
+
+
+def _ordered(vector: sp.Expr) -> sp.Expr:
+    return sp.Add(*(sp.expand(c) * u for u, c in components(vector).items()))
+
+
+def is_zero(expr: sp.Expr) -> bool:
+    """Whether a scalar or vector expression vanishes identically in value, for every dimension D.
+
+    ``False`` means "not proved": simplification is no decision procedure for all of mathematics.
+    """
+    return residual(expr) == 0
+
+
+@lru_cache(maxsize=10_000)
+def residual(expr: sp.Expr) -> sp.Expr:
+    """What is left of an expression that should vanish in value, up to a denominator: 0 where it does."""
+    expr = drop_sg(sp.sympify(expr))
+    if expr == 0:
+        return sp.S.Zero
+    if kind(expr) == "scalar":
+        return normal(expand(expr))
+    return sp.Add(*(normal(expand(c)) * u for u, c in components(expr).items()))

@@ -1,0 +1,490 @@
+"""Laws of the reports: nothing that fails is left out of any format, and nothing that users name breaks one."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import jsonschema
+import pytest
+import torch
+
+from gradcheck.case import Case
+from gradcheck.catalogue import entry
+from gradcheck.compare import Comparison
+from gradcheck.conventions import declare
+from gradcheck.errors import InputError
+from gradcheck.oracle.reports import (
+    Directions,
+    compare,
+    directions_of,
+    failure_directions,
+    load,
+    notes,
+    schema,
+    to_html,
+    to_json,
+    to_junit,
+    to_markdown,
+)
+from gradcheck.oracle.reports import markdown as markdown_module
+from gradcheck.oracle.reports.json_report import decoded, encoded
+from gradcheck.oracle.reports.plots import plane
+from gradcheck.oracle.results import Diagnosis, Judgement, Outcome, Result
+from gradcheck.oracle.runner import Settings, Target, judge
+from gradcheck.problems import Spec
+
+HOSTILE = (
+    '<script src="https://evil.example/x.js">alert(1)</script>|`*_[x](https://evil.example)\x1b[31m\n## "&amp;\ud800'
+)
+SETTINGS = Settings(max_examples=3)
+STATUSES = ("passed", "failed", "skipped", "expected-failure", "unexpected-pass")
+
+
+def result(id_: str, status: str = "passed", **changes: Any) -> Result:
+    """A made-up obligation."""
+    raw = {"expected-failure": "failed", "unexpected-pass": "passed"}.get(status, status)
+    outcome = {
+        "passed": Outcome("passed", 10, 0.5, ratios=(0.0, 0.5, 1e-7)),
+        "failed": Outcome(
+            "failed",
+            2,
+            math.inf,
+            f"observed nan at {id_}",
+            Comparison(math.inf, (1, 2), math.nan, 1.0, 1e-15, 1.0),
+            Spec(2, (3,), 7),
+            ratios=(0.1, math.inf),
+        ),
+        "skipped": Outcome("skipped", detail=f"{id_} does not apply"),
+    }[raw]
+    base = Result(id_, f"{id_} is demanded", "mistakes", outcome, "cpu", "float64")
+    if raw == "failed":
+        diagnosis = Diagnosis("factor-2", "it is twice", "factor=2", (("ε", "2 A"), ("x_t", "1")), (("ε", "A"),))
+        base = replace(base, diagnosis=diagnosis, script="import torch\nprint('``` </details>')\n")
+    if status in ("expected-failure", "unexpected-pass"):
+        base = replace(base, expected="known for long")
+    return replace(base, **changes)
+
+
+def judgement(*results: Result, target: str = "mine", **changes: Any) -> Judgement:
+    return replace(Judgement(target, "'awm', beta=1.0", results, "@article{x}", 0, 1.5), **changes)
+
+
+def twice(case: Case) -> torch.Tensor:
+    return 2 * entry("flow_grpo", "mean").loss(case).mean()
+
+
+TWICE = Target(twice, "twice", declare("flow_grpo", log_prob_reduction="mean"))
+
+
+@cache
+def real() -> Judgement:
+    return judge(TWICE, SETTINGS, only=("determinism", "gradient", "value", "clip"))
+
+
+def every_status() -> Judgement:
+    return judgement(*(result(f"law-{status}", status) for status in STATUSES))
+
+
+def hostile() -> Judgement:
+    bad = result("gradient", "failed")
+    assert bad.diagnosis is not None
+    diagnosis = Diagnosis(HOSTILE, HOSTILE, HOSTILE, ((HOSTILE, HOSTILE),), ((HOSTILE, HOSTILE),))
+    bad = replace(bad, outcome=replace(bad.outcome, detail=HOSTILE), diagnosis=diagnosis, script=HOSTILE)
+    told = result("told", "expected-failure", expected=HOSTILE)
+    skipped = replace(result("skipped", "skipped"), outcome=Outcome("skipped", detail=HOSTILE, note=HOSTILE))
+    return judgement(bad, told, skipped, target=HOSTILE, declaration=HOSTILE, reference=HOSTILE, printed=HOSTILE)
+
+
+def examples() -> dict[str, list[Judgement]]:
+    cuda = [replace(r, device="cuda") for r in every_status().results]
+    return {
+        "none": [],
+        "good": [judgement(result("gradient"), result("kl", "skipped"))],
+        "every status": [every_status()],
+        "two devices": [judgement(*every_status().results, *cuda)],
+        "several": [every_status(), judgement(result("gradient"), target="other")],
+        "real": [real()],
+        "hostile": [hostile()],
+        "no obligations": [judgement()],
+    }
+
+
+@pytest.fixture(params=list(examples()))
+def judgements(request: pytest.FixtureRequest) -> list[Judgement]:
+    return examples()[request.param]
+
+
+def results(judgements: list[Judgement]) -> Iterator[Result]:
+    for j in judgements:
+        yield from j.results
+
+
+# -------------------------------------------------------------------------------------------------- JSON
+
+
+def test_json_is_valid_round_trips_and_follows_its_schema(judgements: list[Judgement]) -> None:
+    report = to_json(judgements, SETTINGS)
+    text = json.dumps(report, allow_nan=False, ensure_ascii=False)
+    assert json.loads(text.encode()) == report
+    jsonschema.Draft202012Validator.check_schema(schema())
+    jsonschema.Draft202012Validator(schema()).validate(report)
+    assert report["holds"] == (bool(judgements) and all(j.holds for j in judgements))
+
+
+def written(text: str) -> str:
+    """Text as a UTF-8 file can hold it."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def test_json_holds_everything_that_was_found(judgements: list[Judgement]) -> None:
+    told = [o for t in to_json(judgements, SETTINGS)["targets"] for o in t["obligations"]]
+    for r, o in zip(results(judgements), told, strict=True):
+        assert (o["id"], o["status"], o["device"], o["script"]) == (r.id, r.status, r.device, written(r.script))
+        assert [decoded(x) for x in o["ratios"]] == list(r.outcome.ratios)
+        if r.diagnosis is not None:
+            rows = {row["direction"]: (row["observed"], row["required"]) for row in o["diagnosis"]["decomposition"]}
+            for name, formula in r.diagnosis.observed:
+                assert rows[written(name)][0] == written(formula)
+
+
+def test_every_field_of_the_results_is_in_the_schema() -> None:
+    parts = schema()["$defs"]
+    elsewhere = {"outcome", "results", "spec", "observed", "required"}  # inlined, or under another name
+    for part, classes in {
+        "settings": [Settings],
+        "target": [Judgement],
+        "obligation": [Result, Outcome],
+        "comparison": [Comparison],
+        "problem": [Spec],
+        "diagnosis": [Diagnosis],
+    }.items():
+        names = {f.name for c in classes for f in fields(c)}
+        wanted = names - (elsewhere if part != "comparison" else set())
+        assert wanted <= set(parts[part]["properties"]), part
+
+
+def test_the_schema_allows_no_unknown_field() -> None:
+    def objects(node: Any) -> Iterator[dict[str, Any]]:
+        if isinstance(node, dict):
+            if "properties" in node and node.get("type") == "object":
+                yield node
+            for child in node.values():
+                yield from objects(child)
+
+    for node in objects(schema()):
+        assert node["additionalProperties"] is False
+        assert set(node["required"]) == set(node["properties"])
+    report = to_json([every_status()], SETTINGS)
+    report["targets"][0]["obligations"][0]["colour"] = "blue"
+    with pytest.raises(jsonschema.ValidationError, match="colour"):
+        jsonschema.validate(report, schema())
+
+
+def test_every_field_of_the_schema_is_documented() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "oracle-report.md").read_text(encoding="utf-8")
+    for part in (schema(), *schema()["$defs"].values()):
+        for name in part.get("properties", {}):
+            assert f"`{name}`" in page, name
+
+
+@pytest.mark.parametrize("x", [0.0, -1.5, 1e-320, math.inf, -math.inf, math.nan])
+def test_numbers_survive_json(x: float) -> None:
+    back = decoded(json.loads(json.dumps(encoded(x), allow_nan=False)))
+    assert back == x or (math.isnan(back) and math.isnan(x))
+
+
+# -------------------------------------------------------------------------------------------------- HTML
+
+
+class _Loads(HTMLParser):
+    """Everything in a page that would load or run something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.ids: list[str] = []
+        self.policy = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if values.get("http-equiv") == "Content-Security-Policy":
+            self.policy = values["content"] or ""
+        if tag in ("script", "link", "img", "iframe", "object", "embed", "base", "form", "video", "audio"):
+            self.found.append(tag)
+        for name, value in attrs:
+            local = name in ("href", "xlink:href") and (value or "").startswith("#")
+            if (name in ("src", "srcset", "href", "xlink:href", "action", "data") and not local) or name[:2] == "on":
+                self.found.append(f"{tag} {name}={value}")
+            self.found += re.findall(r"url\((?!#)[^)]*", value or "") if name == "style" else []
+            self.ids += [value or ""] if name == "id" else []
+
+
+def page_of(judgements: list[Judgement]) -> str:
+    return to_html(judgements, SETTINGS)
+
+
+def test_html_loads_and_runs_nothing(judgements: list[Judgement]) -> None:
+    page = page_of(judgements)
+    parser = _Loads()
+    parser.feed(page)
+    assert parser.found == []
+    assert parser.policy.startswith("default-src 'none'")
+    assert len(parser.ids) == len(set(parser.ids))
+    style = page[page.index("<style>") : page.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_html_is_well_formed_and_tells_every_obligation(judgements: list[Judgement]) -> None:
+    root = ElementTree.fromstring(page_of(judgements).removeprefix("<!DOCTYPE html>\n"))
+    tables = [t for t in root.iter("table") if t.get("class") == "obligations"]
+    rows = [row for t in tables for row in t.findall("tbody/tr")]
+    assert [next(row.iter("b")).text for row in rows] == [r.id for r in results(judgements)]
+    failing = [d for d in root.iter("details") if d.get("class") == "failure"]
+    for details, r in zip(failing, [r for r in results(judgements) if not r.good], strict=True):
+        text = "".join(details.itertext())
+        assert r.id in text
+        assert r.statement in text
+        assert r.diagnosis is None or r.diagnosis.declare.splitlines()[0][:20] in text
+    ends = {a.get("href", "").removeprefix("#") for a in root.iter("a")}
+    assert ends <= {e.get("id") for e in root.iter("section")}
+
+
+def test_html_says_the_verdict_first() -> None:
+    assert "<h1>✗ mine does not conform</h1>" in page_of([every_status()])
+    assert "<h1>✓ mine conforms</h1>" in page_of([judgement(result("gradient"))])
+    assert "<h1>✗ nothing was judged</h1>" in page_of([])
+
+
+def test_html_draws_test_ratios_and_directions() -> None:
+    drawn = failure_directions(TWICE, SETTINGS, real())
+    assert set(drawn) == {("twice", "gradient", "cpu")}  # the first of its cause
+    page = to_html([real()], SETTINGS, drawn)
+    assert page.count("<svg") == 2
+    assert "v_θ − v_old" in page
+    assert "passes up to 4" in page
+    assert "rdf:" not in page
+
+
+def test_directions_are_the_gradients() -> None:
+    found = directions_of(TWICE, SETTINGS, next(r for r in real().results if r.id == "gradient"))
+    assert found is not None
+    observed, required = torch.tensor(found.observed), torch.tensor(found.required)
+    torch.testing.assert_close(observed, 2 * required)
+    assert {name for name, _ in found.named} >= {"ε", "v_θ − v_old"}
+
+
+def test_directions_are_left_out_where_there_are_none() -> None:
+    assert directions_of(TWICE, SETTINGS, result("determinism", "skipped")) is None
+    right = replace(TWICE, function=lambda case: twice(case) / 2)
+    assert directions_of(right, SETTINGS, next(r for r in real().results if r.id == "gradient")) is None
+
+
+@pytest.mark.parametrize(
+    ("observed", "required"),
+    [
+        ((2.0, 0.0), (1.0, 0.0)),
+        ((0.0, 0.0), (1.0, 1.0)),
+        ((1.0, 0.0), (0.0, 0.0)),
+        ((1e9, 1.0), (1.0, 0.0)),
+        ((3.0,), (-1.0,)),
+    ],
+)
+def test_degenerate_planes_are_drawn(observed: tuple[float, ...], required: tuple[float, ...]) -> None:
+    drawn = plane(Directions(observed, required, (("ε", (0.0,) * len(observed)), ("x_t", required))), "p")
+    text = "".join(ElementTree.fromstring(drawn).itertext())
+    assert "yours" in text
+    assert "required" in text
+    assert "nan" not in drawn
+
+
+# ------------------------------------------------------------------------------------- JUnit and Markdown
+
+
+def test_junit_counts_agree_and_failures_are_told(judgements: list[Judgement]) -> None:
+    root = ElementTree.fromstring(to_junit(judgements, SETTINGS).encode())
+    suites = root.findall("testsuite")
+    assert len(suites) == len(judgements)
+    for node in (root, *suites):
+        for name, tag in (("tests", "testcase"), ("failures", "failure"), ("skipped", "skipped"), ("errors", "error")):
+            assert int(node.get(name, "")) == len(list(node.iter(tag)))
+    for case, r in zip(root.iter("testcase"), results(judgements), strict=True):
+        assert case.get("name", "").startswith(r.id)
+        assert (case.find("failure") is None) == r.good
+        failure = case.find("failure")
+        assert failure is None or (r.statement in (failure.text or "") and r.status == failure.get("type"))
+        assert (case.find("skipped") is not None) == (r.status in ("skipped", "expected-failure"))
+
+
+def test_junit_names_the_device_only_where_there_are_several() -> None:
+    assert 'name="law-failed"' in to_junit(examples()["every status"], SETTINGS)
+    assert 'name="law-failed[cuda]"' in to_junit(examples()["two devices"], SETTINGS)
+
+
+def test_markdown_has_a_row_for_each_obligation(judgements: list[Judgement]) -> None:
+    page = to_markdown(judgements, SETTINGS)
+    rows = re.findall(r"^\| <code>.*\|$", page, re.MULTILINE)
+    for row, r in zip(rows, results(judgements), strict=True):
+        assert row.startswith(f"| <code>{r.id}</code>")
+        assert row.count("|") == 6
+    blocks = [part.split("</summary>")[0] for part in page.split("<details><summary>")[1:]]
+    for block, r in zip(blocks, [r for r in results(judgements) if not r.good], strict=True):
+        assert f"<b>{r.id}</b>" in block
+
+
+def test_markdown_escapes_what_users_name() -> None:
+    page = to_markdown([hostile()], SETTINGS)
+    outside = re.sub(r"^(`{3,})python\n.*?^\1$", "", page, flags=re.MULTILINE | re.DOTALL)
+    assert "<script" not in outside
+    assert "](" not in outside
+    assert "\x1b" not in page
+    assert re.findall("^## ", outside, re.MULTILINE) == ["## "]
+
+
+def test_markdown_fences_are_longer_than_what_they_hold() -> None:
+    page = to_markdown([judgement(result("gradient", "failed"))], SETTINGS)
+    assert "\n````python\n" in page
+
+
+def test_markdown_leaves_scripts_out_where_it_would_be_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "import torch" in to_markdown([every_status()], SETTINGS)
+    monkeypatch.setattr(markdown_module, "LIMIT", 100)
+    page = to_markdown([every_status()], SETTINGS)
+    assert "import torch" not in page
+    assert "law-failed" in page
+
+
+# ---------------------------------------------------------------------------------------------- baseline
+
+
+def report(*results: Result, target: str = "mine", settings: Settings = SETTINGS) -> dict[str, Any]:
+    return to_json([judgement(*results, target=target)], settings)
+
+
+def with_ratio(ratio: float) -> Result:
+    return replace(result("gradient"), outcome=Outcome("passed", 10, ratio, ratios=(ratio,)))
+
+
+def test_nothing_is_worse_than_itself(judgements: list[Judgement]) -> None:
+    same = to_json(judgements, SETTINGS)
+    assert compare(same, json.loads(json.dumps(same))) == []
+    assert notes(same, same) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kind"),
+    [
+        (result("gradient"), result("gradient", "failed"), "fails"),
+        (result("gradient"), result("gradient", "expected-failure"), "fails"),
+        (result("gradient", "unexpected-pass"), result("gradient", "failed"), "fails"),
+        (result("gradient"), result("gradient", "skipped"), "not-checked"),
+        (result("gradient", "failed"), result("gradient", "skipped"), "not-checked"),
+        (result("gradient"), result("other"), "obligation-missing"),
+        (result("gradient"), result("gradient", device="cuda"), "obligation-missing"),
+        (with_ratio(0.7), with_ratio(1.5), "ratio"),
+        (with_ratio(0.0), with_ratio(1.01), "ratio"),
+        (with_ratio(1.5), with_ratio(3.1), "ratio"),
+    ],
+)
+def test_each_kind_of_worsening_is_found(before: Result, after: Result, kind: str) -> None:
+    (found,) = compare(report(before), report(after))
+    assert (found.kind, found.target, found.obligation, found.device) == (kind, "mine", "gradient", "cpu")
+    assert str(found).startswith("mine: gradient on cpu ")
+    assert compare(report(after), report(after)) == []
+
+
+def test_a_missing_target_is_found() -> None:
+    (found,) = compare(report(result("gradient")), report(result("gradient"), target="other"))
+    assert (found.kind, str(found)) == ("target-missing", "mine was judged, and is missing now")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (with_ratio(0.01), with_ratio(0.99)),  # rounding in another order
+        (with_ratio(1.5), with_ratio(2.9)),  # not doubled
+        (with_ratio(3.9), with_ratio(0.1)),
+        (result("gradient", "failed"), result("gradient")),
+        (result("gradient", "failed"), result("gradient", "expected-failure")),
+        (result("gradient", "skipped"), result("gradient")),
+        (result("gradient", "skipped"), result("other")),
+    ],
+)
+def test_what_is_not_worse_is_not_told_as_such(before: Result, after: Result) -> None:
+    assert compare(report(before), report(after)) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (result("gradient", "failed"), result("gradient"), "mine: gradient on cpu failed, and holds now"),
+        (result("gradient", "skipped"), result("gradient"), "mine: gradient on cpu was not checked, and holds now"),
+        (with_ratio(3.9), with_ratio(0.1), "mine: gradient on cpu gained precision"),
+    ],
+)
+def test_what_is_better_is_noted(before: Result, after: Result, told: str) -> None:
+    (note,) = notes(report(before), report(after))
+    assert note.startswith(told)
+
+
+def test_other_settings_and_new_targets_are_noted() -> None:
+    before, after = report(result("kl")), report(result("kl"), target="new", settings=replace(SETTINGS, seed=5))
+    assert notes(before, after) == ["the setting seed was 0 and is 5", "new is new"]
+
+
+def test_targets_of_one_name_are_told_apart() -> None:
+    before = to_json([judgement(result("kl")), judgement(result("kl"))], SETTINGS)
+    after = to_json([judgement(result("kl")), judgement(result("kl", "failed"))], SETTINGS)
+    assert [r.target for r in compare(before, after)] == ["mine (2)"]
+
+
+def test_a_report_is_loaded_again(tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    written = report(*every_status().results)
+    file.write_text(json.dumps(written), encoding="utf-8")
+    assert load(file) == written
+
+
+def _broken(**changes: Any) -> str:
+    return json.dumps({**report(result("kl")), **changes})
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "Expecting value"),
+        (b"\xff\xfe\x00", "codec"),
+        (b"[" * 100_000, "JSON"),
+        (b"[]", "gradcheck-check"),
+        (b"{}", "gradcheck-check"),
+        (_broken(schema={"name": "gradcheck-verify", "version": 1}).encode(), "'gradcheck-verify'"),
+        (_broken(schema={"name": "gradcheck-check", "version": 2}).encode(), "schema version 2"),
+        (_broken(targets=[{"target": "x"}]).encode(), "obligations"),
+        (_broken(targets=[{"target": "x", "obligations": [{"id": "y"}]}]).encode(), "missing or wrong"),
+        (_broken(targets=7).encode(), "missing or wrong"),
+        (_broken(targets=[{"target": [], "obligations": []}]).encode(), "missing or wrong"),
+        (_broken(settings=None).encode(), "missing or wrong"),
+    ],
+)
+def test_a_foreign_file_is_refused(tmp_path: Path, content: bytes, says: str) -> None:
+    file = tmp_path / "report.json"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=re.escape(says)) as refusal:
+        load(file)
+    assert str(file) in str(refusal.value)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No such file"):
+        load(tmp_path / "none.json")
+    with pytest.raises(InputError, match="Is a directory"):
+        load(tmp_path)
