@@ -86,7 +86,7 @@ def diagnose(judge: Judge, policies: tuple[str, ...] = ("off",), advantage: str 
     evidence = [_observe(judge, i, policies, advantage) for i in range(2 * len(_SHAPES))]
     found = None
     if any(bool(e.wrong.any()) for e in evidence):
-        for explain in (_no_gradient, _named, _factor, _precision, _advantage, _term_factor, _sample_factor, _layout):
+        for explain in _EXPLANATIONS:
             found = explain(judge, evidence)
             if found is not None:
                 break
@@ -367,7 +367,7 @@ def _advantage(judge: Judge, evidence: list[_Evidence]) -> Diagnosis | None:
         left = (design @ solution)[:, 0] - used
         if float(left.abs().amax()) > 1e-5 * float(used.abs().amax()) or float(solution[0]) <= 0:
             return None
-        enough = enough or len(rows) > 3
+        enough = enough or (len(rows) > 3 and abs(float(solution[1])) > 1e-6 * float(used.abs().amax()))
     if not enough:
         return None
     cause = "the advantage is shifted and scaled by numbers that its batch decides: it is normalised once more"
@@ -375,18 +375,29 @@ def _advantage(judge: Judge, evidence: list[_Evidence]) -> Diagnosis | None:
 
 
 def _term_factor(judge: Judge, evidence: list[_Evidence]) -> Diagnosis | None:
-    """One term right and the other one times a factor."""
+    """One term right and the other one times a factor that has a formula."""
+    return _scaled_term(judge, evidence, by_formula=True)
+
+
+def _term_scaled(judge: Judge, evidence: list[_Evidence]) -> Diagnosis | None:
+    """One term right and the other one too long or too short."""
+    return _scaled_term(judge, evidence, by_formula=False)
+
+
+def _scaled_term(judge: Judge, evidence: list[_Evidence], by_formula: bool) -> Diagnosis | None:
     if not judge.conventions.derivation.loss.has(n.kl_weight):
         return None
     terms = [_policy_and_reference(e) for e in evidence]
-    for which, name in ((0, "policy-factor"), (1, "kl-factor")):
+    for which, name, word in ((0, "policy-factor", "policy's term"), (1, "kl-factor", "KL or reference term")):
         parts = [(e.observed - t[1 - which], t[which]) for e, t in zip(evidence, terms, strict=True)]
         found = _multiples(evidence, parts)
-        if found:
-            formula = recognise([s.factor for s in found], [s.scalars for s in found])
-            word = "policy's term" if which == 0 else "KL or reference term"
-            by = f"times {formula_text(formula)}" if formula is not None else "scaled by a number that no formula gives"
-            return Diagnosis(name, f"the {word} is the required one {by}; the rest is right")
+        if not found:
+            continue
+        formula = recognise([s.factor for s in found], [s.scalars for s in found])
+        if formula is None and by_formula:
+            continue
+        by = "scaled by a number that no formula gives" if formula is None else f"times {formula_text(formula)}"
+        return Diagnosis(name, f"the {word} is the required one {by}; the rest is right")
     return None
 
 
@@ -402,7 +413,7 @@ def _precision(judge: Judge, evidence: list[_Evidence]) -> Diagnosis | None:
         both = (size > e.rounding) & (_length(seen) > e.rounding)
         distances.append((_length(seen - wanted) / size)[both])
     relative = torch.cat(distances)
-    if len(relative) == 0 or float(relative.median()) > 0.1 or float(relative.quantile(0.75)) > 0.3:
+    if len(relative) == 0 or not 1e-10 < float(relative.median()) < 0.1 or float(relative.quantile(0.75)) > 0.3:
         return None
     for dtype, most in (("float32", 1e-3), ("float16", 0.1), ("bfloat16", 0.1)):
         lower = replace(judge.conventions, working_dtype=dtype)
@@ -414,7 +425,9 @@ def _precision(judge: Judge, evidence: list[_Evidence]) -> Diagnosis | None:
         if dtype == "float32":
             cause = f"{digits}, as float32 is: the implementation casts to it inside"
             return Diagnosis("convention:working_dtype", cause, "working_dtype='float32'")
-        return Diagnosis("half-precision", f"{digits}, as {dtype} is: part of it runs in a half precision")
+        return Diagnosis(
+            "half-precision", f"{digits}, as {dtype} is: part of it has that precision (or a small ε is added)"
+        )
     return None
 
 
@@ -464,3 +477,17 @@ def _unnamed(evidence: list[_Evidence]) -> str:
             "(does it depend on other samples, or on unrelated tensors?)"
         )
     return "no named mistake fits; compare the two decompositions below"
+
+
+_EXPLANATIONS: tuple[Callable[[Judge, list[_Evidence]], Diagnosis | None], ...] = (
+    _no_gradient,
+    _named,
+    _factor,
+    _term_factor,
+    _precision,
+    _advantage,
+    _term_scaled,
+    _sample_factor,
+    _layout,
+)
+"""The sharp explanations first; each is tried only where those before it fail."""

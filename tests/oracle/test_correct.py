@@ -10,7 +10,7 @@ from .correct import CORRECT
 
 @pytest.mark.parametrize("implementation", CORRECT, ids=lambda c: c.name)
 def test_no_alarm(implementation: Correct) -> None:
-    judgement = judged(implementation, max_examples=5)
+    judgement = judged(implementation, max_examples=4)
     assert not [f"{r.id}: {r.outcome.detail}" for r in judgement.results if not r.good]
 
 
