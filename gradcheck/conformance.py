@@ -15,7 +15,7 @@ from gradcheck.case import Case
 from gradcheck.conventions import Conventions, declare
 from gradcheck.errors import InputError
 from gradcheck.oracle.obligations import OBLIGATIONS
-from gradcheck.oracle.runner import Target
+from gradcheck.oracle.target import Target
 
 __all__ = ["ATTRIBUTE", "conforms", "load_function", "load_targets"]
 

@@ -248,7 +248,7 @@ class _Draw:
             "near": 1 + 1e-3 * x * (edge - 1),
             "off": math.exp(0.5 * x),
             "inside": 1 + (edge - 1) * (1 - gap),
-            "outside": 1 + (edge - 1) * (1 + gap),
+            "outside": edge + gap * (edge - 1) if up else edge - gap * min(1 - edge, edge),
             "far": math.exp(1.5) if up else math.exp(-4),
         }[regime]
         return math.log(ratio)

@@ -13,7 +13,7 @@ import pytest
 
 if TYPE_CHECKING:
     from gradcheck.oracle.results import Result
-    from gradcheck.oracle.runner import Settings, Target
+    from gradcheck.oracle.target import Settings, Target
 
 _RESULT = "gradcheck_result"
 _SUMMARY = "gradcheck"
@@ -39,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def settings_of(config: pytest.Config) -> Settings:
     """The run's settings, from the command line."""
-    from gradcheck.oracle.runner import Settings
+    from gradcheck.oracle.target import Settings
 
     return Settings(
         device=config.getoption("--gradcheck-device"),

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from gradcheck.conventions import declare
 from gradcheck.oracle.adapter import Adapter, AdapterError
-from gradcheck.oracle.obligations import OBLIGATIONS, Judge
-from gradcheck.oracle.runner import Settings, Target, judge
+from gradcheck.oracle.judging import Judge
+from gradcheck.oracle.obligations import OBLIGATIONS
+from gradcheck.oracle.runner import judge
+from gradcheck.oracle.target import Settings, Target
 
 AWM = declare("awm")
 
@@ -130,6 +132,25 @@ def test_hidden_state_is_found() -> None:
 
     found = judge(Target(stateful, "mine", AWM))
     assert "determinism" in {r.id for r in found.results if r.status == "failed"}
+
+
+def test_random_numbers_are_found() -> None:
+    def noisy(case: Any) -> Tensor:
+        return right(case) * (1 + 1e-3 * torch.rand(()))
+
+    found = judge(Target(noisy, "mine", AWM), Settings(max_examples=2))
+    assert "determinism" in {r.id for r in found.results if r.status == "failed"}
+
+
+def test_a_neighbour_is_found() -> None:
+    """A weight that is shared by the batch depends on the other samples, even if each enters only a little."""
+
+    def shared(case: Any) -> Tensor:
+        error = ((case.v_theta - (case.noise - case.x_0)) ** 2).flatten(1).sum(1)
+        return ((case.advantage + 1e-6 * case.x_0.mean()) * error).mean()
+
+    found = judge(Target(shared, "mine", AWM), Settings(max_examples=2))
+    assert "sample-independence" in {r.id for r in found.results if r.status == "failed"}
 
 
 def test_what_it_prints_does_not_disturb(capsys: pytest.CaptureFixture[str]) -> None:

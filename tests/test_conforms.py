@@ -7,10 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from gradcheck.case import Case
+from gradcheck.catalogue import ALGORITHMS
 from gradcheck.cli import main
 from gradcheck.conventions import PRESETS, declare
 from gradcheck.errors import InputError
+from gradcheck.oracle.runner import judge
+from gradcheck.oracle.target import Settings, Target
 
 pytest_plugins = ["pytester"]
 
@@ -175,5 +180,18 @@ def test_bad_declarations(arguments: dict[str, object], name: str) -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_presets_are_declarations(preset: str) -> None:
-    assert declare(preset=preset).derivation.prove().holds
+def test_presets_are_declarations_that_can_be_kept(preset: str) -> None:
+    """The catalogue's own loss, put into the preset's conventions, conforms to it."""
+    conventions = declare(preset=preset)
+    assert conventions.derivation.prove().holds
+    numeric = next(torch_side for symbolic, torch_side in ALGORITHMS if conventions.algorithm == symbolic.NAME)
+
+    def loss(case: Case) -> torch.Tensor:
+        if conventions.adv_clip_max is not None:
+            limit = conventions.adv_clip_max
+            case = case.replace(advantage=case.advantage.clamp(-limit, limit))
+        value: torch.Tensor = numeric.loss(case, **conventions.options)
+        return conventions.factor * value.mean()
+
+    found = judge(Target(loss, preset, conventions), Settings(max_examples=3))
+    assert [r.id for r in found.results if not r.good] == []

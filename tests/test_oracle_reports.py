@@ -39,7 +39,8 @@ from gradcheck.oracle.reports import markdown as markdown_module
 from gradcheck.oracle.reports.json_report import decoded, encoded
 from gradcheck.oracle.reports.plots import plane
 from gradcheck.oracle.results import Diagnosis, Judgement, Outcome, Result
-from gradcheck.oracle.runner import Settings, Target, judge
+from gradcheck.oracle.runner import judge
+from gradcheck.oracle.target import Settings, Target
 from gradcheck.problems import Spec
 
 HOSTILE = (

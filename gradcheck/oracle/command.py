@@ -52,7 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from gradcheck.conformance import load_targets
     from gradcheck.oracle.adapter import AdapterError
-    from gradcheck.oracle.runner import Settings, judge
+    from gradcheck.oracle.runner import judge
+    from gradcheck.oracle.target import Settings
     from gradcheck.oracle.text import judgement_text
     from gradcheck.oracle.writing import check_writable, write_reports
 

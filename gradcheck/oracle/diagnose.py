@@ -22,8 +22,8 @@ from gradcheck.case import Case
 from gradcheck.compiled import evaluate
 from gradcheck.conventions import Conventions
 from gradcheck.errors import GradcheckError
+from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.mistakes import Mistake, gradient_of_mistake, mistakes
-from gradcheck.oracle.obligations import Judge
 from gradcheck.oracle.reference import effective_case, overall_factor, reference
 from gradcheck.oracle.results import Diagnosis
 from gradcheck.oracle.xray import B, decompose, directions, formula_text, recognise, scalars

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
-from gradcheck.case import Case
-from gradcheck.conventions import Conventions
 from gradcheck.errors import InputError
 from gradcheck.oracle.adapter import Adapter
 from gradcheck.oracle.diagnose import diagnose
-from gradcheck.oracle.obligations import OBLIGATIONS, Judge, Obligation
+from gradcheck.oracle.judging import Judge
+from gradcheck.oracle.obligations import OBLIGATIONS, Obligation
 from gradcheck.oracle.results import Diagnosis, Judgement, Outcome, Result
 from gradcheck.oracle.script import script
+from gradcheck.oracle.target import Settings, Target
 from gradcheck.problems import Spec
 from gradcheck.verification import DTYPES, devices
 
@@ -35,63 +34,6 @@ _NUMERIC = {
     "value",
     "precision",
 }
-
-
-@dataclass(frozen=True)
-class Target:
-    """An implementation and what it declares.
-
-    Attributes:
-        function: from a case to a loss.
-        name: how reports call it.
-        conventions: the declaration.
-        expected_failures: obligation id → reason.
-        source: ``file.py::function`` or ``module:function``, for scripts that import it; empty if it has no such name.
-    """
-
-    function: Callable[[Case], Any]
-    name: str
-    conventions: Conventions
-    expected_failures: Mapping[str, str] = field(default_factory=dict)
-    source: str = ""
-
-    def __post_init__(self) -> None:
-        known = [o.id for o in OBLIGATIONS]
-        unknown = [name for name in self.expected_failures if name not in known]
-        if unknown:
-            raise InputError(("expected_failures", repr(unknown[0]), f"obligations: {', '.join(known)}"))
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How thoroughly to look.
-
-    Attributes:
-        device: ``cpu``, ``cuda`` or ``all``.
-        dtype: the precision of the cases; ``float64`` unless the implementation refuses it.
-        max_examples: problems for each obligation.
-        seed: of the problems.
-        compiled: also under ``torch.compile``.
-        timeout: seconds that one call may take.
-    """
-
-    device: str = "cpu"
-    dtype: str = "float64"
-    max_examples: int = 10
-    seed: int = 0
-    compiled: bool = False
-    timeout: float = 60.0
-
-    def __post_init__(self) -> None:
-        problems = []
-        if self.dtype not in DTYPES:
-            problems.append(("dtype", repr(self.dtype), f"one of {', '.join(DTYPES)}"))
-        if self.max_examples < 1:
-            problems.append(("max_examples", repr(self.max_examples), "at least 1"))
-        if not self.timeout > 0:
-            problems.append(("timeout", repr(self.timeout), "seconds, more than 0"))
-        if problems:
-            raise InputError(*problems)
 
 
 def judge(target: Target, settings: Settings | None = None, only: Sequence[str] = ()) -> Judgement:

@@ -2,18 +2,15 @@ r"""A failure as a script: the smallest problem as literal tensors, runnable as 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
-from gradcheck.oracle.obligations import Judge, Obligation
+from gradcheck.oracle.judging import Judge
+from gradcheck.oracle.obligations import Obligation
 from gradcheck.oracle.results import Outcome
-
-if TYPE_CHECKING:
-    from gradcheck.oracle.runner import Target
+from gradcheck.oracle.target import Target
 
 __all__ = ["literal", "script"]
 

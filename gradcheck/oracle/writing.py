@@ -11,7 +11,7 @@ from gradcheck.errors import InputError
 from gradcheck.oracle.results import Judgement
 
 if TYPE_CHECKING:
-    from gradcheck.oracle.runner import Settings
+    from gradcheck.oracle.target import Settings
 
 __all__ = ["check_writable", "write_reports"]
 

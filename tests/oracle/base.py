@@ -12,7 +12,8 @@ from torch import Tensor
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions, declare
 from gradcheck.oracle.results import Judgement, Result
-from gradcheck.oracle.runner import Settings, Target, judge
+from gradcheck.oracle.runner import judge
+from gradcheck.oracle.target import Settings, Target
 
 Function = Callable[[Case], Tensor]
 

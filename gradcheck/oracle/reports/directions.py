@@ -11,10 +11,10 @@ from torch import Tensor
 from gradcheck.case import Case
 from gradcheck.errors import GradcheckError
 from gradcheck.oracle.adapter import Adapter
-from gradcheck.oracle.obligations import Judge
+from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.reports.shared import explained_first
 from gradcheck.oracle.results import Judgement, Result
-from gradcheck.oracle.runner import Settings, Target
+from gradcheck.oracle.target import Settings, Target
 from gradcheck.oracle.xray import DIRECTIONS
 from gradcheck.problems import Spec
 

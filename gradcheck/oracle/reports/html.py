@@ -23,7 +23,7 @@ from gradcheck.oracle.reports.shared import (
     verdict,
 )
 from gradcheck.oracle.results import Diagnosis, Judgement, Result
-from gradcheck.oracle.runner import Settings
+from gradcheck.oracle.target import Settings
 
 __all__ = ["to_html"]
 

@@ -16,7 +16,7 @@ from typing import Any
 from gradcheck.compare import Comparison
 from gradcheck.oracle.reports.shared import decomposition, environment, timestamp
 from gradcheck.oracle.results import Diagnosis, Judgement, Result
-from gradcheck.oracle.runner import Settings
+from gradcheck.oracle.target import Settings
 from gradcheck.problems import Spec
 
 __all__ = ["JSON_VERSION", "SCHEMA_NAME", "decoded", "encoded", "schema", "to_json"]

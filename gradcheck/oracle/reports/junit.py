@@ -7,7 +7,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from gradcheck.oracle.reports.shared import clean, environment, failures, remark, several_devices, timestamp
 from gradcheck.oracle.results import Judgement, Result
-from gradcheck.oracle.runner import Settings
+from gradcheck.oracle.target import Settings
 from gradcheck.oracle.text import failure_text
 
 __all__ = ["to_junit"]

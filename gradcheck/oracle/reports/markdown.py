@@ -20,7 +20,7 @@ from gradcheck.oracle.reports.shared import (
     verdict,
 )
 from gradcheck.oracle.results import Judgement, Result
-from gradcheck.oracle.runner import Settings
+from gradcheck.oracle.target import Settings
 
 __all__ = ["LIMIT", "to_markdown"]
 
