@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PROFILE ?= ci
 
-.PHONY: verify test lint format deep picture clean
+.PHONY: verify test lint format deep mutants bench picture clean
 
 verify: $(VENV)/.ready
 	$(BIN)/gradcheck verify $(ARGS)
@@ -13,7 +13,8 @@ test: $(VENV)/.ready lint
 	$(BIN)/python -m pytest -n auto --hypothesis-profile=$(PROFILE) $(ARGS)
 
 deep: $(VENV)/.ready
-	$(BIN)/python -m pytest -n auto --hypothesis-profile=deep tests/test_equivalence.py $(ARGS)
+	$(BIN)/python -m pytest -n auto --hypothesis-profile=deep -k derived_gradient --junitxml=deep.xml \
+		tests/test_equivalence.py $(ARGS)
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
@@ -23,6 +24,12 @@ lint: $(VENV)/.ready
 format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+mutants: $(VENV)/.ready
+	$(BIN)/python -m tests.oracle.table $(ARGS)
+
+bench: $(VENV)/.ready
+	$(BIN)/python benchmarks/startup.py
 
 picture: $(VENV)/.ready
 	$(BIN)/python -m gradcheck.picture docs/assets/directions.png
