@@ -7,10 +7,13 @@ import io
 import random
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +21,8 @@ from gradcheck.case import Case
 from gradcheck.errors import GradcheckError
 
 __all__ = ["Adapter", "AdapterError", "Observation"]
+
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 class AdapterError(GradcheckError):
@@ -78,7 +83,8 @@ class Adapter:
             except AdapterError:
                 raise
             except Exception as error:
-                raise AdapterError(f"{self.name} raised {type(error).__name__}: {error}") from error
+                where = _place(error)
+                raise AdapterError(f"{self.name} raised {type(error).__name__}: {error}{where}") from error
             v = own["v_theta"]
             assert isinstance(v, Tensor)
             checked = self._checked(loss, v)
@@ -101,7 +107,9 @@ class Adapter:
 
     def _checked(self, loss: Any, v: Tensor) -> Tensor:
         if not isinstance(loss, Tensor):
-            raise AdapterError(f"{self.name} returned {_named(loss)}; wanted the loss as a torch.Tensor")
+            raise AdapterError(
+                f"{self.name} returned {_named(loss)}; wanted the loss as a torch.Tensor{_return_hint(loss)}"
+            )
         wanted: tuple[int, ...] = (v.shape[0],) if self.batch_reduction == "none" else ()
         if tuple(loss.shape) != wanted and not (wanted == () and loss.numel() == 1):
             hint = (
@@ -125,6 +133,25 @@ class Adapter:
 
 def _named(value: Any) -> str:
     return "None" if value is None else f"a {type(value).__name__}"
+
+
+def _return_hint(value: Any) -> str:
+    """What to do about a return value that is no tensor."""
+    if isinstance(value, (tuple, list, dict)):
+        return " (return the loss alone)"
+    if isinstance(value, (int, float, np.ndarray, np.generic)):
+        return " that autograd can differentiate (for a gradient by hand see docs/oracle.md)"
+    return ""
+
+
+def _place(error: Exception) -> str:
+    """The deepest line of the user's own code that raised; empty where there is none."""
+    own = [f for f in traceback.extract_tb(error.__traceback__) if _users(Path(f.filename))]
+    return f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
+
+
+def _users(file: Path) -> bool:
+    return file.is_file() and "site-packages" not in file.parts and _PACKAGE not in file.parents
 
 
 def _fresh(case: Case, watch_leaks: bool) -> dict[str, Tensor | float]:

@@ -1,0 +1,91 @@
+r"""What someone meets who has read the guide alone: messages that name the line, and the guide's own recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from gradcheck.case import Case
+from gradcheck.conventions import declare
+from gradcheck.oracle.adapter import Adapter, AdapterError
+from gradcheck.oracle.reference import oracle_case
+from gradcheck.oracle.runner import judge
+from gradcheck.oracle.target import Settings, Target
+from gradcheck.problems import Spec
+
+
+def _case(algorithm: str, **declared: Any) -> Case:
+    return oracle_case(declare(algorithm, **declared), Spec(3, (2, 2), seed=1), torch.float64, "cpu")
+
+
+def _message(function: Callable[[Case], Any]) -> str:
+    with pytest.raises(AdapterError) as caught:
+        Adapter(function, "mine").observe(_case("diffusion_nft"))
+    return str(caught.value)
+
+
+def _helper(x: Tensor) -> Tensor:
+    return x.reshape(-1, 1000)
+
+
+def test_an_exception_is_told_with_the_users_own_line() -> None:
+    line = _helper.__code__.co_firstlineno + 1
+    message = _message(lambda case: _helper(case.v_theta))
+    assert message.startswith("mine raised RuntimeError: ")
+    assert message.endswith(f"(test_new_user.py:{line})")
+
+
+def test_an_unknown_quantity_is_told_with_the_line_that_asks() -> None:
+    def asks(case: Case) -> Tensor:
+        return case.old_log_prob
+
+    message = _message(asks)
+    assert "has no quantity 'old_log_prob'" in message
+    assert message.endswith(f"(test_new_user.py:{asks.__code__.co_firstlineno + 1})")
+
+
+@pytest.mark.parametrize("value", [0.5, 1, np.float32(1), np.zeros(3)])
+def test_a_number_without_a_graph_points_to_the_guide(value: Any) -> None:
+    assert "for a gradient by hand see docs/oracle.md" in _message(lambda case: value)
+
+
+@pytest.mark.parametrize("value", [(torch.zeros(()), {}), [torch.zeros(())], {"loss": torch.zeros(())}])
+def test_a_container_is_told_to_be_unpacked(value: Any) -> None:
+    assert _message(lambda case: value).endswith("wanted the loss as a torch.Tensor (return the loss alone)")
+
+
+def _numpy_gradient(beta_of: Callable[[float], float]) -> Callable[[Case], Tensor]:
+    def loss(case: Case) -> Tensor:
+        v, old, x_0, noise, r = (
+            x.detach().numpy() for x in (case.v_theta, case.v_old, case.x_0, case.noise, case.reward_prob)
+        )
+        beta, r = float(case.beta), r.reshape((-1,) + (1,) * (v.ndim - 1))
+        positive = beta * v + (1 - beta) * old - (noise - x_0)
+        negative = (1 + beta) * old - beta * v - (noise - x_0)
+        gradient = 2 * beta_of(beta) * (r * positive - (1 - r) * negative) / v.size
+        return (torch.from_numpy(np.asarray(gradient)) * case.v_theta).sum()
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("beta_of", "cause"), [(lambda b: b, ""), (lambda b: 1.0, "over-beta"), (lambda b: -b, "sign")]
+)
+def test_a_gradient_by_hand_is_judged_as_the_guide_says(beta_of: Callable[[float], float], cause: str) -> None:
+    target = Target(_numpy_gradient(beta_of), "mine", declare("diffusion_nft", reduction="mean"))
+    judgement = judge(target, Settings(max_examples=4))
+    assert judgement.holds == (not cause)
+    found = {r.diagnosis.name for r in judgement.results if r.diagnosis is not None}
+    assert found == ({cause} if cause else set())
+
+
+@pytest.mark.parametrize("algorithm", ["flow_grpo", "grpo_guard"])
+def test_the_guides_names_are_a_cases_names(algorithm: str) -> None:
+    names = {"v_theta", "v_old", "v_ref", "noise", "x_t", "x_prev", "t", "dt", "t_prev", "advantage", "log_prob_old"}
+    names |= {"mean_old", "mean_ref", "noise_level", "kl_weight", "clip_low", "clip_high"}
+    assert names | {"sigmas", "step_index", "timestep"} <= set(_case(algorithm, kl="step").names)
