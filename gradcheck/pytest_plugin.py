@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from gradcheck.oracle.obligations import Obligation
     from gradcheck.oracle.results import Result
     from gradcheck.oracle.target import Settings, Target
 
@@ -68,10 +69,25 @@ def run_obligation(target: Target, obligation: str, request: pytest.FixtureReque
             for device in devices(settings.device)
         ]
     except GradcheckError as error:
-        pytest.fail(str(error), pytrace=False)
+        _remember(request, target, _unjudged(wanted, error, request.config))
+        pytest.fail(f"[gradcheck] {target.name} could not be judged: {error}", pytrace=False)
     for result in results:
         _remember(request, target, result)
     _verdict(results, target)
+
+
+def _unjudged(obligation: Obligation, error: Exception, config: pytest.Config) -> Result:
+    """A failing result for an implementation that gives nothing to judge, so that no report calls it right."""
+    from gradcheck.oracle.results import Outcome, Result
+
+    return Result(
+        id=obligation.id,
+        statement=obligation.statement,
+        catches=obligation.catches,
+        outcome=Outcome("failed", detail=f"could not be judged: {error}"),
+        device=config.getoption("--gradcheck-device"),
+        dtype=config.getoption("--gradcheck-dtype"),
+    )
 
 
 def _verdict(results: list[Result], target: Target) -> None:

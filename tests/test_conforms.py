@@ -14,8 +14,10 @@ from gradcheck.catalogue import ALGORITHMS
 from gradcheck.cli import main
 from gradcheck.conventions import PRESETS, declare
 from gradcheck.errors import InputError
+from gradcheck.oracle.reference import oracle_case
 from gradcheck.oracle.runner import judge
 from gradcheck.oracle.target import Settings, Target
+from gradcheck.problems import Spec
 
 pytest_plugins = ["pytester"]
 
@@ -195,3 +197,39 @@ def test_presets_are_declarations_that_can_be_kept(preset: str) -> None:
 
     found = judge(Target(loss, preset, conventions), Settings(max_examples=3))
     assert [r.id for r in found.results if not r.good] == []
+
+
+def test_what_cannot_be_judged_is_never_called_conforming(pytester: pytest.Pytester) -> None:
+    broken = RIGHT.replace("    v_gt =", "    raise KeyError('sigmas')\n    v_gt =")
+    result = outcomes(pytester, broken, "-k", "gradient or clip", "--gradcheck-json=report.json")
+    result.stdout.fnmatch_lines(["test_awm: FAILED: *gradient*"])
+    result.stdout.fnmatch_lines(["*could not be judged: test_awm raised KeyError: 'sigmas'*"])
+    assert '"holds": true' not in (pytester.path / "report.json").read_text()
+
+
+def test_causes_are_named_for_code_that_casts_to_float32_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    casting = WRONG.replace('("awm")', '("awm", working_dtype="float32")').replace(
+        "case.v_theta", "case.v_theta.float()"
+    )
+    status, out, _ = check(tmp_path, casting, capsys=capsys)
+    assert status == 1
+    assert "the regression target is x_0 − ε; it must be ε − x_0" in out
+
+
+def test_clip_range_is_offered_for_a_declared_symmetric_clip_alone() -> None:
+    def names(**declared: object) -> tuple[str, ...]:
+        conventions = declare("flow_grpo", **declared)  # type: ignore[arg-type]
+        return oracle_case(conventions, Spec(2, (3,), 0), torch.float64, "cpu").names
+
+    assert "clip_range" in names(clip_range=0.2)
+    assert "clip_range" not in names(clip_range=(0.1, 0.2))
+    assert "clip_range" not in names()
+
+
+def test_the_grids_times_give_back_the_step_to_the_last_bit() -> None:
+    for dtype in (torch.float64, torch.float32):
+        for seed in range(20):
+            case = oracle_case(declare("flow_grpo"), Spec(5, (3,), seed), dtype, "cpu")
+            assert torch.equal(case.t - case.t_prev, case.dt)

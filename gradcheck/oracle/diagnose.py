@@ -17,14 +17,14 @@ from torch import Tensor
 
 from derivations import notation as n
 from derivations.derivation import Derivation
-from gradcheck.bounds import THRESHOLD
+from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.compiled import evaluate
 from gradcheck.conventions import Conventions
 from gradcheck.errors import GradcheckError
 from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.mistakes import Mistake, gradient_of_mistake, mistakes
-from gradcheck.oracle.reference import effective_case, overall_factor, reference
+from gradcheck.oracle.reference import effective_case, overall_factor, reference, working_dtype
 from gradcheck.oracle.results import Diagnosis
 from gradcheck.oracle.xray import B, decompose, directions, formula_text, recognise, scalars
 from gradcheck.problems import Spec, has_clip
@@ -53,13 +53,19 @@ class _Evidence:
         seen, other = _rows(self.observed), _rows(predicted)
         judged = seen.isfinite().all(1) & other.isfinite().all(1)
         distance, size = _length(seen - other), torch.maximum(_length(seen), _length(other))
-        return ~judged | (distance <= _EQUAL * size + self.rounding), judged
+        return ~judged | (distance <= self.equal * size + self.rounding), judged
 
     @cached_property
     def rounding(self) -> Tensor:
         """What rounding may leave of a gradient that should be 0, per sample."""
-        noise = THRESHOLD * 2**-53 * _length(_rows(self.scale).nan_to_num(0.0, 0.0, 0.0))
-        return noise + 1e-13 * float(_length(_rows(self.required)).amax())
+        unit = unit_roundoff(working_dtype(self.conventions, self.case))
+        noise = THRESHOLD * unit * _length(_rows(self.scale).nan_to_num(0.0, 0.0, 0.0))
+        return noise + 1e3 * unit * float(_length(_rows(self.required)).amax())
+
+    @cached_property
+    def equal(self) -> float:
+        """Relative distance below which two gradients are one."""
+        return max(_EQUAL, 64 * unit_roundoff(working_dtype(self.conventions, self.case)))
 
     @cached_property
     def wrong(self) -> Tensor:
@@ -271,7 +277,7 @@ def _multiples(evidence: list[_Evidence], part: list[tuple[Tensor, Tensor]]) -> 
                 continue
             c = float((seen[i] / size) @ (wanted[i] / size))
             left = float((seen[i] - c * wanted[i]).norm())
-            if left > _EQUAL * abs(c) * size + float(e.rounding[i]):
+            if left > e.equal * abs(c) * size + float(e.rounding[i]):
                 return None
             clean = 0.0 if abs(c) < 1e-10 else c
             found.append(_Scaled(number, clean, {s: float(x[i]) for s, x in per_case.items()}))

@@ -104,10 +104,12 @@ def oracle_case(conventions: Conventions, spec: Spec, dtype: torch.dtype, device
     if "t" in quantities:
         quantities["timestep"] = 1000 * case.t
     if "dt" in quantities:
-        quantities["t_prev"] = case.t - case.dt
+        # the grid's own next point, so that t − t_prev is dt to the last bit
+        quantities["t_prev"] = case.sigmas[case.step_index + 1] if "sigmas" in quantities else case.t - case.dt
     if conventions.adv_clip_max is not None:
         quantities["adv_clip_max"] = conventions.adv_clip_max
-    if "clip_low" in quantities:
+    symmetric = "clip_low" in conventions.fixed and case.clip_low == case.clip_high
+    if symmetric:  # else one number would be wrong on one side
         quantities["clip_range"] = case.clip_high
     return Case(case.label, quantities)
 

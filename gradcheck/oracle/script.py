@@ -2,6 +2,8 @@ r"""A failure as a script: the smallest problem as literal tensors, runnable as 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -58,7 +60,8 @@ def _import(target: Target) -> str:
     if "::" in target.source:
         file, _, name = target.source.partition("::")
         return (
-            "import importlib.util\n"
+            "import importlib.util, sys\n"
+            f"sys.path.insert(0, {str(Path(file).resolve().parent)!r})\n"
             f"spec = importlib.util.spec_from_file_location('judged', {file!r})\n"
             "judged = importlib.util.module_from_spec(spec); spec.loader.exec_module(judged)\n"
             f"implementation = getattr(judged.{name}, 'gradcheck_function', judged.{name})"

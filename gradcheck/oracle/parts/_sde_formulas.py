@@ -94,6 +94,8 @@ def required(
         case = case.replace(**{q: getattr(case, q)[:1].expand_as(case.t) for q in ("t", "t_prev", "dt")})
     with torch.no_grad():
         analysis = Analysis(case.broadcast(torch.float64), dtype)
+        dt = analysis.values["dt"]
+        analysis.memo[n.dt] = dt, torch.ones_like(dt)  # a difference of times, each rounded at the size of 1
         for symbol, formula in _ordered(sde, at_one, expr):
             analysis.define(symbol, formula)
         value, scale = analysis(expr)
