@@ -1,7 +1,8 @@
 r"""A-priori error bounds from a derivation's own formulas: a running error analysis of its expression tree.
 
 Every node carries its value in float64 and a bound e, such that an implementation that evaluates the node in
-a precision of unit roundoff u is off by at most about u·e.  Rules, to first order in u:
+a precision of unit roundoff u is off by at most about u·e, and c u e is still a bound when each step errs c times
+as much.  The rules:
 
 ====================  =======================================================================
 node                  e
@@ -9,12 +10,16 @@ node                  e
 symbol, constant      \|x\| (it was rounded once)
 sum of n terms        Σ eᵢ + (n − 1) Σ \|xᵢ\|  (in whatever order it is added up)
 product of n factors  Π(\|xᵢ\| + c u eᵢ) − Π\|xᵢ\|, over c u, + (n − 1)\|Πxᵢ\|
-power bᵖ              \|p\| \|b\|ᵖ⁻¹ e_b + (\|p\| or 1)\|bᵖ\|
-exp x                 eˣ (expm1(c u eₓ)/(c u) + 1), not linearised; infinite where c u eₓ > 60
-inner product         Σ (e_a\|b\| + \|a\|e_b + \|ab\|) + (1 + log₂ D) Σ\|ab\|  (pairwise summation)
+power bᵖ              the most that bᵖ moves while b moves by c u e_b, over c u, + (\|p\| or 1)\|bᵖ\|
+exp x                 eˣ (expm1(c u eₓ)/(c u) + 1); infinite where c u eₓ > 60
+log, sin, cos         likewise
+inner product         Σ (e_a\|b\| + \|a\|e_b + c u e_a e_b + \|ab\|) + (1 + log₂ D) Σ\|ab\|  (pairwise summation)
 clip mask             0; where the ratio is within its own error of a kink the sample is *undecided*: either
                       branch is right there, and so is the mean of both, which autograd takes at a tie
 ====================  =======================================================================
+
+None is linearised, so that they hold in bfloat16 too, where u is 1/256.  In float16, whose range is narrow, every
+number besides may lose what underflow takes, and nothing is said of what comes from one that may overflow.
 
 The tree is :attr:`Derivation.raw_gradient`: the chain rule applied to the loss as it is stated, nothing
 cancelled, so that an implementation's subtractions of nearly equal numbers are all in it.  A sum over
@@ -45,7 +50,7 @@ several units.  The catalogue's own losses stay below 0.6."""
 _LOST = 60.0
 """An exponent that may be off by more than this may overflow: nothing can be said about its exponential."""
 
-_Value = tuple[Tensor, Tensor]
+Value = tuple[Tensor, Tensor]
 
 
 def unit_roundoff(dtype: torch.dtype) -> float:
@@ -86,12 +91,14 @@ class Analysis:
         undecided: samples whose clip branch the precision does not decide.
     """
 
-    def __init__(self, values: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    def __init__(self, values: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device | None = None) -> None:
         self.u = unit_roundoff(dtype)
+        self.cu = THRESHOLD * self.u
         self.floor = float(torch.finfo(dtype).tiny) / self.u
-        self.memo: dict[sp.Expr, _Value] = {}
+        self.range = torch.finfo(dtype) if dtype == torch.float16 else None
+        self.memo: dict[sp.Expr, Value] = {}
         self.values = values
-        device = next(iter(values.values())).device
+        device = device or next(iter(values.values())).device
         self.undecided = torch.zeros((), dtype=torch.bool, device=device)
         self.one = torch.ones((), dtype=torch.float64, device=device)
 
@@ -100,13 +107,30 @@ class Analysis:
         value, error = self(formula)
         self.memo[symbol] = value, torch.maximum(error, value.abs())
 
-    def __call__(self, expr: sp.Expr) -> _Value:
+    def __call__(self, expr: sp.Expr) -> Value:
         known = self.memo.get(expr)
         if known is None:
-            known = self.memo[expr] = self._evaluate(expr)
+            known = self.memo[expr] = self.ranged(*self._evaluate(expr))
         return known
 
-    def _evaluate(self, expr: sp.Expr) -> _Value:
+    def ranged(self, value: Tensor, error: Tensor) -> Value:
+        """The bound of a number that is held in a narrow range: it may underflow, and must not overflow."""
+        if self.range is None:
+            return value, error
+        fits = value.abs() + self.cu * error < self.range.max
+        return value, torch.where(fits, error + self.range.tiny, torch.inf)
+
+    def in_any_order(self, factors: Iterable[Tensor], error: Tensor) -> Tensor:
+        """The bound of a product in a narrow range: its factors above 1 must not overflow together, as they do in some
+        order, and multiply what underflows before them."""
+        if self.range is None:
+            return error
+        partial = self.one
+        for x in factors:
+            partial = partial * x.abs().clamp(min=1)
+        return torch.where(partial < self.range.max, error + self.floor * partial, torch.inf)
+
+    def _evaluate(self, expr: sp.Expr) -> Value:
         if expr.is_number:
             value = self.one * float(expr)
             return value, (value * 0 if expr.is_Integer else value.abs())
@@ -119,7 +143,7 @@ class Analysis:
         return rule(self, *expr.args)
 
 
-def _sum(run: Analysis, *args: sp.Expr) -> _Value:
+def _sum(run: Analysis, *args: sp.Expr) -> Value:
     values, errors = zip(*map(run, args), strict=True)
     magnitude = _total(v.abs() for v in values)
     return _total(values), _total(errors) + (len(args) - 1) * magnitude
@@ -132,15 +156,17 @@ def _total(tensors: Iterable[Tensor]) -> Tensor:
     return first
 
 
-def _product(run: Analysis, *args: sp.Expr) -> _Value:
+def _product(run: Analysis, *args: sp.Expr) -> Value:
     value, error = run(args[0])
+    factors = [value]
     for arg in args[1:]:
         x, e = run(arg)
-        value, error = value * x, error * x.abs() + value.abs() * e + THRESHOLD * run.u * error * e
-    return value, error + (len(args) - 1) * value.abs()
+        factors.append(x)
+        value, error = value * x, error * x.abs() + value.abs() * e + run.cu * error * e
+    return value, run.in_any_order(factors, error + (len(args) - 1) * value.abs())
 
 
-def _power(run: Analysis, base: sp.Expr, exponent: sp.Expr) -> _Value:
+def _power(run: Analysis, base: sp.Expr, exponent: sp.Expr) -> Value:
     if base == sp.E:
         return _exp(run, exponent)
     b, e = run(base)
@@ -150,63 +176,77 @@ def _power(run: Analysis, base: sp.Expr, exponent: sp.Expr) -> _Value:
         return value, value.abs() * (1 + q.abs() * e / b.abs() + b.abs().log().abs() * eq)
     p = float(exponent)
     value = b**p
-    slope = abs(p) * (b ** (p - 1)).abs()
-    # at a root's end its slope is infinite; what the argument may be off moves the value by e^p at most
-    error = (
-        torch.where(e == 0, 0.0, slope * e)
-        if p >= 1 or p < 0
-        else torch.minimum(torch.where(e == 0, 0.0, slope * e), (run.u * e) ** p / run.u)
-    )
+    error = torch.where(e == 0, 0.0, _moved(b.abs(), e, p, run.cu))
     return value, error + (abs(p) if p.is_integer() else 1.0) * value.abs()
 
 
-def _exp(run: Analysis, exponent: sp.Expr) -> _Value:
+def _moved(b: Tensor, e: Tensor, p: float, cu: float) -> Tensor:
+    """How far bᵖ moves at most while b ≥ 0 moves by c u e, over c u; infinite where a pole is in reach."""
+    part = cu * e / b
+    if p < 0:
+        return torch.where(part < 1, b**p * torch.expm1(p * torch.log1p(-part)) / cu, torch.inf)
+    up = torch.where(b == 0, (cu * e) ** p, b**p * torch.expm1(p * torch.log1p(part))) / cu
+    if p >= 1:
+        return up
+    down = torch.where(b == 0, 0.0, -(b**p) * torch.expm1(p * torch.log1p(-part.clamp(max=1)))) / cu
+    return torch.maximum(up, down)  # a root is steeper below
+
+
+def _exp(run: Analysis, exponent: sp.Expr) -> Value:
     x, e = run(exponent)
     value = torch.exp(x)
-    cu = THRESHOLD * run.u
-    grown = value * (torch.expm1(cu * e) / cu + 1) + run.floor
-    return value, torch.where(cu * e < _LOST, grown, torch.inf)
+    grown = value * (torch.expm1(run.cu * e) / run.cu + 1) + run.floor
+    return value, torch.where(run.cu * e < _LOST, grown, torch.inf)
 
 
-def _function(f: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor]) -> Callable[..., _Value]:
-    def rule(run: Analysis, arg: sp.Expr) -> _Value:
+def _log(run: Analysis, arg: sp.Expr) -> Value:
+    x, e = run(arg)
+    part = run.cu * e / x
+    value = torch.log(x)
+    return value, torch.where(part < 1, -torch.log1p(-part) / run.cu, torch.inf) + value.abs()
+
+
+def _wave(f: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor]) -> Callable[..., Value]:
+    """A function whose curvature is at most 1."""
+
+    def rule(run: Analysis, arg: sp.Expr) -> Value:
         x, e = run(arg)
         value = f(x)
-        return value, slope(x).abs() * e + value.abs()
+        return value, slope(x).abs() * e + run.cu / 2 * e**2 + value.abs()
 
     return rule
 
 
-def _inner(run: Analysis, a: sp.Expr, b: sp.Expr) -> _Value:
+def _inner(run: Analysis, a: sp.Expr, b: sp.Expr) -> Value:
     (x, ex), (y, ey) = run(a), run(b)
     dims = tuple(range(1, x.ndim))
     growth = 2 + math.log2(max(math.prod(x.shape[1:]), 1))
     product = (x * y).abs()
-    error = (ex * y.abs() + x.abs() * ey + growth * product).sum(dims, keepdim=True)
+    error = (ex * y.abs() + x.abs() * ey + run.cu * ex * ey + growth * product).sum(dims, keepdim=True)
     return (x * y).sum(dims, keepdim=True), error
 
 
-def _mean_abs(run: Analysis, a: sp.Expr) -> _Value:
+def _mean_abs(run: Analysis, a: sp.Expr) -> Value:
     x, e = run(a)
     dims = tuple(range(1, x.ndim))
     growth = 2 + math.log2(max(math.prod(x.shape[1:]), 1))
     return x.abs().mean(dims, keepdim=True), (e + growth * x.abs()).mean(dims, keepdim=True)
 
 
-def _maximum(run: Analysis, a: sp.Expr, b: sp.Expr) -> _Value:
+def _maximum(run: Analysis, a: sp.Expr, b: sp.Expr) -> Value:
     (x, ex), (y, ey) = run(a), run(b)
     return torch.maximum(x, y), torch.maximum(ex, ey)
 
 
-def _stop_gradient(run: Analysis, x: sp.Expr) -> _Value:
+def _stop_gradient(run: Analysis, x: sp.Expr) -> Value:
     value, error = run(x)
     return value.detach(), error
 
 
-def _clip_mask(run: Analysis, advantage: sp.Expr, ratio: sp.Expr, low: sp.Expr, high: sp.Expr) -> _Value:
+def _clip_mask(run: Analysis, advantage: sp.Expr, ratio: sp.Expr, low: sp.Expr, high: sp.Expr) -> Value:
     (a, _), (r, e), (lo, _), (hi, _) = (run(x) for x in (advantage, ratio, low, high))
     off = ((a > 0) & (r > 1 + hi)) | ((a < 0) & (r < 1 - lo))
-    cu = THRESHOLD * run.u
+    cu = run.cu
     # At either kink and for either sign of A: where rounding makes the surrogate's two terms tie, autograd takes
     # half of each, or all of one.
     near = ((r - 1 - hi).abs() <= cu * (e + 1 + hi)) | ((r - 1 + lo).abs() <= cu * (e + 1))
@@ -214,26 +254,26 @@ def _clip_mask(run: Analysis, advantage: sp.Expr, ratio: sp.Expr, low: sp.Expr, 
     return (~off).to(r), torch.zeros_like(r)
 
 
-def _other_mask(run: Analysis, *args: sp.Expr) -> _Value:
+def _other_mask(run: Analysis, *args: sp.Expr) -> Value:
     mask, error = _clip_mask(run, *args)
     return 1 - mask, error
 
 
-def _surrogate(run: Analysis, advantage: sp.Expr, ratio: sp.Expr, low: sp.Expr, high: sp.Expr) -> _Value:
+def _surrogate(run: Analysis, advantage: sp.Expr, ratio: sp.Expr, low: sp.Expr, high: sp.Expr) -> Value:
     (a, ea), (r, er), (lo, _), (hi, _) = (run(x) for x in (advantage, ratio, low, high))
     clipped = torch.minimum(torch.maximum(r, 1 - lo), 1 + hi)
     reach = torch.maximum(r.abs(), clipped.abs())
     return -torch.minimum(r * a, clipped * a), a.abs() * (er + reach) + ea * reach
 
 
-_RULES: dict[type, Callable[..., _Value]] = {
+_RULES: dict[type, Callable[..., Value]] = {
     sp.Add: _sum,
     sp.Mul: _product,
     sp.Pow: _power,
     sp.exp: _exp,
-    sp.log: _function(torch.log, lambda x: 1 / x),
-    sp.sin: _function(torch.sin, torch.cos),
-    sp.cos: _function(torch.cos, torch.sin),
+    sp.log: _log,
+    sp.sin: _wave(torch.sin, torch.cos),
+    sp.cos: _wave(torch.cos, torch.sin),
     sp.Max: _maximum,
     sg: _stop_gradient,
     Dot: _inner,

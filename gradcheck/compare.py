@@ -24,6 +24,7 @@ __all__ = [
     "compare",
     "compare_branches",
     "compare_entry",
+    "error_ratios",
     "gradient_of",
     "judgeable",
     "required_gradients",
@@ -57,10 +58,11 @@ class Comparison:
 
 def compare(observed: Tensor, required: Tensor, scale: Tensor, dtype: torch.dtype) -> Comparison:
     """Compare componentwise against the error scale e of :func:`gradcheck.bounds.error_scale`."""
-    return _worst(observed, required, scale, _ratios(observed, required, scale, dtype), dtype)
+    return _worst(observed, required, scale, error_ratios(observed, required, scale, dtype), dtype)
 
 
-def _ratios(observed: Tensor, required: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+def error_ratios(observed: Tensor, required: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """``|observed − required| / (u·e)``, componentwise; infinite where one is not finite, 0 where nothing is judged."""
     a, b = observed.detach().to(torch.float64), required.detach().to(torch.float64)
     difference = (a - b).abs()
     ratios = torch.where(difference == 0, 0.0, difference / (unit_roundoff(dtype) * scale))
@@ -91,9 +93,9 @@ def compare_branches(
 ) -> Comparison:
     """Compare with the first branch; where the clip's branch is undecided, with whichever fits the sample better."""
     required, scale = branches[0]
-    ratios = _ratios(observed, required, scale, dtype)
+    ratios = error_ratios(observed, required, scale, dtype)
     for other, other_scale in branches[1:]:
-        theirs = _ratios(observed, other, other_scale, dtype)
+        theirs = error_ratios(observed, other, other_scale, dtype)
         column = (ratios.shape[0], *(1,) * (ratios.ndim - 1))
         better = undecided & (theirs.flatten(1).amax(1) < ratios.flatten(1).amax(1)).reshape(column)
         ratios, required = torch.where(better, theirs, ratios), torch.where(better, other, required)

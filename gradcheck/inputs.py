@@ -6,18 +6,21 @@ import math
 from collections.abc import Iterator
 
 import sympy as sp
+import torch
 from torch import Tensor
 
 from derivations.derivation import Derivation
 from derivations.notation import Quantity, quantity
 from gradcheck.case import Case
 from gradcheck.catalogue import Entry, entry
+from gradcheck.compare import Comparison
 from gradcheck.equivalent import equivalent_loss as _equivalent_loss
 from gradcheck.equivalent import target as _target
 from gradcheck.errors import InputError
 from gradcheck.problems import complete
+from gradcheck.streaming import compare_gradient as _compare_gradient
 
-__all__ = ["equivalent_loss", "make_case", "original_loss", "target"]
+__all__ = ["compare_gradient", "equivalent_loss", "make_case", "original_loss", "target"]
 
 _Problem = tuple[str, str, str]
 
@@ -83,6 +86,42 @@ def target(name: str, case: Case, variant: str = "paper") -> tuple[Tensor, Tenso
         InputError: no such algorithm or variant, or a case of another one.
     """
     return _target(_matching(name, variant, case).derivation, case)
+
+
+def compare_gradient(
+    name: str,
+    case: Case,
+    gradient: Tensor,
+    variant: str = "paper",
+    *,
+    factor: float = 1.0,
+    working_dtype: torch.dtype | None = None,
+) -> Comparison:
+    r"""Compare a gradient that your code computed, on your own tensors of any size, with the derived one.
+
+    It reads the latents in chunks and keeps nothing of their size, so that a training step's own tensors can be
+    judged where they are: a video latent, a batch on the GPU.
+
+    Args:
+        name: an algorithm of the catalogue.
+        case: of that algorithm, as :func:`make_case` returns it.
+        gradient: d loss / d v_theta, (B, \*latent), without the batch's average or with it (then ``factor=1 / B``).
+        variant: of the algorithm.
+        factor: what multiplies every sample's gradient in your loss.
+        working_dtype: the lowest precision that your code computes in; the case's own by default.
+
+    Returns:
+        The worst component, its test ratio, and ``holds``.
+
+    Raises:
+        InputError: no such algorithm or variant, a case of another one, a gradient of another shape or device.
+    """
+    derivation = _matching(name, variant, case).derivation
+    v = case.v_theta
+    if not isinstance(gradient, Tensor) or gradient.shape != v.shape or gradient.device != v.device:
+        given = _describe(gradient) + (f" on {gradient.device}" if isinstance(gradient, Tensor) else "")
+        raise InputError(("gradient", given, f"a tensor of shape {tuple(v.shape)} on {v.device}, like v_theta"))
+    return _compare_gradient(derivation, case, gradient, factor=factor, dtype=working_dtype)
 
 
 def _matching(name: str, variant: str, case: Case) -> Entry:

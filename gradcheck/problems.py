@@ -24,10 +24,19 @@ from gradcheck.tensor_ops import dot, norm2
 __all__ = ["ADVANTAGE", "CLIP_RANGES", "NOISE", "POLICY", "TIME", "Spec", "build", "complete", "draw_given", "has_clip"]
 
 POLICY = ("on-policy", "near", "off", "inside", "outside", "far")
+"""Regimes of v_theta against v_old, and against the clip."""
+
 ADVANTAGE = ("typical", "zero", "extreme")
+"""Regimes of the advantage."""
+
 TIME = ("middle", "near-data", "near-noise")
+"""Regimes of t."""
+
 NOISE = ("typical", "tiny")
+"""Regimes of the noise level."""
+
 CLIP_RANGES = ((0.2, 0.2), (0.2, 0.28), (0.05, 0.05), (1e-4, 1e-4))
+"""Clip ranges (low, high) that problems are drawn with."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,7 @@ def build(
     *,
     fixed: Mapping[str, float] | None = None,
     on_grid: bool = False,
+    grid_dtype: torch.dtype | None = None,
 ) -> Case:
     """Make the case.
 
@@ -82,21 +92,32 @@ def build(
         fixed: one-number quantities that are given instead of drawn.
         on_grid: take every step from one time grid, and add ``sigmas`` (the grid, from 1 down to 0) and
             ``step_index`` (B,), for implementations that look their step up in a scheduler.
+        grid_dtype: the precision whose numbers the grid's points are; ``dtype`` by default.  An implementation
+            that casts its times to float32 and takes their difference works on another grid than the one of a
+            float64 case, unless its points are float32 numbers.
     """
     draw = _Draw(derivation, spec, dict(fixed or {}))
     drawn = {name: draw.quantity(name) for name in derivation.given if name != "v_theta"}
     extra: dict[str, Tensor | float] = {}
     if on_grid and "t" in drawn:
-        extra = draw.grid(drawn, dtype)
+        extra = {n: x.to(dtype) if n == "sigmas" else x for n, x in draw.grid(drawn, grid_dtype or dtype).items()}
     drawn["v_theta"] = draw.v_theta(drawn)
     rounded = {name: value.to(dtype) if isinstance(value, Tensor) else value for name, value in drawn.items()}
     return complete(derivation, {name: rounded[name] for name in derivation.given}, device, extra)
 
 
-def draw_given(derivation: Derivation, spec: Spec, names: Sequence[str]) -> dict[str, Tensor | float]:
-    """Draw quantities by name, some of which another derivation than this one may ask for; v_theta comes last."""
+def draw_given(
+    derivation: Derivation,
+    spec: Spec,
+    names: Sequence[str],
+    given: Mapping[str, Tensor | float] | None = None,
+) -> dict[str, Tensor | float]:
+    """Draw quantities by name, some of which another derivation than this one may ask for; v_theta comes last.
+
+    What is ``given`` takes the place of what would be drawn, and changes nothing else of the problem but v_theta.
+    """
     draw = _Draw(derivation, spec, {})
-    drawn = {name: draw.quantity(name) for name in names if name != "v_theta"}
+    drawn = {name: draw.quantity(name) for name in names if name != "v_theta"} | dict(given or {})
     drawn["v_theta"] = draw.v_theta(drawn)
     return drawn
 
@@ -179,23 +200,26 @@ class _Draw:
         # a step as long as half of what is left, or as short as 1/1000 of it
         return torch.tensor(self._times, dtype=torch.float64) * 10 ** self.uniform(-3, -0.3, self.spec.batch)
 
-    def grid(self, drawn: dict[str, Tensor | float], dtype: torch.dtype) -> dict[str, Tensor | float]:
+    def grid(self, drawn: dict[str, Tensor | float], dtype: torch.dtype) -> dict[str, Tensor]:
         """A time grid through every sample's t; ``dt`` becomes the way to the next point down, as rounded."""
         t = drawn["t"]
         assert isinstance(t, Tensor)
         points = torch.cat(
             [torch.ones(1, dtype=t.dtype), t, self.uniform(0.05, 0.95, 4), t.min()[None] / 2, t.new_zeros(1)]
         )
-        sigmas = points.to(dtype).unique().flip(0)
-        rounded = t.to(dtype)
+        sigmas = points.to(dtype).unique().flip(0).to(torch.float64)
+        rounded = t.to(dtype).to(torch.float64)
         index = (sigmas[None, :] == rounded[:, None]).to(torch.int64).argmax(1)
-        drawn["t"] = rounded.to(torch.float64)
+        drawn["t"] = rounded
         if "dt" in drawn:
-            drawn["dt"] = (rounded - sigmas[index + 1]).to(torch.float64)
+            drawn["dt"] = rounded - sigmas[index + 1]
         return {"sigmas": sigmas, "step_index": index}
 
     def _noise_level(self) -> float:
         return float(self.uniform(0.2, 0.95)) if self.spec.noise == "typical" else float(10 ** self.uniform(-4, -2))
+
+    def _sigma_min(self) -> float:
+        return float(self.uniform(0, 0.2)) if self.spec.noise == "typical" else float(10 ** self.uniform(-5, -3))
 
     def _clip_low(self) -> float:
         return CLIP_RANGES[self.spec.clip][0]

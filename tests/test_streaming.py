@@ -1,0 +1,174 @@
+"""The comparison in chunks says what the dense one says, sees what it sees, and keeps nothing of the latents' size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import gradcheck
+from gradcheck.bounds import THRESHOLD, error_scale, unit_roundoff
+from gradcheck.catalogue import CATALOGUE, Entry, entry
+from gradcheck.compare import branch, compare_branches, gradient_of, required_gradients, with_ties
+from gradcheck.problems import Spec, build
+from gradcheck.streaming import compare_gradient, sample_ratios
+
+LABELS = pytest.mark.parametrize("one", CATALOGUE, ids=lambda e: e.label)
+PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+SHAPES = ((3, 4), (7, 5), (2, 3, 4), (1,))
+
+
+def dense(one: Entry, case: gradcheck.Case, observed: Tensor):
+    """The comparison by the bound of :mod:`gradcheck.bounds`, with every tensor in memory."""
+    branches = []
+    for other in (False, True):
+        gradient, scale, _, _, undecided = required_gradients(one.derivation, case, other)
+        branches.append((gradient, scale))
+        if not bool(undecided.any()):
+            break
+    tied = with_ties(branches) if len(branches) == 2 else branches
+    return compare_branches(observed, tied, undecided, case.v_theta.dtype)
+
+
+@LABELS
+@pytest.mark.parametrize("dtype", PRECISIONS, ids=str)
+def test_the_original_loss_passes_in_every_precision(one: Entry, dtype: torch.dtype) -> None:
+    for seed, latent in enumerate(SHAPES):
+        case = build(one.derivation, Spec(8, latent, seed), dtype)
+        result = compare_gradient(one.derivation, case, gradient_of(one.loss(case), case.v_theta))
+        assert result.holds, result
+
+
+@LABELS
+def test_the_bound_is_the_dense_one_or_a_little_wider(one: Entry) -> None:
+    """Judged on a gradient that is a hundredth too long, whose ratio tells the bound where the gradient is large."""
+    for seed, latent in enumerate(SHAPES):
+        case = build(one.derivation, Spec(4, latent, seed, policy="off", time="middle"), torch.float32)
+        observed = gradient_of(one.loss(case), case.v_theta)
+        observed = observed * 1.01
+        streamed = compare_gradient(one.derivation, case, observed).ratio
+        full = dense(one, case, observed).ratio
+        assert full / 5 <= streamed <= full * 1.001
+
+
+@LABELS
+def test_every_sample_has_its_own_ratio(one: Entry) -> None:
+    """The worst of them is the comparison's, and a sample's does not depend on its company."""
+    case = build(one.derivation, Spec(6, (7, 5), 3), torch.float32)
+    observed = gradient_of(one.loss(case), case.v_theta) * (1 + 1e-4)
+    ratios, judged = sample_ratios(one.derivation, case, observed, chunk=50)
+    worst = compare_gradient(one.derivation, case, observed)
+    assert ratios.shape == judged.shape == (6,)
+    assert float(judged.mean()) == pytest.approx(worst.judged)
+    assert float(ratios.max()) == pytest.approx(worst.ratio, rel=1e-9)
+    assert int(ratios.argmax()) == worst.index[0]
+    observed[worst.index[0]] = math.nan
+    others = torch.arange(6) != worst.index[0]
+    again, _ = sample_ratios(one.derivation, case, observed)
+    assert torch.allclose(again[others], ratios[others], rtol=1e-9)
+
+
+@LABELS
+def test_the_chunks_do_not_matter(one: Entry) -> None:
+    case = build(one.derivation, Spec(5, (7, 5), 3), torch.float32)
+    observed = gradient_of(one.loss(case), case.v_theta) * (1 + 1e-3)
+    results = [compare_gradient(one.derivation, case, observed, chunk=c) for c in (1, 13, 35, 70, 10**6)]
+    for result in results[1:]:
+        assert result.index == results[0].index
+        assert result.ratio == pytest.approx(results[0].ratio, rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("place", [0, 4_999, 5_000, 12_344])
+def test_one_wrong_component_is_found(dtype: torch.dtype, place: int) -> None:
+    one = entry("flow_grpo", "mean")
+    case = build(one.derivation, Spec(2, (12_345,), 1, policy="off", time="middle"), dtype)
+    observed = gradient_of(one.loss(case), case.v_theta)
+    raw, *_ = branch(one.derivation, False)
+    (scale,), _ = error_scale(one.derivation, case, raw)
+    observed[1, place] += 4 * THRESHOLD * unit_roundoff(dtype) * scale[1, place]
+    result = compare_gradient(one.derivation, case, observed, chunk=5_000)
+    assert not result.holds
+    assert result.index == (1, place)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_is_refused(bad: float) -> None:
+    one = entry("awm")
+    case = build(one.derivation, Spec(2, (30,), 1), torch.float32)
+    observed = gradient_of(one.loss(case), case.v_theta)
+    observed[1, 17] = bad
+    result = compare_gradient(one.derivation, case, observed, chunk=8)
+    assert result.ratio == math.inf
+    assert result.index == (1, 17)
+
+
+WRONG: dict[str, Callable[[Tensor], Tensor]] = {
+    "sign": torch.neg,
+    "twice": lambda g: 2 * g,
+    "half": lambda g: g / 2,
+    "nothing": torch.zeros_like,
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+@pytest.mark.parametrize("name", ["awm", "diffusion_nft", "rwr"])
+def test_bfloat16_sees_a_factor(name: str, mistake: str) -> None:
+    """Its bound is wide, and no factor passes it."""
+    one = entry(name, "mean")
+    case = build(one.derivation, Spec(4, (16, 8), 0, policy="off", time="middle"), torch.bfloat16)
+    observed = WRONG[mistake](gradient_of(one.loss(case), case.v_theta))
+    assert not compare_gradient(one.derivation, case, observed).holds
+
+
+def test_memory_does_not_grow_with_the_latents() -> None:
+    """What it allocates beyond its inputs stays below one of them."""
+    one = entry("flow_grpo", "mean")
+    case = build(one.derivation, Spec(1, (2**21,), 0, policy="off", time="middle"), torch.float32)
+    observed = gradient_of(one.loss(case), case.v_theta)
+    compare_gradient(one.derivation, case, observed)
+    peak = _peak(lambda: compare_gradient(one.derivation, case, observed))
+    assert peak < observed.numel() * observed.element_size()
+
+
+def _peak(run: Callable[[], object]) -> int:
+    """Bytes of tensors that are alive at once, of those that a call makes."""
+    from weakref import finalize
+
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Counting(TorchDispatchMode):
+        alive, peak = 0, 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            out = func(*args, **(kwargs or {}))
+            known = {x.untyped_storage().data_ptr() for x in args if isinstance(x, Tensor)}
+            for x in out if isinstance(out, (tuple, list)) else (out,):
+                if isinstance(x, Tensor) and x.untyped_storage().data_ptr() not in known:
+                    size = x.untyped_storage().nbytes()
+                    self.alive += size
+                    self.peak = max(self.peak, self.alive)
+                    finalize(x, self.free, size)
+            return out
+
+        def free(self, size: int) -> None:
+            self.alive -= size
+
+    with Counting() as counting:
+        run()
+    return counting.peak
+
+
+def test_ones_own_gradient_is_judged_by_name() -> None:
+    g = torch.Generator().manual_seed(0)
+    v, x_0, noise = (torch.randn(3, 4, 5, generator=g) for _ in range(3))
+    case = gradcheck.make_case("awm", v_theta=v, x_0=x_0, noise=noise, advantage=torch.tensor([1.0, -2.0, 0.5]))
+    gradient = gradient_of(gradcheck.original_loss("awm", case), case.v_theta)
+    assert gradcheck.compare_gradient("awm", case, gradient).holds
+    assert gradcheck.compare_gradient("awm", case, gradient / 3, factor=1 / 3).holds
+    assert not gradcheck.compare_gradient("awm", case, gradient / 3).holds
+    with pytest.raises(gradcheck.InputError, match=r"gradient.*\(3, 20\).*\(3, 4, 5\)"):
+        gradcheck.compare_gradient("awm", case, gradient.flatten(1))
