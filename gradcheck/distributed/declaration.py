@@ -1,0 +1,226 @@
+r"""What a trainer declares: the loss's conventions, and how it reduces over samples, micro-batches and ranks."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gradcheck.conventions import Conventions, declare
+from gradcheck.distributed.network import VelocityMLP
+from gradcheck.errors import InputError
+from gradcheck.oracle.parts._advantage_subject import AdvantageConvention
+from gradcheck.oracle.parts._calls import number_problem, one_of
+
+__all__ = ["ATTRIBUTE", "OBLIGATIONS", "Declaration", "Trainer", "advantages_text", "conforms"]
+
+ATTRIBUTE = "gradcheck_trainer"
+"""The decorated function's attribute that holds its :class:`Trainer`."""
+
+OBLIGATIONS = {
+    "parameters-untouched": (
+        "the step fills gradients and leaves the parameters as they were",
+        "an optimiser's step, a clamp or a decay inside the judged function",
+    ),
+    "ranks-agree": (
+        "every rank ends with the same gradient",
+        "no_sync() left on, a rank left out of the reduction, a reduction on one rank alone",
+    ),
+    "equal-shards": (
+        "shards and micro-batches of one size: the gradient is that of one process on the global batch",
+        "division by ranks or accumulation steps forgotten or done twice, sums for means, lost micro-batches",
+    ),
+    "unequal-shards": (
+        "shards of several sizes: the gradient is that of one process on the global batch",
+        "means over ranks of each rank's mean",
+    ),
+    "unequal-micro-batches": (
+        "micro-batches of several sizes: the gradient is that of one process on the global batch",
+        "means over micro-batches of each one's mean",
+    ),
+    "advantages": (
+        "reward groups whose members lie on several ranks get the declared advantages",
+        "means and standard deviations over a rank's own rewards",
+    ),
+}
+"""Every obligation: its statement, and the mistakes that it is for."""
+
+_ADVANTAGE_KEYS = [f.name for f in fields(AdvantageConvention) if f.name not in ("layout", "working_dtype")]
+
+
+@dataclass(frozen=True)
+class Declaration:
+    r"""How a trainer declares to reduce.
+
+    Attributes:
+        conventions: the loss's own; ``batch_reduction`` is over the global batch, ``"mean"`` or ``"sum"``.
+        mean_over: what the mean is over: ``"samples"`` of the global batch (default); ``"ranks"``, the mean over
+            ranks of each rank's mean; ``"micro-batches"``, the mean over all micro-batches of each one's mean.
+        micro_batches: into how many each rank's shard is divided; ``None``: 3, or 2 on three ranks, so that it
+            differs from the number of ranks and a factor of one cannot pass for the other.
+        shards: ``"any"`` sizes (default), or ``"equal"`` for a trainer that is never given others.
+        advantages: how the step makes its advantages from ``shard.reward`` and ``shard.group``; ``None`` (default):
+            it is given them as ``shard.advantage``.
+        statistics: where their means and standard deviations are from: ``"global"`` or ``"rank"``.
+        spread_groups: the members of a reward group may lie on several ranks (default).
+        latent: shape of one sample.
+        network: makes the network, on every rank, with ``forward(x_t, t)``; by default a :class:`VelocityMLP`.
+    """
+
+    conventions: Conventions
+    mean_over: str = "samples"
+    micro_batches: int | None = None
+    shards: str = "any"
+    advantages: AdvantageConvention | None = None
+    statistics: str = "global"
+    spread_groups: bool = True
+    latent: tuple[int, ...] = (3, 4)
+    network: Callable[[], nn.Module] | None = None
+
+    def make_network(self) -> nn.Module:
+        """A fresh network."""
+        return VelocityMLP(self.latent) if self.network is None else self.network()
+
+    def steps(self, ranks: int) -> int:
+        """Micro-batches of each rank."""
+        return self.micro_batches or (2 if ranks == 3 else 3)
+
+    def describe(self) -> str:
+        """The declaration as one writes it."""
+        parts = [self.conventions.describe()]
+        for f in fields(self)[1:]:
+            value = getattr(self, f.name)
+            if value == f.default:
+                continue
+            if isinstance(value, AdvantageConvention):
+                parts.append(advantages_text(value))
+            else:
+                parts.append(f"{f.name}={getattr(value, '__name__', repr(value))}")
+        return ", ".join(parts)
+
+
+def advantages_text(convention: AdvantageConvention) -> str:
+    """The keyword as one writes it."""
+    plain = AdvantageConvention()
+    keys = [k for k in _ADVANTAGE_KEYS if k == "std" or getattr(convention, k) != getattr(plain, k)]
+    return f"advantages={ {k: getattr(convention, k) for k in keys}!r}"
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """A step and what it declares.
+
+    Attributes:
+        function: ``step(model, shard)``; returns ``None`` after filling ``.grad``, or gradients by parameter name.
+        name: how reports call it.
+        declaration: what it declares.
+        expected_failures: obligation → reason.
+        source: ``file.py::function``; empty if it cannot be imported.
+    """
+
+    function: Callable[..., Any]
+    name: str
+    declaration: Declaration
+    expected_failures: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
+
+
+def conforms(
+    algorithm: str | None = None,
+    *,
+    preset: str | None = None,
+    expected_failures: Mapping[str, str] | None = None,
+    advantages: Mapping[str, Any] | None = None,
+    **declared: Any,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Declare that a function is one step of a trainer on many processes.
+
+    The function is called on every rank as ``step(model, shard)``: with a fresh network of the same weights
+    everywhere, which it may wrap as it likes, and with this rank's :class:`gradcheck.distributed.Shard`.  It returns
+    after its backward passes.  The function itself is returned unchanged.
+
+    Args:
+        algorithm: a name of the catalogue.
+        preset: the declaration of a public implementation.
+        expected_failures: obligation → reason.
+        advantages: ``std``, ``unbiased``, ``eps`` and ``clamp`` of the advantages that the step computes itself, see
+            :class:`gradcheck.oracle.parts.advantage.AdvantageConvention`.
+        declared: fields of :class:`Declaration`, and conventions as in :func:`gradcheck.conforms`.
+
+    Raises:
+        InputError: something unknown or out of its domain; all mistakes are listed.
+    """
+    own = {f.name for f in fields(Declaration)} - {"conventions", "advantages"}
+    mine = {name: declared.pop(name) for name in list(declared) if name in own}
+    expected = dict(expected_failures or {})
+    problems: list[tuple[str, str, str]] = []
+    try:
+        conventions = declare(algorithm, preset=preset, **declared)
+        given = conventions.derivation.given
+    except InputError as error:
+        problems += error.problems
+    else:
+        problems += _loss_problems(conventions, advantages is not None and "advantage" not in given)
+    problems += _problems(mine, advantages or {})
+    known = ", ".join(OBLIGATIONS)
+    problems += [
+        ("expected_failures", repr(name), f"obligations: {known}") for name in expected if name not in OBLIGATIONS
+    ]
+    if problems:
+        raise InputError(*problems)
+    if "latent" in mine:
+        mine["latent"] = tuple(mine["latent"])
+    estimator = None if advantages is None else AdvantageConvention(**advantages)
+    declaration = Declaration(conventions, advantages=estimator, **mine)
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        setattr(function, ATTRIBUTE, Trainer(function, function.__qualname__, declaration, expected, _source(function)))
+        return function
+
+    return decorate
+
+
+def _loss_problems(conventions: Conventions, no_advantage: bool) -> list[tuple[str, str, str]]:
+    problems = []
+    if conventions.batch_reduction == "none":
+        problems.append(("batch_reduction", "'none'", "'mean' or 'sum': a step leaves one gradient"))
+    if no_advantage:
+        problems.append(("advantages", f"for {conventions.algorithm}, whose loss takes none", "nothing"))
+    return problems
+
+
+def _problems(mine: Mapping[str, Any], advantages: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    problems = [
+        *one_of("mean_over", mine.get("mean_over", "samples"), "samples", "ranks", "micro-batches"),
+        *one_of("shards", mine.get("shards", "any"), "any", "equal"),
+        *one_of("statistics", mine.get("statistics", "global"), "global", "rank"),
+        *one_of("spread_groups", mine.get("spread_groups", True), True, False),
+        *one_of("advantages['std']", advantages.get("std", "group"), "group", "global", "none"),
+        *one_of("advantages['unbiased']", advantages.get("unbiased", False), True, False),
+        *number_problem("advantages['eps']", advantages.get("eps", 1e-4), 0, 1),
+    ]
+    if advantages.get("clamp") is not None:
+        problems += number_problem("advantages['clamp']", advantages["clamp"], 0, 1e6, open_low=True)
+    wanted = ", ".join(_ADVANTAGE_KEYS)
+    problems += [("advantages", repr(key), f"only {wanted}") for key in advantages if key not in _ADVANTAGE_KEYS]
+    steps = mine.get("micro_batches")
+    if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 1):
+        problems.append(("micro_batches", repr(steps), "a whole number from 1, or None"))
+    latent = mine.get("latent", (1,))
+    if not isinstance(latent, (tuple, list)) or not latent or not all(isinstance(n, int) and n > 0 for n in latent):
+        problems.append(("latent", repr(latent), "the shape of one sample, (3, 4) for instance"))
+    if not callable(mine.get("network", VelocityMLP)) and mine["network"] is not None:
+        problems.append(("network", repr(mine["network"]), "a function without arguments that makes the network"))
+    return problems
+
+
+def _source(function: Callable[..., Any]) -> str:
+    try:
+        file = inspect.getsourcefile(function)
+    except TypeError:
+        return ""
+    return f"{file}::{function.__name__}" if file and Path(file).exists() and "." not in function.__qualname__ else ""
