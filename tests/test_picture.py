@@ -10,8 +10,8 @@ from matplotlib.patches import FancyArrowPatch
 from PIL import Image
 from torch import Tensor
 
-from gradcheck import picture
 from gradcheck.catalogue import entry
+from gradcheck.plots import directions as picture
 from gradcheck.problems import complete
 
 TIGHT = {"rtol": 1e-12, "atol": 1e-12}

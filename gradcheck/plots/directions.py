@@ -1,6 +1,6 @@
 r"""Where each loss pulls the velocity, drawn for one sample with two latent coordinates.
 
-``python -m gradcheck.picture OUT.png`` writes the picture.  Every arrow ends at the target that the derivation
+``python -m gradcheck.plots.directions OUT.png`` writes the picture.  Every arrow ends at the target that the derivation
 states, computed by :func:`gradcheck.equivalent.target`; only the scene, below, is chosen.
 """
 
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import torch
@@ -29,11 +28,13 @@ from derivations.notation import quantity
 from derivations.render import closing_row, latex
 from gradcheck.catalogue import entry
 from gradcheck.equivalent import target
+from gradcheck.plots.style import STYLE
 from gradcheck.problems import complete
 
-__all__ = ["METHODS", "SCENE", "STYLE", "Panel", "draw", "main", "panel", "point", "pull", "save"]
+__all__ = ["METHODS", "SCENE", "Panel", "draw", "main", "panel", "point", "pull", "save"]
 
 METHODS = ("flow_grpo", "grpo_guard", "awm", "diffusion_nft")
+"""The algorithms that are drawn."""
 
 # The one sample.  v_gt = noise − x_0 follows from it; the clip is wide, so that it cuts nothing off.
 SCENE: dict[str, Tensor | float] = {
@@ -50,6 +51,8 @@ SCENE: dict[str, Tensor | float] = {
     "beta": 0.75,
     "D": 2.0,
 }
+"""The one sample that all panels share."""
+
 OTHERS = ((-0.44, -0.66), (-0.60, 0.09), (0.0, -0.5), (-0.44, 0.60), (0.22, 0.56), (0.72, 0.10))  # velocities
 FRAME = (-1.85, 1.75, -1.3, 1.3)  # left, right, bottom, top
 IN_WORDS = {  # of the panels; the test of each is in tests/test_picture.py
@@ -57,30 +60,6 @@ IN_WORDS = {  # of the panels; the test of each is in tests/test_picture.py
     "grpo_guard": "along the noise, everywhere",
     "awm": "to {v_gt}, or straight away from it",
     "diffusion_nft": "to a fixed point: one for success, one for failure",
-}
-
-# Okabe and Ito's colours, which colour-blind readers tell apart; the panel is white on any page.
-STYLE: dict[str, Any] = {
-    "good": "#0072B2",
-    "bad": "#D55E00",
-    "good field": "#9CC5DF",
-    "bad field": "#F0BE97",
-    "ink": "#1A1A1A",
-    "faint": "#767676",
-    "rc": {
-        "font.family": "DejaVu Sans",
-        "font.size": 10.5,
-        "mathtext.fontset": "stix",
-        "axes.edgecolor": "#B0B0B0",
-        "axes.linewidth": 0.8,
-        "axes.labelcolor": "#4A4A4A",
-        "xtick.color": "#8A8A8A",
-        "ytick.color": "#8A8A8A",
-        "xtick.labelsize": 8.5,
-        "ytick.labelsize": 8.5,
-        "figure.facecolor": "white",
-        "savefig.facecolor": "white",
-    },
 }
 
 
@@ -138,20 +117,29 @@ def _used(derivation: Derivation) -> frozenset[str]:
     return frozenset(drawn & {s.name for s in seen})
 
 
-def draw() -> Figure:
-    """The picture: four panels, the backward-process losses above the forward-process ones."""
+def draw(*names: str) -> Figure:
+    """The picture: a panel for each algorithm; without names all four, backward-process losses above forward ones."""
+    chosen = names or METHODS
+    alone = len(chosen) == 1
     with mpl.rc_context(STYLE["rc"]):
-        figure = Figure(figsize=(10, 9.3), dpi=140)
+        figure = Figure(figsize=(7, 6.2) if alone else (10, 4.65 * -(-len(chosen) // 2)), dpi=140)
         FigureCanvasAgg(figure)
-        grid = figure.subplots(2, 2, sharex=True, sharey=True)
-        figure.subplots_adjust(left=0.065, right=0.985, bottom=0.1, top=0.915, wspace=0.05, hspace=0.27)
-        for axes, name in zip(grid.flat, METHODS, strict=True):
+        grid = figure.subplots(-(-len(chosen) // 2), 1 if alone else 2, sharex=True, sharey=True, squeeze=False)
+        figure.subplots_adjust(
+            left=0.1 if alone else 0.065, right=0.985, bottom=0.17 if alone else 0.1, top=0.86 if alone else 0.915,
+            wspace=0.05, hspace=0.27,
+        )  # fmt: skip
+        for axes, name in zip(grid.flat, chosen, strict=False):
             _draw_panel(axes, panel(name), IN_WORDS[name])
-        for axes in grid[1]:
+        for axes in grid[-1]:
             axes.set_xlabel("first coordinate of the velocity")
         for axes in grid[:, 0]:
             axes.set_ylabel("second coordinate")
-        figure.legend(handles=_legend(), loc="lower center", ncols=4, frameon=False, handlelength=2)
+        shown = (f"{entry(n).derivation.title} pulls {IN_WORDS[n].format(v_old='v_old', v_gt='v_gt')}" for n in chosen)
+        figure.set_label("Targets in a two-dimensional velocity space: " + "; ".join(shown) + ".")
+        figure.legend(
+            handles=_legend(), loc="lower center", ncols=2 if alone else 4, frameon=False, handlelength=2,
+        )  # fmt: skip
         return figure
 
 
@@ -163,11 +151,11 @@ def _draw_panel(axes: Axes, shown: Panel, in_words: str) -> None:
     *_, formula = closing_row(d, latex=True, exact=True)
     formula = formula[formula.index("=") :]  # without the name v*
     words = in_words.format(**{name: f"${latex(quantity(name).symbol)}$" for name in ("v_old", "v_gt")})
-    above = {"transform": axes.transAxes, "va": "baseline", "color": STYLE["ink"]}
+    above = {"xycoords": "axes fraction", "textcoords": "offset points", "color": STYLE["ink"]}
     axes.set_title(d.title, loc="left", pad=42, fontsize=14, fontweight="bold", color=STYLE["ink"])
     axes.set_title(f"{d.process} process", loc="right", pad=42, fontsize=10.5, color=STYLE["faint"])
-    axes.text(0, 1.098, words, fontsize=11, **above)
-    axes.text(0, 1.032, rf"$\mathrm{{target}} {formula}", fontsize=12, **above)
+    axes.annotate(words, (0, 1), (0, 26), fontsize=11, **above)
+    axes.annotate(rf"$\mathrm{{target}} {formula}", (0, 1), (0, 8.5), fontsize=12, **above)
     _draw_others(axes, shown)
     v = shown.starts[-1]
     if "noise" in shown.used:
@@ -258,10 +246,10 @@ def save(path: str | Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``python -m gradcheck.picture OUT.png``."""
+    """``python -m gradcheck.plots.directions OUT.png``."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     if len(arguments) != 1 or arguments[0].startswith("-"):
-        print("usage: python -m gradcheck.picture OUT.png", file=sys.stderr)
+        print("usage: python -m gradcheck.plots.directions OUT.png", file=sys.stderr)
         return 2
     save(arguments[0])
     return 0

@@ -1,0 +1,1 @@
+"""The project's plots: one style, and functions that return figures."""
