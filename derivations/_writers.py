@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 
 import sympy as sp
 from sympy.core.function import AppliedUndef
@@ -72,7 +73,7 @@ def _term_key(expr: sp.Expr) -> tuple[object, ...]:
     return (
         length,
         [_rank(f) for f in factors],
-        bool(coefficient < 0),
+        bool(coefficient.is_extended_negative),
         [_class(f) for f in factors],
         sp.default_sort_key(expr),
     )
@@ -99,6 +100,7 @@ class Writer:
 
     minus = "−"
     comma = ", "
+    dot = "·"
     bar = False  # whether a fraction is drawn with a line
 
     def __init__(self, names: Mapping[sp.Symbol, str]) -> None:
@@ -129,6 +131,9 @@ class Writer:
     def integer(self, n: int) -> str:
         raise NotImplementedError
 
+    def constant(self, number: sp.Expr) -> str:
+        raise NotImplementedError
+
     def derivative(self, function: str, variable: str, order: int) -> str:
         raise NotImplementedError
 
@@ -150,6 +155,11 @@ class Writer:
     def _print_symbol(self, expr: sp.Symbol) -> str:
         return self.name(expr)
 
+    def _print_numbersymbol(self, expr: sp.NumberSymbol) -> str:
+        return self.constant(expr)
+
+    _print_imaginaryunit = _print_complexinfinity = _print_numbersymbol
+
     def _print_add(self, expr: sp.Expr) -> str:
         terms = sorted(expr.args, key=_term_key)
         signed = [self._signed(term) for term in terms]
@@ -161,29 +171,45 @@ class Writer:
     def _print_mul(self, expr: sp.Expr) -> str:
         return self._with_sign(*self._signed(expr))
 
-    _print_rational = _print_surrogate = _print_mul
+    _print_number = _print_surrogate = _print_mul
+
+    def _decimal(self, number: sp.Number) -> str:
+        """A positive number that is no fraction: the digits that it has, without trailing zeros."""
+        if not number.is_Float or not number.is_finite:
+            return self.constant(number)
+        if float(number) == 0:
+            return self.integer(0)
+        digits, _, exponent = f"{Decimal(str(number)).normalize():e}".partition("e")
+        power, places = int(exponent), len(digits.replace(".", ""))
+        if -5 < power < max(places, 6):
+            return f"{Decimal(digits).scaleb(power):f}"
+        ten = self.power(self.integer(10), sp.Integer(power))
+        return ten if digits == "1" else f"{digits}{self.dot}{ten}"
 
     def _with_sign(self, negative: bool, body: str) -> str:
         return f"{self.minus if negative else ''}{body}"
 
     def _signed(self, expr: sp.Expr) -> tuple[bool, str]:
-        coefficient, rest = (expr, sp.S.One) if expr.is_Rational else expr.as_coeff_Mul()
+        coefficient, rest = (expr, sp.S.One) if expr.is_Number else expr.as_coeff_Mul()
         factors = _factors(rest)
         flips = sum(isinstance(f, Surrogate) for f in factors)  # the surrogate is minus a minimum
-        negative = bool(coefficient < 0) != bool(flips % 2)
+        negative = bool(coefficient.is_extended_negative) != bool(flips % 2)
         return negative, self._product(abs(coefficient), factors)
 
-    def _product(self, number: sp.Rational, factors: list[sp.Expr]) -> str:
-        if not factors and number.p == 1 and _power_of_ten(int(number.q)):
-            return self.power(self.integer(10), -sp.Integer(_power_of_ten(int(number.q))))
+    def _product(self, number: sp.Number, factors: list[sp.Expr]) -> str:
+        p, q = (int(number.p), int(number.q)) if number.is_Rational else (1, 1)
+        if not factors and p == 1 and _power_of_ten(q):
+            return self.power(self.integer(10), -sp.Integer(_power_of_ten(q)))
         below = sorted((1 / f for f in factors if _is_inverse(f)), key=_factor_key)
         above = sorted((f for f in factors if not _is_inverse(f)), key=_factor_key)
-        head = [self.integer(int(number.p))] if number.p != 1 else []
-        if not below and number.q == 1:
+        head = [self.integer(p)] if p != 1 else []
+        if not number.is_Rational and not (factors and float(number) == 1):
+            head = [self._decimal(number)]
+        if not below and q == 1:
             if len(above) == 1 and not head:
                 return self._factor(above[0], alone=True)
             return self.times([*head, *map(self._factor, above)]) or self.integer(1)
-        bottom = self._line([self.integer(int(number.q))] if number.q != 1 else [], below)
+        bottom = self._line([self.integer(q)] if q != 1 else [], below)
         front = [f for f in above if _is_weight(f)]
         middle = [f for f in above if _class(f) <= _ROOT and f not in front]
         after = [f for f in above if f not in front and f not in middle]
@@ -269,11 +295,27 @@ def _power_of_ten(n: int) -> int:
     return len(digits) - 1 if len(digits) > 4 and set(digits[1:]) == {"0"} and digits[0] == "1" else 0
 
 
+_CONSTANTS = {
+    "Pi": ("π", r"\pi"),
+    "Exp1": ("e", r"\mathrm{e}"),
+    "EulerGamma": ("γ", r"\gamma"),
+    "GoldenRatio": ("φ", r"\varphi"),
+    "TribonacciConstant": ("T", r"\mathrm{T}"),
+    "Catalan": ("G", r"\mathrm{G}"),
+    "ImaginaryUnit": ("i", r"\mathrm{i}"),
+    "Infinity": ("∞", r"\infty"),
+    "ComplexInfinity": ("∞̃", r"\tilde{\infty}"),
+    "NaN": ("NaN", r"\mathrm{NaN}"),
+}
+"""Numbers with a name, in plain text and in LaTeX."""
+
+
 class LatexWriter(Writer):
     """LaTeX, for mathematics mode."""
 
     minus = "-"
     comma = r",\; "
+    dot = r" \cdot "
     bar = True
 
     def _print(self, expr: sp.Expr) -> str:
@@ -330,8 +372,8 @@ class LatexWriter(Writer):
     def derivative(self, function: str, variable: str, order: int) -> str:
         return rf"\partial_{{{variable}}}{'' if order == 1 else f'^{{{order}}}'} {function}"
 
-    def _print_pi(self, expr: sp.Expr) -> str:
-        return r"\pi"
+    def constant(self, number: sp.Expr) -> str:
+        return _CONSTANTS[type(number).__name__][1]
 
 
 class TextWriter(Writer):
@@ -385,8 +427,8 @@ class TextWriter(Writer):
     def derivative(self, function: str, variable: str, order: int) -> str:
         return f"∂_{variable}{'' if order == 1 else str(order).translate(SUPERSCRIPT)} {function}"
 
-    def _print_pi(self, expr: sp.Expr) -> str:
-        return "π"
+    def constant(self, number: sp.Expr) -> str:
+        return _CONSTANTS[type(number).__name__][0]
 
     def _print_dot(self, expr: sp.Expr) -> str:
         return f"⟨{', '.join(map(self._print, expr.args))}⟩"

@@ -6,6 +6,7 @@ step         source                                       noise
 Flow-SDE     Flow-GRPO, arXiv:2505.05470, Eq. 9–12        σ_t = η √(t/(1−t)), C2 = σ_t √Δt
 Dance-SDE    DanceGRPO, arXiv:2505.07818                  σ_t = η, C2 = η √Δt
 CPS          Coefficients-Preserving Sampling (2025)      C2 = t' sin(ηπ/2)
+Wan-SDE      Flow-GRPO's public code for Wan              σ_t = σ_min + (η − σ_min) t, C2 = σ_t √Δt
 ===========  ===========================================  ==========================================
 """
 
@@ -19,7 +20,20 @@ import sympy as sp
 from derivations.calculus import Norm2, VectorSymbol
 from derivations.claims import Equal, GradientIs, Positive
 from derivations.derivation import Step, Theorem
-from derivations.notation import C1, C2, dt, mean_offset, noise, noise_level, sigma_t, t, t_prev, v_theta, x_t
+from derivations.notation import (
+    C1,
+    C2,
+    dt,
+    mean_offset,
+    noise,
+    noise_level,
+    sigma_min,
+    sigma_t,
+    t,
+    t_prev,
+    v_theta,
+    x_t,
+)
 
 __all__ = ["SDES", "ReverseStep", "reverse_step"]
 
@@ -29,7 +43,7 @@ class ReverseStep:
     """One reverse step.
 
     Attributes:
-        name: ``"flow"``, ``"dance"`` or ``"cps"``.
+        name: ``"flow"``, ``"dance"``, ``"cps"`` or ``"wan"``.
         mean: the mean as the source writes it, in ``v_theta``.
         formulas: the numbers behind the symbols: ``sigma_t`` (where there is one), ``C1``, ``C2``, ``mean_offset``.
         theorem: the machine-checked facts about it.
@@ -53,8 +67,16 @@ def _affine_steps(mean: sp.Expr) -> tuple[Step, ...]:
     )
 
 
-def _sde(name: str, title: str, reference: str, sigma: sp.Expr, schedule: sp.Expr, schedule_words: str) -> ReverseStep:
-    """A reverse SDE with the diffusion coefficient ``sigma``, which obeys σ² · schedule = η²."""
+def _sde(
+    name: str,
+    title: str,
+    reference: str,
+    sigma: sp.Expr,
+    schedule: sp.Expr | None,
+    schedule_words: str = "",
+    more: tuple[Step, ...] = (),
+) -> ReverseStep:
+    """A reverse SDE with the diffusion coefficient ``sigma``, which obeys σ² · schedule = η², or what ``more`` says."""
     drift = v_theta + sigma_t**2 / (2 * t) * (x_t + (1 - t) * v_theta)
     mean = x_t - drift * dt
     formulas = {
@@ -72,13 +94,15 @@ def _sde(name: str, title: str, reference: str, sigma: sp.Expr, schedule: sp.Exp
             "slope-positive", "C1 > 0 for every t in (0, 1): more velocity always means less mean.", Positive(C1, late)
         ),
         Step("variance", "The step's variance is σ_t² Δt.", Equal(C2**2, sigma_t**2 * dt)),
-        Step(
-            "noise-schedule",
-            f"The diffusion coefficient: {schedule_words}.",
-            Equal(sigma**2 * schedule, noise_level**2),
-        ),
+        *(() if schedule is None else _schedule_step(sigma, schedule, schedule_words)),
+        *more,
     )
     return ReverseStep(name, title, mean, formulas, Theorem(f"sde-{name}", title, steps, inlined, reference))
+
+
+def _schedule_step(sigma: sp.Expr, schedule: sp.Expr, words: str) -> tuple[Step, ...]:
+    claim = Equal(sigma**2 * schedule, noise_level**2)
+    return (Step("noise-schedule", f"The diffusion coefficient: {words}.", claim),)
 
 
 def _score_steps() -> tuple[Step, ...]:
@@ -173,6 +197,32 @@ def _cps() -> ReverseStep:
     )
 
 
+def _wan() -> ReverseStep:
+    sigma = sigma_min + (noise_level - sigma_min) * t
+    return _sde(
+        "wan",
+        "Wan-SDE",
+        _WAN,
+        sigma,
+        None,
+        more=(
+            Step(
+                "noise-schedule",
+                "The diffusion coefficient: a straight line in t.",
+                Equal(sigma, (1 - t) * sigma_min + t * noise_level),
+            ),
+            Step(
+                "noise-at-data", "At t = 0 the diffusion coefficient is σ_min.", Equal(sigma, sigma_min, {t: sp.S.Zero})
+            ),
+            Step(
+                "noise-at-noise",
+                "At t = 1 it is η: there is no pole.",
+                Equal(sigma, noise_level, {t: sp.S.One}),
+            ),
+        ),
+    )
+
+
 _FLOW_GRPO = """@article{liu2025flowgrpo,
   title={Flow-GRPO: Training Flow Matching Models via Online RL},
   author={Liu, Jie and Liu, Gongye and Liang, Jiajun and others},
@@ -184,6 +234,10 @@ _DANCE = """@article{xue2025dancegrpo,
 _CPS = """@article{wang2025cps,
   title={Coefficients-Preserving Sampling for Reinforcement Learning with Flow Matching},
   author={Wang, Feng and others}, year={2025}}"""
+_WAN = """@misc{flowgrpo2025wan,
+  title={Flow-GRPO, public code: the reverse step of its training script for Wan 2.1},
+  author={Liu, Jie and others},
+  howpublished={https://github.com/yifan123/flow_grpo}, year={2025}}"""
 
 SDES: tuple[ReverseStep, ...] = (
     _sde(
@@ -196,7 +250,9 @@ SDES: tuple[ReverseStep, ...] = (
     ),
     _sde("dance", "Dance-SDE", _DANCE, noise_level, sp.S.One, "the same at every t, σ_t² = η²"),
     _cps(),
+    _wan(),
 )
+"""Every reverse step that there is."""
 
 
 def reverse_step(name: str) -> ReverseStep:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradcheck.errors import did_you_mean
 from gradcheck.tensor_ops import expand
 
 __all__ = ["Case"]
@@ -36,6 +37,7 @@ class Case:
         except KeyError:
             raise AttributeError(
                 f"[gradcheck] {self._label} has no quantity {name!r}; it has {', '.join(self._quantities)}"
+                f"{did_you_mean(name, self._quantities)}"
             ) from None
 
     def __dir__(self) -> list[str]:

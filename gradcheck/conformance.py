@@ -9,18 +9,21 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions, declare
-from gradcheck.errors import InputError
+from gradcheck.errors import InputError, did_you_mean
 from gradcheck.oracle.obligations import OBLIGATIONS
 from gradcheck.oracle.target import Target
+
+if TYPE_CHECKING:
+    from gradcheck.oracle.parts.conforming import PartTarget
 
 __all__ = ["ATTRIBUTE", "conforms", "load_function", "load_targets"]
 
 ATTRIBUTE = "gradcheck_target"
-"""The decorated function's attribute that holds its :class:`Target`."""
+"""The decorated function's attribute that holds its :class:`Target`, or a part's."""
 
 
 def conforms(
@@ -84,7 +87,7 @@ def _source(function: Callable[..., Any]) -> str:
     return f"{file}::{function.__name__}" if file and Path(file).exists() else ""
 
 
-def load_targets(text: str, conventions: Conventions | None) -> list[Target]:
+def load_targets(text: str, conventions: Conventions | None) -> list[Target | PartTarget]:
     """The implementations that a command line names.
 
     Args:
@@ -99,7 +102,11 @@ def load_targets(text: str, conventions: Conventions | None) -> list[Target]:
         found = [getattr(x, ATTRIBUTE) for x in vars(module).values() if hasattr(x, ATTRIBUTE)]
         if not found:
             raise InputError(
-                ("TARGET", f"{text!r}, which has no function decorated with gradcheck.conforms", "file.py::function")
+                (
+                    "TARGET",
+                    f"{text!r}, which has no function decorated with gradcheck.conforms or its kin",
+                    "file.py::function",
+                )
             )
         return list(found)
     function = _function(text, module, name)
@@ -117,8 +124,8 @@ def load_targets(text: str, conventions: Conventions | None) -> list[Target]:
     return [Target(function, text, conventions, source=text)]
 
 
-def load_function(text: str) -> Callable[[Case], Any]:
-    """The function that ``file.py::function`` or ``package.module:function`` names, decorated or not.
+def load_function(text: str) -> tuple[Callable[[Case], Any], Conventions | None]:
+    """The function that ``file.py::function`` or ``package.module:function`` names, and what it declares, if anything.
 
     Raises:
         InputError: there is no such file, module or function, or importing it fails.
@@ -128,7 +135,7 @@ def load_function(text: str) -> Callable[[Case], Any]:
         raise InputError(("TARGET", repr(text), "file.py::function or package.module:function"))
     function = _function(text, module, name)
     target = getattr(function, ATTRIBUTE, None)
-    return function if target is None else target.function
+    return (function, None) if target is None else (target.function, target.conventions)
 
 
 def _function(text: str, module: ModuleType, name: str) -> Any:
@@ -137,8 +144,9 @@ def _function(text: str, module: ModuleType, name: str) -> Any:
         for part in name.split("."):
             function = getattr(function, part)
     except AttributeError:
-        functions = ", ".join(n for n, x in vars(module).items() if inspect.isfunction(x)) or "none"
-        raise InputError(("TARGET", f"{text!r}, which has no {name!r}", f"one of its functions: {functions}")) from None
+        functions = [n for n, x in vars(module).items() if inspect.isfunction(x)]
+        wanted = f"one of its functions: {', '.join(functions) or 'none'}{did_you_mean(name, functions)}"
+        raise InputError(("TARGET", f"{text!r}, which has no {name!r}", wanted)) from None
     if not callable(function):
         raise InputError(("TARGET", f"{text!r}, a {type(function).__name__}", "a function that takes a case"))
     return function

@@ -16,7 +16,7 @@ from derivations.derivation import Derivation
 from derivations.notation import quantity
 from derivations.variant import Variant
 from gradcheck.catalogue import ALGORITHMS
-from gradcheck.errors import InputError
+from gradcheck.errors import InputError, did_you_mean
 
 __all__ = ["PRESETS", "Conventions", "declare"]
 
@@ -103,7 +103,8 @@ def _module(algorithm: str) -> Any:
     for symbolic, _ in ALGORITHMS:
         if algorithm == symbolic.NAME:
             return symbolic
-    raise InputError(("algorithm", repr(algorithm), f"one of {', '.join(s.NAME for s, _ in ALGORITHMS)}"))
+    names = [s.NAME for s, _ in ALGORITHMS]
+    raise InputError(("algorithm", repr(algorithm), f"one of {', '.join(names)}{did_you_mean(algorithm, names)}"))
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -167,7 +168,7 @@ def declare(algorithm: str | None = None, *, preset: str | None = None, **declar
     """
     if preset is not None:
         if preset not in PRESETS:
-            raise InputError(("preset", repr(preset), f"one of {', '.join(PRESETS)}"))
+            raise InputError(("preset", repr(preset), f"one of {', '.join(PRESETS)}{did_you_mean(preset, PRESETS)}"))
         base = dict(PRESETS[preset])
         if algorithm not in (None, base["algorithm"]):
             raise InputError(("algorithm", repr(algorithm), f"{base['algorithm']!r}, which the preset is of"))
@@ -183,7 +184,8 @@ def declare(algorithm: str | None = None, *, preset: str | None = None, **declar
     for name, value in declared.items():
         if name in module.OPTIONS:
             if value not in module.OPTIONS[name]:
-                problems.append((name, repr(value), f"one of {', '.join(map(repr, module.OPTIONS[name]))}"))
+                hint = did_you_mean(str(value), module.OPTIONS[name])
+                problems.append((name, repr(value), f"one of {', '.join(map(repr, module.OPTIONS[name]))}{hint}"))
             options[name] = value
         elif name == "clip_range" and "clip_low" in numbers:
             pair = value if isinstance(value, (tuple, list)) else (value, value)
@@ -197,19 +199,21 @@ def declare(algorithm: str | None = None, *, preset: str | None = None, **declar
             rest[name] = value
         else:
             known = [*module.OPTIONS, *sorted(plain), *sorted(numbers), "clip_range"]
-            problems.append((name, repr(value), f"a convention of {algorithm}: {', '.join(known)}"))
+            wanted = f"a convention of {algorithm}: {', '.join(known)}{did_you_mean(name, known)}"
+            problems.append((name, repr(value), wanted))
     problems += _domain_problems(fixed, rest)
     if problems:
         raise InputError(*problems)
     return Conventions(algorithm, options=options, fixed=fixed, **rest)
 
 
-def _numbers(module: Any) -> list[str]:
+@lru_cache(maxsize=100)
+def _numbers(module: Any) -> tuple[str, ...]:
     """One-number quantities of any variant of the algorithm."""
     names: dict[str, None] = {}
     for variant in module.VARIANTS:
         names |= {n: None for n in module.derive(variant).given if quantity(n).axes == "problem" and n != "D"}
-    return list(names)
+    return tuple(names)
 
 
 def _domain_problems(fixed: Mapping[str, Any], rest: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -66,6 +66,7 @@ from gradcheck.problems import Spec, build, complete, has_clip
 __all__ = ["NETWORKS", "NetworkComparison", "available", "compare_network", "network_case"]
 
 NETWORKS = ("sd3", "flux")
+"""Names of the networks that can be built."""
 
 _BATCH = 4
 _STEPS = 10  # of the time grid; the first starts at t = 1 and the last ends at 0, the others are used
@@ -259,8 +260,8 @@ class _Scene:
             (r,) = evaluate(derivation, case, ratio, dtype=torch.float64)
             off = (r - 1).abs().flatten().sort().values[_BATCH // 2 - 1 :]
             gap = int((off[1:] / off[:-1]).argmax())
-            width = min(float((off[gap] + off[gap + 1]) / 2), 0.9)
-            case = case.replace(clip_low=width, clip_high=width)
+            width = float((off[gap] + off[gap + 1]) / 2)
+            case = case.replace(clip_low=min(width, 0.9), clip_high=width)  # no ratio is below 0
         return case.replace(v_theta=self.v_theta)
 
 
@@ -316,6 +317,7 @@ def _scene(network: str, process: str, seed: int, dtype: torch.dtype, device: to
         "advantage": advantage.to(device, dtype),
         "reward_prob": ((1 + advantage.clamp(-1, 1)) / 2).to(device, dtype),
         "noise_level": 0.7,
+        "sigma_min": 0.1,
         "clip_low": 0.2,
         "clip_high": 0.2,
         "beta": 0.5,

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from gradcheck.oracle.obligations import Obligation
+    from gradcheck.oracle.parts.conforming import PartTarget
     from gradcheck.oracle.results import Result
     from gradcheck.oracle.target import Settings, Target
 
 _RESULT = "gradcheck_result"
 _SUMMARY = "gradcheck"
 _DIAGNOSED = pytest.StashKey[dict[tuple[str, str], dict[str, Any]]]()
+_PARTS = pytest.StashKey[dict[int, Any]]()
 _REPORTS = ("json", "html", "junit", "summary")
 
 
@@ -57,64 +58,70 @@ def run_obligation(target: Target, obligation: str, request: pytest.FixtureReque
     __tracebackhide__ = True
     from gradcheck.errors import GradcheckError
     from gradcheck.oracle.obligations import OBLIGATIONS
-    from gradcheck.oracle.runner import check_obligation
+    from gradcheck.oracle.runner import check_obligation, shortened, unjudged
     from gradcheck.verification import devices
 
     wanted = next(o for o in OBLIGATIONS if o.id == obligation)
     known = request.config.stash.setdefault(_DIAGNOSED, {})
+    printed: dict[str, None] = {}
     try:
         settings = settings_of(request.config)
-        results = [
-            check_obligation(target, wanted, settings, device, known.setdefault((target.name, device), {}))
-            for device in devices(settings.device)
-        ]
-    except GradcheckError as error:
-        _remember(request, target, _unjudged(wanted, error, request.config))
+        chosen = devices(settings.device)
+    except GradcheckError as error:  # bad options
         pytest.fail(f"[gradcheck] {target.name} could not be judged: {error}", pytrace=False)
+    results = []
+    for device in chosen:
+        causes = known.setdefault((target.name, device), {})
+        try:
+            results.append(check_obligation(target, wanted, settings, device, causes, printed))
+        except GradcheckError as error:
+            results.append(unjudged(wanted, settings, device, str(error)))
+    text = shortened(printed)
+    if text:
+        print(text)  # for pytest to show beside a failure
+    reference = target.conventions.derivation.reference
     for result in results:
-        _remember(request, target, result)
-    _verdict(results, target)
+        _remember(request, target.name, target.conventions.describe(), reference, result, text)
+    _verdict(results, target.name, reference)
 
 
-def _unjudged(obligation: Obligation, error: Exception, config: pytest.Config) -> Result:
-    """A failing result for an implementation that gives nothing to judge, so that no report calls it right."""
-    from gradcheck.oracle.results import Outcome, Result
-
-    return Result(
-        id=obligation.id,
-        statement=obligation.statement,
-        catches=obligation.catches,
-        outcome=Outcome("failed", detail=f"could not be judged: {error}"),
-        device=config.getoption("--gradcheck-device"),
-        dtype=config.getoption("--gradcheck-dtype"),
-    )
+def run_part_obligation(target: PartTarget, obligation: str, request: pytest.FixtureRequest) -> None:
+    """The same for a part, which is judged as a whole, once: a cause is sought in what all its obligations say."""
+    __tracebackhide__ = True
+    known = request.config.stash.setdefault(_PARTS, {})
+    if id(target) not in known:
+        known[id(target)] = target.attempt(settings_of(request.config))
+    judgement = known[id(target)]
+    result = next(r for r in judgement.results if r.id == obligation)
+    _remember(request, target.name, judgement.declaration, judgement.reference, result, "")
+    _verdict([result], target.name, judgement.reference)
 
 
-def _verdict(results: list[Result], target: Target) -> None:
+def _verdict(results: list[Result], name: str, reference: str) -> None:
     __tracebackhide__ = True
     from gradcheck.oracle.text import failure_text
 
     bad = [r for r in results if not r.good]
+    for result in bad:
+        if result.status == "unjudged":
+            pytest.fail(f"[gradcheck] {name} could not be judged: {result.outcome.detail}", pytrace=False)
     if bad:
-        pytest.fail(
-            "\n\n".join(failure_text(r, target.name, target.conventions.derivation.reference) for r in bad),
-            pytrace=False,
-        )
+        pytest.fail("\n\n".join(failure_text(r, name, reference) for r in bad), pytrace=False)
     if all(r.status == "skipped" for r in results):
         pytest.skip(results[0].outcome.detail)
     if any(r.status == "expected-failure" for r in results):
         pytest.xfail(results[0].expected)
 
 
-def _remember(request: pytest.FixtureRequest, target: Target, result: Result) -> None:
+def _remember(
+    request: pytest.FixtureRequest, name: str, declaration: str, reference: str, result: Result, printed: str
+) -> None:
     """Attach what the controlling process needs for its table and its reports; it may be another process."""
     node = request.node
-    line = (target.name, result.id, result.device, result.status, result.outcome.ratio, result.outcome.examples)
+    line = (name, result.id, result.device, result.status, result.outcome.ratio, result.outcome.examples)
     node.user_properties.append((_SUMMARY, line))
     if any(request.config.getoption(f"--gradcheck-{kind}") for kind in _REPORTS):
-        packed = pickle.dumps(
-            (target.name, target.conventions.describe(), target.conventions.derivation.reference, result)
-        )
+        packed = pickle.dumps((name, declaration, reference, result, printed))
         node.user_properties.append((_RESULT, base64.b64encode(packed).decode()))
 
 
@@ -134,7 +141,7 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
     terminalreporter.section("gradcheck")
     for target in dict.fromkeys(line[0] for line in lines):
         mine = [line for line in lines if line[0] == target]
-        bad = [line for line in mine if line[3] in ("failed", "unexpected-pass")]
+        bad = [line for line in mine if line[3] in ("failed", "unexpected-pass", "unjudged")]
         held = [line for line in mine if line[3] == "passed"]
         ratio = max((line[4] for line in held), default=0.0)
         cases = sum(line[5] for line in mine)
@@ -152,16 +159,27 @@ def _write_reports(terminalreporter: Any, config: pytest.Config) -> None:
     if not any(files.values()):
         return
     from gradcheck.oracle.results import Judgement
+    from gradcheck.oracle.runner import shortened
     from gradcheck.oracle.writing import write_reports
 
-    grouped: dict[str, tuple[str, str, list[Any]]] = {}
+    grouped: dict[str, tuple[str, str, list[Result], dict[str, None]]] = {}
     for packed in _properties(terminalreporter, _RESULT):
-        name, declaration, reference, result = pickle.loads(base64.b64decode(packed))
-        grouped.setdefault(name, (declaration, reference, []))[2].append(result)
+        name, declaration, reference, result, text = pickle.loads(base64.b64decode(packed))
+        _, _, results, printed = grouped.setdefault(name, (declaration, reference, [], {}))
+        results.append(result)
+        printed.setdefault(text)
     settings = settings_of(config)
     judgements = [
-        Judgement(name, declaration, tuple(results), reference, settings.seed, 0.0)
-        for name, (declaration, reference, results) in grouped.items()
+        Judgement(
+            name,
+            declaration,
+            tuple(results),
+            reference,
+            settings.seed,
+            sum(r.seconds for r in results),
+            shortened(printed),
+        )
+        for name, (declaration, reference, results, printed) in grouped.items()
     ]
     for written in write_reports(judgements, settings, files):
         terminalreporter.write_line(f"wrote {written}")

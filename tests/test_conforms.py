@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +20,7 @@ from gradcheck.errors import InputError
 from gradcheck.oracle.reference import oracle_case
 from gradcheck.oracle.runner import judge
 from gradcheck.oracle.target import Settings, Target
+from gradcheck.oracle.text import failure_text
 from gradcheck.problems import Spec
 
 pytest_plugins = ["pytester"]
@@ -109,8 +113,8 @@ def test_check_without_pytest(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_every_printed_script_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A failure's script runs as it stands, and fails for the reason that it says."""
     _, out, _ = check(tmp_path, WRONG, capsys=capsys)
-    script = out.partition("save and run this:\n")[2].partition("\n[gradcheck]")[0]
-    lines = [line[4:] for line in script.splitlines() if line.startswith("    ")]
+    script = out.partition("save and run this:\n")[2].splitlines()
+    lines = [line[4:] for line in itertools.takewhile(lambda line: not line or line.startswith("    "), script)]
     file = tmp_path / "reproduce.py"
     file.write_text("\n".join(lines))
     done = subprocess.run([sys.executable, str(file)], capture_output=True, text=True, cwd=tmp_path)
@@ -136,8 +140,10 @@ def test_an_undecorated_function_is_declared_on_the_command_line(
         (["no.such.module:x"], "ModuleNotFoundError"),
         (["tests"], "file.py, file.py::function or package.module:function"),
         (["mine.py::other"], "which has no 'other'"),
+        (["mine.py::test_amw"], "did you mean 'test_awm'?"),
         (["mine.py::plain"], "declares nothing"),
         (["mine.py", "--only", "gradients"], "one of determinism"),
+        (["mine.py", "--only", "gradients"], "did you mean 'gradient'?"),
         (["mine.py", "--device", "tpu"], "cpu, cuda or all"),
         (["mine.py", "--dtype", "int8"], "float64, float32"),
         (["mine.py", "--declare", "a=b"], "--algorithm or --preset with it"),
@@ -181,6 +187,31 @@ def test_bad_declarations(arguments: dict[str, object], name: str) -> None:
         declare(**arguments)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        ({"algorithm": "flow_grop"}, "flow_grpo"),
+        ({"preset": "flow_grpo_official"}, "flow_grpo-official"),
+        ({"algorithm": "awm", "reducton": "mean"}, "reduction"),
+        ({"algorithm": "awm", "reduction": "Mean"}, "mean"),
+        ({"algorithm": "flow_grpo", "cliprange": 0.2}, "clip_range"),
+    ],
+)
+def test_the_likely_name_is_suggested(arguments: dict[str, object], meant: str) -> None:
+    with pytest.raises(InputError, match=rf"; did you mean '{meant}'\?$"):
+        declare(**arguments)  # type: ignore[arg-type]
+
+
+def test_the_likely_obligation_and_quantity_are_suggested() -> None:
+    with pytest.raises(InputError, match=r"did you mean 'on-policy'\?"):
+        Target(lambda case: None, "mine", declare("awm"), {"on_policy": "known"})
+    case = oracle_case(declare("flow_grpo"), Spec(2, (3,), 0), torch.float64, "cpu")
+    with pytest.raises(AttributeError, match=r"has no quantity 'advantages'; .*; did you mean 'advantage'\?"):
+        _ = case.advantages
+    with pytest.raises(AttributeError, match=r"has no quantity 'zzz'; [^?]*$"):
+        _ = case.zzz
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_declarations_that_can_be_kept(preset: str) -> None:
     """The catalogue's own loss, put into the preset's conventions, conforms to it."""
@@ -218,6 +249,40 @@ def test_causes_are_named_for_code_that_casts_to_float32_too(
     assert "the regression target is x_0 − ε; it must be ε − x_0" in out
 
 
+CASTING = """
+import torch, gradcheck
+
+@gradcheck.conforms("awm", clip="ppo", reduction="mean", working_dtype="float32")
+def test_awm(case):
+    v, v_gt, v_old, a = (x.float() for x in (case.v_theta, case.v_gt, case.v_old, case.advantage))
+    new, old = (((x - v_gt) ** 2).flatten(1).mean(1) for x in (v, v_old))
+    ratio = torch.exp(old - new)
+    clipped = ratio.clamp(1 - case.clip_low, 1 + case.clip_high)
+    return torch.maximum(-a * ratio, -a * clipped).mean()
+"""
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "cause"),
+    [
+        ("", "", ""),
+        ("torch.maximum", "torch.minimum", "max-for-min"),
+        ("torch.maximum", "2 * torch.maximum", "factor-2"),
+        ("torch.maximum", "1.7 * torch.maximum", "factor"),
+        ("clip_high)", "clip_low)", "clip-symmetric"),
+        ("ratio.clamp(1 - case.clip_low, 1 + case.clip_high)", "ratio.clamp(0.7, 1.4)", "convention:clip_range"),
+    ],
+    ids=lambda x: x if "torch" not in x else "",
+)
+def test_float32_hides_no_cause(
+    right: str, wrong: str, cause: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = CASTING.replace(right, wrong) if right else CASTING
+    status, out, _ = check(tmp_path, source, capsys=capsys)
+    assert status == (1 if cause else 0), out
+    assert set(re.findall(r"  \[([a-z:_0-9-]+)\]$", out, re.MULTILINE)) == ({cause} if cause else set())
+
+
 def test_clip_range_is_offered_for_a_declared_symmetric_clip_alone() -> None:
     def names(**declared: object) -> tuple[str, ...]:
         conventions = declare("flow_grpo", **declared)  # type: ignore[arg-type]
@@ -233,3 +298,124 @@ def test_the_grids_times_give_back_the_step_to_the_last_bit() -> None:
         for seed in range(20):
             case = oracle_case(declare("flow_grpo"), Spec(5, (3,), seed), dtype, "cpu")
             assert torch.equal(case.t - case.t_prev, case.dt)
+
+
+BROKEN = RIGHT.replace("    v_gt =", "    print('looking the step up')\n    raise KeyError('sigmas')\n    v_gt =")
+
+
+def test_what_cannot_be_judged_is_in_every_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = {kind: tmp_path / f"report.{kind}" for kind in ("json", "html", "junit", "summary")}
+    options = [part for kind, file in files.items() for part in (f"--{kind}", str(file))]
+    status, out, err = check(tmp_path, BROKEN, *options, capsys=capsys)
+    assert status == 2
+    assert "test_awm could not be judged: test_awm raised KeyError: 'sigmas' (mine.py:" in err
+    assert "looking the step up" in out
+    for file in files.values():
+        text = file.read_text(encoding="utf-8")
+        assert "raised KeyError: " in text
+        assert "looking the step up" in text
+    (told,) = json.loads(files["json"].read_text())["targets"]
+    assert [o["status"] for o in told["obligations"]] == ["unjudged"]
+
+
+def test_what_was_seen_before_it_broke_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    breaks = WRONG.replace("    v_gt =", "    assert case.v_theta.ndim > 2\n    v_gt =")
+    status, out, err = check(tmp_path, breaks, "--seed", "1", capsys=capsys)
+    assert status == 2
+    assert "raised AssertionError" in err + out
+
+
+def test_several_failures_fit_a_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(WRONG + "".join(WRONG.replace("test_awm", f"test_{i}") for i in "bc") + RIGHT.replace("awm(", "d("))
+    assert main(["check", str(file), "--max-examples", "3"]) == 1
+    brief = capsys.readouterr().out
+    assert brief.count("save and run this") == 3, "the first failure of each target"
+    for target in ("test_awm", "test_b", "test_c"):
+        assert f"[gradcheck] {target}: gradient does not hold" in brief
+        assert f"{target}: equivalence does not hold" not in brief
+    assert "everything in full: --verbose, one of them: --only equivalence" in brief
+    ends = [" ".join(line.split()[:2]) for line in brief.strip().splitlines()[-4:]]
+    assert ends == ["test_awm does", "test_b does", "test_c does", "test_d conforms"]
+    assert "  determinism" not in brief, "what holds is not listed where there are several"
+    assert len(brief.splitlines()) < 3 * 50 + 10
+    assert main(["check", str(file), "--max-examples", "3", "--verbose"]) == 1
+    full = capsys.readouterr().out
+    assert full.count("equivalence does not hold") == 3
+    assert "  determinism" in full
+
+
+def test_what_was_used_is_told() -> None:
+    found = {r.id: r for r in judge(_target("awm"), Settings(max_examples=3)).results}
+    assert (found["gradient"].dtype, found["precision"].dtype) == ("float64", "float32")
+    assert found["gradient"].seconds > 0
+
+
+def _target(algorithm: str, factor: float = 1.0, **declared: str) -> Target:
+    """The catalogue's own loss times a factor."""
+    numeric = next(torch_side for symbolic, torch_side in ALGORITHMS if algorithm == symbolic.NAME)
+    conventions = declare(algorithm, **declared)
+
+    def loss(case: Case) -> torch.Tensor:
+        value: torch.Tensor = numeric.loss(case, **conventions.options)
+        return factor * value.mean()
+
+    return Target(loss, algorithm, conventions)
+
+
+@pytest.mark.parametrize("algorithm", ["awm", "diffusion_nft", "flow_grpo", "grpo_guard"])
+@pytest.mark.parametrize("factor", [-1.0, 2.0])
+def test_bfloat16_hides_no_wrong_sign_and_no_factor(algorithm: str, factor: float) -> None:
+    """Where its bounds leave nothing to judge, that is said, and nothing conforms."""
+    name = "log_prob_reduction" if "grpo" in algorithm else "reduction"
+    target = _target(algorithm, factor, working_dtype="bfloat16", **{name: "mean"})
+    judgement = judge(target, Settings(max_examples=5), only=("gradient", "on-policy"))
+    assert not judgement.holds
+    (gradient, *_) = judgement.results
+    if "grpo" in algorithm:  # log-probabilities are differences of large squares
+        assert (gradient.status, judgement.unjudged) == ("unjudged", gradient.outcome.detail)
+        assert "in bfloat16, rounding may change every component by more than its size" in judgement.unjudged
+    else:
+        assert gradient.status == "failed"
+
+
+def test_what_bfloat16_leaves_to_judge_is_told() -> None:
+    target = _target("diffusion_nft", working_dtype="bfloat16", reduction="mean")
+    judgement = judge(target, Settings(max_examples=5), only=("gradient",))
+    assert judgement.holds
+    assert re.search(r"in bfloat16 only \d+ % of the components can be judged", judgement.results[0].outcome.note)
+    sharp = judge(_target("diffusion_nft", reduction="mean"), Settings(max_examples=5), only=("gradient",))
+    assert sharp.results[0].outcome.note == ""
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "declared"), [("awm", {"clip": "ppo"}), ("diffusion_nft", {"weighting": "adaptive"})]
+)
+def test_a_mean_over_the_latent_is_told_to_be_declared(algorithm: str, declared: dict[str, str]) -> None:
+    """The default is the papers' sum, and public code has the mean."""
+    conventions = declare(algorithm, **declared)
+    target = _target(algorithm, **declared, reduction="mean")
+    found = judge(Target(target.function, "mine", conventions), Settings(max_examples=5), only=("gradient",))
+    text = failure_text(found.results[0], "mine", "")
+    (line,) = [line for line in text.splitlines() if line.startswith("  because ")]
+    assert "if that is meant, declare reduction='mean'" in line
+
+
+def test_strided_memory_reaches_the_implementation() -> None:
+    seen: list[bool] = []
+
+    def loss(case: Case) -> torch.Tensor:
+        seen.append(min(case.v_theta.stride()) > 1 and case.v_theta.stride(0) < max(case.v_theta.stride()))
+        return right(case)
+
+    def right(case: Case) -> torch.Tensor:
+        return (case.advantage * ((case.v_theta - case.v_gt) ** 2).flatten(1).sum(1)).mean()
+
+    def views(case: Case) -> torch.Tensor:
+        return right(case) + 0 * case.v_theta.view(-1).sum()
+
+    assert judge(Target(loss, "mine", declare("awm")), Settings(max_examples=3), only=("shapes",)).holds
+    assert any(seen), "with gaps, and transposed"
+    (result,) = judge(Target(views, "mine", declare("awm")), Settings(max_examples=3), only=("shapes",)).results
+    assert result.status == "passed", "a loud refusal is no wrong gradient"
+    assert "not judged on latents that are not contiguous, which it refuses: mine raised" in result.outcome.note

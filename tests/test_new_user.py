@@ -2,12 +2,19 @@ r"""What someone meets who has read the guide alone: messages that name the line
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from gradcheck.case import Case
@@ -89,3 +96,69 @@ def test_the_guides_names_are_a_cases_names(algorithm: str) -> None:
     names = {"v_theta", "v_old", "v_ref", "noise", "x_t", "x_prev", "t", "dt", "t_prev", "advantage", "log_prob_old"}
     names |= {"mean_old", "mean_ref", "noise_level", "kl_weight", "clip_low", "clip_high"}
     assert names | {"sigmas", "step_index", "timestep"} <= set(_case(algorithm, kl="step").names)
+
+
+# --------------------------------------------------------------------------------- the guide's CI recipes
+
+_ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A user's repository, with the README's example as its losses' test."""
+    readme = (_ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(# test_my_losses\.py\n.*?)```", readme, re.DOTALL)
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_my_losses.py").write_text(example, encoding="utf-8")
+    return tmp_path
+
+
+def _recipes() -> tuple[dict[str, Any], dict[str, Any]]:
+    guide = (_ROOT / "docs" / "oracle.md").read_text(encoding="utf-8")
+    workflow, hook = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL))
+    return workflow, hook
+
+
+def _shell(command: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as a CI server does, with this environment's programs."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, **variables}
+    arguments = ["bash", "-eo", "pipefail", "-c", command]
+    return subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def _break(repository: Path) -> None:
+    file = repository / "tests" / "test_my_losses.py"
+    right = file.read_text(encoding="utf-8")
+    wrong = right.replace("/ (2 * std**2)).flatten(1).mean(1)", "/ (2 * std**2)).mean()")
+    assert wrong != right
+    file.write_text(wrong, encoding="utf-8")
+
+
+def test_the_guides_workflow_does_what_it_says(repository: Path) -> None:
+    workflow, _ = _recipes()
+    job = workflow["jobs"]["losses"]
+    uses = [step["uses"].partition("@")[0] for step in job["steps"] if "uses" in step]
+    assert uses == ["actions/checkout", "actions/setup-python"]
+    install, check = (step["run"] for step in job["steps"] if "run" in step)
+    assert install.startswith("pip install")
+    summary = repository / "summary.md"
+    done = _shell(check, repository, GITHUB_STEP_SUMMARY=str(summary))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "# ✅ gradcheck: test&#95;guard conforms" in summary.read_text(encoding="utf-8")
+    assert "<testsuites" in (repository / "gradcheck.xml").read_text(encoding="utf-8")
+    _break(repository)
+    done = _shell(check, repository, GITHUB_STEP_SUMMARY=str(summary))
+    assert done.returncode == 1
+    assert "bias-averaged" in summary.read_text(encoding="utf-8")
+
+
+def test_the_guides_hook_does_what_it_says(repository: Path) -> None:
+    _, config = _recipes()
+    (hook,) = config["repos"][0]["hooks"]
+    assert hook["pass_filenames"] is False
+    assert re.search(hook["files"], "my_package/losses/guard.py")
+    entry = shlex.join(shlex.split(hook["entry"]))  # pre-commit splits it so, and starts it without a shell
+    assert _shell(entry, repository).returncode == 0
+    _break(repository)
+    assert _shell(entry, repository).returncode == 1

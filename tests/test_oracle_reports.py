@@ -47,7 +47,7 @@ HOSTILE = (
     '<script src="https://evil.example/x.js">alert(1)</script>|`*_[x](https://evil.example)\x1b[31m\n## "&amp;\ud800'
 )
 SETTINGS = Settings(max_examples=3)
-STATUSES = ("passed", "failed", "skipped", "expected-failure", "unexpected-pass")
+STATUSES = ("passed", "failed", "skipped", "expected-failure", "unexpected-pass", "unjudged")
 
 
 def result(id_: str, status: str = "passed", **changes: Any) -> Result:
@@ -65,6 +65,7 @@ def result(id_: str, status: str = "passed", **changes: Any) -> Result:
             ratios=(0.1, math.inf),
         ),
         "skipped": Outcome("skipped", detail=f"{id_} does not apply"),
+        "unjudged": Outcome("unjudged", detail=f"{id_} raised KeyError: 'x'"),
     }[raw]
     base = Result(id_, f"{id_} is demanded", "mistakes", outcome, "cpu", "float64")
     if raw == "failed":
@@ -111,6 +112,7 @@ def examples() -> dict[str, list[Judgement]]:
         "none": [],
         "good": [judgement(result("gradient"), result("kl", "skipped"))],
         "every status": [every_status()],
+        "unjudged": [judgement(result("gradient"), result("kl", "unjudged"), printed="step 1\n")],
         "two devices": [judgement(*every_status().results, *cuda)],
         "several": [every_status(), judgement(result("gradient"), target="other")],
         "real": [real()],
@@ -150,6 +152,7 @@ def test_json_holds_everything_that_was_found(judgements: list[Judgement]) -> No
     told = [o for t in to_json(judgements, SETTINGS)["targets"] for o in t["obligations"]]
     for r, o in zip(results(judgements), told, strict=True):
         assert (o["id"], o["status"], o["device"], o["script"]) == (r.id, r.status, r.device, written(r.script))
+        assert (o["seconds"], o["meaning"]) == (r.seconds, r.outcome.meaning)
         assert [decoded(x) for x in o["ratios"]] == list(r.outcome.ratios)
         if r.diagnosis is not None:
             rows = {row["direction"]: (row["observed"], row["required"]) for row in o["diagnosis"]["decomposition"]}
@@ -261,9 +264,22 @@ def test_html_is_well_formed_and_tells_every_obligation(judgements: list[Judgeme
 
 
 def test_html_says_the_verdict_first() -> None:
-    assert "<h1>✗ mine does not conform</h1>" in page_of([every_status()])
+    assert "<h1>✗ mine does not conform</h1>" in page_of([judgement(result("gradient", "failed"))])
+    assert "<h1>✗ mine could not be judged</h1>" in page_of([every_status()])
     assert "<h1>✓ mine conforms</h1>" in page_of([judgement(result("gradient"))])
     assert "<h1>✗ nothing was judged</h1>" in page_of([])
+
+
+def test_what_could_not_be_judged_is_in_every_format() -> None:
+    bad = judgement(result("gradient"), result("kl", "unjudged"), printed="step 1 of 50\n")
+    told = to_json([bad], SETTINGS)
+    assert (told["holds"], told["targets"][0]["unjudged"]) == (False, "kl raised KeyError: 'x'")
+    for page in (page_of([bad]), to_markdown([bad], SETTINGS), to_junit([bad], SETTINGS)):
+        assert "could not be judged" in page
+        assert "raised KeyError: " in page
+        assert "step 1 of 50" in page
+    page = to_markdown([bad, judgement(result("kl", "failed"))], SETTINGS)
+    assert "1 of 2 implementations does not conform, 1 of 2 implementations could not be judged" in page
 
 
 def test_html_draws_test_ratios_and_directions() -> None:
@@ -320,7 +336,9 @@ def test_junit_counts_agree_and_failures_are_told(judgements: list[Judgement]) -
             assert int(node.get(name, "")) == len(list(node.iter(tag)))
     for case, r in zip(root.iter("testcase"), results(judgements), strict=True):
         assert case.get("name", "").startswith(r.id)
-        assert (case.find("failure") is None) == r.good
+        assert (case.find("failure") is None and case.find("error") is None) == r.good
+        assert (case.find("error") is not None) == (r.status == "unjudged")
+        assert float(case.get("time", "")) == pytest.approx(r.seconds, abs=1e-3)
         failure = case.find("failure")
         assert failure is None or (r.statement in (failure.text or "") and r.status == failure.get("type"))
         assert (case.find("skipped") is not None) == (r.status in ("skipped", "expected-failure"))
@@ -403,6 +421,27 @@ def test_each_kind_of_worsening_is_found(before: Result, after: Result, kind: st
     assert compare(report(after), report(after)) == []
 
 
+def test_a_target_that_cannot_be_judged_any_more_is_told_once() -> None:
+    before, after = report(result("gradient"), result("kl")), report(result("gradient", "unjudged"))
+    (found,) = compare(before, after)
+    assert (found.kind, found.obligation) == ("target-unjudged", "")
+    assert "raised KeyError" in str(found)
+    assert compare(after, before) == compare(after, after) == []
+    assert notes(after, before) == ["mine could not be judged, and is now"]
+
+
+def test_reports_of_the_first_version_are_compared(tmp_path: Path) -> None:
+    """They lack what is not compared."""
+    old = report(result("gradient"))
+    old["schema"]["version"] = 1
+    del old["targets"][0]["unjudged"]
+    for obligation in old["targets"][0]["obligations"]:
+        del obligation["seconds"], obligation["meaning"]
+    file = tmp_path / "old.json"
+    file.write_text(json.dumps(old), encoding="utf-8")
+    assert [r.kind for r in compare(load(file), report(result("gradient", "failed")))] == ["fails"]
+
+
 def test_a_missing_target_is_found() -> None:
     (found,) = compare(report(result("gradient")), report(result("gradient"), target="other"))
     assert (found.kind, str(found)) == ("target-missing", "mine was judged, and is missing now")
@@ -468,7 +507,7 @@ def _broken(**changes: Any) -> str:
         (b"[]", "gradcheck-check"),
         (b"{}", "gradcheck-check"),
         (_broken(schema={"name": "gradcheck-verify", "version": 1}).encode(), "'gradcheck-verify'"),
-        (_broken(schema={"name": "gradcheck-check", "version": 2}).encode(), "schema version 2"),
+        (_broken(schema={"name": "gradcheck-check", "version": 3}).encode(), "schema version 3"),
         (_broken(targets=[{"target": "x"}]).encode(), "obligations"),
         (_broken(targets=[{"target": "x", "obligations": [{"id": "y"}]}]).encode(), "missing or wrong"),
         (_broken(targets=7).encode(), "missing or wrong"),

@@ -516,6 +516,48 @@ def test_sample_formulas(expr: sp.Expr, plain: str, tex: str) -> None:
     assert render.latex(expr) == tex
 
 
+@pytest.mark.parametrize(
+    ("number", "plain", "tex"),
+    [
+        (sp.Float(0.25), "0.25", "0.25"),
+        (sp.Float("-0.0"), "0", "0"),
+        (-sp.Float(1.0), "−1", "-1"),
+        (sp.Float(1 / 3, 4), "0.3333", "0.3333"),
+        (sp.Float("2.5e-7"), "2.5·10⁻⁷", r"2.5 \cdot 10^{-7}"),
+        (sp.Float(1e20), "10²⁰", "10^{20}"),
+        (sp.E, "e", r"\mathrm{e}"),
+        (-sp.oo, "−∞", r"-\infty"),
+        (sp.nan, "NaN", r"\mathrm{NaN}"),
+        (sp.Float(1.0) * k, "k", "k"),
+        (-sp.Float(0.5) * k / D, "−0.5 k/D", r"-\frac{0.5\,k}{D}"),
+        (k - sp.Float(0.1, 3), "k − 0.1", "k - 0.1"),
+        (sp.Float(0.3) ** t, "(0.3)^t", r"\left(0.3\right)^{t}"),
+        (sp.exp(-sp.Float(0.5) * k), "exp(−0.5 k)", r"\exp\left(-0.5\,k\right)"),
+    ],
+)
+def test_numbers_that_are_no_fractions(number: sp.Expr, plain: str, tex: str) -> None:
+    assert render.text(number) == plain
+    assert render.latex(number) == tex
+
+
+@given(st.floats(-1e300, 1e300, allow_subnormal=False))
+def test_a_float_reads_back_with_its_value(x: float) -> None:
+    """Every digit that it has, in whichever notation; and no minus in front of a zero."""
+    written = render.text(sp.Float(x))
+    superscript = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+    number = re.sub("·?10([⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+)", lambda m: "e" + m[1].translate(superscript), written.replace("−", "-"))
+    number = re.sub("^(-?)e", r"\g<1>1e", number)
+    assert math.isclose(float(number), x, rel_tol=1e-14)
+    assert written != "−0"
+
+
+def test_every_named_number_can_be_written() -> None:
+    kinds = set(sp.NumberSymbol.__subclasses__())
+    for number in (*(cls() for cls in kinds), sp.I, sp.zoo, sp.oo, sp.nan):
+        assert render.text(number)
+        assert render.latex(number)
+
+
 def test_only_a_normalised_ratio_has_a_tilde() -> None:
     for e in CATALOGUE:
         marked = "r̃" in render.explain(e.derivation).replace("At r̃ = 1", "")

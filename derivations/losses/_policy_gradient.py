@@ -44,7 +44,7 @@ from derivations.variant import choose
 __all__ = ["OPTIONS", "GaussianPolicy", "mask"]
 
 OPTIONS = {
-    "sde": ("flow", "dance", "cps"),
+    "sde": ("flow", "dance", "cps", "wan"),
     "log_prob_reduction": ("sum", "mean"),
     "log_prob_scale": ("gaussian", "unit"),
     "kl": ("none", "step", "sigma"),
@@ -59,7 +59,7 @@ class GaussianPolicy:
     """A reverse step and how an implementation writes its log-density and its KL term.
 
     Attributes:
-        sde: ``"flow"``, ``"dance"`` or ``"cps"``.
+        sde: ``"flow"``, ``"dance"``, ``"cps"`` or ``"wan"``.
         log_prob_reduction: ``"sum"`` or ``"mean"`` over the latent's coordinates (of the KL term too).
         log_prob_scale: ``"gaussian"`` has the density's factor 1/(2 C2²), ``"unit"`` leaves it out.
         kl: ``"none"``; ``"step"``, the KL divergence of the two Gaussian steps, over 2 C2²; or ``"sigma"``, over

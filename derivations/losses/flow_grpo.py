@@ -60,6 +60,11 @@ VARIANTS = (
         "the CPS step as its public code writes it: averaged, and without 1/(2 C2²)",
         {"sde": "cps", "log_prob_reduction": "mean", "log_prob_scale": "unit"},
     ),
+    Variant(
+        "wan",
+        "the Wan-SDE step, averaged, with the KL divergence, as the official code trains Wan",
+        {"sde": "wan", "log_prob_reduction": "mean", "kl": "step"},
+    ),
 )
 
 _surrogate = Surrogate(advantage, ratio, clip_low, clip_high)

@@ -57,6 +57,7 @@ VARIANTS = (
     ),
     Variant("dance", "on the Dance-SDE step, averaged", {"sde": "dance", "log_prob_reduction": "mean"}),
     Variant("cps", "on the CPS step with its true Gaussian log-density", {"sde": "cps"}),
+    Variant("wan", "on the Wan-SDE step, averaged", {"sde": "wan", "log_prob_reduction": "mean"}),
 )
 
 

@@ -21,15 +21,24 @@ def latent_reduce(x: Tensor, reduction: str) -> Tensor:
     return flat.mean(1) if reduction == "mean" else flat.sum(1)
 
 
-def sde_step(kind: str, v: Tensor, x_t: Tensor, t: Tensor, dt: Tensor, noise_level: float) -> tuple[Tensor, Tensor]:
-    """Mean (B, \\*latent) and standard deviation (B, 1, …, 1) of one reverse step from t to t − dt."""
+def sde_step(
+    kind: str, v: Tensor, x_t: Tensor, t: Tensor, dt: Tensor, noise_level: float, sigma_min: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Mean (B, \\*latent) and standard deviation (B, 1, …, 1) of one reverse step from t to t − dt.
+
+    Only Wan's step takes ``sigma_min``.
+    """
     t, dt = expand(t, x_t), expand(dt, x_t)
     if kind == "cps":
         t_prev = t - dt
         std = t_prev * math.sin(noise_level * math.pi / 2)
         x_0_hat, noise_hat = x_t - t * v, x_t + (1 - t) * v
         return (1 - t_prev) * x_0_hat + torch.sqrt(t_prev**2 - std**2) * noise_hat, std
-    sigma = noise_level * torch.sqrt(t / (1 - t)) if kind == "flow" else torch.full_like(t, noise_level)
+    if kind == "wan":
+        assert sigma_min is not None
+        sigma = sigma_min + (noise_level - sigma_min) * t
+    else:
+        sigma = noise_level * torch.sqrt(t / (1 - t)) if kind == "flow" else torch.full_like(t, noise_level)
     mean = x_t * (1 - sigma**2 / (2 * t) * dt) - v * (1 + sigma**2 * (1 - t) / (2 * t)) * dt
     return mean, sigma * torch.sqrt(dt)
 

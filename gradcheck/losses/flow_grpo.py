@@ -21,8 +21,10 @@ def loss(
 ) -> Tensor:
     """Per-sample loss, shape (B,), differentiable in ``case.v_theta``."""
 
+    sigma_min = case.sigma_min if sde == "wan" else None
+
     def step(v: Tensor) -> tuple[Tensor, Tensor]:
-        return sde_step(sde, v, case.x_t, case.t, case.dt, case.noise_level)
+        return sde_step(sde, v, case.x_t, case.t, case.dt, case.noise_level, sigma_min)
 
     mean, std = step(case.v_theta)
     with torch.no_grad():

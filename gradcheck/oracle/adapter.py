@@ -9,7 +9,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class Observation:
     leaked: tuple[str, ...]
     changed: tuple[str, ...]
     side_effects: tuple[str, ...]
-    printed: str
+    printed: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,14 @@ class Adapter:
         name: how reports call it.
         batch_reduction: whether it returns one number or one a sample.
         timeout: seconds that one call may take.
+        printed: what its calls wrote to standard output, each text once; filled in as it is called.
     """
 
     function: Callable[[Case], Any]
     name: str
     batch_reduction: str = "mean"
     timeout: float = 60.0
+    printed: dict[str, None] = field(default_factory=dict, compare=False, repr=False)
 
     def observe(self, case: Case, watch_leaks: bool = False) -> Observation:
         """Call it on a case of its own and differentiate what it returns.
@@ -72,13 +74,21 @@ class Adapter:
         Raises:
             AdapterError: it raises, hangs, or returns no differentiable loss of the declared shape.
         """
+        captured = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(captured):
+                return replace(self._observe(case, watch_leaks), printed=captured.getvalue())
+        finally:
+            if captured.getvalue():
+                self.printed.setdefault(captured.getvalue())
+
+    def _observe(self, case: Case, watch_leaks: bool) -> Observation:
         own = _fresh(case, watch_leaks)
         before = {name: value.detach().clone() for name, value in own.items() if isinstance(value, Tensor)}
         handed = Case(case.label, own)
-        printed = io.StringIO()
         with _isolated() as left_behind:
             try:
-                with _time_limit(self.timeout), contextlib.redirect_stdout(printed):
+                with _time_limit(self.timeout):
                     loss = self.function(handed)
             except AdapterError:
                 raise
@@ -102,7 +112,6 @@ class Adapter:
             leaked=tuple(n for n, g in by_name.items() if g is not None and bool((g != 0).any())),
             changed=tuple(n for n, x in before.items() if not _same(x, own[n])),
             side_effects=tuple(left_behind),
-            printed=printed.getvalue(),
         )
 
     def _checked(self, loss: Any, v: Tensor) -> Tensor:
@@ -160,11 +169,18 @@ def _fresh(case: Case, watch_leaks: bool) -> dict[str, Tensor | float]:
     for name in case.names:
         value = getattr(case, name)
         if isinstance(value, Tensor):
-            value = value.detach().clone(memory_format=torch.preserve_format)
+            value = _copy(value.detach())
             if name == "v_theta" or (watch_leaks and value.is_floating_point()):
                 value.requires_grad_()
         out[name] = value
     return out
+
+
+def _copy(x: Tensor) -> Tensor:
+    """The same numbers in memory of the same layout, also where that has gaps, which clone() would close."""
+    if 0 in x.stride():
+        return x.clone()
+    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device).copy_(x)
 
 
 def _same(a: Tensor, b: Any) -> bool:

@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-examples", type=int, default=10, metavar="N", help="cases for each obligation (10)")
     parser.add_argument("--seed", type=int, default=0, help="of the cases (0)")
     parser.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="that one call may take (60)")
+    parser.add_argument("--verbose", action="store_true", help="tell every failure in full, not the first one alone")
     parser.add_argument("--compiled", action="store_true", help="also judge under torch.compile")
     parser.add_argument(
         "--baseline", type=Path, metavar="FILE", help="fail on what became worse since this --json report"
@@ -51,10 +52,10 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
 
     from gradcheck.conformance import load_targets
-    from gradcheck.oracle.adapter import AdapterError
-    from gradcheck.oracle.runner import judge
+    from gradcheck.oracle.parts.conforming import PART_OBLIGATIONS, PartTarget
+    from gradcheck.oracle.runner import attempt, check_only
     from gradcheck.oracle.target import Settings
-    from gradcheck.oracle.text import judgement_text
+    from gradcheck.oracle.text import judgement_text, verdict_text
     from gradcheck.oracle.writing import check_writable, write_reports
 
     torch.set_num_threads(1)  # small tensors: threads cost more than they bring
@@ -63,26 +64,31 @@ def run(arguments: argparse.Namespace) -> int:
     settings = Settings(
         arguments.device, arguments.dtype, arguments.max_examples, arguments.seed, arguments.compiled, arguments.timeout
     )
+    check_only([name for name in arguments.only if name not in PART_OBLIGATIONS])
     earlier = _baseline(arguments.baseline)
     conventions = _declared(arguments)
     targets = [target for text in arguments.targets for target in load_targets(text, conventions)]
-    judgements, unjudged = [], 0
+    judgements = []
     pictures: dict[Any, Any] = {}
     for target in targets:
-        try:
-            judgements.append(judge(target, settings, arguments.only))
-            print(judgement_text(judgements[-1]), end="\n\n")
-            if arguments.html:
-                from gradcheck.oracle.reports.directions import failure_directions
+        if isinstance(target, PartTarget):
+            judgement = target.attempt(settings, arguments.only)
+        else:
+            judgement = attempt(target, settings, arguments.only)
+        judgements.append(judgement)
+        print(judgement_text(judgement, verbose=arguments.verbose, several=len(targets) > 1), end="\n\n", flush=True)
+        if judgement.unjudged:
+            print(f"[gradcheck] {target.name} could not be judged: {judgement.unjudged}", file=sys.stderr)
+        elif arguments.html and not isinstance(target, PartTarget):
+            from gradcheck.oracle.reports.directions import failure_directions
 
-                pictures |= failure_directions(target, settings, judgements[-1])
-        except AdapterError as error:
-            unjudged += 1
-            print(f"[gradcheck] {target.name} could not be judged: {error}", file=sys.stderr)
+            pictures |= failure_directions(target, settings, judgement)
+    if len(judgements) > 1:
+        print("\n".join(map(verdict_text, judgements)))
     for file in write_reports(judgements, settings, files, pictures):
         print(f"wrote {file}")
     worse = _compare(earlier, judgements, settings) if earlier is not None else 0
-    if unjudged:
+    if any(j.unjudged for j in judgements):
         return 2
     return 0 if all(j.holds for j in judgements) and not worse else 1
 

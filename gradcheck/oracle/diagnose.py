@@ -7,6 +7,7 @@ decomposition on the field's directions, without a name.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -16,17 +17,20 @@ import torch
 from torch import Tensor
 
 from derivations import notation as n
+from derivations.calculus import ClipMask
 from derivations.derivation import Derivation
+from derivations.render import text
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.compiled import evaluate
 from gradcheck.conventions import Conventions
 from gradcheck.errors import GradcheckError
+from gradcheck.oracle.formulas import EXACT, recognise
 from gradcheck.oracle.judging import Judge
-from gradcheck.oracle.mistakes import Mistake, gradient_of_mistake, mistakes
+from gradcheck.oracle.mistakes import EXCHANGED, ONE_EDGE, Mistake, gradient_of_mistake, mistakes
 from gradcheck.oracle.reference import effective_case, overall_factor, reference, working_dtype
 from gradcheck.oracle.results import Diagnosis
-from gradcheck.oracle.xray import B, decompose, directions, formula_text, recognise, scalars
+from gradcheck.oracle.xray import B, decompose, directions, formula_of, scalars
 from gradcheck.problems import Spec, has_clip
 
 __all__ = ["diagnose"]
@@ -111,7 +115,7 @@ def _elsewhere(judge: Judge, evidence: list[_Evidence]) -> Diagnosis | None:
     on_policy = [_observe(judge, i, ("on-policy",), "typical") for i in range(len(_SHAPES))]
     if any(bool((e.wrong | ~_rows(e.observed).isfinite().all(1)).any()) for e in on_policy):
         return Diagnosis("on-policy", "the gradient is wrong, or not finite, exactly where v_theta = v_old")
-    return None
+    return _clip_edges(judge, evidence)
 
 
 def _observe(judge: Judge, i: int, policies: tuple[str, ...], advantage: str) -> _Evidence:
@@ -233,6 +237,95 @@ def _mistake(judge: Judge, evidence: list[_Evidence]) -> Diagnosis | None:
     return None
 
 
+# ---------------------------------------------------------------------------------------- the clip's edges
+
+
+def _clip_edges(judge: Judge, evidence: list[_Evidence]) -> Diagnosis | None:
+    """Clipped as PPO does, at other ratios than declared: at which?"""
+    derivation = judge.conventions.derivation
+    if not has_clip(derivation) or not derivation.gradient.atoms(ClipMask):
+        return None
+    for clip in (0,) if "clip_low" in judge.conventions.fixed else (1, 2):  # an asymmetric one, and a narrow one
+        found = _edges(judge, clip)
+        if found is not None:
+            return found
+    return None
+
+
+def _misused_edges(judge: Judge, evidence: list[_Evidence]) -> Diagnosis | None:
+    """The declared edges in the wrong places, which ordinary problems may not tell from other mistakes."""
+    found = _clip_edges(judge, evidence)
+    return None if found is None or found.name == _OTHER_EDGES else found
+
+
+_OTHER_EDGES = "convention:clip_range"
+
+
+def _edges(judge: Judge, clip: int) -> Diagnosis | None:
+    low, high = [0.0, math.inf], [0.0, math.inf]  # what the edges' distances from 1 are between
+    for policy, seed in (("near", 1), ("inside", 2), ("outside", 3), ("off", 4), ("off", 5)):
+        case = judge.case(Spec(_MANY, (3,), seed=9_000 + seed, policy=policy, time="middle", clip=clip))
+        seen = _clipped(judge, case)
+        if seen is None:
+            return None
+        for advantage, ratio, clipped in seen:
+            edge, beyond = (high, ratio - 1) if advantage > 0 else (low, 1 - ratio)
+            if clipped:
+                edge[1] = min(edge[1], beyond)
+            else:
+                edge[0] = max(edge[0], beyond)
+    if low[0] > low[1] or high[0] > high[1] or low[1] == high[1] == math.inf:
+        return None  # not a clip at fixed ratios, or none
+    declared = float(case.clip_low), float(case.clip_high)
+    if low[0] <= declared[0] <= low[1] and high[0] <= declared[1] <= high[1]:
+        return None
+    if low[0] <= declared[1] <= low[1] and high[0] <= declared[0] <= high[1]:
+        return Diagnosis("clip-edges-exchanged", EXCHANGED)
+    for which, one in zip(("lower", "upper"), declared, strict=True):
+        if low[0] <= one <= low[1] and high[0] <= one <= high[1]:
+            return Diagnosis("clip-symmetric", ONE_EDGE.format(which))
+    found = tuple(_roundest(*edge) for edge in (low, high))
+    at = " and ".join(
+        f"{'above' if up else 'below'} 1 {'+' if up else '−'} {x:g}" if math.isfinite(x) else f"not at all {side}"
+        for up, x, side in ((False, found[0], "below 1"), (True, found[1], "above 1"))
+    )
+    cause = f"the ratio is clipped {at}, where {declared[0]:g} below and {declared[1]:g} above are declared"
+    finite = all(0 < x < math.inf for x in found)
+    written = f"clip_range={found[0]:g}" if found[0] == found[1] else f"clip_range=({found[0]:g}, {found[1]:g})"
+    return Diagnosis(_OTHER_EDGES, cause, written if finite else "")
+
+
+_MANY = 64
+
+
+def _clipped(judge: Judge, case: Case) -> list[tuple[float, float, bool]] | None:
+    """Advantage, ratio, and whether it is clipped, of samples that tell; ``None`` if the gradient is neither."""
+    derivation, effective = judge.conventions.derivation, effective_case(judge.conventions, case)
+    gradients = [derivation.gradient.replace(ClipMask, lambda *_, m=m: m) for m in (sp.S.One, sp.S.Zero)]
+    free, off, ratio = evaluate(derivation, effective, *gradients, n.ratio, dtype=torch.float64)
+    wanted = reference(judge.conventions, case)
+    factor = overall_factor(judge.conventions, case)
+    shape = case.v_theta.shape
+    e = _Evidence(
+        Spec(1, (1,), 0), judge.conventions, case, judge.observe(case).gradient, wanted.gradient, wanted.scale
+    )
+    (is_free, judged), (is_off, _) = (e.fits(factor * x.expand(shape)) for x in (free, off))
+    if not bool((is_free | is_off | ~judged).all()):
+        return None
+    telling = judged & (is_free ^ is_off)
+    rows = zip(case.advantage.tolist(), ratio.flatten().tolist(), is_off.tolist(), telling.tolist(), strict=True)
+    return [(a, r, c) for a, r, c, tells in rows if tells and a != 0]
+
+
+def _roundest(low: float, high: float) -> float:
+    """The number of the fewest digits between two."""
+    if math.isinf(high):
+        return high
+    middle = (low + high) / 2
+    rounded = (float(f"{middle:.{digits}g}") for digits in range(1, 17))
+    return next((x for x in rounded if low <= x <= high), middle)
+
+
 # ------------------------------------------------------------------------------ the right thing, scaled
 
 _NAMED_FACTORS: tuple[tuple[sp.Expr, str, str], ...] = (
@@ -254,10 +347,11 @@ _NAMED_FACTORS: tuple[tuple[sp.Expr, str, str], ...] = (
 
 @dataclass(frozen=True)
 class _Scaled:
-    """One sample's observed gradient as a multiple of another one."""
+    """One sample's observed gradient as a multiple of another one, and how far rounding may put that off."""
 
     problem: int
     factor: float
+    error: float
     scalars: dict[sp.Symbol, float]
 
 
@@ -280,7 +374,8 @@ def _multiples(evidence: list[_Evidence], part: list[tuple[Tensor, Tensor]]) -> 
             if left > e.equal * abs(c) * size + float(e.rounding[i]):
                 return None
             clean = 0.0 if abs(c) < 1e-10 else c
-            found.append(_Scaled(number, clean, {s: float(x[i]) for s, x in per_case.items()}))
+            off = max(EXACT, e.equal) * abs(c) + float(e.rounding[i]) / size
+            found.append(_Scaled(number, clean, off, {s: float(x[i]) for s, x in per_case.items()}))
     return found
 
 
@@ -290,7 +385,7 @@ def _factor(judge: Judge, evidence: list[_Evidence]) -> Diagnosis | None:
     if not found:
         return None
     factors = [s.factor for s in found]
-    formula = recognise(factors, [s.scalars for s in found])
+    formula = recognise(factors, [s.scalars for s in found], [s.error for s in found])
     if formula is not None:
         for value, name, cause in _NAMED_FACTORS:
             if formula == value:
@@ -299,18 +394,19 @@ def _factor(judge: Judge, evidence: list[_Evidence]) -> Diagnosis | None:
             c = factors[0]
             return Diagnosis("factor", f"every gradient is {c:.6g} times the required one", f"factor={c:.6g}")
         if not formula.free_symbols <= {B, n.D}:
-            return Diagnosis("factor", f"every gradient is the required one times {formula_text(formula)}")
+            return Diagnosis("factor", f"every gradient is the required one times {text(formula_of(formula))}")
     return _clamp(evidence, found) or _common(evidence, found)
 
 
 def _clamp(evidence: list[_Evidence], found: list[_Scaled]) -> Diagnosis | None:
     """1 up to some |A|, and limit/|A| beyond."""
-    beyond = [s for s in found if n.advantage in s.scalars and abs(s.factor - 1) > _EQUAL]
+    beyond = [s for s in found if n.advantage in s.scalars and abs(s.factor - 1) > s.error]
     limits = [s.factor * abs(s.scalars[n.advantage]) for s in beyond]
-    if len(limits) < 2 or limits[0] <= 0 or max(limits) - min(limits) > _EQUAL * limits[0]:
+    equal = max((s.error / abs(s.factor) for s in beyond if s.factor), default=0.0)
+    if len(limits) < 2 or limits[0] <= 0 or max(limits) - min(limits) > 2 * equal * limits[0]:
         return None
     inside = [s for s in found if s not in beyond]
-    if any(abs(s.scalars[n.advantage]) > limits[0] * (1 + _EQUAL) for s in inside):
+    if any(abs(s.scalars[n.advantage]) > limits[0] * (1 + 2 * equal) for s in inside):
         return None
     written = f"adv_clip_max={limits[0]:.6g}"
     return Diagnosis("convention:adv_clip_max", f"the implementation behaves as {written} says", written)
@@ -318,13 +414,13 @@ def _clamp(evidence: list[_Evidence], found: list[_Scaled]) -> Diagnosis | None:
 
 def _common(evidence: list[_Evidence], found: list[_Scaled]) -> Diagnosis | None:
     """One factor for the whole problem."""
-    by_problem = [[s.factor for s in found if s.problem == i] for i in range(len(evidence))]
-    if any(max(f) - min(f) > _EQUAL * max(map(abs, f)) for f in by_problem if f):
+    by_problem = [[s for s in found if s.problem == i] for i in range(len(evidence))]
+    if not all(_one_number(f) for f in by_problem):
         return None
-    by_shape: dict[tuple[int, tuple[int, ...]], list[float]] = {}
+    by_shape: dict[tuple[int, tuple[int, ...]], list[_Scaled]] = {}
     for e, f in zip(evidence, by_problem, strict=True):
         by_shape.setdefault((e.spec.batch, e.spec.latent), []).extend(f[:1])
-    if all(max(f) - min(f) <= _EQUAL * max(map(abs, f)) for f in by_shape.values() if f):
+    if all(_one_number(f) for f in by_shape.values()):
         cause = (
             "all gradients of a batch are scaled alike, by its shape alone: an average counts padding, or masked parts"
         )
@@ -333,6 +429,13 @@ def _common(evidence: list[_Evidence], found: list[_Scaled]) -> Diagnosis | None
         "all gradients of a batch are scaled alike, by a number that its samples decide: a normalisation over the batch"
     )
     return Diagnosis("batch-normalised", cause)
+
+
+def _one_number(found: list[_Scaled]) -> bool:
+    """Whether all factors may be the same one."""
+    return max((s.factor - s.error for s in found), default=0.0) <= min(
+        (s.factor + s.error for s in found), default=0.0
+    )
 
 
 def _sample_factor(judge: Judge, evidence: list[_Evidence]) -> Diagnosis | None:
@@ -399,10 +502,10 @@ def _scaled_term(judge: Judge, evidence: list[_Evidence], by_formula: bool) -> D
         found = _multiples(evidence, parts)
         if not found:
             continue
-        formula = recognise([s.factor for s in found], [s.scalars for s in found])
+        formula = recognise([s.factor for s in found], [s.scalars for s in found], [s.error for s in found])
         if formula is None and by_formula:
             continue
-        by = "scaled by a number that no formula gives" if formula is None else f"times {formula_text(formula)}"
+        by = "scaled by a number that no formula gives" if formula is None else f"times {text(formula_of(formula))}"
         return Diagnosis(name, f"the {word} is the required one {by}; the rest is right")
     return None
 
@@ -487,7 +590,9 @@ def _unnamed(evidence: list[_Evidence]) -> str:
 
 _EXPLANATIONS: tuple[Callable[[Judge, list[_Evidence]], Diagnosis | None], ...] = (
     _no_gradient,
+    _misused_edges,
     _named,
+    _clip_edges,
     _factor,
     _term_factor,
     _precision,

@@ -2,20 +2,33 @@ r"""The machinery of the obligations: problems to try an implementation on, and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
+from torch import Tensor
 
+from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
-from gradcheck.compare import Comparison
+from gradcheck.compare import Comparison, compare
 from gradcheck.conventions import Conventions
 from gradcheck.oracle.adapter import Adapter, Observation
 from gradcheck.oracle.reference import Reference, oracle_case, reference
 from gradcheck.oracle.results import Outcome
 from gradcheck.problems import Spec
 
-__all__ = ["Judge", "compare_over", "gradient_on", "together"]
+__all__ = [
+    "Judge",
+    "Look",
+    "compare_over",
+    "first_failure",
+    "gradient_on",
+    "look",
+    "look_at_gradient",
+    "together",
+]
 
 _SHAPES: tuple[tuple[int, tuple[int, ...]], ...] = (
     (3, (4, 5)),
@@ -23,6 +36,16 @@ _SHAPES: tuple[tuple[int, tuple[int, ...]], ...] = (
     (4, (3, 5, 2)),
     (2, (7,)),
     (3, (2, 4, 5, 1)),
+)
+_SMALL: tuple[tuple[int, tuple[int, ...]], ...] = (
+    (1, (1,)),
+    (1, (2,)),
+    (2, (1,)),
+    (2, (3,)),
+    (2, (2, 3)),
+    (2, (2, 1, 2)),
+    (2, (2, 1, 2, 2)),
+    (3, (2, 1, 2)),
 )
 
 
@@ -55,37 +78,103 @@ class Judge:
         return reference(self.conventions, case)
 
 
-Compared = tuple[Spec, Comparison]
+@dataclass(frozen=True)
+class Look:
+    """A comparison, and how much of it could have shown a mistake.
+
+    Attributes:
+        comparison: the figures.
+        dtype: the precision whose rounding was allowed for.
+        visible: the fraction of components other than 0 of which rounding leaves at least the sign; ``None`` if all
+            are 0.
+    """
+
+    comparison: Comparison
+    dtype: torch.dtype
+    visible: float | None
+
+    @property
+    def holds(self) -> bool:
+        return self.comparison.holds
 
 
-def compare_over(judge: Judge, specs: Iterator[Spec], one: Callable[[Case], Comparison], at_least: int = 1) -> Outcome:
+def look(observed: Tensor, required: Tensor, scale: Tensor, dtype: torch.dtype) -> Look:
+    """Compare componentwise against an error scale."""
+    return Look(compare(observed, required, scale, dtype), dtype, _visible(required, scale, dtype))
+
+
+def _visible(required: Tensor, scale: Tensor, dtype: torch.dtype) -> float | None:
+    size = required.detach().abs().to(torch.float64)
+    there = size > 0
+    if not bool(there.any()):
+        return None
+    bound = THRESHOLD * unit_roundoff(dtype) * scale.expand(size.shape)
+    return float((bound[there] < size[there]).to(torch.float64).mean())
+
+
+def look_at_gradient(judge: Judge, case: Case, observed: Case | None = None) -> Look:
+    """The implementation's gradient on a case (or on another form of it) beside the derived one."""
+    wanted = judge.reference(case)
+    comparison = wanted.compare(judge.observe(case if observed is None else observed).gradient)
+    return Look(comparison, wanted.dtype, _visible(wanted.gradient, wanted.scale, wanted.dtype))
+
+
+def compare_over(
+    judge: Judge, specs: Iterator[Spec], one: Callable[[Case], Look], at_least: int = 1, meaning: str = ""
+) -> Outcome:
     """Compare on every problem; on a failure, look for the smallest problem of the same regimes that fails too.
 
-    ``at_least`` is the smallest batch for which the comparison means anything.
+    Args:
+        judge: the implementation.
+        specs: the problems.
+        one: the comparison.
+        at_least: the smallest batch for which the comparison means anything.
+        meaning: what the two numbers are, if not the implementation's gradient and the derived one.
     """
-    ratios = []
-    worst: Compared | None = None
+    looks: list[Look] = []
+    worst: tuple[Spec, Look] | None = None
     for spec in specs:
-        result = one(judge.case(spec))
-        ratios.append(result.ratio)
-        if worst is None or result.ratio > worst[1].ratio:
-            worst = (spec, result)
-        if not result.holds:
-            worst = _smallest(judge, spec, one, at_least) or worst
+        found = one(judge.case(spec))
+        looks.append(found)
+        if worst is None or found.comparison.ratio > worst[1].comparison.ratio:
+            worst = (spec, found)
+        if not found.holds:
+            small = _smallest(judge, spec, lambda case: not one(case).holds, at_least)
+            worst = (spec, found) if small is None else (small, one(judge.case(small)))
             break
     assert worst is not None
-    spec, result = worst
-    failed = not result.holds
-    detail = _figures(result) if failed else ""
-    return Outcome(
-        "failed" if failed else "passed",
-        len(ratios),
-        result.ratio if failed else max(ratios),
-        detail,
-        result if failed else None,
-        spec if failed else None,
-        ratios=tuple(ratios),
-    )
+    spec, result = worst[0], worst[1].comparison
+    ratios = tuple(x.comparison.ratio for x in looks)
+    if not result.holds:
+        detail = _figures(result)
+        return Outcome("failed", len(looks), result.ratio, detail, result, spec, _share(looks), ratios, meaning)
+    if looks and _nothing_visible(looks):
+        dtype = _name(looks[0].dtype)
+        detail = f"nothing to judge: in {dtype}, rounding may change every component by more than its size"
+        return Outcome("skipped", len(looks), 0.0, detail)
+    return Outcome("passed", len(looks), max(ratios), note=_share(looks), ratios=ratios)
+
+
+def _nothing_visible(looks: list[Look]) -> bool:
+    shares = [x.visible for x in looks if x.visible is not None]
+    return bool(shares) and max(shares) == 0
+
+
+_NOTICEABLE = 0.9
+
+
+def _share(looks: list[Look]) -> str:
+    """A note where much of what was compared is lost in rounding."""
+    shares = [x.visible for x in looks if x.visible is not None]
+    share = sum(shares) / len(shares) if shares else 1.0
+    if share >= _NOTICEABLE:
+        return ""
+    dtype = _name(looks[0].dtype)
+    return f"in {dtype} only {100 * share:.2g} % of the components can be judged, rounding may exceed the others"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _figures(result: Comparison) -> str:
@@ -97,27 +186,46 @@ def _figures(result: Comparison) -> str:
     return f"observed {observed:.{digits}g}, required {required:.{digits}g}"
 
 
-def _smallest(judge: Judge, spec: Spec, one: Callable[[Case], Comparison], at_least: int) -> Compared | None:
-    for batch, latent in ((1, (1,)), (1, (2,)), (2, (1,)), (2, (3,)), (2, (2, 3)), (3, (2, 1, 2))):
+def _smallest(judge: Judge, spec: Spec, fails: Callable[[Case], bool], at_least: int = 1) -> Spec | None:
+    """The smallest problem of the same regimes that fails; the same one if none smaller does, ``None`` if nor it."""
+    for batch, latent in _SMALL:
         for seed in range(3):
             small = replace(spec, batch=max(batch, at_least), latent=latent, seed=seed)
-            result = one(judge.case(small))
-            if not result.holds:
-                return small, result
-    result = one(judge.case(spec))
-    return None if result.holds else (spec, result)
+            if fails(judge.case(small)):
+                return small
+    return spec if fails(judge.case(spec)) else None
+
+
+def first_failure(
+    judge: Judge, specs: Iterator[Spec], wrong: Callable[[Case], str], most: int | None = None
+) -> Outcome:
+    """What is wrong with the first problem on which something is, told for the smallest such problem.
+
+    ``wrong`` says it in words, and nothing where all is well.
+    """
+    count = 0
+    for count, spec in enumerate(islice(specs, most), 1):
+        found = wrong(judge.case(spec))
+        if not found:
+            continue
+        small = _smallest(judge, spec, lambda case: bool(wrong(case))) or spec
+        return Outcome("failed", count, math.inf, wrong(judge.case(small)) or found, spec=small)
+    return Outcome("passed", count)
 
 
 def gradient_on(judge: Judge, **regimes: str) -> Outcome:
-    return compare_over(
-        judge, judge.specs(**regimes), lambda case: judge.reference(case).compare(judge.observe(case).gradient)
-    )
+    """Judge the gradient on problems of these regimes."""
+    return compare_over(judge, judge.specs(**regimes), lambda case: look_at_gradient(judge, case))
 
 
 def together(outcomes: list[Outcome]) -> Outcome:
-    failed = next((o for o in outcomes if o.status == "failed"), None)
-    ratios = tuple(r for o in outcomes for r in o.ratios)
+    """Several outcomes of one obligation: it fails if one does, and is skipped only if all are."""
     examples = sum(o.examples for o in outcomes)
+    ratios = tuple(r for o in outcomes for r in o.ratios)
+    failed = next((o for o in outcomes if o.status == "failed"), None)
     if failed is not None:
         return replace(failed, examples=examples, ratios=ratios)
-    return Outcome("passed", examples, max(o.ratio for o in outcomes), ratios=ratios)
+    if all(o.status == "skipped" for o in outcomes):
+        return replace(outcomes[0], examples=examples)
+    note = "; ".join(dict.fromkeys(o.note for o in outcomes if o.note))
+    return Outcome("passed", examples, max(o.ratio for o in outcomes), note=note, ratios=ratios)

@@ -13,6 +13,7 @@ from derivations.notation import kl_weight
 from gradcheck.conventions import Conventions
 from gradcheck.oracle import checks
 from gradcheck.oracle.judging import Judge
+from gradcheck.oracle.precision import check_precision
 from gradcheck.oracle.results import Outcome
 from gradcheck.problems import has_clip
 
@@ -29,6 +30,7 @@ class Obligation:
         catches: the class of mistakes that it is for.
         check: the function.
         applies: ``None`` where it applies, else why not.
+        dtype: the precision of its cases, where that is not the one asked for.
     """
 
     id: str
@@ -36,6 +38,7 @@ class Obligation:
     catches: str
     check: Callable[[Judge], Outcome]
     applies: Callable[[Conventions], str | None] = lambda conventions: None
+    dtype: str = ""
 
 
 def _needs_clip(conventions: Conventions) -> str | None:
@@ -183,7 +186,8 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "precision",
         "float32 costs no more digits than its error bound says",
         "half precision inside, sums in an unlucky order",
-        checks.check_precision,
+        check_precision,
+        dtype="float32",
     ),
     Obligation(
         "compiled",

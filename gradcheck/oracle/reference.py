@@ -11,13 +11,13 @@ from torch import Tensor
 from derivations.derivation import Derivation
 from gradcheck.bounds import error_scale
 from gradcheck.case import Case
-from gradcheck.compare import Comparison, compare_branches, with_ties
+from gradcheck.compare import Comparison, compare, compare_branches, with_ties
 from gradcheck.compare import branch as branch_of
 from gradcheck.compiled import evaluate
 from gradcheck.conventions import Conventions
 from gradcheck.problems import Spec, build
 
-__all__ = ["Reference", "oracle_case", "reference"]
+__all__ = ["Reference", "oracle_case", "reference", "required_gradient"]
 
 
 _NEAR_DATA = 0.05
@@ -39,6 +39,21 @@ class Reference:
     def scale(self) -> Tensor:
         return self.branches[0][1]
 
+    def nearest(self, observed: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient and error scale, for undecided samples those of the branch that fits best."""
+        gradient, scale = self.branches[0]
+        undecided = (
+            self.undecided.expand(len(gradient), *self.undecided.shape[1:])
+            if self.undecided.ndim
+            else self.undecided.expand(len(gradient))
+        ).reshape(-1)
+        gradient, scale = gradient.clone(), scale.clone()
+        for i in undecided.nonzero().flatten().tolist():
+            row = slice(i, i + 1)
+            ratios = [compare(observed[row], g[row], s[row], self.dtype).ratio for g, s in self.branches]
+            gradient[row], scale[row] = (x[row] for x in self.branches[ratios.index(min(ratios))])
+        return gradient, scale
+
     def compare(self, observed: Tensor) -> Comparison:
         """Judge an observed gradient."""
         return compare_branches(observed, self.branches, self.undecided, self.dtype)
@@ -46,11 +61,15 @@ class Reference:
 
 def working_dtype(conventions: Conventions, case: Case) -> torch.dtype:
     """The lower of the case's precision and of the one that the implementation works in."""
-    own: torch.dtype = case.v_theta.dtype
-    if conventions.working_dtype is None:
+    return _lower(case.v_theta.dtype, conventions.working_dtype)
+
+
+def _lower(own: torch.dtype, declared: str | None) -> torch.dtype:
+    """The lower of two precisions."""
+    if declared is None:
         return own
-    declared: torch.dtype = getattr(torch, conventions.working_dtype)
-    return declared if torch.finfo(declared).eps > torch.finfo(own).eps else own
+    other: torch.dtype = getattr(torch, declared)
+    return other if torch.finfo(other).eps > torch.finfo(own).eps else own
 
 
 def reference(conventions: Conventions, case: Case) -> Reference:
@@ -84,6 +103,13 @@ def _through_the_score(derivation: Derivation, case: Case) -> Tensor | float:
     return (_NEAR_DATA / t).clamp(min=1.0)
 
 
+def required_gradient(conventions: Conventions, case: Case) -> Tensor:
+    """The derived gradient alone, in float64, (B, \\*latent)."""
+    effective = effective_case(conventions, case)
+    (exact,) = evaluate(conventions.derivation, effective, conventions.derivation.gradient, dtype=torch.float64)
+    return overall_factor(conventions, case) * exact.expand(case.v_theta.shape)
+
+
 def overall_factor(conventions: Conventions, case: Case) -> float:
     """What multiplies every sample's gradient: the constant factor and the batch reduction."""
     return conventions.factor / (case.v_theta.shape[0] if conventions.batch_reduction == "mean" else 1)
@@ -99,7 +125,15 @@ def effective_case(conventions: Conventions, case: Case) -> Case:
 
 def oracle_case(conventions: Conventions, spec: Spec, dtype: torch.dtype, device: str) -> Case:
     """A random problem of the declared form, with the quantities that schedulers and trainers ask for besides."""
-    case = build(conventions.derivation, spec, dtype, device, fixed=conventions.fixed, on_grid=True)
+    case = build(
+        conventions.derivation,
+        spec,
+        dtype,
+        device,
+        fixed=conventions.fixed,
+        on_grid=True,
+        grid_dtype=_lower(dtype, conventions.working_dtype),
+    )
     quantities: dict[str, Tensor | float] = {name: getattr(case, name) for name in case.names}
     if "t" in quantities:
         quantities["timestep"] = 1000 * case.t

@@ -34,14 +34,16 @@ class Outcome:
     """What one obligation's check saw.
 
     Attributes:
-        status: ``passed``, ``failed``, or ``skipped``.
+        status: ``passed``, ``failed``, ``skipped``, or ``unjudged`` if nothing can be said about it.
         examples: problems tried.
         ratio: largest test ratio; up to :data:`THRESHOLD` passes.
-        detail: for a failure, what differs, in a line; for a skip, why.
+        detail: for a failure, what differs, in a line; for a skip, or where nothing can be said, why.
         comparison: the figures behind it, if it is about numbers.
         spec: the smallest problem on which it failed.
         note: something worth telling though it is no failure.
         ratios: every problem's test ratio, for the histogram.
+        meaning: what the two compared numbers are, where they are not just the implementation's gradient and the
+            derived one.
     """
 
     status: str
@@ -52,6 +54,7 @@ class Outcome:
     spec: Spec | None = None
     note: str = ""
     ratios: tuple[float, ...] = ()
+    meaning: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,12 @@ class Result:
     script: str = ""
     expected: str = ""
     """The reason why it was declared to fail; empty if it wasn't."""
+    seconds: float = 0.0
+    """What checking, and explaining a failure, took."""
 
     @property
     def status(self) -> str:
-        """``passed``, ``failed``, ``skipped``, ``expected-failure`` or ``unexpected-pass``."""
+        """``passed``, ``failed``, ``skipped``, ``unjudged``, ``expected-failure`` or ``unexpected-pass``."""
         if self.expected and self.outcome.status == "failed":
             return "expected-failure"
         if self.expected and self.outcome.status == "passed":
@@ -85,7 +90,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Everything about one implementation."""
+    """Everything about one implementation; where it could not be judged, what was seen up to there."""
 
     target: str
     declaration: str
@@ -99,3 +104,8 @@ class Judgement:
     @property
     def holds(self) -> bool:
         return all(result.good for result in self.results)
+
+    @property
+    def unjudged(self) -> str:
+        """Why it could not be judged; empty if it was."""
+        return next((r.outcome.detail for r in self.results if r.status == "unjudged"), "")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
 
-from gradcheck.errors import InputError
-from gradcheck.oracle.adapter import Adapter
+from gradcheck.errors import InputError, did_you_mean
+from gradcheck.oracle.adapter import Adapter, AdapterError
 from gradcheck.oracle.diagnose import diagnose
 from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.obligations import OBLIGATIONS, Obligation
@@ -20,20 +20,7 @@ from gradcheck.oracle.target import Settings, Target
 from gradcheck.problems import Spec
 from gradcheck.verification import DTYPES, devices
 
-__all__ = ["Settings", "Target", "check_obligation", "judge"]
-
-_NUMERIC = {
-    "gradient",
-    "equivalence",
-    "on-policy",
-    "clip",
-    "zero-advantage",
-    "kl",
-    "edge-times",
-    "shapes",
-    "value",
-    "precision",
-}
+__all__ = ["Settings", "Target", "attempt", "check_obligation", "judge", "unjudged"]
 
 
 def judge(target: Target, settings: Settings | None = None, only: Sequence[str] = ()) -> Judgement:
@@ -43,26 +30,82 @@ def judge(target: Target, settings: Settings | None = None, only: Sequence[str] 
         AdapterError: the implementation cannot be judged: it raises, hangs, or returns no loss.
         InputError: an unknown obligation or device.
     """
-    settings = settings or Settings()
-    known = {o.id: o for o in OBLIGATIONS}
-    unknown = [name for name in only if name not in known]
-    if unknown:
-        raise InputError(("obligation", repr(unknown[0]), f"one of {', '.join(known)}"))
+    judgement, error = _judge(target, settings or Settings(), only)
+    if error is not None:
+        raise error
+    return judgement
+
+
+def attempt(target: Target, settings: Settings | None = None, only: Sequence[str] = ()) -> Judgement:
+    """The same, but an implementation that cannot be judged gives a judgement that says so, and what was seen before.
+
+    Raises:
+        InputError: an unknown obligation or device.
+    """
+    return _judge(target, settings or Settings(), only)[0]
+
+
+def _judge(target: Target, settings: Settings, only: Sequence[str]) -> tuple[Judgement, AdapterError | None]:
+    check_only(only)
     start = time.perf_counter()
-    results = []
-    diagnosed: dict[str, Diagnosis] = {}
+    results: list[Result] = []
+    printed: dict[str, None] = {}
+    error = None
     for device in devices(settings.device):
+        diagnosed: dict[str, Diagnosis] = {}
         for obligation in OBLIGATIONS:
-            if not only or obligation.id in only:
-                results.append(check_obligation(target, obligation, settings, device, diagnosed))
-    return Judgement(
+            if error is not None or (only and obligation.id not in only):
+                continue
+            try:
+                results.append(check_obligation(target, obligation, settings, device, diagnosed, printed))
+            except AdapterError as raised:
+                error = raised
+                results.append(unjudged(obligation, settings, device, str(raised)))
+    judgement = Judgement(
         target=target.name,
         declaration=target.conventions.describe(),
         results=tuple(results),
         reference=target.conventions.derivation.reference,
         seed=settings.seed,
         seconds=time.perf_counter() - start,
+        printed=shortened(printed),
     )
+    return judgement, error
+
+
+def check_only(only: Sequence[str]) -> None:
+    """Refuse names that no obligation has.
+
+    Raises:
+        InputError: naming the first of them.
+    """
+    known = [o.id for o in OBLIGATIONS]
+    for name in only:
+        if name not in known:
+            raise InputError(("obligation", repr(name), f"one of {', '.join(known)}{did_you_mean(name, known)}"))
+
+
+def unjudged(obligation: Obligation, settings: Settings, device: str, message: str) -> Result:
+    """What an obligation comes to of which an implementation gives nothing to judge."""
+    return Result(
+        id=obligation.id,
+        statement=obligation.statement,
+        catches=obligation.catches,
+        outcome=Outcome("unjudged", detail=message),
+        device=device,
+        dtype=obligation.dtype or settings.dtype,
+    )
+
+
+_MOST_PRINTED = 10_000  # characters
+
+
+def shortened(printed: Iterable[str]) -> str:
+    """What the calls printed, each text once, cut where it gets long."""
+    text = "".join(printed)
+    if len(text) <= _MOST_PRINTED:
+        return text
+    return f"{text[:_MOST_PRINTED]}\n… and {len(text) - _MOST_PRINTED} more characters\n"
 
 
 def check_obligation(
@@ -71,9 +114,26 @@ def check_obligation(
     settings: Settings,
     device: str,
     diagnosed: dict[str, Diagnosis] | None = None,
+    printed: dict[str, None] | None = None,
 ) -> Result:
-    """Check one obligation; ``diagnosed`` remembers a cause, so that it is sought once."""
-    adapter = Adapter(target.function, target.name, target.conventions.batch_reduction, settings.timeout)
+    """Check one obligation.
+
+    Args:
+        target: the implementation.
+        obligation: what it must do.
+        settings: how thoroughly to look.
+        device: where.
+        diagnosed: remembers a cause, so that it is sought once.
+        printed: is given, as keys, what the implementation prints.
+
+    Raises:
+        AdapterError: the implementation cannot be judged.
+    """
+    start = time.perf_counter()
+    seen_printed = {} if printed is None else printed
+    adapter = Adapter(
+        target.function, target.name, target.conventions.batch_reduction, settings.timeout, printed=seen_printed
+    )
     one = Judge(
         adapter=adapter,
         conventions=target.conventions,
@@ -95,18 +155,22 @@ def check_obligation(
             outcome = Outcome("failed", ratio=math.inf, detail=f"out of memory: {error}")
     diagnosis, text = None, ""
     if outcome.status == "failed":
-        diagnosis = _diagnosis(one, obligation, outcome, diagnosed if diagnosed is not None else {})
         text = script(target, one, obligation, outcome)
+        try:
+            diagnosis = _diagnosis(one, obligation, outcome, diagnosed if diagnosed is not None else {})
+        except AdapterError as error:  # on another problem than the one that showed the failure
+            diagnosis = Diagnosis("unknown", f"no cause could be sought: {error}")
     return Result(
         id=obligation.id,
         statement=obligation.statement,
         catches=obligation.catches,
         outcome=outcome,
         device=device,
-        dtype=settings.dtype,
+        dtype=obligation.dtype or settings.dtype,
         diagnosis=diagnosis,
         script=text,
         expected=target.expected_failures.get(obligation.id, ""),
+        seconds=time.perf_counter() - start,
     )
 
 
@@ -133,17 +197,20 @@ def _diagnosis(one: Judge, obligation: Obligation, outcome: Outcome, diagnosed: 
             return _DIRECT[obligation.id]
     if known is not None:
         return known
-    found = diagnose(one) if _gradient_is_wrong(one) else _special(one, obligation, outcome)
+    general = obligation.id in _GENERAL or _gradient_is_wrong(one)
+    found = diagnose(one) if general else _special(one, obligation, outcome)
     diagnosed.setdefault(obligation.id, found)
     return found
+
+
+_GENERAL = ("gradient", "clip")
+"""Where these fail, the gradient is wrong on ordinary problems."""
 
 
 def _gradient_is_wrong(one: Judge) -> bool:
     quick = replace(one, max_examples=3, dtype=torch.float64)
     return any(
-        o.check(quick).status == "failed"
-        for o in OBLIGATIONS
-        if o.id in ("gradient", "clip") and not o.applies(one.conventions)
+        o.check(quick).status == "failed" for o in OBLIGATIONS if o.id in _GENERAL and not o.applies(one.conventions)
     )
 
 

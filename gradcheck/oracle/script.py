@@ -1,7 +1,12 @@
-r"""A failure as a script: the smallest problem as literal tensors, runnable as it stands."""
+r"""A failure as a script: the smallest problem as literal tensors, runnable as it stands.
+
+Each obligation has a body that shows its own failure: one gradient beside the required one, the same sample's
+gradient in two batches, two calls on one case …  Bounds are those of the check, as literals.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -9,10 +14,14 @@ from torch import Tensor
 
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
+from gradcheck.compare import judgeable
+from gradcheck.errors import GradcheckError
+from gradcheck.oracle import checks
 from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.obligations import Obligation
 from gradcheck.oracle.results import Outcome
 from gradcheck.oracle.target import Target
+from gradcheck.problems import Spec
 
 __all__ = ["literal", "script"]
 
@@ -20,58 +29,286 @@ _MOST = 400  # numbers that a person would still paste
 
 
 def script(target: Target, judge: Judge, obligation: Obligation, outcome: Outcome) -> str:
-    """Python source that builds the case, calls the implementation and asserts the required gradient.
+    """Python source that builds the case, calls the implementation and asserts what the obligation demands.
 
-    Empty if the failure is not about one case's gradient, or the case is too large to paste.
+    A case of more numbers than one would paste is built from its seed instead.  Empty if there is no such case.
     """
-    if outcome.spec is None or outcome.comparison is None or obligation.id in _RELATIONAL:
+    if outcome.spec is None:
         return ""
-    single = obligation.id == "precision"
-    case = judge.case(outcome.spec, torch.float32 if single else None)
-    wanted = judge.reference(case)
-    if sum(x.numel() for n in case.names if isinstance(x := getattr(case, n), Tensor)) > _MOST:
-        return ""
-    lines = ["import torch", "from gradcheck.case import Case", "nan, inf = float('nan'), float('inf')"]
-    lines += [_import(target), "", f"case = Case({case.label!r}, {{"]
-    for name in case.names:
-        lines.append(f"    {name!r}: {literal(getattr(case, name))},")
-    lines += [
-        "})",
-        "case.v_theta.requires_grad_()",
-        f"required = {literal(wanted.gradient.detach())}",
-        f"bound = {literal(_bound(wanted.scale, wanted.dtype))}",
-        "loss = implementation(case)",
-        "(observed,) = torch.autograd.grad(loss.sum(), case.v_theta)",
-        "difference = (observed.double() - required).abs()",
-        "print('observed', observed, 'required', required, 'difference', difference, sep='\\n')",
-        f"assert (difference <= bound).all(), 'the {obligation.id} obligation fails'",
+    dtype = getattr(torch, obligation.dtype) if obligation.dtype else judge.dtype
+    case = judge.case(outcome.spec, dtype)
+    try:
+        body = _BODIES.get(obligation.id, _gradient)(judge, case)
+    except GradcheckError:
+        return ""  # it could be judged before, and cannot be now
+    lines = [
+        "import torch",
+        "from gradcheck.case import Case",
+        "nan, inf = float('nan'), float('inf')",
+        *_import(target),
+        "",
+        *_quantities(judge, case, outcome.spec, strided=obligation.id == "shapes"),
+        "",
+        *body,
+        f"assert holds, 'the {obligation.id} obligation fails'",
     ]
     return "\n".join(lines) + "\n"
 
 
-_RELATIONAL = {"sample-independence", "permutation", "micro-batching", "equivalence", "value", "compiled"}
+def _quantities(judge: Judge, case: Case, spec: Spec, strided: bool) -> list[str]:
+    numbers = sum(x.numel() for n in case.names if isinstance(x := getattr(case, n), Tensor))
+    if numbers > _MOST:
+        lines = [
+            "from gradcheck.conventions import declare",
+            "from gradcheck.oracle.reference import oracle_case",
+            "from gradcheck.problems import Spec",
+            f"conventions = declare({judge.conventions.describe()})",
+            f"drawn = oracle_case(conventions, {spec!r}, {case.v_theta.dtype}, {judge.device!r})",
+            "quantities = {name: getattr(drawn, name) for name in drawn.names}",
+            "quantities['v_theta'] = quantities['v_theta'].detach()",
+        ]
+    else:
+        lines = ["quantities = {"]
+        lines += [f"    {name!r}: {literal(getattr(case, name))}," for name in case.names]
+        lines.append("}")
+    if strided:
+        lines += [
+            "for name, x in quantities.items():  # not contiguous: a slice of a transposed latent",
+            "    if isinstance(x, torch.Tensor) and x.shape == quantities['v_theta'].shape:",
+            "        quantities[name] = torch.stack([x.transpose(0, -1)] * 2, -1)[..., 0].transpose(0, -1)",
+        ]
+    return [*lines, f"case = Case({case.label!r}, quantities)"]
 
 
-def _bound(scale: Tensor, dtype: torch.dtype) -> Tensor:
-    return THRESHOLD * unit_roundoff(dtype) * scale
+# ------------------------------------------------------------------------------------- one case's numbers
 
 
-def _import(target: Target) -> str:
+def _gradient(judge: Judge, case: Case) -> list[str]:
+    wanted = judge.reference(case)
+    required, scale = wanted.nearest(judge.observe(case).gradient)
+    return [*_OBSERVED, *_compared(required, scale, wanted.dtype)]
+
+
+def _equivalence(judge: Judge, case: Case) -> list[str]:
+    return [
+        *_OBSERVED,
+        "# required: the gradient of weight · ‖v_theta − sg(target)‖²",
+        *_compared(*checks.squared_distance_gradient(judge, case)),
+    ]
+
+
+def _value(judge: Judge, case: Case) -> list[str]:
+    return ["observed = implementation(case).detach().reshape(-1)", *_compared(*checks.stated_value(judge, case))]
+
+
+def _compiled(judge: Judge, case: Case) -> list[str]:
+    return ["implementation = torch.compile(implementation, dynamic=False)", *_gradient(judge, case)]
+
+
+_OBSERVED = [
+    "case.v_theta.requires_grad_()",
+    "(observed,) = torch.autograd.grad(implementation(case).sum(), case.v_theta)",
+]
+_COMPARISON = [
+    "difference = (observed.double() - required).abs()",
+    "print('observed', observed, 'required', required, 'difference', difference, sep='\\n')",
+    "holds = ((difference <= bound) | bound.isinf()).all()",
+]
+
+
+def _compared(required: Tensor, scale: Tensor, dtype: torch.dtype) -> list[str]:
+    bound = _bound(required, scale, dtype)
+    return [f"required = {literal(required.detach())}", f"bound = {literal(bound)}", *_COMPARISON]
+
+
+def _bound(required: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """The largest difference that passes; infinite where the precision allows no judgement."""
+    scale = scale.expand(required.shape)
+    bound = THRESHOLD * unit_roundoff(dtype) * scale
+    return torch.where(judgeable(required.to(torch.float64), scale, dtype), bound, torch.inf)
+
+
+# ------------------------------------------------------------------------------------- across the batch
+
+_SAMPLES = [
+    "def gradient(*samples):",
+    '    """Your gradient for a batch of some of the samples, in the order in which they are named."""',
+    "    rows = {n: x[list(samples)] if n in PER_SAMPLE else x for n, x in quantities.items()}",
+    "    part = Case(case.label, rows)",
+    "    part.v_theta.requires_grad_()",
+    "    (found,) = torch.autograd.grad(implementation(part).sum(), part.v_theta)",
+    "    return found.double()",
+    "",
+]
+
+
+def _related(judge: Judge, case: Case, *body: str, scale: Tensor, dtype: torch.dtype, like: Tensor) -> list[str]:
+    names = checks.per_sample(case)
+    return [
+        f"PER_SAMPLE = {names!r}",
+        *_SAMPLES,
+        *body,
+        f"bound = {literal(_bound(like, scale, dtype))}  # of two evaluations",
+        *_COMPARISON,
+    ]
+
+
+def _arguments(rows: list[int]) -> str:
+    return ", ".join(map(str, rows))
+
+
+def _sample_independence(judge: Judge, case: Case) -> list[str]:
+    first, second = checks.companies(len(case.v_theta))
+    part = checks.rows_of(case, first)
+    wanted, before = judge.reference(part), judge.observe(part).gradient
+    return _related(
+        judge,
+        case,
+        "# sample 0's gradient, in two batches of one size that share nothing else",
+        f"required = gradient({_arguments(first)})[:1]",
+        f"observed = gradient({_arguments(second)})[:1]",
+        scale=checks.two_roundings(wanted, before)[:1],
+        dtype=wanted.dtype,
+        like=before[:1],
+    )
+
+
+def _permutation(judge: Judge, case: Case) -> list[str]:
+    order = checks.rolled(len(case.v_theta))
+    wanted, before = judge.reference(case), judge.observe(case).gradient
+    return _related(
+        judge,
+        case,
+        "# the samples' gradients, in two orders of the batch",
+        f"required = gradient({_arguments(sorted(order))})[{order!r}]",
+        f"observed = gradient({_arguments(order)})",
+        scale=checks.two_roundings(wanted, before)[order],
+        dtype=wanted.dtype,
+        like=before[order],
+    )
+
+
+def _micro_batching(judge: Judge, case: Case) -> list[str]:
+    batch = len(case.v_theta)
+    wanted, whole = judge.reference(case), judge.observe(case).gradient
+    halves = checks.halves(judge, batch)
+    parts = ", ".join(
+        f"gradient({_arguments(rows)})" + (f" * {len(rows)} / {batch}" if share != 1 else "") for rows, share in halves
+    )
+    return _related(
+        judge,
+        case,
+        "# the batch at once, and in two halves" + (", each times its share" if halves[0][1] != 1 else ""),
+        f"required = gradient({_arguments(list(range(batch)))})",
+        f"observed = torch.cat([{parts}])",
+        scale=checks.two_roundings(wanted, whole),
+        dtype=wanted.dtype,
+        like=whole,
+    )
+
+
+# ----------------------------------------------------------------------------- behaving like a function
+
+
+def _determinism(judge: Judge, case: Case) -> list[str]:
+    return [
+        "case.v_theta.requires_grad_()",
+        "results = []",
+        "for call in range(20):  # the same case each time",
+        "    torch.manual_seed(call)",
+        "    loss = implementation(case)",
+        "    (gradient,) = torch.autograd.grad(loss.sum(), case.v_theta)",
+        "    results.append((loss.detach(), gradient))",
+        "    print('call', call, 'loss', loss.tolist(), 'gradient', gradient.flatten().tolist())",
+        "first = [x.nan_to_num() for x in results[0]]",
+        "holds = all(torch.equal(a, b.nan_to_num()) for result in results for a, b in zip(first, result))",
+    ]
+
+
+def _inputs_untouched(judge: Judge, case: Case) -> list[str]:
+    return [
+        "def settings():",
+        "    return {",
+        "        'the grad mode': torch.is_grad_enabled(),",
+        "        'the default dtype': torch.get_default_dtype(),",
+        "        'the number of threads': torch.get_num_threads(),",
+        "        'the deterministic mode': torch.are_deterministic_algorithms_enabled(),",
+        "        'the global seed': torch.initial_seed(),",
+        "    }",
+        "",
+        "case.v_theta.requires_grad_()",
+        "before = {n: x.detach().clone() for n, x in quantities.items() if isinstance(x, torch.Tensor)}",
+        "settings_before = settings()",
+        "implementation(case)",
+        "changed = [n for n, x in before.items() if not torch.equal(x.nan_to_num(), quantities[n].nan_to_num())]",
+        "changed += [n for n, x in settings_before.items() if x != settings()[n]]",
+        "print('changed:', ', '.join(changed) or 'nothing')",
+        "holds = not changed",
+    ]
+
+
+def _stop_gradient(judge: Judge, case: Case) -> list[str]:
+    return [
+        f"DETACHED = {[n for n in checks.DETACHED if n in case.names]!r}",
+        "inputs = {n: x.requires_grad_() for n, x in quantities.items()"
+        " if isinstance(x, torch.Tensor) and x.is_floating_point()}",
+        "gradients = torch.autograd.grad(implementation(case).sum(), list(inputs.values()), allow_unused=True)",
+        "leaks = [n for n, g in zip(inputs, gradients) if n in DETACHED and g is not None and bool((g != 0).any())]",
+        "print('a gradient flows into', ', '.join(leaks) or 'nothing that must be detached')",
+        "holds = not leaks",
+    ]
+
+
+def _finite(judge: Judge, case: Case) -> list[str]:
+    wanted = judge.reference(case)
+    finite = judgeable(wanted.gradient, wanted.scale, wanted.dtype)
+    return [
+        *_OBSERVED,
+        f"required = {literal(wanted.gradient.detach())}",
+        f"judged = {literal(finite)}",
+        "print('observed', observed, 'required', required, sep='\\n')",
+        "holds = observed[judged].isfinite().all()",
+    ]
+
+
+_BODIES: dict[str, Callable[[Judge, Case], list[str]]] = {
+    "equivalence": _equivalence,
+    "value": _value,
+    "compiled": _compiled,
+    "sample-independence": _sample_independence,
+    "permutation": _permutation,
+    "micro-batching": _micro_batching,
+    "determinism": _determinism,
+    "inputs-untouched": _inputs_untouched,
+    "stop-gradient": _stop_gradient,
+    "finite": _finite,
+}
+
+
+# ------------------------------------------------------------------------------------------------ pieces
+
+
+def _import(target: Target) -> list[str]:
     if "::" in target.source:
         file, _, name = target.source.partition("::")
-        return (
-            "import importlib.util, sys\n"
-            f"sys.path.insert(0, {str(Path(file).resolve().parent)!r})\n"
-            f"spec = importlib.util.spec_from_file_location('judged', {file!r})\n"
-            "judged = importlib.util.module_from_spec(spec); spec.loader.exec_module(judged)\n"
-            f"implementation = getattr(judged.{name}, 'gradcheck_function', judged.{name})"
-        )
+        path = Path(file).resolve()
+        return [
+            "import importlib.util, sys",
+            f"sys.path.insert(0, {str(path.parent)!r})",
+            f"spec = importlib.util.spec_from_file_location('judged', {str(path)!r})",
+            "judged = sys.modules['judged'] = importlib.util.module_from_spec(spec)",
+            "spec.loader.exec_module(judged)",
+            f"implementation = getattr(judged.{name}, 'gradcheck_function', judged.{name})",
+        ]
     if ":" in target.source:
         module, _, name = target.source.partition(":")
-        return (
-            f"import {module} as judged\nimplementation = getattr(judged.{name}, 'gradcheck_function', judged.{name})"
-        )
-    return f"# put your function {target.name!r} here, as\n# implementation = ..."
+        return [
+            "import sys",
+            f"sys.path.insert(0, {str(Path.cwd())!r})",
+            f"import {module} as judged",
+            f"implementation = getattr(judged.{name}, 'gradcheck_function', judged.{name})",
+        ]
+    return [f"# put your function {target.name!r} here, as", "# implementation = ..."]
 
 
 def literal(value: Tensor | float | Case) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
-from gradcheck.errors import InputError
+from gradcheck.errors import InputError, did_you_mean
 from gradcheck.oracle.obligations import OBLIGATIONS
 from gradcheck.verification import DTYPES
 
@@ -37,7 +37,8 @@ class Target:
         known = [o.id for o in OBLIGATIONS]
         unknown = [name for name in self.expected_failures if name not in known]
         if unknown:
-            raise InputError(("expected_failures", repr(unknown[0]), f"obligations: {', '.join(known)}"))
+            wanted = f"obligations: {', '.join(known)}{did_you_mean(unknown[0], known)}"
+            raise InputError(("expected_failures", repr(unknown[0]), wanted))
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,11 @@ r"""A judgement in plain text: the table of obligations, and each failure for so
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 
-from gradcheck.oracle.results import Judgement, Result
+from gradcheck.oracle.results import Diagnosis, Judgement, Result
 
-__all__ = ["failure_text", "judgement_text"]
+__all__ = ["failure_text", "judgement_text", "verdict_text"]
 
 _MARKS = {
     "passed": "ok",
@@ -14,43 +15,72 @@ _MARKS = {
     "skipped": "-",
     "expected-failure": "expected",
     "unexpected-pass": "UNEXPECTED PASS",
+    "unjudged": "UNJUDGED",
+}
+_VERBS = {
+    "failed": "does not hold",
+    "unjudged": "could not be judged",
+    "unexpected-pass": "was expected to fail",
 }
 
 
-def judgement_text(judgement: Judgement, scripts: bool = True) -> str:
-    """The whole judgement."""
-    lines = [f"{judgement.target}  ({judgement.declaration})"]
-    width = max(len(r.id) for r in judgement.results)
-    several = len({r.device for r in judgement.results}) > 1
-    for r in judgement.results:
-        place = f"  {r.device}" if several else ""
-        lines.append(f"  {r.id:{width}}{place}  {_MARKS[r.status]:8} {_remark(r)}".rstrip())
+def judgement_text(judgement: Judgement, scripts: bool = True, *, verbose: bool = True, several: bool = False) -> str:
+    """The judgement for a terminal.
+
+    Args:
+        judgement: what was found.
+        scripts: print those that reproduce failures.
+        verbose: every failure in full; else the first one, and the others in the table alone.
+        several: it is one of several, so that, unless verbose, only what fails is listed.
+    """
+    shown_rows = [r for r in judgement.results if verbose or not several or not r.good]
+    lines = [f"{judgement.target}  ({judgement.declaration})", *_table(shown_rows, verbose)]
+    bad = [r for r in judgement.results if not r.good and r.status != "unjudged"]
     shown: set[tuple[str, str]] = set()
-    for r in judgement.results:
-        if r.good:
-            continue
+    for r in bad if verbose else bad[:1]:
         cause = (r.diagnosis.name if r.diagnosis else "", r.device)
         seen_before = cause in shown
         lines += ["", failure_text(r, judgement.target, "", brief=seen_before, with_script=scripts and not seen_before)]
         shown.add(cause)
-    if shown:
+    if len(bad) > 1 and not verbose:
+        others = f"{len(bad) - 1} other{'s' if len(bad) > 2 else ''}"
+        lines += ["", f"  {others} in the list above; everything in full: --verbose, one of them: --only {bad[1].id}"]
+    if shown and (verbose or not several):
         lines += ["", "reference", textwrap.indent(judgement.reference.strip(), "  ")]
-    bad = sum(not r.good for r in judgement.results)
+    if judgement.unjudged and judgement.printed:
+        lines += ["", "it printed", textwrap.indent(judgement.printed.rstrip(), "  ")]
     counted = sum(r.outcome.examples for r in judgement.results)
-    verdict = "conforms" if not bad else f"does not conform: {bad} of {len(judgement.results)} obligations failed"
-    lines += ["", f"{judgement.target} {verdict} ({counted} cases, seed {judgement.seed}, {judgement.seconds:.1f} s)"]
+    lines += ["", f"{verdict_text(judgement)} ({counted} cases, seed {judgement.seed}, {judgement.seconds:.1f} s)"]
     return "\n".join(lines)
+
+
+def verdict_text(judgement: Judgement) -> str:
+    """The implementation's name and what became of it, in a line."""
+    bad = [r for r in judgement.results if not r.good and r.status != "unjudged"]
+    failing = f"{len(bad)} of {len(judgement.results)} obligations failed"
+    if judgement.unjudged:
+        return f"{judgement.target} could not be judged" + (f"; {failing}" if bad else "")
+    return f"{judgement.target} conforms" if not bad else f"{judgement.target} does not conform: {failing}"
+
+
+def _table(results: Sequence[Result], verbose: bool) -> list[str]:
+    width = max((len(r.id) for r in results), default=0)
+    several = len({r.device for r in results}) > 1
+    lines = []
+    for r in results:
+        place = f"  {r.device}" if several else ""
+        cause = f"  [{r.diagnosis.name}]" if not verbose and r.diagnosis is not None else ""
+        lines.append(f"  {r.id:{width}}{place}  {_MARKS[r.status]:8} {_remark(r)}{cause}".rstrip())
+    return lines
 
 
 def _remark(r: Result) -> str:
     o = r.outcome
-    if r.status == "skipped":
-        return o.detail
     if r.status == "expected-failure":
         return f"declared: {r.expected}"
     if r.status == "unexpected-pass":
         return f"declared to fail ({r.expected}), but it holds: remove it from expected_failures"
-    if r.status == "failed":
+    if r.status != "passed":
         return o.detail
     ratio = f", test ratio {o.ratio:.2g}" if o.ratios else ""
     return f"{o.examples} cases{ratio}" + (f"; {o.note}" if o.note else "")
@@ -59,9 +89,7 @@ def _remark(r: Result) -> str:
 def failure_text(result: Result, target: str, reference: str, *, brief: bool = False, with_script: bool = True) -> str:
     """One failure: what was demanded, what was seen, why, how to see it again, and where it is written."""
     o = result.outcome
-    head = (
-        f"[gradcheck] {target}: {result.id} {'does not hold' if result.status == 'failed' else 'was expected to fail'}"
-    )
+    head = f"[gradcheck] {target}: {result.id} {_VERBS[result.status]}"
     lines = [head, f"  demanded   {result.statement}"]
     if result.status == "unexpected-pass":
         lines.append(f"  seen       {_remark(result)}")
@@ -73,15 +101,13 @@ def failure_text(result: Result, target: str, reference: str, *, brief: bool = F
         lines.append(
             f"             at {where}; difference {abs(c.observed - c.required):.3g}, rounding explains {c.bound:.2g}"
         )
+        if o.meaning:
+            lines.append(textwrap.fill(o.meaning, 110, initial_indent=" " * 13, subsequent_indent=" " * 13))
     if o.spec is not None:
         lines.append(f"  problem    batch {o.spec.batch}, latent {o.spec.latent}, {result.dtype} on {result.device}")
     d = result.diagnosis
     if d is not None:
-        lines.append(
-            _wrapped("  because    ", f"consistent with {d.name}: {d.cause}" if d.name != "unknown" else d.cause)
-        )
-        if d.declare:
-            lines.append(f"             if that is meant, declare {d.declare}")
+        lines.append(_wrapped("  because    ", _cause(d)))
         if not brief and d.observed:
             lines.append("  gradient   on the field's directions, yours beside the required one:")
             lines += _side_by_side(d.observed, d.required)
@@ -92,6 +118,15 @@ def failure_text(result: Result, target: str, reference: str, *, brief: bool = F
     if reference:
         lines.append("  reference  " + " ".join(reference.split()))
     return "\n".join(lines)
+
+
+def _cause(d: Diagnosis) -> str:
+    if d.name == "unknown":
+        return d.cause
+    meant = f"if that is meant, declare {d.declare}"
+    if d.name.startswith("convention:") and d.declare:  # more often a declaration that is missing than a mistake
+        return f"{d.cause}; {meant} ({d.name})"
+    return f"consistent with {d.name}: {d.cause}" + (f"; {meant}" if d.declare else "")
 
 
 def _side_by_side(observed: tuple[tuple[str, str], ...], required: tuple[tuple[str, str], ...]) -> list[str]:

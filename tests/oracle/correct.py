@@ -574,8 +574,11 @@ def regression_to_scaled_residuals(case: Case) -> Tensor:
 
 
 def _quietly(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """The compiler looks at .grad of its inputs, and torch warns where they are no leaves."""
-    with warnings.catch_warnings():
+    """The compiler looks at .grad of its inputs, and torch warns where they are no leaves.
+
+    It compiles anew for each precision and for each size of 1 (a batch, a latent), which is more than its limit.
+    """
+    with warnings.catch_warnings(), torch._dynamo.config.patch(recompile_limit=64):
         warnings.simplefilter("ignore")
         return function(*inputs)
 

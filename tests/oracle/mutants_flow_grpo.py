@@ -62,6 +62,11 @@ def ppo(ratio: Tensor, advantage: Tensor, case: Case) -> Tensor:
 MEAN = {"log_prob_reduction": "mean"}
 
 
+def ppo_between(low: float, high: float, case: Case) -> Tensor:
+    ratio = log_ratio_of(case).exp()
+    return torch.maximum(-case.advantage * ratio, -case.advantage * ratio.clamp(1 - low, 1 + high)).mean()
+
+
 # ------------------------------------------------------------------------------------- sign and size
 
 
@@ -278,6 +283,36 @@ def advantage_is_a_column(case: Case) -> Tensor:
     advantage = case.advantage.unsqueeze(1)  # as the dataloader hands it over
     ratio = log_ratio_of(case).exp()
     return ppo(ratio, advantage, case).mean()
+
+
+@mutant("flow_grpo", fails="clip", because="clip-symmetric", **MEAN)
+def lower_edge_on_both_sides(case: Case) -> Tensor:
+    return ppo_between(case.clip_low, case.clip_low, case)
+
+
+@mutant("flow_grpo", fails="clip", because="clip-symmetric", clip_range=(0.2, 0.28), **MEAN)
+def upper_edge_on_both_sides(case: Case) -> Tensor:
+    return ppo_between(0.28, 0.28, case)
+
+
+@mutant("flow_grpo", fails="clip", because="convention:clip_range", clip_range=0.2, **MEAN)
+def clip_higher_undeclared(case: Case) -> Tensor:
+    return ppo_between(0.2, 0.28, case)
+
+
+@mutant("flow_grpo", fails="clip", because="convention:clip_range", **MEAN)
+def clip_of_its_own(case: Case) -> Tensor:
+    return ppo_between(0.2, 0.28, case)
+
+
+@mutant("flow_grpo", fails="clip", because="convention:clip_range", clip_range=0.2, kl="step", **MEAN)
+def upper_edge_alone(case: Case) -> Tensor:
+    mean, std = sde_step(case, case.v_theta)
+    mean_ref, _ = sde_step(case, case.v_ref)
+    kl = ((mean - mean_ref) ** 2 / (2 * std**2)).flatten(1).mean(1)
+    ratio = log_ratio_of(case).exp()
+    loss = torch.maximum(-case.advantage * ratio, -case.advantage * ratio.clamp(max=1.2))
+    return (loss + case.kl_weight * kl).mean()
 
 
 # ------------------------------------------------------------------------------------- the reverse step

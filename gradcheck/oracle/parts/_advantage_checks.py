@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from gradcheck.bounds import unit_roundoff
+from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.compare import Comparison, compare
-from gradcheck.oracle.parts._advantage_subject import Subject
+from gradcheck.oracle.parts._advantage_subject import AdvantageConvention, Subject
 from gradcheck.oracle.parts._calls import Wrong, compared
 from gradcheck.oracle.parts._part import Check
 from gradcheck.oracle.results import Diagnosis, Outcome
@@ -52,39 +54,65 @@ def check_shift(subject: Subject) -> Outcome:
 
 
 def check_scale(subject: Subject) -> Outcome:
-    """16 R has the same advantages, but for ε; without a division, advantages 16 times as large."""
-    c = subject.convention
+    """16 R has the same advantages, but for ε's share of the divisor; without a division they are 16 times as large."""
 
     def each(seed: int) -> Comparison:
         rewards, ids = subject.equal_groups(seed)
         plain, grown = subject.call(rewards, ids), subject.call(16 * rewards, ids)
-        _, scale = subject.required(rewards, ids)
-        if c.std == "none":
-            return compare(grown, 16 * plain, 32 * scale, subject.dtype)
-        pool = [rewards] if c.std == "global" else [rewards[ids == i] for i in set(ids.tolist())]
-        smallest = min(float(p.to(torch.float64).std(correction=0)) for p in pool)
-        free = c.eps / smallest / unit_roundoff(subject.dtype) / 4
-        return compare(grown, plain, 2 * scale + free * grown.abs(), subject.dtype)
+        factor = 16 * subject.divisor(rewards, ids) / subject.divisor(16 * rewards, ids)
+        wanted = subject.clamped(plain * factor)
+        scale = factor * subject.required(rewards, ids)[1] + subject.required(16 * rewards, ids)[1] + 4 * wanted.abs()
+        return compare(grown, wanted, scale, subject.dtype)
 
     return compared(each(seed) for seed in range(3))
 
 
 def check_equal_rewards(subject: Subject) -> Outcome:
+    """Advantages of about 0; where the declared ε is itself too small for that, those that it declares, and a note."""
+    hazard, note, count = 0.0, "", 0
+    ids = torch.arange(5).repeat_interleave(6)
     for value in (0.1, 0.7, 1.0, 3.3):
         for dtype in dict.fromkeys((subject.dtype, torch.float32)):
             base = torch.full((30,), value, dtype=dtype)
             last = torch.tensor([0.0, 1.0, 0.0, -1.0, 1.0, 0.0], dtype=dtype).repeat(5) * torch.finfo(dtype).eps * value
             for what, rewards in (("equal", base), ("equal up to rounding", base + last)):
-                found = subject.call(rewards, torch.arange(5).repeat_interleave(6))
+                count += 1
+                found = subject.call(rewards, ids)
+                name = str(dtype).removeprefix("torch.")
+                where = f"a group whose {name} rewards are all {value} ({what})"
                 if not bool(found.isfinite().all()):
-                    raise Wrong(f"a group whose rewards are all {value} ({what}) gets an advantage that is not finite")
-                if float(found.abs().max()) > NEGLIGIBLE:
-                    name = str(dtype).removeprefix("torch.")
-                    raise Wrong(
-                        f"a group whose {name} rewards are all {value} ({what}) gets an advantage of "
-                        f"{float(found.abs().max()):.3g}; at most {NEGLIGIBLE} is required"
-                    )
-    return Outcome("passed", 16)
+                    raise Wrong(f"{where} gets an advantage that is not finite")
+                worst = float(found.abs().max())
+                if bool((found.abs() > _allowed(subject, rewards, ids)).any()):
+                    raise Wrong(f"{where} gets an advantage of {worst:.3g}; at most {NEGLIGIBLE} is required")
+                if worst > max(NEGLIGIBLE, hazard):
+                    hazard, note = worst, f"{where} gets an advantage of {worst:.3g}"
+    if note:
+        note = f"hazard eps-below-rounding: {note}; {_cure(subject.convention.eps)}"
+    return Outcome("passed", count, note=note)
+
+
+def _allowed(subject: Subject, rewards: Tensor, ids: Tensor) -> Tensor:
+    """How large the advantages of equal rewards may be, (N,)."""
+    least = torch.full(rewards.shape, NEGLIGIBLE, dtype=torch.float64)
+    if not _below_rounding(subject.convention, rewards):
+        return least
+    value, scale = subject.required(rewards, ids)
+    declared = value.abs() + THRESHOLD * unit_roundoff(rewards.dtype) * scale
+    return torch.maximum(least, torch.where(declared.isfinite(), declared, torch.inf))
+
+
+def _below_rounding(convention: AdvantageConvention, rewards: Tensor) -> bool:
+    """Whether two units of the rewards' last place are not negligible beside ε."""
+    last = 2 * torch.finfo(rewards.dtype).eps * float(rewards.abs().max())
+    return convention.std != "none" and convention.eps * NEGLIGIBLE < last
+
+
+def _cure(eps: float) -> str:
+    return (
+        f"ε = {eps:g} is smaller than the rewards' rounding error, which is divided by its own size: use ε = 1e-4, or "
+        "give 0 where the standard deviation is within rounding of 0"
+    )
 
 
 def equal_rewards_cause(subject: Subject) -> Diagnosis:
@@ -96,11 +124,7 @@ def equal_rewards_cause(subject: Subject) -> Diagnosis:
         finite = True
     if not finite:
         return Diagnosis("zero-over-zero", "0/0: nothing keeps the divisor from being 0 where all rewards are equal")
-    return Diagnosis(
-        "eps-below-rounding",
-        "ε is smaller than the rewards' rounding error, so rounding noise is divided by its own size: use a larger ε, "
-        "or give 0 where the standard deviation is within rounding of 0",
-    )
+    return Diagnosis("eps-below-rounding", "rounding noise is divided by its own size: the ε in use is too small")
 
 
 def check_permutation(subject: Subject) -> Outcome:
@@ -128,24 +152,37 @@ def check_group_sizes(subject: Subject) -> Outcome:
     return compared(each(seed) for seed in range(3))
 
 
+def _alone(subject: Subject) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches with groups of one member, in places and sizes that differ."""
+    together = ((0, 0, 0, 1, 2, 2, 2), (1, 0, 0, 2, 2, 0), (0, 2, 0, 2, 1), (1, 3, 0, 0, 2))
+    batches = (range(6), range(1), range(3)) if subject.convention.layout == "contiguous" else together
+    for seed, ids in enumerate(batches):
+        for size in (1.0, 40.0):
+            yield (size * subject.rewards(len(ids), 9 + seed)).to(subject.dtype), torch.tensor(list(ids))
+
+
 def check_single_member(subject: Subject) -> Outcome:
-    contiguous = subject.convention.layout == "contiguous"
-    ids = torch.arange(6) if contiguous else torch.tensor([0, 0, 0, 1, 2, 2, 2])
-    rewards = subject.rewards(len(ids), 9)
-    alone = subject.call(rewards, ids)[ids == 1]
-    if not bool(alone.isfinite().all()):
-        raise Wrong(f"a group of one member gets the advantage {float(alone[0])}; 0 is required")
-    value, scale = subject.required(rewards, ids)
-    return compared([compare(alone, value[ids == 1], scale[ids == 1], subject.dtype)])
+    """The mean of one number is that number in any precision, so the bound need not grow with 1/ε: it is capped."""
+
+    def each() -> Iterator[Comparison]:
+        for rewards, ids in _alone(subject):
+            lone = torch.tensor([bool((ids == i).sum() == 1) for i in ids.tolist()])
+            alone = subject.call(rewards, ids)[lone]
+            if not bool(alone.isfinite().all()):
+                raise Wrong(f"a group of one member gets the advantage {float(alone[0])}; 0 is required")
+            most = NEGLIGIBLE / THRESHOLD / unit_roundoff(subject.dtype)
+            scale = subject.required(rewards, ids)[1][lone].nan_to_num(nan=most).clamp(max=most)
+            yield compare(alone, torch.zeros_like(alone), scale, subject.dtype)
+
+    return compared(each())
 
 
 def single_member_cause(subject: Subject) -> Diagnosis | None:
-    rewards = subject.rewards(7, 9)
-    ids = torch.arange(6) if subject.convention.layout == "contiguous" else torch.tensor([0, 0, 0, 1, 2, 2, 2])
-    found = subject.call(rewards[: len(ids)], ids)[ids == 1]
-    if bool(found.isfinite().all()):
-        return None
-    return Diagnosis("std-of-one", "the unbiased standard deviation of one number is 0/0: NaN")
+    rewards, ids = next(_alone(subject))
+    if bool(subject.call(rewards, ids)[ids == 1].isfinite().all()):
+        return Diagnosis("lone-member", "a group of one member is not centred on itself")
+    cause = "the unbiased standard deviation of one number is 0/0: NaN"
+    return Diagnosis("std-of-one", cause, "smallest_group=2")
 
 
 def _any_layout(subject: Subject) -> str | None:
@@ -181,12 +218,11 @@ CHECKS: tuple[Check[Subject], ...] = (
         "rewards × c have the same advantages, up to ε",
         "the variance for the standard deviation, a fixed scale",
         check_scale,
-        lambda s: "the clamp is not scale-free" if s.convention.clamp and s.convention.std == "none" else None,
     ),
     Check(
         "equal-rewards",
         "a group whose rewards are equal up to rounding has advantages of about 0",
-        "a tiny ε, which turns rounding noise into advantages of about ½; 0/0",
+        "a tiny ε that was not declared, which turns rounding noise into advantages of about ½; 0/0",
         check_equal_rewards,
         direct=equal_rewards_cause,
     ),
@@ -211,7 +247,8 @@ CHECKS: tuple[Check[Subject], ...] = (
         "the only member of a group has the advantage 0",
         "NaN from an unbiased standard deviation",
         check_single_member,
-        direct=single_member_cause,
+        lambda s: "declared smallest_group=2" if s.convention.smallest_group > 1 else None,
+        single_member_cause,
     ),
 )
 """In reading order."""

@@ -25,6 +25,7 @@ class AdvantageConvention:
         clamp: the advantage is clamped to ± this; ``None`` (default): it isn't.
         layout: groups in ``"any"`` order and of any sizes (default), or ``"contiguous"`` and equal.
         working_dtype: the precision that it works in, in which it is also given the rewards; ``None``: float64.
+        smallest_group: 1 (default), or 2 where no group has one member, whose unbiased standard deviation is 0/0.
     """
 
     std: str = "group"
@@ -33,6 +34,7 @@ class AdvantageConvention:
     clamp: float | None = None
     layout: str = "any"
     working_dtype: str | None = None
+    smallest_group: int = 1
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,11 @@ class Subject:
             unchanged({"rewards": rewards, "group_ids": ids}, given)
             return tensor_result(found, tuple(rewards.shape), "the advantage").detach().to(torch.float64)
 
+    def outputs(self, h: float) -> list[Tensor]:
+        """The advantages of one batch whose rewards are scaled by 1 + h."""
+        rewards, ids = self.equal_groups()
+        return [self.call(rewards * (1 + h), ids)]
+
     def required(self, rewards: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         r"""The advantages and their error scale, (N,).
 
@@ -82,26 +89,37 @@ class Subject:
         standard deviation s, in one pass over the squares or two, by as much times (1 + M/s).
         """
         r = rewards.to(torch.float64)
-        groups = [torch.nonzero(ids == i).flatten() for i in set(ids.tolist())]
-        mean, std, growth = torch.zeros_like(r), torch.zeros_like(r), torch.zeros_like(r)
-        for members in groups:
-            mean[members], std[members] = r[members].mean(), self._std(r[members])
-            growth[members] = 4 + 2 * math.log2(max(r.numel(), 2))
-        if self.mistake == "wrong-axis" and len({len(m) for m in groups}) == 1:
-            table = r.reshape(len(groups), -1)
-            mean, std = table.mean(0).repeat(len(groups)), table.std(0, correction=0).repeat(len(groups))
+        mean, std = self._statistics(r, ids)
+        growth = 4 + 2 * math.log2(max(r.numel(), 2))
         centred = r - {"mean-global": r.mean(), "mean-missing": torch.zeros_like(r)}.get(self.mistake, mean)
-        std = {"global": self._std(r).expand_as(r), "none": torch.ones_like(r)}.get(self.convention.std, std)
-        if self.mistake == "std-of-centred":
-            std = self._std(r - mean).expand_as(r)
         divisor = self._divisor(std)
         value = (-centred if self.mistake == "sign" else centred) / divisor
         size = r.abs().max()
         off = growth * size * (1 + torch.where(std > 0, size / std.clamp(min=1e-300), 0.0))
         scale = (growth * size + value.abs() * (off + std)) / divisor + value.abs()
         scale = torch.where(divisor > 0, scale, torch.inf)
+        return self.clamped(value), scale
+
+    def divisor(self, rewards: Tensor, ids: Tensor) -> Tensor:
+        """What the centred rewards are divided by, (N,)."""
+        return self._divisor(self._statistics(rewards.to(torch.float64), ids)[1])
+
+    def clamped(self, advantages: Tensor) -> Tensor:
         limit = self.convention.clamp
-        return (value if limit is None else value.clamp(-limit, limit)), scale
+        return advantages if limit is None else advantages.clamp(-limit, limit)
+
+    def _statistics(self, r: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Each sample's mean and standard deviation, (N,)."""
+        groups = [torch.nonzero(ids == i).flatten() for i in set(ids.tolist())]
+        mean, std = torch.zeros_like(r), torch.zeros_like(r)
+        for members in groups:
+            mean[members], std[members] = r[members].mean(), self._std(r[members])
+        if self.mistake == "wrong-axis" and len({len(m) for m in groups}) == 1:
+            table = r.reshape(len(groups), -1)
+            mean, std = table.mean(0).repeat(len(groups)), table.std(0, correction=0).repeat(len(groups))
+        if self.mistake == "std-of-centred":
+            return mean, self._std(r - mean).expand_as(r)
+        return mean, {"global": self._std(r).expand_as(r), "none": torch.ones_like(r)}.get(self.convention.std, std)
 
     def _std(self, r: Tensor) -> Tensor:
         return r.std(correction=int(self.convention.unbiased)) if r.numel() > 1 else r.new_zeros(())

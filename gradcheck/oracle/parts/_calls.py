@@ -21,6 +21,7 @@ __all__ = [
     "calling",
     "compared",
     "described",
+    "distinct",
     "name_of",
     "number_problem",
     "one_of",
@@ -81,9 +82,19 @@ def compared(comparisons: Iterable[Comparison | tuple[Spec | None, Comparison]],
         spec, one = (None, item) if isinstance(item, Comparison) else item
         ratios.append(one.ratio)
         if not one.holds:
-            text = detail or f"observed {one.observed:.6g}, required {one.required:.6g}"
+            text = detail or "observed {}, required {}".format(*distinct(one.observed, one.required))
             return Outcome("failed", len(ratios), one.ratio, text, one, spec, ratios=tuple(ratios))
     return Outcome("passed", len(ratios), max(ratios, default=0.0), ratios=tuple(ratios))
+
+
+def distinct(*numbers: float) -> tuple[str, ...]:
+    """Numbers as text, with as many digits as it takes to tell them apart, if they are."""
+    shown: tuple[str, ...] = ()
+    for digits in (6, 10, 17):
+        shown = tuple(f"{x + 0.0:.{digits}g}" for x in numbers)  # −0 reads like a sign error
+        if len(set(shown)) == len(set(numbers)):
+            break
+    return shown
 
 
 def unchanged(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradcheck.compare import Comparison, compare
-from gradcheck.oracle.parts._calls import Wrong, calling, compared, tensor_result
+from gradcheck.oracle.parts._calls import Wrong, calling, compared, distinct, tensor_result
 from gradcheck.oracle.results import Diagnosis, Outcome
 
 __all__ = [
@@ -106,9 +106,8 @@ def check_schedule(subject: Subject) -> Outcome:
                 old, new = _flat(shadow), _flat(live)
                 i = int((old - new).abs().argmax())
                 seen = float((_flat(subject.update(shadow, live, step)) - new)[i] / (old - new)[i])
-                raise Wrong(
-                    f"at step {step} it behaves like a decay of {seen:.6g}; {subject.decay(step):.6g} is required"
-                )
+                shown, wanted = distinct(seen, subject.decay(step))
+                raise Wrong(f"at step {step} it behaves like a decay of {shown}; {wanted} is required")
             yield one
 
     return compared(each())

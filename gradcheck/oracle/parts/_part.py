@@ -1,23 +1,25 @@
 r"""What judging any part has in common: named checks of a subject, and causes found by trying other subjects.
 
 A *subject* is a part's function together with what it declares; a *hypothesis* is the same function beside another
-requirement.  Where an obligation fails as declared and holds under a hypothesis, the failure is consistent with it.
+requirement.  Where an obligation fails as declared and holds under a hypothesis, the failure is consistent with it,
+unless the hypothesis accepts anything, which its controls tell, or has no evidence of its own where it needs some.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from gradcheck.errors import InputError
 from gradcheck.oracle.adapter import AdapterError
 from gradcheck.oracle.parts._calls import Wrong
 from gradcheck.oracle.results import Diagnosis, Judgement, Outcome, Result
 
-__all__ = ["Check", "Hypothesis", "PartInfo", "judge_part"]
+__all__ = ["Check", "Hypothesis", "Part", "PartInfo", "declare"]
 
 S = TypeVar("S")
 
@@ -32,7 +34,9 @@ class Check(Generic[S]):
         catches: the class of mistakes that it is for.
         check: the function; it may raise :class:`Wrong`.
         applies: ``None`` where it applies, else why not.
-        direct: the cause where no hypothesis explains the failure.
+        direct: the cause where no hypothesis explains the failure without contradicting what holds.
+        depends: what of a subject the outcome depends on besides the function, so that hypotheses that agree in it need
+            one run; ``None``: on everything.
     """
 
     id: str
@@ -41,16 +45,28 @@ class Check(Generic[S]):
     check: Callable[[S], Outcome]
     applies: Callable[[S], str | None] = lambda subject: None
     direct: Callable[[S], Diagnosis | None] = lambda subject: None
+    depends: Callable[[S], Hashable] | None = None
 
 
 @dataclass(frozen=True)
 class Hypothesis(Generic[S]):
-    """Another requirement that the function may meet: a convention to declare, or a named mistake."""
+    """Another requirement that the function may meet: a convention to declare, or a named mistake.
+
+    Attributes:
+        name, cause: as reports say it.
+        subject: the function beside that requirement.
+        declare: the keyword to declare, if it is a convention.
+        controls: the function beside wrong requirements of the same tolerance.  An obligation that holds under all of
+            them too would hold under anything, and is not explained.
+        evidence: whether something besides the obligations speaks for it.
+    """
 
     name: str
     cause: str
     subject: S
     declare: str = ""
+    controls: tuple[S, ...] = ()
+    evidence: Callable[[], bool] = lambda: True
 
 
 @dataclass(frozen=True)
@@ -65,21 +81,71 @@ class PartInfo:
     expected_failures: Mapping[str, str] = field(default_factory=dict)
 
 
-def judge_part(
+@dataclass(frozen=True)
+class Part(Generic[S]):
+    """A part that is declared and not yet called.
+
+    Attributes:
+        subject: the function and its declaration.
+        checks: its obligations.
+        hypotheses: what may explain a failure.
+        info: what its judgement says besides.
+        prepare: completes the subject by what only calls can tell.
+
+    Raises:
+        InputError: ``expected_failures`` names an obligation that there is not.
+    """
+
+    subject: S
+    checks: tuple[Check[S], ...]
+    hypotheses: Callable[[S], Iterable[Hypothesis[S]]]
+    info: PartInfo
+    prepare: Callable[[S], S] = lambda subject: subject
+
+    def __post_init__(self) -> None:
+        self._known("expected_failures", self.info.expected_failures)
+
+    def _known(self, argument: str, names: Iterable[str]) -> None:
+        known = [c.id for c in self.checks]
+        unknown = [(argument, repr(name), f"obligations: {', '.join(known)}") for name in names if name not in known]
+        if unknown:
+            raise InputError(*unknown)
+
+    def judge(self, only: Sequence[str] = ()) -> Judgement:
+        """Run every check (or ``only`` some), and seek the causes of what fails.
+
+        Raises:
+            AdapterError: the function raises.
+            InputError: there is no such obligation.
+        """
+        self._known("obligation", only)
+        checks = tuple(c for c in self.checks if not only or c.id in only)
+        return _judge(self.prepare(self.subject), checks, self.hypotheses, self.info)
+
+
+def declare(part: Callable[..., Part[S]], function: Callable[..., Any], declared: Mapping[str, Any]) -> Part[S]:
+    """A part of a function and its declaration.
+
+    Raises:
+        InputError: an unknown convention or a value out of its domain; all mistakes are listed.
+    """
+    keywords = {
+        name for name, p in inspect.signature(part).parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in inspect.signature(part).parameters.values())
+    unknown = [] if takes_any else [name for name in declared if name not in keywords]
+    if unknown:
+        known = ", ".join(sorted(keywords - {"seed", "expected_failures"}))
+        raise InputError(*((name, repr(declared[name]), f"a convention of this part: {known}") for name in unknown))
+    return part(function, **declared)
+
+
+def _judge(
     subject: S,
     checks: tuple[Check[S], ...],
     hypotheses: Callable[[S], Iterable[Hypothesis[S]]],
     info: PartInfo,
 ) -> Judgement:
-    """Run every check, and seek the causes of what fails.
-
-    Raises:
-        AdapterError: the function raises.
-        InputError: ``expected_failures`` names an obligation that there is not.
-    """
-    unknown = [name for name in info.expected_failures if name not in {c.id for c in checks}]
-    if unknown:
-        raise InputError(("expected_failures", repr(unknown[0]), f"obligations: {', '.join(c.id for c in checks)}"))
     start = time.perf_counter()
     seen: dict[str, _Seen] = {}
     for check in checks:
@@ -143,31 +209,52 @@ def _causes(
 ) -> dict[str, Diagnosis]:
     """For each failed check a hypothesis under which it holds: that which explains most and contradicts least."""
     fits: list[_Fit[S]] = []
+    known: _Known = {}
     for hypothesis in hypotheses:
-        explains = frozenset(c.id for c in failed if _status(c, hypothesis.subject) == "passed")
-        if explains:
-            contradicts = frozenset(c.id for c in passed if _status(c, hypothesis.subject) == "failed")
+        explains = frozenset(c.id for c in failed if _explains(hypothesis, c, known))
+        if explains and hypothesis.evidence():
+            contradicts = frozenset(c.id for c in passed if _status(c, hypothesis.subject, known) == "failed")
             fits.append(_Fit(hypothesis, explains, contradicts))
     fits.sort(key=lambda f: len(f.contradicts) - len(f.explains))  # stable: among equals the order of the list
+    plain = [f for f in fits if not f.hypothesis.controls]  # a tolerance explains what holds under it, and nothing else
     causes: dict[str, Diagnosis] = {}
     for check in failed:
         fitting = [f for f in fits if check.id in f.explains]
         direct = _direct(check, subject)
-        if fitting:
+        if fitting and (direct is None or not fitting[0].contradicts):
             best = fitting[0]
             same = (best.explains, best.contradicts)
             others = [f.hypothesis for f in fitting[1:] if (f.explains, f.contradicts) == same]
             causes[check.id] = _diagnosis(best.hypothesis, others)
         elif direct is not None:
             causes[check.id] = direct
-        elif fits and not fits[0].contradicts:
-            causes[check.id] = _diagnosis(fits[0].hypothesis, [])
+        elif plain and not plain[0].contradicts:
+            causes[check.id] = _diagnosis(plain[0].hypothesis, [])
         else:
             causes[check.id] = Diagnosis("unknown", "no named mistake and no other declaration fits")
     return causes
 
 
-def _status(check: Check[S], subject: S) -> str:
+def _explains(hypothesis: Hypothesis[S], check: Check[S], known: _Known) -> bool:
+    if _status(check, hypothesis.subject, known) != "passed":
+        return False
+    controls = hypothesis.controls
+    return not controls or any(_status(check, control, known) == "failed" for control in controls)
+
+
+_Known = dict[tuple[str, Hashable], str]
+
+
+def _status(check: Check[S], subject: S, known: _Known) -> str:
+    if check.depends is None:
+        return _run(check, subject)
+    key = check.id, check.depends(subject)
+    if key not in known:
+        known[key] = _run(check, subject)
+    return known[key]
+
+
+def _run(check: Check[S], subject: S) -> str:
     try:
         return _see(check, subject).outcome.status
     except AdapterError:

@@ -20,6 +20,7 @@ from derivations.torchgen import ordered_formulas
 from derivations.variant import Variant
 from gradcheck.bounds import Analysis
 from gradcheck.case import Case
+from gradcheck.oracle.parts._sde_parameterisation import reparameterise, slope_through_predictions
 
 __all__ = ["Formulas", "formulas", "required", "wrong_formulas"]
 
@@ -80,10 +81,18 @@ def _ordered(sde: str, at_one: str, expr: sp.Expr) -> list[tuple[sp.Symbol, sp.E
     return ordered_formulas(_carrier(sde, at_one), expr)
 
 
+@lru_cache(maxsize=256)
 def required(
-    sde: str, case: Case, expr: sp.Expr, dtype: torch.dtype, at_one: str = "regular", times: str = "own"
+    sde: str,
+    case: Case,
+    expr: sp.Expr,
+    dtype: torch.dtype,
+    at_one: str = "regular",
+    times: str = "own",
+    bounded: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    r"""A formula's value and its error scale on a case.
+    r"""A formula's value and its error scale on a case: the larger of the formula's own and of that after one change of
+    parameterisation.
 
     Returns:
         Two float64 tensors of shape (B, \*latent) or (B, 1, …, 1).
@@ -96,12 +105,20 @@ def required(
         analysis = Analysis(case.broadcast(torch.float64), dtype)
         dt = analysis.values["dt"]
         analysis.memo[n.dt] = dt, torch.ones_like(dt)  # a difference of times, each rounded at the size of 1
-        for symbol, formula in _ordered(sde, at_one, expr):
-            analysis.define(symbol, formula)
-        value, scale = analysis(expr)
+        value, scale = _analysed(analysis, sde, at_one, expr)
+        if bounded:
+            reparameterise(analysis)
+            other = _analysed(analysis, sde, at_one, expr.xreplace({n.C1: slope_through_predictions(sde)}))[1]
+            scale = torch.maximum(scale, other)
     shape = (case.v_theta.shape[0], *(1,) * (case.v_theta.ndim - 1))
     size = value.new_zeros(shape)
     return value + size, scale + analysis.floor + 2 * value.abs() + size
+
+
+def _analysed(analysis: Analysis, sde: str, at_one: str, expr: sp.Expr) -> tuple[Tensor, Tensor]:
+    for symbol, formula in _ordered(sde, at_one, expr):
+        analysis.define(symbol, formula)
+    return analysis(expr)
 
 
 def wrong_formulas(right: Formulas) -> Iterator[tuple[str, str, Formulas]]:

@@ -39,12 +39,11 @@ def check_sampling(subject: Subject) -> Outcome:
     if subject.convention.per_sample_time:  # away from the ends, where rounding is small beside the noise
         t, t_prev = (torch.tensor(x, dtype=torch.float64).to(subject.dtype).to(torch.float64) for x in _MIXED)
         case = case.replace(t=t, t_prev=t_prev, dt=t - t_prev)
-    mean, rounding = subject.required(subject.formulas.mean, case)
-    std, _ = subject.required(subject.formulas.std, case)
+    mean, std = subject.value(subject.formulas.mean, case), subject.value(subject.formulas.std, case)
     # two calls on one generator, which must move on
     samples = subject.samples(case, _CALLS, seed=spec.seed)
     if not bool((std > 0).all()):
-        return _without_noise(subject, samples, mean, rounding)
+        return _without_noise(subject, samples, *subject.required(subject.formulas.mean, case))
     z = torch.stack([(x - mean) / std for x in samples]).flatten(2)  # (calls, B, coordinates)
     if not bool(z.isfinite().all()):
         raise Wrong("the sampled state is not finite")

@@ -15,6 +15,7 @@ from gradcheck.case import Case
 from gradcheck.compare import Comparison, compare
 from gradcheck.oracle.parts._calls import Wrong, calling, tensor_result, unchanged, working
 from gradcheck.oracle.parts._part import Hypothesis
+from gradcheck.oracle.parts._precision import rounds
 from gradcheck.oracle.parts._sde_formulas import Formulas, formulas, required, wrong_formulas
 from gradcheck.problems import Spec
 
@@ -26,7 +27,7 @@ class SdeStepConvention:
     """What a reverse step declares about itself.
 
     Attributes:
-        sde: ``"flow"`` (default), ``"dance"`` or ``"cps"``.
+        sde: ``"flow"`` (default), ``"dance"``, ``"cps"`` or ``"wan"``, whose σ_t is the noise level at t = 1.
         returns_std: ``"step"`` (default), the true standard deviation; or ``"sigma"``, σ_t without √Δt.
         log_prob_reduction: ``"mean"`` (default) or ``"sum"`` over the latent's coordinates.
         log_prob_scale: ``"gaussian"`` (default), or ``"unit"`` without 1/(2 C2²), as CPS's public code.
@@ -34,6 +35,7 @@ class SdeStepConvention:
         at_one: Flow-SDE's σ_t at t = 1 takes t_prev for t in ``"denominator"`` (default), 1 − t alone, or everywhere
             (``"next"``); ``"skip"`` leaves t = 1 unjudged.
         noise_level: the number that the function holds itself; ``None`` (default): it takes it from its argument.
+        sigma_min: Wan's σ_t at t = 0, which the function holds itself (default 0).
         differentiable: mean and log_prob carry a graph to v (default).
         per_sample_time: every sample has its own t (default); ``False`` gives a batch one t.
         working_dtype: the precision that it works in, in which it is also given its inputs; ``None``: float64.
@@ -48,6 +50,7 @@ class SdeStepConvention:
     log_prob_normaliser: str = "full"
     at_one: str = "denominator"
     noise_level: float | None = None
+    sigma_min: float = 0.0
     differentiable: bool = True
     per_sample_time: bool = True
     working_dtype: str | None = None
@@ -100,7 +103,9 @@ class Subject:
 
     def problem(self, spec: Spec, times: tuple[float, float] | None = None) -> Case:
         """One problem; with ``times`` every sample has that (t, t_prev)."""
-        return _problem(self.convention, spec, times)
+        said = SdeStepConvention()
+        alike = {name: getattr(said, name) for name in _NOT_DRAWN}
+        return _problem(replace(self.convention, **alike), spec, times)
 
     def required(self, expr: sp.Expr, case: Case) -> tuple[Tensor, Tensor]:
         """A formula's value and error scale under this requirement."""
@@ -109,11 +114,29 @@ class Subject:
             raise Wrong("the requirement is not finite here")
         return value, scale
 
+    def value(self, expr: sp.Expr, case: Case) -> Tensor:
+        """A formula's value under this requirement."""
+        return _required(self.convention, self.formulas, expr, case, bounded=False)[0]
+
     def compare(self, observed: Tensor, expr: sp.Expr, case: Case) -> Comparison:
         """An observed tensor beside a formula."""
         value, scale = self.required(expr, case)
         none = torch.zeros_like(observed, dtype=torch.float64)
         return compare(observed.expand_as(value + none), value + none, scale + none, self.dtype)
+
+    _SPREAD = torch.tensor([1.0, 0.83, 1.17], dtype=torch.float64)
+
+    def outputs(self, h: float) -> list[Tensor | None]:
+        """What it returns amid the time axis, with every tensor scaled by 1 + h."""
+        spec = Spec(3, self.convention.latents[0], 7)
+        case = self.problem(spec, (0.6, 0.45))
+        if self.convention.per_sample_time:
+            case = case.replace(t=case.t * self._SPREAD, t_prev=case.t_prev * self._SPREAD)
+        scaled = case.replace(
+            **{name: getattr(case, name) * (1 + h) for name in ("v_theta", "x_t", "x_prev", "t", "t_prev")}
+        )
+        given = self.call(scaled, replay=True)
+        return [self.call(scaled, replay=False).x_prev, given.log_prob, given.mean, given.std]
 
     def call(self, case: Case, *, replay: bool, seed: int = 0, elsewhere: int = 0, grad: bool = False) -> Call:
         """Call the function on copies, check the shapes of what it returns, and that its inputs stay as they are."""
@@ -159,9 +182,23 @@ def declared(c: SdeStepConvention) -> Formulas:
     return formulas(c.sde, c.returns_std, c.log_prob_reduction, c.log_prob_scale, c.log_prob_normaliser)
 
 
-def _required(c: SdeStepConvention, wanted: Formulas, expr: sp.Expr, case: Case) -> tuple[Tensor, Tensor]:
+def _required(
+    c: SdeStepConvention, wanted: Formulas, expr: sp.Expr, case: Case, bounded: bool = True
+) -> tuple[Tensor, Tensor]:
     at_one = c.at_one if bool((case.t == 1).all()) else "regular"
-    return required(wanted.sde, case, expr, working(c.working_dtype), at_one, wanted.times)
+    return required(wanted.sde, case, expr, working(c.working_dtype), at_one, wanted.times, bounded)
+
+
+_NOT_DRAWN = (
+    "returns_std",
+    "log_prob_reduction",
+    "log_prob_scale",
+    "log_prob_normaliser",
+    "differentiable",
+    "latents",
+    "schedule",
+)
+"""Conventions that leave the problems alone, so that hypotheses share them."""
 
 
 @lru_cache(maxsize=256)
@@ -184,9 +221,9 @@ def _problem(c: SdeStepConvention, spec: Spec, times: tuple[float, float] | None
     t, t_prev = (x.to(dtype).to(torch.float64) for x in (t, t_prev))
     latents = {"v_theta": v, "x_t": x_t, "x_prev": x_t, "noise": noise}
     numbers = {"drawn_level": level, "noise_level": level if c.noise_level is None else c.noise_level}
-    numbers["D"] = float(v[0].numel())
+    numbers |= {"D": float(v[0].numel()), "sigma_min": float(c.sigma_min)}
     case = Case("the step", {**latents, "t": t, "t_prev": t_prev, "dt": t - t_prev, **numbers})
-    mean, std = (_required(c, declared(c), e, case)[0] for e in (declared(c).mean, declared(c).std))
+    mean, std = (_required(c, declared(c), e, case, bounded=False)[0] for e in (declared(c).mean, declared(c).std))
     return case.replace(x_prev=(mean + std * noise).to(dtype))
 
 
@@ -216,6 +253,16 @@ def hypotheses(subject: Subject) -> Iterator[Hypothesis[Subject]]:
             yield Hypothesis(
                 f"convention:{name}", f"the function behaves as {text} says", replace(subject, convention=other), text
             )
+    if subject.dtype == torch.float64:
+        single = replace(subject, convention=replace(c, working_dtype="float32"))
+        yield Hypothesis(
+            "convention:working_dtype",
+            "the function behaves as working_dtype='float32' says",
+            single,
+            "working_dtype='float32'",
+            tuple(replace(single, wrong=wrong) for _, _, wrong in wrong_formulas(subject.formulas)),
+            lambda: rounds(subject.outputs),
+        )
     for name, sentence, wrong in wrong_formulas(subject.formulas):
         if wrong != subject.formulas:
             yield Hypothesis(name, sentence, replace(subject, wrong=wrong))
@@ -224,13 +271,12 @@ def hypotheses(subject: Subject) -> Iterator[Hypothesis[Subject]]:
 
 
 _ALTERNATIVES: dict[str, tuple[Any, ...]] = {
-    "sde": ("flow", "dance", "cps"),
+    "sde": ("flow", "dance", "cps", "wan"),
     "returns_std": ("step", "sigma"),
     "log_prob_reduction": ("mean", "sum"),
     "log_prob_scale": ("gaussian", "unit"),
     "log_prob_normaliser": ("full", "none"),
     "at_one": ("denominator", "next"),
-    "working_dtype": ("float32",),
 }
 
 _SAMPLING = (

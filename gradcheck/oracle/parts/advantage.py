@@ -9,21 +9,35 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gradcheck.errors import InputError
 from gradcheck.oracle.parts._advantage_checks import CHECKS
 from gradcheck.oracle.parts._advantage_subject import AdvantageConvention, Subject
 from gradcheck.oracle.parts._calls import described, name_of, number_problem, one_of
-from gradcheck.oracle.parts._part import Hypothesis, PartInfo, judge_part
+from gradcheck.oracle.parts._part import Hypothesis, Part, PartInfo, declare
+from gradcheck.oracle.parts._precision import rounds
 from gradcheck.oracle.results import Judgement
 
-__all__ = ["AdvantageConvention", "judge_advantage"]
+__all__ = ["AdvantageConvention", "advantage_part", "judge_advantage"]
 
 _REFERENCE = "derivations/identities.py, group-advantage; Shao et al., DeepSeekMath, arXiv:2402.03300"
 
 
-def judge_advantage(
+def judge_advantage(function: Callable[[Tensor, Tensor], Tensor], **declared: Any) -> Judgement:
+    """Judge an advantage estimator; the conventions are those of :class:`AdvantageConvention`, by keyword.
+
+    ``seed`` and ``expected_failures`` (obligation id → reason) are keywords too.
+
+    Raises:
+        InputError: an unknown convention or a value out of its domain; all mistakes are listed.
+        AdapterError: the function raises.
+    """
+    return declare(advantage_part, function, declared).judge()
+
+
+def advantage_part(
     function: Callable[[Tensor, Tensor], Tensor],
     *,
     std: str = "group",
@@ -31,32 +45,29 @@ def judge_advantage(
     eps: float = 1e-4,
     clamp: float | None = None,
     layout: str = "any",
+    smallest_group: int = 1,
     working_dtype: str | None = None,
     seed: int = 0,
     expected_failures: Mapping[str, str] | None = None,
-) -> Judgement:
-    """Judge an advantage estimator; the conventions are those of :class:`AdvantageConvention`.
-
-    Raises:
-        InputError: a value out of its domain; all mistakes are listed.
-        AdapterError: the function raises.
-    """
+) -> Part[Subject]:
+    """A part and its declaration, checked and not yet called; arguments as :func:`judge_advantage`'s."""
     problems = [
         *one_of("std", std, "group", "global", "none"),
         *one_of("unbiased", unbiased, False, True),
         *one_of("layout", layout, "any", "contiguous"),
+        *one_of("smallest_group", smallest_group, 1, 2),
         *one_of("working_dtype", working_dtype, None, "float64", "float32"),
         *number_problem("eps", eps, 0, 1),
         *([] if clamp is None else number_problem("clamp", clamp, 0, 1e6, open_low=True)),
     ]
     if problems:
         raise InputError(*problems)
-    convention = AdvantageConvention(std, unbiased, eps, clamp, layout, working_dtype)
+    convention = AdvantageConvention(std, unbiased, eps, clamp, layout, working_dtype, smallest_group)
     subject = Subject(function, name_of(function), convention, seed)
     info = PartInfo(
         subject.name, described(convention), _REFERENCE, seed, working_dtype or "float64", expected_failures or {}
     )
-    return judge_part(subject, CHECKS, _hypotheses, info)
+    return Part(subject, CHECKS, _hypotheses, info)
 
 
 def _hypotheses(subject: Subject) -> Iterator[Hypothesis[Subject]]:
@@ -66,7 +77,6 @@ def _hypotheses(subject: Subject) -> Iterator[Hypothesis[Subject]]:
         "unbiased": (False, True),
         "eps": (0.0, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3),
         "clamp": (None, 1.0, 5.0, 10.0),
-        "working_dtype": ("float32",),
     }
     for name, allowed in alternatives.items():
         for value in allowed:
@@ -74,6 +84,12 @@ def _hypotheses(subject: Subject) -> Iterator[Hypothesis[Subject]]:
                 text = f"{name}={value!r}"
                 other = replace(subject, convention=replace(c, **{name: value}))
                 yield Hypothesis(f"convention:{name}", f"the estimator behaves as {text} says", other, text)
+    if subject.dtype == torch.float64:
+        single = replace(subject, convention=replace(c, working_dtype="float32"))
+        text = "working_dtype='float32'"
+        cause = f"the estimator behaves as {text} says"
+        controls = tuple(replace(single, mistake=name) for name in _MISTAKES)
+        yield Hypothesis("convention:working_dtype", cause, single, text, controls, lambda: rounds(subject.outputs))
     # two conventions at once, as public implementations combine them
     for unbiased, eps in ((True, 1e-8), (False, 1e-8), (True, 1e-4)):
         text = f"unbiased={unbiased!r}, eps={eps!r}"

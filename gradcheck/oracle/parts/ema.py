@@ -28,15 +28,32 @@ from gradcheck.oracle.parts._ema_checks import (
     schedule,
     swaps,
 )
-from gradcheck.oracle.parts._part import Check, Hypothesis, PartInfo, judge_part
+from gradcheck.oracle.parts._part import Check, Hypothesis, Part, PartInfo, declare
 from gradcheck.oracle.results import Diagnosis, Judgement
 
-__all__ = ["SCHEDULES", "judge_ema"]
+__all__ = ["SCHEDULES", "ema_part", "judge_ema"]
 
 _REFERENCE = "derivations/identities.py, ema"
 
 
-def judge_ema(
+def judge_ema(function: Callable[..., Any], **declared: Any) -> Judgement:
+    """Judge a moving average.
+
+    Args:
+        function: see the module.
+        declared: ``decay``: d, the weight that the shadow keeps: a number in [0, 1] (0.999), a name of
+            :data:`SCHEDULES`, or a function of the step; ``store`` and ``restore``, which swap the average in and undo
+            it, and without which ``swap`` and ``restore`` are skipped; ``working_dtype`` of the tensors, float64 by
+            default; ``seed``; ``expected_failures``: obligation id → reason.
+
+    Raises:
+        InputError: an unknown convention or a value out of its domain; all mistakes are listed.
+        AdapterError: the function raises.
+    """
+    return declare(ema_part, function, declared).judge()
+
+
+def ema_part(
     function: Callable[..., Any],
     *,
     decay: float | str | Callable[[int], float] = 0.999,
@@ -45,22 +62,8 @@ def judge_ema(
     working_dtype: str | None = None,
     seed: int = 0,
     expected_failures: Mapping[str, str] | None = None,
-) -> Judgement:
-    """Judge a moving average.
-
-    Args:
-        function: see the module.
-        decay: d, the weight that the shadow keeps: a number in [0, 1], a name of :data:`SCHEDULES`, or a function
-            of the step.
-        store, restore: swap the average in and undo it; without them ``swap`` and ``restore`` are skipped.
-        working_dtype: of the tensors; float64 by default.
-        seed: of the tensors.
-        expected_failures: obligation id → reason.
-
-    Raises:
-        InputError: a value out of its domain; all mistakes are listed.
-        AdapterError: the function raises.
-    """
+) -> Part[Subject]:
+    """A part and its declaration, checked and not yet called; arguments as :func:`judge_ema`'s."""
     problems = one_of("working_dtype", working_dtype, None, "float64", "float32", "bfloat16")
     if isinstance(decay, str):
         problems += one_of("decay", decay, *SCHEDULES)
@@ -73,7 +76,7 @@ def judge_ema(
     subject = Subject(function, name_of(function), schedule(decay), seed, working(working_dtype), store, restore)
     declaration = f"decay={decay!r}" if not callable(decay) else f"decay={name_of(decay)}"
     info = PartInfo(subject.name, declaration, _REFERENCE, seed, working_dtype or "float64", expected_failures or {})
-    return judge_part(subject, CHECKS, _hypotheses, info)
+    return Part(subject, CHECKS, _hypotheses, info)
 
 
 CHECKS: tuple[Check[Subject], ...] = (

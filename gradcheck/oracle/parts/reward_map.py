@@ -26,10 +26,11 @@ from gradcheck.oracle.parts._calls import (
     unchanged,
     working,
 )
-from gradcheck.oracle.parts._part import Check, Hypothesis, PartInfo, judge_part
+from gradcheck.oracle.parts._part import Check, Hypothesis, Part, PartInfo, declare
+from gradcheck.oracle.parts._precision import rounds
 from gradcheck.oracle.results import Judgement, Outcome
 
-__all__ = ["RewardMapConvention", "judge_reward_map"]
+__all__ = ["RewardMapConvention", "judge_reward_map", "reward_map_part"]
 
 _MODES: dict[str, Callable[[Tensor], Tensor]] = {
     "all": lambda a: a,
@@ -74,6 +75,11 @@ class Subject:
             unchanged({"advantage": advantage}, {"advantage": given})
             return tensor_result(found, tuple(advantage.shape), "r").detach().to(torch.float64)
 
+    def outputs(self, h: float) -> list[Tensor]:
+        """r of some advantages away from the kinks, scaled by 1 + h."""
+        drawn = torch.linspace(-0.9, 0.9, 16, dtype=torch.float64)
+        return [self.call(self.convention.clip * drawn * (1 + h))]
+
     def advantages(self) -> Tensor:
         """From −4c to 4c, the kinks on either side, and 0, sorted."""
         c = self.convention.clip
@@ -101,7 +107,19 @@ class Subject:
         return forms.get(self.mistake, clipped / c / 2 + 0.5)
 
 
-def judge_reward_map(
+def judge_reward_map(function: Callable[[Tensor], Tensor], **declared: Any) -> Judgement:
+    """Judge the map; the conventions are those of :class:`RewardMapConvention`, by keyword.
+
+    ``seed`` and ``expected_failures`` (obligation id → reason) are keywords too.
+
+    Raises:
+        InputError: an unknown convention or a value out of its domain; all mistakes are listed.
+        AdapterError: the function raises.
+    """
+    return declare(reward_map_part, function, declared).judge()
+
+
+def reward_map_part(
     function: Callable[[Tensor], Tensor],
     *,
     clip: float = 5.0,
@@ -109,13 +127,8 @@ def judge_reward_map(
     working_dtype: str | None = None,
     seed: int = 0,
     expected_failures: Mapping[str, str] | None = None,
-) -> Judgement:
-    """Judge the map; the conventions are those of :class:`RewardMapConvention`.
-
-    Raises:
-        InputError: a value out of its domain; all mistakes are listed.
-        AdapterError: the function raises.
-    """
+) -> Part[Subject]:
+    """A part and its declaration, checked and not yet called; arguments as :func:`judge_reward_map`'s."""
     problems = [
         *number_problem("clip", clip, 0, 1e6, open_low=True),
         *one_of("mode", mode, *_MODES),
@@ -127,7 +140,7 @@ def judge_reward_map(
     subject = Subject(function, name_of(function), convention, seed)
     dtype = working_dtype or "float64"
     info = PartInfo(subject.name, described(convention), _REFERENCE, seed, dtype, expected_failures or {})
-    return judge_part(subject, CHECKS, _hypotheses, info)
+    return Part(subject, CHECKS, _hypotheses, info)
 
 
 def _on(subject: Subject, advantage: Tensor) -> Outcome:
@@ -194,7 +207,6 @@ def _hypotheses(subject: Subject) -> Iterator[Hypothesis[Subject]]:
     alternatives: dict[str, tuple[Any, ...]] = {
         "clip": (1.0, 2.0, 3.0, 5.0, 10.0),
         "mode": tuple(_MODES),
-        "working_dtype": ("float32",),
     }
     for name, allowed in alternatives.items():
         for value in allowed:
@@ -202,6 +214,12 @@ def _hypotheses(subject: Subject) -> Iterator[Hypothesis[Subject]]:
                 text = f"{name}={value!r}"
                 other = replace(subject, convention=replace(c, **{name: value}))
                 yield Hypothesis(f"convention:{name}", f"the map behaves as {text} says", other, text)
+    if working(c.working_dtype) == torch.float64:
+        single = replace(subject, convention=replace(c, working_dtype="float32"))
+        text = "working_dtype='float32'"
+        controls = tuple(replace(single, mistake=name) for name in _MISTAKES)
+        cause = f"the map behaves as {text} says"
+        yield Hypothesis("convention:working_dtype", cause, single, text, controls, lambda: rounds(subject.outputs))
     for name, sentence in _MISTAKES.items():
         yield Hypothesis(name, sentence, replace(subject, mistake=name))
 

@@ -15,13 +15,13 @@ from derivations.sde import reverse_step
 from gradcheck.errors import InputError
 from gradcheck.oracle.parts import _sde_checks as checks
 from gradcheck.oracle.parts._calls import described, name_of, number_problem, one_of
-from gradcheck.oracle.parts._part import Check, PartInfo, judge_part
+from gradcheck.oracle.parts._part import Check, Part, PartInfo
 from gradcheck.oracle.parts._sde_checks import has, lacking
 from gradcheck.oracle.parts._sde_sampling import check_sampling
 from gradcheck.oracle.parts._sde_subject import SdeStepConvention, Subject, hypotheses
 from gradcheck.oracle.results import Diagnosis, Judgement
 
-__all__ = ["SdeStepConvention", "judge_sde_step"]
+__all__ = ["SdeStepConvention", "judge_sde_step", "sde_step_part"]
 
 _DTYPES = (None, "float64", "float32", "bfloat16", "float16")
 
@@ -45,6 +45,17 @@ def judge_sde_step(
         InputError: an unknown convention or a value out of its domain; all mistakes are listed.
         AdapterError: the function raises.
     """
+    return sde_step_part(function, seed=seed, expected_failures=expected_failures, **declared).judge()
+
+
+def sde_step_part(
+    function: Callable[..., Any],
+    *,
+    seed: int = 0,
+    expected_failures: Mapping[str, str] | None = None,
+    **declared: Any,
+) -> Part[Subject]:
+    """A reverse step and its declaration, checked and not yet called; arguments as :func:`judge_sde_step`'s."""
     known = SdeStepConvention.__dataclass_fields__
     unknown = [
         (k, repr(v), f"a convention of a step: {', '.join(known)}") for k, v in declared.items() if k not in known
@@ -56,25 +67,10 @@ def judge_sde_step(
     if "latents" in declared:
         declared["latents"] = tuple(tuple(shape) for shape in declared["latents"])
     convention = SdeStepConvention(**declared)
-    problems = [
-        *one_of("sde", convention.sde, "flow", "dance", "cps"),
-        *one_of("returns_std", convention.returns_std, "step", "sigma"),
-        *one_of("log_prob_reduction", convention.log_prob_reduction, "mean", "sum"),
-        *one_of("log_prob_scale", convention.log_prob_scale, "gaussian", "unit"),
-        *one_of("log_prob_normaliser", convention.log_prob_normaliser, "full", "none"),
-        *one_of("at_one", convention.at_one, "denominator", "next", "skip"),
-        *one_of("working_dtype", convention.working_dtype, *_DTYPES),
-    ]
-    if convention.noise_level is not None:
-        problems += number_problem("noise_level", convention.noise_level, 0, 1 if convention.sde == "cps" else 100)
-    if convention.sde == "cps" and convention.returns_std == "sigma":
-        problems.append(("returns_std", "'sigma'", "'step' with sde='cps', which has no σ_t"))
-    if not convention.latents or any(not shape or min(shape) < 1 for shape in convention.latents):
-        problems.append(("latents", repr(convention.latents), "one or more shapes of one or more axes"))
+    problems = _problems(convention)
     if problems:
         raise InputError(*problems)
     subject = Subject(function, name_of(function), convention, seed, hands_level=convention.noise_level is None)
-    subject = replace(subject, lacks=lacking(subject))
     info = PartInfo(
         target=subject.name,
         declaration=described(convention),
@@ -83,7 +79,35 @@ def judge_sde_step(
         dtype=convention.working_dtype or "float64",
         expected_failures=expected_failures or {},
     )
-    return judge_part(subject, CHECKS, hypotheses, info)
+    return Part(subject, CHECKS, hypotheses, info, lambda subject: replace(subject, lacks=lacking(subject)))
+
+
+def _problems(c: SdeStepConvention) -> list[tuple[str, str, str]]:
+    problems = [
+        *one_of("sde", c.sde, "flow", "dance", "cps", "wan"),
+        *one_of("returns_std", c.returns_std, "step", "sigma"),
+        *one_of("log_prob_reduction", c.log_prob_reduction, "mean", "sum"),
+        *one_of("log_prob_scale", c.log_prob_scale, "gaussian", "unit"),
+        *one_of("log_prob_normaliser", c.log_prob_normaliser, "full", "none"),
+        *one_of("at_one", c.at_one, "denominator", "next", "skip"),
+        *one_of("working_dtype", c.working_dtype, *_DTYPES),
+        *number_problem("sigma_min", c.sigma_min, 0, 100),
+    ]
+    if c.noise_level is not None:
+        problems += number_problem("noise_level", c.noise_level, 0, 1 if c.sde == "cps" else 100)
+    if c.sde != "wan" and c.sigma_min:
+        problems.append(("sigma_min", repr(c.sigma_min), f"0 with sde={c.sde!r}, which has none"))
+    if c.sde == "cps" and c.returns_std == "sigma":
+        problems.append(("returns_std", "'sigma'", "'step' with sde='cps', which has no σ_t"))
+    if not c.latents or any(not shape or min(shape) < 1 for shape in c.latents):
+        problems.append(("latents", repr(c.latents), "one or more shapes of one or more axes"))
+    return problems
+
+
+def _same_call(subject: Subject) -> tuple[Any, ...]:
+    """What decides how the function is called, and the numbers of its requirement."""
+    c = subject.convention
+    return c.sde, c.noise_level, c.sigma_min, c.working_dtype
 
 
 CHECKS: tuple[Check[Subject], ...] = (
@@ -143,6 +167,7 @@ CHECKS: tuple[Check[Subject], ...] = (
         "the sampled states are normal, with the declared mean and standard deviation, independently",
         "noise of a wrong size, shared noise, none at all",
         check_sampling,
+        depends=lambda s: (s.formulas.mean, s.formulas.std, s.formulas.times, s.ignored, _same_call(s)),
     ),
     Check(
         "generator",
@@ -152,6 +177,7 @@ CHECKS: tuple[Check[Subject], ...] = (
         direct=lambda subject: Diagnosis(
             "generator-ignored", "the noise does not come from the generator that is handed in"
         ),
+        depends=_same_call,
     ),
     Check(
         "time-grid",

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from gradcheck.errors import InputError
 from gradcheck.oracle.parts._calls import Wrong, calling, described, name_of, number_problem, one_of, tensor_result
-from gradcheck.oracle.parts._part import Check, Hypothesis, PartInfo, judge_part
+from gradcheck.oracle.parts._part import Check, Hypothesis, Part, PartInfo, declare
 from gradcheck.oracle.parts._statistics import FALSE_ALARM, ks_bound, ks_distance, normal_cdf, poisson_limit
 from gradcheck.oracle.results import Diagnosis, Judgement, Outcome
 
-__all__ = ["TimeSamplerConvention", "judge_time_sampler", "shifted"]
+__all__ = ["TimeSamplerConvention", "judge_time_sampler", "shifted", "time_sampler_part"]
 
 _N = 1 << 16
 _REFERENCE = "Esser et al., Scaling Rectified Flow Transformers, arXiv:2403.03206, Eq. 19 and 23"
@@ -78,7 +78,19 @@ def _inside(t: Tensor) -> None:
         raise Wrong(f"the times reach from {float(t.min()):.6g} to {float(t.max()):.6g}; (0, 1) is required", cause)
 
 
-def judge_time_sampler(
+def judge_time_sampler(function: Callable[[int, torch.Generator], Tensor], **declared: Any) -> Judgement:
+    """Judge a time sampler; the conventions are those of :class:`TimeSamplerConvention`, by keyword.
+
+    ``seed`` and ``expected_failures`` (obligation id → reason) are keywords too.
+
+    Raises:
+        InputError: an unknown convention or a value out of its domain; all mistakes are listed.
+        AdapterError: the function raises.
+    """
+    return declare(time_sampler_part, function, declared).judge()
+
+
+def time_sampler_part(
     function: Callable[[int, torch.Generator], Tensor],
     *,
     distribution: str = "logit_normal",
@@ -87,13 +99,8 @@ def judge_time_sampler(
     std: float = 1.0,
     seed: int = 0,
     expected_failures: Mapping[str, str] | None = None,
-) -> Judgement:
-    """Judge a time sampler; the conventions are those of :class:`TimeSamplerConvention`.
-
-    Raises:
-        InputError: a value out of its domain; all mistakes are listed.
-        AdapterError: the function raises.
-    """
+) -> Part[Subject]:
+    """A part and its declaration, checked and not yet called; arguments as :func:`judge_time_sampler`'s."""
     problems = [
         *one_of("distribution", distribution, "logit_normal", "uniform"),
         *number_problem("shift", shift, 0, 1e4, open_low=True),
@@ -105,7 +112,7 @@ def judge_time_sampler(
     convention = TimeSamplerConvention(distribution, shift, mean, std)
     subject = Subject(function, name_of(function), convention, seed)
     info = PartInfo(subject.name, described(convention), _REFERENCE, seed, "float64", expected_failures or {})
-    return judge_part(subject, CHECKS, _hypotheses, info)
+    return Part(subject, CHECKS, _hypotheses, info)
 
 
 def check_shape(subject: Subject) -> Outcome:

@@ -2,6 +2,7 @@ r"""A report compared with an earlier one: what has become worse, and what bette
 
 Worse is
   - a target or an obligation that is missing now;
+  - a target that was judged and could not be now;
   - an obligation that held and fails now, declared or not;
   - an obligation that was checked and is skipped now;
   - an obligation that holds still, with a test ratio above :data:`NOTICEABLE` that is more than :data:`GROWTH` times
@@ -28,11 +29,17 @@ from gradcheck.oracle.reports.json_report import JSON_VERSION, SCHEMA_NAME, deco
 __all__ = ["GROWTH", "NOTICEABLE", "Regression", "compare", "load", "notes"]
 
 GROWTH = 2.0
+"""A test ratio that grew by more than this factor is worse …"""
+
 NOTICEABLE = 1.0
+"""… if it is now at least this large."""
 
 _HOLDS = ("passed", "unexpected-pass")
 _FAILS = ("failed", "expected-failure")
-_STATUSES = (*_HOLDS, *_FAILS, "skipped")
+_STATUSES = (*_HOLDS, *_FAILS, "skipped", "unjudged")
+_SILENT = ("skipped", "unjudged")
+_READABLE = (1, JSON_VERSION)
+"""Version 1 had no ``unjudged``, ``seconds`` and ``meaning``, which are not compared; its targets were all judged."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Regression:
     """One thing that is worse than before.
 
     Attributes:
-        kind: ``target-missing``, ``obligation-missing``, ``fails``, ``not-checked`` or ``ratio``.
+        kind: ``target-missing``, ``target-unjudged``, ``obligation-missing``, ``fails``, ``not-checked`` or ``ratio``.
         target: the implementation.
         obligation: its obligation; empty if the whole target is missing.
         device: where; empty likewise.
@@ -119,18 +126,28 @@ def _regressions(before: _Targets, after: _Targets) -> Iterator[Regression]:
         if target not in after:
             yield Regression("target-missing", target, "", "", "was judged, and is missing now")
             continue
+        reason = _unjudged(after[target])
+        if reason is not None:
+            if _unjudged(obligations) is None:
+                yield Regression("target-unjudged", target, "", "", f"was judged, and could not be now: {reason}")
+            continue
         for (device, obligation), old in obligations.items():
             found = _worse(old, after[target].get((device, obligation)))
             if found is not None:
                 yield Regression(found[0], target, obligation, device, found[1])
 
 
+def _unjudged(obligations: Mapping[tuple[str, str], _Seen]) -> str | None:
+    """Why a target could not be judged; ``None`` if it was."""
+    return next((seen.detail for seen in obligations.values() if seen.status == "unjudged"), None)
+
+
 def _worse(old: _Seen, new: _Seen | None) -> tuple[str, str] | None:
     """The kind and the clause, or ``None`` if nothing is worse."""
     if new is None:
-        return None if old.status == "skipped" else ("obligation-missing", "was checked, and is missing now")
+        return None if old.status in _SILENT else ("obligation-missing", "was checked, and is missing now")
     if new.status == "skipped":
-        return None if old.status == "skipped" else ("not-checked", f"was checked, and is not now: {new.detail}")
+        return None if old.status in _SILENT else ("not-checked", f"was checked, and is not now: {new.detail}")
     if old.holds and new.fails:
         declared = ", as declared" if new.status == "expected-failure" else ""
         return "fails", f"held, and fails now{declared}: {new.detail}"
@@ -144,6 +161,9 @@ def _improvements(before: _Targets, after: _Targets) -> Iterator[str]:
         if target not in before:
             yield f"{target} is new"
             continue
+        if _unjudged(before[target]) is not None and _unjudged(obligations) is None:
+            yield f"{target} could not be judged, and is now"
+            continue
         for (device, obligation), new in obligations.items():
             found = _news(before[target].get((device, obligation)), new)
             if found:
@@ -151,7 +171,7 @@ def _improvements(before: _Targets, after: _Targets) -> Iterator[str]:
 
 
 def _news(old: _Seen | None, new: _Seen) -> str:
-    if new.status == "skipped":
+    if new.status in _SILENT:
         return ""
     if old is None or old.status == "skipped":
         return f"was not checked, and {'holds' if new.holds else 'fails'} now"
@@ -191,7 +211,7 @@ def _check_schema(report: Any, where: str) -> None:
     if not isinstance(told, Mapping) or told.get("name") != SCHEMA_NAME:
         what = f"{where}, which is a report {told['name']!r}" if isinstance(told, Mapping) and "name" in told else where
         raise InputError(("baseline", what, f"a JSON report {SCHEMA_NAME!r}, as gradcheck check --json writes it"))
-    if told.get("version") != JSON_VERSION:
+    if told.get("version") not in _READABLE:
         wanted = f"version {JSON_VERSION}: write it again with this version of gradcheck"
         raise InputError(("baseline", f"{where}, schema version {told.get('version')!r}", wanted))
 

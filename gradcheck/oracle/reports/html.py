@@ -34,6 +34,7 @@ _MARKS = {
     "skipped": ("faint", "– not checked"),
     "expected-failure": ("faint", "✗ as declared"),
     "unexpected-pass": ("bad-text", "✗ unexpected pass"),
+    "unjudged": ("bad-text", "? could not be judged"),
 }
 
 
@@ -195,6 +196,8 @@ def _rows(r: Result) -> list[tuple[str, Markup]]:
     elif o.detail:
         at = tag("div", place(o.comparison), class_="faint small") if o.comparison is not None else None
         rows.append(("seen", join(o.detail, at)))
+    if o.meaning:
+        rows.append(("that is", join(o.meaning)))
     if o.spec is not None:
         rows.append(("problem", join(f"batch {o.spec.batch}, latent {o.spec.latent}, {r.dtype} on {r.device}")))
     if d is not None:

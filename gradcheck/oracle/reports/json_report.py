@@ -22,7 +22,11 @@ from gradcheck.problems import Spec
 __all__ = ["JSON_VERSION", "SCHEMA_NAME", "decoded", "encoded", "schema", "to_json"]
 
 SCHEMA_NAME = "gradcheck-check"
-JSON_VERSION = 1
+"""Name of the schema that is written."""
+
+JSON_VERSION = 2
+"""Version of the schema that is written."""
+
 _NAMES = {math.inf: "Infinity", -math.inf: "-Infinity"}
 
 
@@ -74,6 +78,7 @@ def _target(judgement: Judgement) -> dict[str, Any]:
         "target": judgement.target,
         "declaration": judgement.declaration,
         "holds": judgement.holds,
+        "unjudged": judgement.unjudged,
         "reference": judgement.reference,
         "seed": judgement.seed,
         "seconds": judgement.seconds,
@@ -92,10 +97,12 @@ def _obligation(r: Result) -> dict[str, Any]:
         "catches": r.catches,
         "device": r.device,
         "dtype": r.dtype,
+        "seconds": r.seconds,
         "examples": o.examples,
         "ratio": encoded(o.ratio),
         "ratios": [encoded(x) for x in o.ratios],
         "detail": o.detail,
+        "meaning": o.meaning,
         "note": o.note,
         "expected": r.expected,
         "comparison": None if o.comparison is None else _comparison(o.comparison),

@@ -14,7 +14,10 @@ __all__ = ["to_junit"]
 
 
 def to_junit(judgements: Sequence[Judgement], settings: Settings) -> str:
-    """The report as JUnit XML; an expected failure counts as skipped, an unexpected pass as a failure."""
+    """The report as JUnit XML; an expected failure counts as skipped, an unexpected pass as a failure.
+
+    An implementation that could not be judged is an error of the obligation at which that was found.
+    """
     root = Element("testsuites", {"name": "gradcheck", **_counts(judgements)})
     versions = {k: v for k, v in environment(judgements).items() if isinstance(v, str)}
     for judgement in judgements:
@@ -27,8 +30,8 @@ def _counts(judgements: Sequence[Judgement]) -> dict[str, str]:
     results = [r for j in judgements for r in j.results]
     return {
         "tests": str(len(results)),
-        "failures": str(sum(len(failures(j)) for j in judgements)),
-        "errors": "0",
+        "failures": str(sum(r.status != "unjudged" for j in judgements for r in failures(j))),
+        "errors": str(sum(r.status == "unjudged" for r in results)),
         "skipped": str(sum(r.status in ("skipped", "expected-failure") for r in results)),
         "time": f"{sum(j.seconds for j in judgements):.3f}",
     }
@@ -55,8 +58,12 @@ def _suite(judgement: Judgement, settings: Settings, versions: dict[str, str]) -
 
 def _case(result: Result, judgement: Judgement, several: bool) -> Element:
     name = f"{result.id}[{result.device}]" if several else result.id
-    case = Element("testcase", {"classname": clean(judgement.target), "name": clean(name)})
-    if not result.good:
+    where = {"classname": clean(judgement.target), "name": clean(name), "time": f"{result.seconds:.3f}"}
+    case = Element("testcase", where)
+    if result.status == "unjudged":
+        attributes = {"message": clean(f"could not be judged: {remark(result)}"), "type": result.status}
+        SubElement(case, "error", attributes).text = clean(result.outcome.detail)
+    elif not result.good:
         attributes = {"message": clean(remark(result) or result.statement), "type": result.status}
         SubElement(case, "failure", attributes).text = clean(
             failure_text(result, judgement.target, judgement.reference)

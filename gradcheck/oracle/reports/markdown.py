@@ -33,6 +33,7 @@ _MARKS = {
     "skipped": "➖ not checked",
     "expected-failure": "☑️ fails as declared",
     "unexpected-pass": "❌ **holds, declared to fail**",
+    "unjudged": "❓ **could not be judged**",
 }
 
 
@@ -66,6 +67,8 @@ def _target(judgement: Judgement, scripts: bool) -> list[str]:
     lines += ["| obligation | | cases | worst test ratio | |", "|:--|:--|--:|--:|:--|"]
     lines += [_row(r, several, judgement.threshold) for r in judgement.results]
     lines.append("")
+    if judgement.unjudged and judgement.printed:
+        lines += ["It printed:", "", *_fenced(judgement.printed, ""), ""]
     for result, first in explained_first(judgement):
         lines += _failure(result, several, full=first, script=scripts and first)
     lines += ["Reference: " + _code(" ".join(judgement.reference.split())), ""]
@@ -87,6 +90,8 @@ def _failure(r: Result, several: bool, *, full: bool, script: bool) -> list[str]
         lines.append(f"- **seen** {_safe(remark(r))}")
     elif o.detail:
         lines.append(f"- **seen** {_safe(o.detail)}" + (f" at {_safe(place(o.comparison))}" if o.comparison else ""))
+    if o.meaning:
+        lines.append(f"- **that is** {_safe(o.meaning)}")
     if o.spec is not None:
         lines.append(
             f"- **problem** batch {o.spec.batch}, latent {o.spec.latent}, {_safe(r.dtype)} on {_safe(r.device)}"
@@ -104,11 +109,11 @@ def _failure(r: Result, several: bool, *, full: bool, script: bool) -> list[str]
     return [*lines, "", "</details>", ""]
 
 
-def _fenced(source: str) -> list[str]:
+def _fenced(source: str, language: str = "python") -> list[str]:
     """A code block whose fence is longer than any in the source."""
     longest = max((len(run) for run in re.findall("`+", source)), default=0)
     fence = "`" * max(3, longest + 1)
-    return [f"{fence}python", clean(source).rstrip(), fence]
+    return [f"{fence}{language}", clean(source).rstrip(), fence]
 
 
 def _safe(text: str) -> str:

@@ -66,6 +66,8 @@ def timestamp() -> str:
 
 def verdict(judgement: Judgement) -> str:
     """Whether one implementation conforms, in a clause."""
+    if judgement.unjudged:
+        return "could not be judged"
     return "conforms" if judgement.holds else "does not conform"
 
 
@@ -75,12 +77,12 @@ def overall(judgements: Sequence[Judgement]) -> str:
         return "nothing was judged"
     if len(judgements) == 1:
         return f"{judgements[0].target} {verdict(judgements[0])}"
-    bad = sum(not j.holds for j in judgements)
-    return (
-        f"{bad} of {len(judgements)} implementations do not conform"
-        if bad
-        else f"all {len(judgements)} implementations conform"
-    )
+    unjudged = sum(bool(j.unjudged) for j in judgements)
+    bad = sum(not j.holds for j in judgements) - unjudged
+    of = f"of {len(judgements)} implementations"
+    counts = ((bad, "does not conform", "do not conform"), (unjudged, "could not be judged", "could not be judged"))
+    told = [f"{n} {of} {one if n == 1 else more}" for n, one, more in counts if n]
+    return ", ".join(told) or f"all {len(judgements)} implementations conform"
 
 
 def tally(judgement: Judgement) -> str:
@@ -91,6 +93,7 @@ def tally(judgement: Judgement) -> str:
         "expected-failure": "fail as declared",
         "unexpected-pass": "declared to fail hold",
         "skipped": "not checked",
+        "unjudged": "could not be judged",
     }
     counts = {status: sum(r.status == status for r in judgement.results) for status in words}
     parts = [f"{n} {words[status]}" for status, n in counts.items() if n]
@@ -101,7 +104,7 @@ def tally(judgement: Judgement) -> str:
 
 
 def failures(judgement: Judgement) -> list[Result]:
-    """What makes it not conform: failures that nobody declared, and passes that were declared to fail."""
+    """What makes it not conform: undeclared failures, passes that were declared to fail, what cannot be judged."""
     return [r for r in judgement.results if not r.good]
 
 
@@ -115,6 +118,7 @@ def explained_first(judgement: Judgement) -> Iterator[tuple[Result, bool]]:
 
 
 def several_devices(judgement: Judgement) -> bool:
+    """Whether a judgement was made on more than one device."""
     return len({r.device for r in judgement.results}) > 1
 
 

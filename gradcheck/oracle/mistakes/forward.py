@@ -1,0 +1,143 @@
+r"""Mistakes in the forward process's losses: the regression target, what weighs it, DiffusionNFT's two branches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import sympy as sp
+
+from derivations import notation as n
+from derivations.calculus import MeanAbs, Norm2, Surrogate, drop_sg
+from derivations.derivation import Derivation
+from gradcheck.oracle.mistakes.candidates import Candidate, Overrides
+from gradcheck.oracle.mistakes.functions import BatchMean, Rounded
+from gradcheck.oracle.mistakes.general import wrong_advantages
+
+__all__ = ["mixture_mistakes", "target_mistakes", "weight_mistakes"]
+
+
+def target_mistakes(d: Derivation) -> Iterator[Candidate]:
+    """The regression target of the forward process."""
+    if n.v_gt not in d.definitions:
+        return
+    for name, seen, target in (
+        ("velocity-sign", "x_0 − ε", n.x_0 - n.noise),
+        ("velocity-sum", "ε + x_0", n.x_0 + n.noise),
+        ("noise-for-velocity", "ε alone", n.noise),
+        ("data-for-velocity", "x_0", n.x_0),
+    ):
+        yield name, f"the regression target is {seen}; it must be ε − x_0", d.loss, {n.v_gt: target}
+    loss = d.inline(d.loss)
+    absolute = loss.replace(Norm2, lambda x: n.D * MeanAbs(x))
+    rooted = loss.replace(Norm2, lambda x: sp.sqrt(Norm2(x)))
+    mean_rooted = loss.replace(Norm2, lambda x: sp.sqrt(n.D * Norm2(x)))
+    for wrong in (absolute, rooted, mean_rooted):
+        yield "not-squared", "the error is a distance, not a squared one", wrong, {}
+
+
+def weight_mistakes(d: Derivation) -> Iterator[Candidate]:
+    """What multiplies a squared error: the advantage, ω(t), an exponentiated reward."""
+    loss = d.inline(d.loss)
+    if d.coefficients.get(n.omega, sp.S.One) != 1:
+        formula = d.coefficients[n.omega]
+        for name, sentence, weight in (
+            ("weighting-missing", "the time weighting ω(t) is missing", sp.S.One),
+            ("weighting-reversed", "the time weighting is taken at 1 − t", formula.xreplace({n.t: 1 - n.t})),
+            (
+                "weighting-averaged",
+                "the time weighting is averaged over the batch; it must be per sample",
+                BatchMean(formula),
+            ),
+        ):
+            yield name, sentence, loss.xreplace({n.omega: weight}), {}
+    if n.v_gt in d.definitions and n.advantage in d.loss.free_symbols and not d.loss.atoms(Surrogate):
+        for name, sentence, wrong in wrong_advantages(n.advantage):
+            yield name, sentence, loss.xreplace({n.advantage: wrong}), {}
+    if n.temperature in d.loss.free_symbols:
+        exponential = sp.exp(n.reward / n.temperature)
+        for name, sentence, weight in (
+            ("temperature-inverted", "the reward is multiplied by the temperature", sp.exp(n.reward * n.temperature)),
+            ("temperature-missing", "the temperature is missing", sp.exp(n.reward)),
+            ("exponential-missing", "the reward is not exponentiated", n.reward / n.temperature),
+            ("reward-missing", "the reward is missing: every sample counts alike", sp.S.One),
+        ):
+            yield name, sentence, loss.xreplace({exponential: weight}), {}
+
+
+def mixture_mistakes(d: Derivation) -> Iterator[Candidate]:
+    """DiffusionNFT's two branches: the loss is r·P + (1 − r)·N."""
+    if n.reward_prob.name not in d.given:
+        return
+    r, loss = n.reward_prob, d.inline(d.loss)
+    reference = loss - loss.xreplace({n.kl_weight: sp.S.Zero})
+    policy = loss - reference
+    positive, negative = policy.xreplace({r: sp.S.One}), policy.xreplace({r: sp.S.Zero})
+
+    def weighed(a: sp.Expr, b: sp.Expr) -> sp.Expr:
+        return a * positive + b * negative + reference
+
+    def put(change: Overrides) -> sp.Expr:
+        return policy.xreplace(dict(change)) + reference
+
+    def mixed(plus: sp.Expr, minus: sp.Expr) -> sp.Expr:
+        """With other mixtures: v_θ enters each branch through its mixture alone, so solve the mixture for it."""
+        weights = {s: d.inline(d.coefficients[s]) for s in (n.w_plus, n.w_minus) if s in d.coefficients}
+        from_plus = {n.v_theta: (plus - (1 - n.beta) * n.v_old) / n.beta}
+        from_minus = {n.v_theta: ((1 + n.beta) * n.v_old - minus) / n.beta}
+        good, bad = positive.xreplace(weights).xreplace(from_plus), negative.xreplace(weights).xreplace(from_minus)
+        return r * good + (1 - r) * bad + reference
+
+    b, new, old = n.beta, n.v_theta, n.v_old
+    plus, minus = (1 - b) * old + b * new, (1 + b) * old - b * new
+    yield "branches-swapped", "v⁺ and v⁻ are exchanged (or r and 1 − r)", weighed(1 - r, r), {}
+    yield (
+        "advantage-for-probability",
+        "the advantage stands where the optimality probability r belongs",
+        weighed(2 * r - 1, 2 - 2 * r),
+        {},
+    )
+    yield "positive-branch-alone", "the negative branch is missing", weighed(r, sp.S.Zero), {}
+    yield "negative-branch-alone", "the positive branch is missing", weighed(sp.S.Zero, 1 - r), {}
+    half = sp.Rational(1, 2)
+    yield "branches-unweighted", "the branches are not weighted by r and 1 − r", weighed(half, half), {}
+    yield "branches-unweighted", "the branches are not weighted by r and 1 − r", weighed(sp.S.One, sp.S.One), {}
+    yield "probability-rounded", "r is rounded to 0 or 1", weighed(Rounded(r), 1 - Rounded(r)), {}
+    mean = BatchMean(r)
+    yield "probability-averaged", "r is averaged over the batch; it must be per sample", weighed(mean, 1 - mean), {}
+    yield "beta-squared", "β enters the mixtures squared", put({b: b**2}), {}
+    yield "beta-squared", "β enters the mixtures squared", mixed(old + b**2 * (new - old), old - b**2 * (new - old)), {}
+    other_plus, other_minus = b * old + (1 - b) * new, (2 - b) * old - (1 - b) * new
+    yield "beta-exchanged", "β and 1 − β are exchanged in the mixtures", mixed(other_plus, other_minus), {}
+    one = "β and 1 − β are exchanged in one of the mixtures"
+    yield "beta-on-one-branch", one, mixed(plus, other_minus), {}
+    yield "beta-on-one-branch", one, mixed(other_plus, minus), {}
+    yield "beta-one", "β is taken as 1 in the mixtures", mixed(new, 2 * old - new), {}
+    alike = "v⁻ moves the same way as v⁺: its sign of β is wrong"
+    for wrong in ((1 + b) * old + b * new, (1 - b) * old + b * new):
+        yield "negative-branch-mixed-alike", alike, mixed(plus, wrong), {}
+    yield (
+        "mixture-live",
+        "v_old is taken from the trained model in the mixtures, with its gradient",
+        mixed(plus.xreplace({old: new}), minus.xreplace({old: new})),
+        {},
+    )
+    if n.w_plus in d.coefficients:
+        live = {s: drop_sg(d.inline(d.coefficients[s])) for s in (n.w_plus, n.w_minus)}
+        averaged = {s: BatchMean(s) for s in (n.w_plus, n.w_minus)}
+        yield "weights-live", "the adaptive weights carry a gradient; they must be detached", put(live), {}
+        yield "weights-missing", "the adaptive weights are missing", put(dict.fromkeys(live, sp.S.One)), {}
+        swapped = {n.w_plus: n.w_minus, n.w_minus: n.w_plus}
+        yield "weights-swapped", "the adaptive weights of the two branches are exchanged", put(swapped), {}
+        yield "weights-averaged", "the adaptive weights are averaged over the batch", put(averaged), {}
+        yield (
+            "weights-shared",
+            "both branches have the positive branch's adaptive weight",
+            put({n.w_minus: n.w_plus}),
+            {},
+        )
+        yield (
+            "weights-shared",
+            "both branches have the negative branch's adaptive weight",
+            put({n.w_plus: n.w_minus}),
+            {},
+        )

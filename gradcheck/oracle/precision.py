@@ -1,0 +1,64 @@
+"""What is left of the gradient in the precisions that people train in, and where the rest is lost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from gradcheck.case import Case
+from gradcheck.oracle.adapter import AdapterError
+from gradcheck.oracle.judging import Judge, Look, compare_over, look_at_gradient
+from gradcheck.oracle.reference import required_gradient
+from gradcheck.oracle.results import Outcome
+from gradcheck.problems import Spec
+from gradcheck.signal import digits, lost_by
+
+__all__ = ["check_precision"]
+
+_TRAINED_IN = (torch.float32, torch.bfloat16, torch.float16)
+_LATENT = (16, 32, 32)
+"""As large as an image's latent, so that sums over coordinates round as they do in training."""
+_LITTLE = 2.0
+"""With fewer digits than this the reader is told which operation loses them."""
+
+
+def check_precision(judge: Judge) -> Outcome:
+    """In float32: within its bound; and how many digits of the gradient the implementation keeps in each precision."""
+
+    def one(case: Case) -> Look:
+        return look_at_gradient(judge, case)
+
+    outcome = compare_over(replace(judge, dtype=torch.float32), judge.specs(policy="off", time="middle"), one)
+    if outcome.status == "skipped":
+        return outcome
+    notes = (_kept(judge), outcome.note)
+    return replace(outcome, note="; ".join(note for note in notes if note))
+
+
+def _kept(judge: Judge) -> str:
+    """A sentence on the digits that are kept on a large latent near the old policy, measured on the implementation."""
+    spec = Spec(4, _LATENT, judge.seed, policy="near", time="middle", advantage="typical")
+    found: dict[torch.dtype, float | None] = {}
+    for dtype in _TRAINED_IN:
+        case = judge.case(spec, dtype)
+        required = required_gradient(judge.conventions, case)
+        try:
+            observed = judge.observe(case).gradient
+        except AdapterError:
+            found[dtype] = None
+            continue
+        found[dtype] = digits(required, torch.nan_to_num(observed.to(required) - required, nan=torch.inf))
+    words = ", ".join(f"{str(dtype).removeprefix('torch.')} {_words(kept)}" for dtype, kept in found.items())
+    sentence = f"digits of the gradient that are kept on {_LATENT} latents: {words}"
+    if min((kept for kept in found.values() if kept is not None), default=_LITTLE) >= _LITTLE:
+        return sentence
+    small = judge.case(replace(spec, latent=(64,)), torch.float64)
+    lost = lost_by(judge.conventions.derivation, small)
+    return sentence if lost is None else f"{sentence}; most are lost in {lost}"
+
+
+def _words(kept: float | None) -> str:
+    if kept is None:
+        return "refused"
+    return f"{kept:.1f}" if kept >= 0.05 else "none"

@@ -1,0 +1,258 @@
+"""One wrong function, at least, for each cause that the judges of the parts can name, and what they must say of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradcheck.oracle.parts import (
+    judge_advantage,
+    judge_ema,
+    judge_reward_map,
+    judge_sde_step,
+    judge_time_sampler,
+    shifted,
+)
+from gradcheck.oracle.results import Judgement
+from parts.advantages import make_advantage, reshaped, tiny_eps, unbiased_std, writes, wrong_axis
+from parts.averages import exchange, make_ema, restore, store_alias, warmup
+from parts.steps import (
+    constant_sigma,
+    cps,
+    in_place,
+    make_step,
+    no_graph,
+    own_noise,
+    shared_noise,
+    uniform_noise,
+    without_normaliser,
+    wrong_cps,
+)
+from parts.test_reward_map import reward_map
+from parts.test_time_sampler import make_times, uniform
+
+__all__ = ["JUDGES", "MUTANTS", "Mutant"]
+
+JUDGES: dict[str, Callable[..., Judgement]] = {
+    "sde_step": judge_sde_step,
+    "advantage": judge_advantage,
+    "ema": judge_ema,
+    "reward_map": judge_reward_map,
+    "time_sampler": judge_time_sampler,
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A wrong function.
+
+    Attributes:
+        part: a name of :data:`JUDGES`.
+        function: the wrong one.
+        causes: obligations that must fail, and the cause that must be named first.
+        declared: conventions.
+    """
+
+    part: str
+    function: Callable[..., Any]
+    causes: Mapping[str, str]
+    declared: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return "-".join([self.part, *dict.fromkeys(self.causes.values())])
+
+
+_HALF_LOG_TWO_PI = math.log(2 * math.pi) / 2
+
+
+def _dense(constant: Callable[[Tensor, Tensor], Tensor], square: float = 1.0) -> Callable[..., Any]:
+    """A step whose log-density is −square·(x − μ)²/(2S²) − constant, per coordinate."""
+    return make_step(density=lambda r, S, h: -square * r / (2 * S**2) - constant(r, S))
+
+
+def _full(r: Tensor, S: Tensor) -> Tensor:
+    return torch.log(S) + _HALF_LOG_TWO_PI
+
+
+def _not_reduced(r: Tensor, S: Tensor) -> Tensor:
+    return r[0].numel() * _full(r, S)
+
+
+def _cps_of_exchanged_times(*args: Any, **named: Any) -> Any:
+    return cps(*args[:2], args[3], args[2], *args[4:], **named)
+
+
+def _next_at_one(T: Tensor, P: Tensor, a: float) -> Tensor:
+    t = torch.where(T == 1, P, T)
+    return a * (t / (1 - t)).sqrt()
+
+
+def _level_of_its_own(*args: Any, noise_level: float = 0.7, **named: Any) -> Any:
+    return make_step()(*args, noise_level=noise_level, **named)
+
+
+def _image_only(v: Tensor, x_t: Tensor, t: Tensor, *rest: Any, **named: Any) -> Any:
+    x_prev, log_prob, mean, std = make_step()(v, x_t, t, *rest, **named)
+    return x_prev, log_prob.mean(), mean, std
+
+
+_STEPS: tuple[tuple[Callable[..., Any], str, str, dict[str, Any]], ...] = (
+    (make_step(score=0.0), "mean", "score-correction-missing", {}),
+    (make_step(score=-1.0), "slope", "score-sign", {}),
+    (make_step(score=2.0), "mean", "score-half", {}),
+    (make_step(dt_sign=-1.0), "mean", "dt-sign", {}),
+    (make_step(sigma=constant_sigma), "std", "convention:sde", {}),
+    (make_step(returned=lambda S, h: S**2), "std", "returned-variance", {}),
+    (make_step(returned=lambda S, h: S / h.sqrt()), "std", "convention:returns_std", {}),
+    (make_step(std_power=1.0), "std", "std-dt-twice", {}),
+    (make_step(std_power=0.0), "sampling", "std-without-dt", {}),
+    (make_step(spread=lambda S: S**2), "sampling", "std-squared", {}),
+    (make_step(half=1.0), "log-prob", "half-missing", {}),
+    (make_step(two_pi=False), "log-prob", "two-pi-missing", {}),
+    (_dense(lambda r, S: 0 * S + _HALF_LOG_TWO_PI), "log-prob", "log-std-missing", {}),
+    (_dense(lambda r, S: -_full(r, S)), "log-prob", "normaliser-sign", {}),
+    (_dense(_not_reduced), "log-prob", "normaliser-not-reduced", {}),
+    (_dense(_full, square=-1.0), "log-ratio", "square-sign", {}),
+    (_dense(lambda r, S: -_full(r, S), square=-1.0), "log-prob", "log-prob-sign", {}),
+    (
+        make_step(density=lambda r, S, h: -r / (2 * S**2 / h) - torch.log(S / h.sqrt()) - _HALF_LOG_TWO_PI),
+        "log-ratio",
+        "log-prob-without-dt",
+        {},
+    ),
+    (make_step(reduce="sum"), "log-ratio", "convention:log_prob_reduction", {}),
+    (cps, "log-prob", "convention:log_prob_scale", {"sde": "cps"}),
+    (without_normaliser, "log-prob", "convention:log_prob_normaliser", {}),
+    (make_step(finish=lambda x: x.to(torch.bfloat16).to(x.dtype)), "replay", "stored-rounded", {}),
+    (make_step(replayed=False), "replay", "resampled", {}),
+    (make_step(mean_of=lambda m: m.detach()), "slope", "detached", {}),
+    (no_graph, "log-prob-gradient", "detached", {}),
+    (make_step(draw=own_noise), "generator", "generator-ignored", {}),
+    (make_step(draw=shared_noise), "sampling", "noise-shared", {}),
+    (make_step(draw=uniform_noise), "sampling", "noise-not-normal", {}),
+    (make_step(draw=lambda v, g: torch.zeros_like(v)), "sampling", "no-noise", {}),
+    (make_step(time_of=lambda t: t[:1].expand_as(t)), "mean", "times-shared", {}),
+    (_cps_of_exchanged_times, "std", "times-exchanged", {"sde": "cps", "log_prob_scale": "unit"}),
+    (make_step(sigma=lambda T, P, a: a * (T / (1 - T)).sqrt()), "time-grid", "pole", {}),
+    (make_step(sigma=_next_at_one), "time-grid", "convention:at_one", {}),
+    (make_step(cast=torch.float32), "mean", "convention:working_dtype", {}),
+    (wrong_cps, "mean", "noise-budget", {"sde": "cps", "log_prob_scale": "unit"}),
+    (in_place, "mean", "in-place", {}),
+    (_image_only, "mean", "layout", {}),
+)
+
+_ADVANTAGES: tuple[tuple[Callable[..., Any], dict[str, str], dict[str, Any]], ...] = (
+    (make_advantage(divide=lambda s: s**2 + 1e-4), {"values": "variance", "scale": "variance"}, {}),
+    (
+        make_advantage(centre=lambda own, everyone: everyone.mean()),
+        {"values": "mean-global", "zero-mean": "mean-global"},
+        {},
+    ),
+    (make_advantage(centre=lambda o, e: o.new_zeros(())), {"shift": "mean-missing"}, {}),
+    (make_advantage(std=lambda own, everyone: everyone.std(correction=0)), {"values": "convention:std"}, {}),
+    (wrong_axis, {"values": "wrong-axis"}, {"layout": "contiguous"}),
+    (make_advantage(std=unbiased_std), {"values": "convention:unbiased"}, {}),
+    (
+        make_advantage(std=lambda o, e: (o.var(correction=0) + 1e-4).sqrt(), divide=lambda s: s),
+        {"values": "eps-in-root"},
+        {},
+    ),
+    (make_advantage(divide=lambda s: s.clamp(min=1e-4)), {"values": "eps-floor"}, {}),
+    (tiny_eps, {"values": "convention:eps", "equal-rewards": "convention:eps"}, {}),
+    (
+        make_advantage(divide=lambda s: torch.where(s < 1e-5, s + 1e-8, s + 1e-4)),
+        {"equal-rewards": "eps-below-rounding"},
+        {},
+    ),
+    (make_advantage(divide=lambda s: s), {"equal-rewards": "zero-over-zero"}, {"eps": 0.0}),
+    (make_advantage(sign=-1.0), {"values": "sign"}, {}),
+    (make_advantage(), {"values": "convention:clamp"}, {"clamp": 1.0}),
+    (reshaped, {"permutation": "position"}, {}),
+    (
+        lambda r, i: make_advantage()(r, torch.arange(len(r)) // 6),
+        {"permutation": "position", "group-sizes": "position"},
+        {},
+    ),
+    (make_advantage(std=lambda o, e: o.std()), {"single-member": "std-of-one"}, {"unbiased": True}),
+    (
+        lambda r, i: torch.where((i[:, None] == i).sum(1) == 1, 1.0, make_advantage()(r, i)),
+        {"single-member": "lone-member"},
+        {"working_dtype": "float32", "eps": 1e-4},
+    ),
+    (lambda r, i: make_advantage()(r.float(), i), {"values": "convention:working_dtype"}, {}),
+    (writes, {"values": "in-place"}, {}),
+    (lambda r, i: make_advantage()(r, i)[None], {"values": "layout"}, {}),
+)
+
+
+def _std_of_centred(rewards: Tensor, group_ids: Tensor) -> Tensor:
+    centred = make_advantage(divide=torch.ones_like)(rewards, group_ids)
+    return centred / (centred.std(correction=0) + 1e-4)
+
+
+_AVERAGES: tuple[tuple[Callable[..., Any], dict[str, str], dict[str, Any]], ...] = (
+    (make_ema(exchanged=True), {"value": "exchanged", "schedule": "exchanged"}, {}),
+    (make_ema(), {"schedule": "convention:decay"}, {"decay": "warmup"}),
+    (make_ema(lambda n: warmup(n + 1)), {"schedule": "step-from-one"}, {"decay": "warmup"}),
+    (make_ema(lambda n: warmup(max(n - 1, 0))), {"schedule": "step-behind"}, {"decay": "warmup"}),
+    (lambda s, p, n: None, {"value": "frozen"}, {}),
+    (lambda s, p, n: [x.clone() for x in p], {"value": "copied"}, {}),
+    (make_ema(live_too=True), {"untouched-live": "live-changed"}, {}),
+    (make_ema(lambda n: 0.0, alias=True), {"aliasing": "alias"}, {"decay": "nft-zero"}),
+    (make_ema(), {"restore": "alias"}, {"store": store_alias, "restore": restore}),
+    (make_ema(), {"swap": "alias"}, {"store": exchange, "restore": restore}),
+)
+
+_MAPS: tuple[tuple[Callable[[Tensor], Tensor], str, str], ...] = (
+    (lambda a: a / 10 + 0.5, "range", "unclipped"),
+    (lambda a: a.clamp(-1, 1) / 2 + 0.5, "ends", "convention:clip"),
+    (lambda a: 1 - reward_map(a), "monotone", "reversed"),
+    (lambda a: 1 - reward_map(a), "sign", "reversed"),
+    (lambda a: a.clamp(-5, 5) / 5, "values", "not-halved"),
+    (lambda a: a.clamp(-5, 5) / 10, "sign", "half-missing"),
+    (lambda a: a.clamp(-5, 5) / 2 + 0.5, "values", "not-divided"),
+    (torch.sigmoid, "values", "sigmoid"),
+    (lambda a: a, "range", "advantage"),
+    (lambda a: a.clamp(-5, 5), "values", "clipped-advantage"),
+    (lambda a: (a / 10 + 0.5).clamp(min=0), "range", "negative-cut"),
+    (lambda a: reward_map(a.sign()), "values", "convention:mode"),
+    (lambda a: reward_map(a.float()), "values", "convention:working_dtype"),
+    (lambda a: reward_map(a)[None], "values", "layout"),
+    (lambda a: a.clamp_(-5, 5) / 10 + 0.5, "values", "in-place"),
+)
+
+_SAMPLERS: tuple[tuple[Callable[..., Tensor], dict[str, Any], str, str], ...] = (
+    (make_times(1 / 3), {}, "distribution", "shift-inverted"),
+    (make_times(1.0), {}, "distribution", "shift-ignored"),
+    (make_times(9.0), {}, "distribution", "shift-twice"),
+    (make_times(5.0), {}, "distribution", "convention:shift"),
+    (lambda n, g: 1 - make_times(mean=0.5)(n, g), {"mean": 0.5}, "distribution", "ends-exchanged"),
+    (make_times(mean=-0.5), {"mean": 0.5}, "distribution", "mean-sign"),
+    (make_times(std=0.49), {"std": 0.7}, "distribution", "variance-for-std"),
+    (make_times(), {"std": 0.7}, "distribution", "convention:std"),
+    (make_times(), {"mean": 0.5}, "distribution", "convention:mean"),
+    (lambda n, g: shifted(uniform(n, g), 3.0), {}, "distribution", "convention:distribution"),
+    (lambda n, g: 1000 * make_times()(n, g), {}, "range", "not-times"),
+    (lambda n, g: torch.randn(n, generator=g), {"shift": 1.0}, "range", "not-times"),
+    (lambda n, g: (0.5 + 0.3 * torch.randn(n, generator=g)).clamp(0, 1), {}, "range", "clamped"),
+    (lambda n, g: make_times()(1, g), {}, "shape", "layout"),
+    (lambda n, g: make_times()(n, torch.Generator()), {}, "generator", "reseeded"),
+    (lambda n, g: torch.sigmoid(torch.randn(n)), {"shift": 1.0}, "generator", "generator-ignored"),
+)
+
+MUTANTS: tuple[Mutant, ...] = (
+    *(Mutant("sde_step", f, {obligation: cause}, named) for f, obligation, cause, named in _STEPS),
+    *(Mutant("advantage", f, causes, named) for f, causes, named in _ADVANTAGES),
+    Mutant("advantage", _std_of_centred, {"values": "std-of-centred"}),
+    *(Mutant("ema", f, causes, {"decay": 0.9, **named}) for f, causes, named in _AVERAGES),
+    *(Mutant("reward_map", f, {obligation: cause}) for f, obligation, cause in _MAPS),
+    *(
+        Mutant("time_sampler", f, {obligation: cause}, {"shift": 3.0, **named})
+        for f, named, obligation, cause in _SAMPLERS
+    ),
+)

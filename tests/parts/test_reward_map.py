@@ -1,0 +1,22 @@
+"""The map to r: right ones conform, wrong ones fail by name and with their cause."""
+
+from __future__ import annotations
+
+import pytest
+from torch import Tensor
+
+from gradcheck.oracle.parts import (
+    judge_reward_map,
+)
+from parts.base import failed
+
+
+def reward_map(a: Tensor) -> Tensor:
+    return a.clamp(-5, 5) / 5 / 2 + 0.5
+
+
+@pytest.mark.parametrize("dtype", [None, "float32", "bfloat16"])
+def test_right_maps_conform(dtype: str | None) -> None:
+    assert not failed(judge_reward_map(reward_map, working_dtype=dtype))
+    assert not failed(judge_reward_map(lambda a: ((1 + a / 5) / 2).clamp(0, 1), working_dtype=dtype))
+    assert not failed(judge_reward_map(lambda a: reward_map(a.clamp(min=0)), mode="positive_only", working_dtype=dtype))
