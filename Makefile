@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PROFILE ?= ci
 
-.PHONY: verify test lint format deep mutants bench picture clean
+.PHONY: verify test lint format deep mutants bench picture notebooks notebooks-check docs docs-serve docs-test clean
 
 verify: $(VENV)/.ready
 	$(BIN)/gradcheck verify $(ARGS)
@@ -29,15 +29,38 @@ mutants: $(VENV)/.ready
 	$(BIN)/python -m tests.oracle.table $(ARGS)
 
 bench: $(VENV)/.ready
-	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python -m benchmarks.report $(ARGS)
 
 picture: $(VENV)/.ready
-	$(BIN)/python -m gradcheck.picture docs/assets/directions.png
+	$(BIN)/python -m gradcheck.plots.directions docs/assets/directions.png
+
+notebooks: $(VENV)/.ready
+	$(BIN)/python notebooks/build.py $(ARGS)
+
+notebooks-check: $(VENV)/.ready
+	$(BIN)/python notebooks/build.py --check $(ARGS)
+
+docs: $(VENV)/.ready-docs docs/node_modules/.ready
+	$(BIN)/python -m sphinx --builder html --nitpicky --fail-on-warning --keep-going --jobs auto docs docs/_build/html $(ARGS)
+
+docs-serve: docs
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory docs/_build/html 8000
+
+docs-test: docs
+	GRADCHECK_DOCS_HTML=docs/_build/html $(BIN)/python -m pytest -n auto tests/docs $(ARGS)
+
+docs/node_modules/.ready: docs/package.json
+	npm install --prefix docs --no-package-lock --no-audit --no-fund --silent
+	touch $@
+
+$(VENV)/.ready-docs: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[models,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[models,dev,notebooks,jax]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .hypothesis .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) build docs/_build docs/generated docs/node_modules *.egg-info .hypothesis .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,259 @@
+"""The pages that follow from the catalogue: one for each algorithm, and the closing table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+
+from derivations.derivation import Derivation
+from derivations.notation import NOTATION, quantity
+from derivations.render import closing_row, explain
+from derivations.variant import Variant
+from gradcheck.catalogue import ALGORITHMS, Entry
+from gradcheck.conventions import PRESETS
+from gradcheck_docs.text import Provable, code, prose, sections, slug, steps, table
+
+__all__ = ["algorithm_page", "closing_page", "closing_table", "index_page", "page_name"]
+
+_SHORT = "In short"
+_QUOTED = "As it is quoted (≈ is exact on-policy alone)"
+_DEFINED = ("Definitions", "Coefficients, free of the trained velocity")
+
+
+class NotProvedError(RuntimeError):
+    """A page would state what is not proved."""
+
+
+def page_name(symbolic: ModuleType) -> str:
+    """The page's file, without its ending."""
+    name: str = symbolic.NAME
+    return slug(name)
+
+
+def lead(module: ModuleType) -> str:
+    """What the module's docstring opens with, after the name, which is the page's title already."""
+    line = (module.__doc__ or "").splitlines()[0]
+    words = line.partition(":")[2].strip()
+    return prose(words[:1].upper() + words[1:])
+
+
+def algorithm_page(symbolic: ModuleType, numeric: ModuleType, notebooks: Sequence[str] = ()) -> str:
+    """Everything about one algorithm, from its derivations and its torch file.
+
+    Args:
+        symbolic: its module in :mod:`derivations.losses`.
+        numeric: its module in :mod:`gradcheck.losses`.
+        notebooks: documents to link to.
+
+    Raises:
+        NotProvedError: a step of a variant is refused.
+    """
+    variants = [Entry(symbolic, numeric, v.name) for v in symbolic.VARIANTS]
+    paper, others = variants[0], variants[1:]
+    d = paper.derivation
+    parts = [
+        f"({slug(d.name)})=\n# {d.title}",
+        f":::{{container}} lead\n{lead(symbolic)}\n:::",
+        _facts(variants),
+        *_what(d),
+        f"## Step by step\n\n{_proved(paper)}",
+        steps(d.label, Provable(d.all_steps, d)),
+        *_variants(others),
+        f"## What an implementation declares\n\n{_conventions(symbolic)}",
+        f"## What it is made of\n\n{_quantities(d)}",
+        f"## In code\n\n{_code(symbolic, numeric, notebooks)}",
+        f"## Reference\n\n{code(d.reference, 'bibtex')}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _facts(variants: Sequence[Entry]) -> str:
+    d = variants[0].derivation
+    number = sum(len(e.derivation.all_steps) for e in variants)
+    return (
+        f"{d.process} process · {d.policy}-policy · `{d.name}` · {len(variants)} "
+        f"{'form' if len(variants) == 1 else 'forms'}, {number} proved steps"
+    )
+
+
+def _what(d: Derivation) -> list[str]:
+    """The loss, its gradient and target, and what their symbols stand for."""
+    of = sections(explain(d, latex=True))
+    short = of[_SHORT] + (
+        "\n\nAs it is quoted, ≈ marking what is exact on-policy alone:\n\n" + of[_QUOTED] if _QUOTED in of else ""
+    )
+    defined = [f"### {heading}\n\n{of[heading]}" for heading in _DEFINED if heading in of]
+    return [
+        f"## In short\n\n:::{{container}} result\n{short}\n:::",
+        f"## The loss\n\nTo be minimised, for one sample:\n\n{of['Loss, to be minimised']}",
+        *defined,
+    ]
+
+
+def _proved(e: Entry) -> str:
+    """A sentence that is true because it was just checked."""
+    proof = e.derivation.prove()
+    if not proof.holds:
+        names = ", ".join(r.step.name for r in proof.refused)
+        raise NotProvedError(f"{e.label}: refused: {names}; `gradcheck verify {e.label}` says what is left")
+    number = len(proof.results)
+    return f"{number} steps, each proved for every dimension D when this page was made."
+
+
+def _variants(others: Sequence[Entry]) -> list[str]:
+    if not others:
+        return []
+    rows = [(f"[{e.variant}](#{slug(e.label)})", prose(e.derivation.variant.summary), _options(e)) for e in others]
+    parts = ["## Variants\n\n" + table(("variant", "what it is", "options"), rows)]
+    for e in others:
+        _proved(e)
+        d = e.derivation
+        of = sections(explain(d, latex=True))
+        defined = "\n\n".join(of[heading] for heading in _DEFINED if heading in of)
+        parts += [
+            f"({slug(e.label)})=\n### {e.variant}\n\n{prose(d.variant.summary[:1].upper() + d.variant.summary[1:])}.",
+            of["Loss, to be minimised"],
+            f":::{{container}} result\n{of[_SHORT]}\n:::",
+            f"::::{{dropdown}} Symbols\n{defined}\n::::",
+            f"::::{{dropdown}} All {len(d.all_steps)} steps, proved\n{steps(d.label, Provable(d.all_steps, d))}\n::::",
+        ]
+    return parts
+
+
+def _options(e: Entry) -> str:
+    variant: Variant = e.derivation.variant
+    return ", ".join(f"`{k}={v!r}`" for k, v in variant.options.items()) or "–"
+
+
+def _conventions(symbolic: ModuleType) -> str:
+    options: Mapping[str, tuple[str, ...]] = symbolic.OPTIONS
+    rows = [
+        (f"`{name}`", f"`{values[0]!r}`", ", ".join(f"`{v!r}`" for v in values[1:])) for name, values in options.items()
+    ]
+    out = [
+        "The defaults are the paper's. [The oracle's guide](../../oracle.md) says what each means, and which more "
+        "there are for every algorithm.",
+        table(("option", "default", "or"), rows),
+    ]
+    presets = [
+        (f"`{name}`", ", ".join(f"`{k}={v!r}`" for k, v in p.items() if k != "algorithm"))
+        for name, p in PRESETS.items()
+        if p["algorithm"] == symbolic.NAME
+    ]
+    if presets:
+        out += ["Presets, the public official implementations:", table(("preset", "declares"), presets)]
+    return "\n\n".join(out)
+
+
+_AXES = {"latent": "(B, \\*latent)", "sample": "(B,)", "problem": "one number"}
+
+
+def quantity_row(name: str) -> tuple[str, str, str, str]:
+    """Symbol, name, shape, meaning."""
+    row = quantity(name)
+    return f"${row.latex}$", f"`{row.name}`", _AXES[row.axes], prose(row.meaning)
+
+
+def _quantities(d: Derivation) -> str:
+    header = ("symbol", "name in code", "shape", "meaning")
+    given = table(header, map(quantity_row, d.given))
+    defined = [name for name in d.defined if name not in d.given]
+    follows = f"\n\nWhat follows from it:\n\n{table(header, map(quantity_row, defined))}" if defined else ""
+    return f"A case of the paper's form has, given:\n\n{given}{follows}"
+
+
+def _code(symbolic: ModuleType, numeric: ModuleType, notebooks: Sequence[str]) -> str:
+    name = symbolic.NAME
+    lines = [
+        f"* [{_path(symbolic)}](../sources/{source_name(symbolic)}.md): the loss as a formula, its gradient, target "
+        "and steps (SymPy)",
+        f"* [{_path(numeric)}](../sources/{source_name(numeric)}.md): the same loss by hand in torch; shares no code "
+        "with the other",
+        *(f"* [](../{document}) works with it" for document in notebooks),
+    ]
+    shell = f"gradcheck explain {name}   # this derivation, in the terminal\ngradcheck verify {name}"
+    return "\n".join(lines) + "\n\n" + code(shell, "sh")
+
+
+def _path(module: ModuleType) -> str:
+    return f"`{module.__name__.replace('.', '/')}.py`"
+
+
+def source_name(module: ModuleType) -> str:
+    """The page that shows a module's source."""
+    return module.__name__.replace(".", "-")
+
+
+def source_page(module: ModuleType, root: str) -> str:
+    """A page with one module's source, ``root`` being the way from it to the repository."""
+    path = module.__name__.replace(".", "/") + ".py"
+    return f"# {_path(module)}\n\n```{{literalinclude}} {root}/{path}\n:language: python\n:linenos:\n```\n"
+
+
+def index_page() -> str:
+    """What the algorithms' pages are, and the list of them."""
+    rows = [
+        (f"[{s.TITLE}]({page_name(s)}.md)", lead(s), ", ".join(f"`{v.name}`" for v in s.VARIANTS))
+        for s, _ in ALGORITHMS
+    ]
+    listed = "\n".join(f"{page_name(s)}" for s, _ in ALGORITHMS)
+    return (
+        "# Algorithms\n\nOne page for each entry of the catalogue, made from its derivation when this site was built: "
+        "the loss, every step with its formula, the target, and what implementations may do differently.\n\n"
+        + table(("algorithm", "what it is", "forms"), rows)
+        + f"\n\n```{{toctree}}\n:hidden:\n\n{listed}\n```\n"
+    )
+
+
+def closing_table(every: bool = False, link: str = "algorithms/") -> str:
+    """Method, process, policy, gradient, target; with ``every``, the variants too, in their exact forms."""
+    rows = []
+    for symbolic, numeric in ALGORITHMS:
+        for variant in symbolic.VARIANTS if every else symbolic.VARIANTS[:1]:
+            d = Entry(symbolic, numeric, variant.name).derivation
+            _, process, policy, gradient, target = closing_row(d, latex=True, exact=every)
+            _, _, _, exact, _ = closing_row(d, latex=True, exact=True)
+            words = d.title if variant is symbolic.VARIANTS[0] else variant.name
+            place = f"#{slug(d.label)}" if variant is not symbolic.VARIANTS[0] else ""
+            approximate = r"\approx" in gradient
+            rows.append(
+                (
+                    f"[{words}]({link}{page_name(symbolic)}.md{place})",
+                    process,
+                    policy,
+                    f"{exact}<br>{gradient}" if approximate else gradient,
+                    target,
+                )
+            )
+    velocity = quantity("v_theta").latex
+    return table(("method", "process", "policy", f"gradient in ${velocity}$", "target"), rows)
+
+
+def closing_page() -> str:
+    """The closing table, as it is quoted and exactly."""
+    return "\n\n".join(
+        (
+            "# What each loss really optimises",
+            "Each row is read off its derivation. *Forward* means that the loss noises the finished sample anew, "
+            "*backward* that it uses the states of the sampling path. ≈ marks a form that is exact on-policy alone; "
+            "above it stands the exact one.",
+            closing_table(),
+            "## Every variant, exactly",
+            closing_table(every=True),
+            "Symbols are those of [the notation table](notation.md).",
+        )
+    )
+
+
+def notation_page() -> str:
+    """The notation table."""
+    rows = [(*quantity_row(q.name), f"`{q.domain}`") for q in NOTATION]
+    return "\n\n".join(
+        (
+            "# Notation",
+            "Every symbol, tensor, report and page takes its names from this table. Time runs from 1 (noise) to 0 "
+            "(data), and sampling goes down. A latent is one sample; B is the batch. Everything is dimensionless: "
+            "latents are normalised, and time is a fraction.",
+            table(("symbol", "name in code", "shape", "meaning", "values"), rows),
+        )
+    )

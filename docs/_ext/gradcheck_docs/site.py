@@ -1,0 +1,98 @@
+"""Writes every generated page into ``docs/generated/``, which git ignores."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from gradcheck.catalogue import ALGORITHMS
+from gradcheck_docs import algorithms, theorems
+from gradcheck_docs.api import api_pages
+from gradcheck_docs.bugs import bugs_page
+
+__all__ = ["ROOT", "algorithm_pages", "mutants", "pages", "readme_example", "write"]
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def mutants() -> dict[str, tuple[str, str]]:
+    """The tests' mutants: name → (obligation, cause)."""
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    from tests.oracle.table import MUTANTS
+
+    return {m.name: (m.obligation, m.cause) for m in MUTANTS}
+
+
+def readme_example() -> str:
+    """The README's adapter and its failure, as they stand there, where tests run them."""
+    section = (ROOT / "README.md").read_text().partition("## Judge your own loss")[2].partition("\n## ")[0]
+    begin = section.index("```python")
+    end = section.rindex("```") + 3
+    return section[begin:end] + "\n"
+
+
+def notebooks(root: Path = ROOT) -> list[Path]:
+    """The executed notebooks, in the order of their names."""
+    return sorted((root / "notebooks" / "executed").glob("*.ipynb"))
+
+
+def algorithm_pages(named: list[str]) -> dict[str, str]:
+    """The pages that follow from the catalogue, with links to the notebooks of these names."""
+    out = {
+        "algorithms/index.md": algorithms.index_page(),
+        "closing.md": algorithms.closing_page(),
+        "_closing.md": algorithms.closing_table(link="generated/algorithms/") + "\n",
+    }
+    for symbolic, numeric in ALGORITHMS:
+        about = [f"notebooks/{stem}.ipynb" for stem in named if symbolic.NAME in stem.replace("-", "_")]
+        out[f"algorithms/{algorithms.page_name(symbolic)}.md"] = algorithms.algorithm_page(symbolic, numeric, about)
+        for module in (symbolic, numeric):
+            page = algorithms.source_page(module, "../../..")
+            out[f"sources/{algorithms.source_name(module)}.md"] = f"---\norphan: true\n---\n\n{page}"
+    return out
+
+
+def pages() -> dict[str, str]:
+    """File under ``generated/`` → its text."""
+    named = [n.stem for n in notebooks()]
+    return {
+        **algorithm_pages(named),
+        "notation.md": algorithms.notation_page(),
+        "lemmas.md": theorems.lemmas_page(),
+        "steps.md": theorems.sde_page(),
+        "identities.md": theorems.identities_page(),
+        "differences.md": theorems.differences_page(),
+        "bugs.md": bugs_page(mutants()),
+        "_readme_example.md": readme_example(),
+        **api_pages(),
+        "notebooks/index.md": _notebooks_index(named),
+    }
+
+
+def _notebooks_index(named: list[str]) -> str:
+    listed = "\n".join(named)
+    return (
+        "# Notebooks\n\nTheir cells call the derivations and the torch side, and hold no algebra of "
+        f"their own.\n\n```{{toctree}}\n:maxdepth: 1\n\n{listed}\n```\n"
+        if named
+        else "# Notebooks\n\nNone has been executed in this checkout.\n"
+    )
+
+
+def write(source: Path) -> None:
+    """Write all pages below ``source/generated``; what did not change keeps its time, what is gone is removed."""
+    place = source / "generated"
+    wanted = {place / name: text.encode() for name, text in pages().items()}
+    wanted |= {place / "notebooks" / n.name: n.read_bytes() for n in notebooks()}
+    for path, content in wanted.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.read_bytes() != content:
+            path.write_bytes(content)
+    for path in place.rglob("*"):
+        if path.is_file() and path not in wanted:
+            path.unlink()
+    for folder in sorted((p for p in place.rglob("*") if p.is_dir()), reverse=True):
+        if not any(folder.iterdir()):
+            shutil.rmtree(folder)

@@ -1,0 +1,114 @@
+"""The pages of what is no loss: lemmas, reverse steps, identities, and where the article reads differently."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from derivations.derivation import Theorem
+from derivations.identities import IDENTITIES
+from derivations.lemmas import LEMMAS
+from derivations.render import claim_latex, latex, theorem_explain
+from derivations.sde import SDES
+from gradcheck.catalogue import ALGORITHMS, Entry
+from gradcheck_docs.algorithms import NotProvedError, page_name
+from gradcheck_docs.text import Provable, anchor, code, display, prose, provable, sections, slug, steps
+
+__all__ = ["ERRATA", "Erratum", "article_steps", "differences_page", "identities_page", "lemmas_page", "sde_page"]
+
+
+def _theorem(theorem: Theorem, opening: str = "") -> str:
+    proof = theorem.prove()
+    if not proof.holds:
+        names = ", ".join(r.step.name for r in proof.refused)
+        raise NotProvedError(f"{theorem.name}: refused: {names}")
+    of = sections(theorem_explain(theorem, latex=True))
+    parts = [f"({slug(theorem.name)})=\n## {prose(theorem.title)}", f"`{theorem.name}`, {len(proof.results)} steps"]
+    if opening:
+        parts.append(opening)
+    if "Definitions" in of:
+        parts.append(f":::{{dropdown}} Definitions\n{of['Definitions']}\n:::")
+    parts.append(steps(theorem.name, Provable(theorem.steps, None)))
+    if theorem.reference:
+        parts.append(code(theorem.reference, "bibtex"))
+    return "\n\n".join(parts)
+
+
+def lemmas_page() -> str:
+    """The lemmas, proved."""
+    opening = (
+        "# The lemmas\n\nEvery derivation rests on these. Inner products are opaque, bilinear and symmetric, so that "
+        "each identity holds in every dimension; a gradient is proved from its definition along an arbitrary direction."
+    )
+    return "\n\n".join((opening, *map(_theorem, LEMMAS))) + "\n"
+
+
+def sde_page() -> str:
+    """The reverse steps: their means, their coefficients, and what is proved of them."""
+    opening = (
+        "# Reverse steps\n\nEach samples from a Gaussian whose mean is affine in the velocity. What a loss needs of it "
+        "is the slope and the standard deviation, so one lemma serves all of them."
+    )
+    parts = [opening]
+    for step in SDES:
+        formulas = [display(f"{latex(symbol)} = {latex(formula)}") for symbol, formula in step.formulas.items()]
+        mean = display(rf"\mu = {latex(step.mean)}")
+        parts.append(
+            _theorem(step.theorem, "\n\n".join(("The mean, as the source writes it:", mean, "Its parts:", *formulas)))
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def identities_page() -> str:
+    """What the losses share besides the lemmas."""
+    opening = "# Identities\n\nThe noised latent, the advantage, the optimality probability and the moving average."
+    return "\n\n".join((opening, *map(_theorem, IDENTITIES))) + "\n"
+
+
+@dataclass(frozen=True)
+class Erratum:
+    """One difference: what it is about, and the steps that derive it."""
+
+    title: str
+    label: str
+    steps: Sequence[str]
+
+
+ERRATA = (
+    Erratum("The sign of the Flow-GRPO objective", "flow_grpo", ("objective-sign",)),
+    Erratum("A factor 2 in Flow-GRPO's sg-MSE", "flow_grpo", ("article-factor", "article-factor-mended")),
+    Erratum("β² for 2β² in DiffusionNFT's equivalent loss", "diffusion_nft", ("article-factor",)),
+    Erratum("The first log-probability", "flow_grpo", ("article-mean", "article-variance")),
+)
+
+
+def article_steps() -> set[tuple[str, str]]:
+    """Every proved step that speaks of the article, in the papers' own forms."""
+    return {
+        (symbolic.NAME, step.name)
+        for symbolic, numeric in ALGORITHMS
+        for step in Entry(symbolic, numeric, "paper").derivation.all_steps
+        if step.name.startswith("article-") or "The article" in step.sentence
+    }
+
+
+def differences_page() -> str:
+    """Where the article differs from what is proved here."""
+    parts = [
+        "# Differences from the article",
+        "The article [“揭开loss看梯度”](https://zhuanlan.zhihu.com/p/1995493539912623296) (王峰, 2026) started this "
+        "project: its method is the one used here, and its closing table is right in every target. Four of its "
+        "formulas differ from what is proved, in a sign or a factor; each statement below is a machine-checked step.",
+    ]
+    modules = {symbolic.NAME: symbolic for symbolic, _ in ALGORITHMS}
+    for number, erratum in enumerate(ERRATA, 1):
+        parts.append(f"## {number}. {erratum.title}")
+        of = provable(erratum.label)
+        for name in erratum.steps:
+            step = next(s for s in of.steps if s.name == name)
+            parts += [prose(step.sentence), display(claim_latex(step.claim, of=of.derivation))]
+        links = ", ".join(f"[`{name}`](#{anchor(erratum.label, name)})" for name in erratum.steps)
+        parts.append(
+            f"Proved in [{modules[erratum.label].TITLE}](algorithms/{page_name(modules[erratum.label])}.md): {links}."
+        )
+    return "\n\n".join(parts) + "\n"
