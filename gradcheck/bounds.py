@@ -40,12 +40,15 @@ from derivations.derivation import Derivation
 from derivations.torchgen import ordered_formulas
 from gradcheck.case import Case
 
-__all__ = ["THRESHOLD", "Analysis", "error_scale", "unit_roundoff"]
+__all__ = ["LARGE", "THRESHOLD", "Analysis", "error_scale", "unit_roundoff"]
 
 THRESHOLD = 4.0
 """c: a difference of up to c·u·e passes.  u·e bounds one evaluation order to first order; implementations differ
 in order and in the number of roundings, autograd adds a few, and a transcendental function may be off by
 several units.  The catalogue's own losses stay below 0.6."""
+
+LARGE = 2**18
+"""Latents of more numbers than this are analysed in chunks, with a wider bound (:mod:`gradcheck.streaming`)."""
 
 _LOST = 60.0
 """An exponent that may be off by more than this may overflow: nothing can be said about its exponential."""
@@ -75,6 +78,10 @@ def error_scale(
         And a boolean tensor, (B, 1, …, 1) or (): samples whose clip branch the precision does not decide.
     """
     dtype = dtype or case.v_theta.dtype
+    if case.v_theta.numel() > LARGE:
+        from gradcheck.streaming import lean_error_scale
+
+        return lean_error_scale(derivation, case, *exprs, dtype=dtype)
     with torch.no_grad():
         analysis = Analysis(case.broadcast(torch.float64), dtype)
         for symbol, formula in ordered_formulas(derivation, *exprs):
@@ -238,6 +245,11 @@ def _maximum(run: Analysis, a: sp.Expr, b: sp.Expr) -> Value:
     return torch.maximum(x, y), torch.maximum(ex, ey)
 
 
+def _minimum(run: Analysis, a: sp.Expr, b: sp.Expr) -> Value:
+    (x, ex), (y, ey) = run(a), run(b)
+    return torch.minimum(x, y), torch.maximum(ex, ey)
+
+
 def _stop_gradient(run: Analysis, x: sp.Expr) -> Value:
     value, error = run(x)
     return value.detach(), error
@@ -275,6 +287,7 @@ _RULES: dict[type, Callable[..., Value]] = {
     sp.sin: _wave(torch.sin, torch.cos),
     sp.cos: _wave(torch.cos, torch.sin),
     sp.Max: _maximum,
+    sp.Min: _minimum,
     sg: _stop_gradient,
     Dot: _inner,
     Norm2: lambda run, x: _inner(run, x, x),

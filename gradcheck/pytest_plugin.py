@@ -26,7 +26,10 @@ _REPORTS = ("json", "html", "junit", "summary")
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("gradcheck", "gradcheck: correctness of RL losses for diffusion models")
     group.addoption("--gradcheck-device", default="cpu", help="cpu, cuda or all (cpu)")
-    group.addoption("--gradcheck-dtype", default="float64", help="precision of the cases: float64 or float32 (float64)")
+    group.addoption(
+        "--gradcheck-dtype", default="float64", help="of the cases: float64, float32, bfloat16 or float16 (float64)"
+    )
+    group.addoption("--gradcheck-latent", metavar="SIZES", help="shape of one sample, 16,64,64 for instance")
     group.addoption(
         "--gradcheck-max-examples", type=int, default=10, metavar="N", help="cases for each obligation (10)"
     )
@@ -41,7 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def settings_of(config: pytest.Config) -> Settings:
     """The run's settings, from the command line."""
-    from gradcheck.oracle.target import Settings
+    from gradcheck.oracle.target import Settings, sizes
 
     return Settings(
         device=config.getoption("--gradcheck-device"),
@@ -50,6 +53,7 @@ def settings_of(config: pytest.Config) -> Settings:
         seed=config.getoption("--gradcheck-seed"),
         compiled=config.getoption("--gradcheck-compiled"),
         timeout=config.getoption("--gradcheck-timeout"),
+        latent=sizes(config.getoption("--gradcheck-latent")),
     )
 
 

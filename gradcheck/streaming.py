@@ -27,7 +27,7 @@ from gradcheck.bounds import THRESHOLD, Analysis, Value, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.compare import Comparison, branch, error_ratios, judgeable, with_ties
 
-__all__ = ["CHUNK", "compare_gradient", "sample_ratios"]
+__all__ = ["CHUNK", "compare_gradient", "lean_error_scale", "sample_ratios"]
 
 CHUNK = {"cpu": 2**15, "cuda": 2**23}
 """Numbers of one input that are looked at together: what fits a core's cache, and what fills a GPU."""
@@ -76,6 +76,32 @@ def sample_ratios(
     found = _judge(derivation, case, observed, factor, dtype, None, chunk)
     ratio, judged = (x.gather(0, found.way()[None])[0] for x in (found.ratio, found.judged))
     return ratio, judged / math.prod(found.shape[1:])
+
+
+def lean_error_scale(
+    derivation: Derivation, case: Case, *exprs: sp.Expr, dtype: torch.dtype
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """:func:`gradcheck.bounds.error_scale` for large latents: nothing of their size is held but the results."""
+    with torch.no_grad():
+        latents = _Latents.of(case, case.v_theta, CHUNK.get(case.v_theta.device.type, CHUNK["cuda"]))
+        run = _Streamed(derivation, latents, case, dtype, exprs)
+        column = (latents.batch, *(1,) * (case.v_theta.ndim - 1))
+        errors = []
+        for expr in exprs:
+            if kind(expr) == "vector":
+                errors.append(_written_out(latents, run.combination(expr), run.floor).reshape(case.v_theta.shape))
+            else:
+                errors.append((run(expr)[1] + run.floor).expand(latents.batch, 1).reshape(column))
+        return tuple(errors), run.undecided.reshape(-1, *(1,) * (case.v_theta.ndim - 1))
+
+
+def _written_out(latents: _Latents, found: _Combination, floor: float) -> Tensor:
+    out = torch.empty(latents.observed.shape, dtype=torch.float64, device=latents.observed.device)
+    names = sorted(found.error)
+    _, weights = found.weights(names, out.new_ones(latents.batch, 1))
+    for rows, columns, block in latents.blocks(names):
+        out[rows, columns] = (weights[rows, None] @ block.abs_())[:, 0] + floor
+    return out
 
 
 def _judge(
@@ -163,8 +189,8 @@ class _Combination:
 
     def weights(self, names: Sequence[str], like: Tensor) -> tuple[Tensor, Tensor]:
         zero = torch.zeros_like(like)
-        stack = [torch.stack([x.get(n, zero).expand_as(like) for n in names], 1) for x in (self.value, self.error)]
-        return stack[0].squeeze(-1), stack[1].squeeze(-1)
+        value, error = (torch.cat([x.get(n, zero).expand_as(like) for n in names], 1) for x in (self.value, self.error))
+        return value, error
 
 
 class _Streamed(Analysis):
@@ -194,7 +220,10 @@ class _Streamed(Analysis):
         for level in sorted(pending):
             self._reduce(pending[level])
         for expr in outputs:  # so that every clip has been looked at
-            self.combination(expr)
+            if kind(expr) == "vector":
+                self.combination(expr)
+            else:
+                self(expr)
 
     def _level(self, expr: sp.Expr) -> int:
         """How many passes over the latents come before the expression is known."""

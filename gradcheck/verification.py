@@ -23,7 +23,12 @@ from gradcheck.strategies import specs
 
 __all__ = ["Check", "NetworkCheck", "Report", "Verification", "check_random", "devices", "verify"]
 
-DTYPES = {"float64": torch.float64, "float32": torch.float32}
+DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 
 @dataclass(frozen=True)

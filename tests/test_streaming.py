@@ -13,8 +13,11 @@ import gradcheck
 from gradcheck.bounds import THRESHOLD, error_scale, unit_roundoff
 from gradcheck.catalogue import CATALOGUE, Entry, entry
 from gradcheck.compare import branch, compare_branches, gradient_of, required_gradients, with_ties
+from gradcheck.conventions import declare
+from gradcheck.oracle.runner import judge
+from gradcheck.oracle.target import Settings, Target
 from gradcheck.problems import Spec, build
-from gradcheck.streaming import compare_gradient, sample_ratios
+from gradcheck.streaming import compare_gradient, lean_error_scale, sample_ratios
 
 LABELS = pytest.mark.parametrize("one", CATALOGUE, ids=lambda e: e.label)
 PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -172,3 +175,39 @@ def test_ones_own_gradient_is_judged_by_name() -> None:
     assert not gradcheck.compare_gradient("awm", case, gradient / 3).holds
     with pytest.raises(gradcheck.InputError, match=r"gradient.*\(3, 20\).*\(3, 4, 5\)"):
         gradcheck.compare_gradient("awm", case, gradient.flatten(1))
+
+
+@LABELS
+def test_the_error_scale_of_large_latents_covers_the_dense_one(one: Entry) -> None:
+    derivation = one.derivation
+    case = build(derivation, Spec(3, (7, 11), 1), torch.float32)
+    exprs = (derivation.raw_gradient, derivation.weight, derivation.target)
+    full, undecided = error_scale(derivation, case, *exprs)
+    lean, same = lean_error_scale(derivation, case, *exprs, dtype=torch.float32)
+    assert torch.equal(undecided.expand(same.shape), same)
+    for x, y in zip(full, lean, strict=True):
+        wide = (y / x).expand(case.v_theta.shape)
+        assert bool(((wide > 0.9999) | ~x.isfinite()).all())
+        assert not float(wide.nanmedian()) > 6
+
+
+def test_an_implementation_is_judged_on_latents_of_its_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In chunks, and with the same verdicts."""
+    monkeypatch.setattr("gradcheck.bounds.LARGE", 100)
+    settings = Settings(max_examples=2, latent=(3, 8, 9))
+
+    def right(case: gradcheck.Case) -> Tensor:
+        return (case.advantage * ((case.v_theta - case.v_gt) ** 2).flatten(1).mean(1)).mean()
+
+    def leaking(case: gradcheck.Case) -> Tensor:
+        return (case.advantage * ((case.v_theta - case.v_gt) ** 2).mean()).mean()
+
+    good, bad = (judge(Target(f, f.__name__, declare("awm", reduction="mean")), settings) for f in (right, leaking))
+    assert good.holds
+    assert not bad.holds
+    assert all(r.outcome.spec is None or r.outcome.spec.latent for r in bad.results)
+
+
+def test_sizes_that_are_none_are_refused() -> None:
+    with pytest.raises(gradcheck.InputError, match="latent"):
+        Settings(latent=(4, 0))

@@ -33,10 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--only", action="append", default=[], metavar="OBLIGATION", help="check this one; may be repeated"
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda or all (cpu)")
-    parser.add_argument("--dtype", default="float64", help="precision of the cases: float64 or float32 (float64)")
+    parser.add_argument(
+        "--dtype", default="float64", help="precision of the cases: float64, float32, bfloat16 or float16 (float64)"
+    )
     parser.add_argument("--max-examples", type=int, default=10, metavar="N", help="cases for each obligation (10)")
     parser.add_argument("--seed", type=int, default=0, help="of the cases (0)")
     parser.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="that one call may take (60)")
+    parser.add_argument(
+        "--latent", metavar="SIZES", help="shape of one sample, 16,21,60,104 for instance (several small ones)"
+    )
     parser.add_argument("--verbose", action="store_true", help="tell every failure in full, not the first one alone")
     parser.add_argument("--compiled", action="store_true", help="also judge under torch.compile")
     parser.add_argument(
@@ -54,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     from gradcheck.conformance import load_targets
     from gradcheck.oracle.parts.conforming import PART_OBLIGATIONS, PartTarget
     from gradcheck.oracle.runner import attempt, check_only
-    from gradcheck.oracle.target import Settings
+    from gradcheck.oracle.target import Settings, sizes
     from gradcheck.oracle.text import judgement_text, verdict_text
     from gradcheck.oracle.writing import check_writable, write_reports
 
@@ -62,7 +67,13 @@ def run(arguments: argparse.Namespace) -> int:
     files = {kind: getattr(arguments, kind) for kind in _REPORTS}
     check_writable(files)
     settings = Settings(
-        arguments.device, arguments.dtype, arguments.max_examples, arguments.seed, arguments.compiled, arguments.timeout
+        device=arguments.device,
+        dtype=arguments.dtype,
+        max_examples=arguments.max_examples,
+        seed=arguments.seed,
+        compiled=arguments.compiled,
+        timeout=arguments.timeout,
+        latent=sizes(arguments.latent),
     )
     check_only([name for name in arguments.only if name not in PART_OBLIGATIONS])
     earlier = _baseline(arguments.baseline)

@@ -60,11 +60,14 @@ class Judge:
     max_examples: int = 10
     seed: int = 0
     compiled: bool = False
+    latent: tuple[int, ...] | None = None
 
     def specs(self, **regimes: str) -> Iterator[Spec]:
         """Problems of the given regimes, in shapes of two to four axes whose sizes differ."""
         for i in range(self.max_examples):
             batch, latent = _SHAPES[i % len(_SHAPES)]
+            if self.latent is not None:
+                latent = self.latent
             clip = i % 3 if "clip_low" not in self.conventions.fixed else 0
             yield Spec(batch, latent, seed=self.seed * 1_000_003 + i, clip=clip, **regimes)
 

@@ -140,6 +140,7 @@ def check_obligation(
         device=device,
         dtype=DTYPES[settings.dtype],
         max_examples=settings.max_examples,
+        latent=settings.latent,
         seed=settings.seed,
         compiled=settings.compiled,
     )

@@ -12,7 +12,7 @@ from gradcheck.errors import InputError, did_you_mean
 from gradcheck.oracle.obligations import OBLIGATIONS
 from gradcheck.verification import DTYPES
 
-__all__ = ["Settings", "Target"]
+__all__ = ["Settings", "Target", "sizes"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Settings:
         seed: of the problems.
         compiled: also under ``torch.compile``.
         timeout: seconds that one call may take.
+        latent: the shape of one sample, where the usual small ones will not do: ``(16, 21, 60, 104)`` for a video.
     """
 
     device: str = "cpu"
@@ -60,6 +61,7 @@ class Settings:
     seed: int = 0
     compiled: bool = False
     timeout: float = 60.0
+    latent: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         problems = []
@@ -69,5 +71,21 @@ class Settings:
             problems.append(("max_examples", repr(self.max_examples), "at least 1"))
         if not self.timeout > 0:
             problems.append(("timeout", repr(self.timeout), "seconds, more than 0"))
+        if self.latent is not None and (not 1 <= len(self.latent) <= 4 or min(self.latent) < 1):
+            problems.append(("latent", repr(self.latent), "one to four sizes, each at least 1"))
         if problems:
             raise InputError(*problems)
+
+
+def sizes(text: str | None) -> tuple[int, ...] | None:
+    """A latent's shape as a command line has it: ``16,64,64``.
+
+    Raises:
+        InputError: these are no whole numbers.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        raise InputError(("latent", repr(text), "sizes such as 16,64,64")) from None

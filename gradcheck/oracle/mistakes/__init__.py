@@ -19,6 +19,7 @@ from gradcheck.oracle.mistakes.forward import mixture_mistakes, target_mistakes,
 from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean
 from gradcheck.oracle.mistakes.general import reference_mistakes, term_mistakes
 from gradcheck.oracle.mistakes.guard import corrected_ratio_mistakes
+from gradcheck.oracle.mistakes.pairs import pair_mistakes
 from gradcheck.oracle.mistakes.steps import step_mistakes
 from gradcheck.oracle.mistakes.surrogate import EXCHANGED, ONE_EDGE, log_ratio_mistakes, surrogate_mistakes
 
@@ -33,6 +34,7 @@ KINDS: tuple[Callable[[Derivation], Iterator[Candidate]], ...] = (
     target_mistakes,
     weight_mistakes,
     mixture_mistakes,
+    pair_mistakes,
     reference_mistakes,
 )
 """In the order in which they are tried: of two mistakes that predict the same gradient, the first one is named."""
