@@ -1,4 +1,4 @@
-"""The command line: ``gradcheck verify``, ``check``, ``unveil``, ``list``, ``table`` and ``explain``.
+"""The command line: ``gradcheck verify``, ``check``, ``unveil``, ``derive``, ``list``, ``table`` and ``explain``.
 
 Exit status: 0 everything holds, 1 something does not, 2 the question could not be understood.
 """
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from gradcheck.deriving import command as derive_command
 from gradcheck.errors import InputError
 
 __all__ = ["main"]
@@ -19,7 +20,7 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(derive_command.shielded(sys.argv[1:] if argv is None else argv))
     try:
         status: int = arguments.run(arguments)
     except InputError as error:
@@ -38,7 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="prove derivations, check them on random problems, print the table")
     verify.add_argument("names", nargs="*", metavar="NAME", help="flow_grpo, or flow_grpo[mean]; none means all")
     verify.add_argument("--device", default="all", help="cpu, cuda or all (default: all there are)")
-    verify.add_argument("--dtype", action="append", help="float64 or float32; may be repeated (default: both)")
+    verify.add_argument(
+        "--dtype", action="append", help="float64, float32, bfloat16 or float16; may be repeated (the first two)"
+    )
     verify.add_argument("--max-examples", type=int, default=20, metavar="N", help="random problems for each check (20)")
     verify.add_argument("--seed", type=int, default=0, help="of everything random (0)")
     verify.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
@@ -57,12 +60,35 @@ def _parser() -> argparse.ArgumentParser:
     )
     unveil.add_argument("target", metavar="TARGET", help="file.py::function or package.module:function")
     unveil.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="that one call may take (60)")
+    unveil.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="what it holds itself, clip_range=0.2, sde=dance …",
+    )
     unveil.set_defaults(run=_unveil)
+
+    from gradcheck.distributed import command as distributed_command
+
+    distributed = commands.add_parser("distributed", help="judge trainers on many processes: shards, accumulation, DDP")
+    distributed_command.add_arguments(distributed)
+
+    from gradcheck.vectors import command as vectors_command
+
+    vectors = commands.add_parser("vectors", help="golden vectors: gradients to meet in any language, and the judge")
+    vectors_command.add_arguments(vectors)
+
+    derive = commands.add_parser("derive", help="what a loss that you write down optimises: gradient, target, proof")
+    derive_command.add_arguments(derive)
 
     listing = commands.add_parser("list", help="the catalogue: every algorithm and variant")
     listing.set_defaults(run=_list)
 
     table = commands.add_parser("table", help="what each loss really optimises, as Markdown, from the derivations")
+    table.add_argument(
+        "--coincidences", action="store_true", help="which losses are one, and when; proved as it is asked"
+    )
     table.set_defaults(run=_table)
 
     explain = commands.add_parser("explain", help="the derivation of one loss, step by step")
@@ -107,12 +133,15 @@ def _unveil(arguments: argparse.Namespace) -> int:
 
     from gradcheck.conformance import load_function
     from gradcheck.oracle.adapter import AdapterError
-    from gradcheck.oracle.unveil import unveil, unveiled_text
+    from gradcheck.oracle.assumed import Assumed
+    from gradcheck.oracle.unveil import unveil
+    from gradcheck.oracle.unveil_text import unveiled_text
 
     torch.set_num_threads(1)
-    function = load_function(arguments.target)
+    function, declared = load_function(arguments.target)
+    assumed = Assumed.of(arguments.set, declared)
     try:
-        print(unveiled_text(unveil(function, arguments.target, arguments.timeout)))
+        print(unveiled_text(unveil(function, arguments.target, arguments.timeout, assumed)))
     except AdapterError as error:
         print(f"[gradcheck] {arguments.target} could not be judged: {error}", file=sys.stderr)
         return 2
@@ -129,9 +158,10 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _table(arguments: argparse.Namespace) -> int:
+    from derivations.coincidences import coincidence_table
     from gradcheck.catalogue import closing_table
 
-    print(closing_table())
+    print(coincidence_table() if arguments.coincidences else closing_table())
     return 0
 
 

@@ -1,0 +1,356 @@
+"""A syntax tree to SymPy: names looked up, scalars and vectors told apart, sizes limited.
+
+Four kinds of value: ``scalar`` (one number a sample), ``vector`` (a latent), ``product`` (a coordinatewise product of
+vectors, which only ``mean`` and ``sum`` may take) and ``absolute`` (coordinatewise absolute values, likewise).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import sympy as sp
+
+from derivations.calculus import Dot, MeanAbs, Norm2, sg
+from derivations.grammar.errors import ParseError, Span
+from derivations.grammar.kinks import Clip, Greatest, Least, Magnitude
+from derivations.grammar.limits import EXPONENT, NODES, NUMBER_BITS, TERMS
+from derivations.grammar.names import CONSTANTS, FUNCTIONS, resolve, suggestion
+from derivations.grammar.syntax import Call, Name, Negative, Node, Number, Power, Product, Sum
+from derivations.notation import D, quantity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Builder", "Value"]
+
+_WORDS = {
+    "scalar": "a number per sample",
+    "vector": "a vector",
+    "product": "a coordinatewise product of vectors",
+    "absolute": "coordinatewise absolute values",
+}
+_REDUCE = "reduce it with sum(…) or mean(…) over the coordinates"
+
+
+@dataclass(frozen=True)
+class Value:
+    """An expression, its kind, its number of nodes and of terms when multiplied out, definitions put in.
+
+    The expression of a ``product`` is its sum over the coordinates, that of an ``absolute`` the vector.
+    """
+
+    expr: sp.Expr
+    kind: str
+    size: int = 1
+    terms: int = 1
+
+
+class Builder:
+    """Builds expressions among defined names.
+
+    Attributes:
+        defined: names that the user defined and what they stand for.
+        sizes: for the notation's names that stand for a formula, that formula's size and number of terms.
+    """
+
+    def __init__(self, sizes: Mapping[str, tuple[int, int]]) -> None:
+        self.defined: dict[str, Value] = {}
+        self.sizes = dict(sizes)
+        self.bound, self.clipped = "", False
+
+    def build(self, node: Node) -> Value:
+        """The value of a tree.
+
+        Raises:
+            ParseError: an unknown or ambiguous name, kinds that do not go together, or a limit.
+        """
+        match node:
+            case Number():
+                value = Value(sp.Rational(node.value.numerator, node.value.denominator), "scalar")
+            case Name():
+                value = self._name(node)
+            case Negative():
+                value = self._negative(node)
+            case Sum():
+                value = self._sum(node)
+            case Product():
+                value = self._product(node)
+            case Power():
+                value = self._power(node)
+            case Call():
+                value = self._call(node)
+        return _limited(value, node.span)
+
+    def scalar(self, node: Node, what: str) -> Value:
+        value = self.build(node)
+        if value.kind != "scalar":
+            raise ParseError(f"{what} takes a number per sample, but this is {_WORDS[value.kind]}", node.span)
+        return value
+
+    def vector(self, node: Node, what: str) -> Value:
+        value = self.build(node)
+        if value.kind != "vector":
+            hint = "" if value.kind == "scalar" else f"; {_REDUCE}"
+            raise ParseError(f"{what} takes a vector, but this is {_WORDS[value.kind]}{hint}", node.span)
+        return value
+
+    def _name(self, node: Name) -> Value:
+        if node.name in self.defined:
+            return self.defined[node.name]
+        if node.name in CONSTANTS:
+            return Value(sp.pi, "scalar")
+        name = resolve(node.name, node.span, known=self.defined, bound=self.bound, clipped=self.clipped)
+        if name in self.defined:
+            return self.defined[name]
+        row = quantity(name)
+        size, terms = self.sizes.get(name, (1, 1))
+        return Value(row.symbol, "vector" if row.axes == "latent" else "scalar", size, terms)
+
+    def _negative(self, node: Negative) -> Value:
+        value = self.build(node.arg)
+        if value.kind == "absolute":
+            raise ParseError(f"only mean(…) and sum(…) take absolute values of coordinates; {_REDUCE}", node.span)
+        return Value(-value.expr, value.kind, value.size + 1, value.terms)
+
+    def _sum(self, node: Sum) -> Value:
+        values = [self.build(arg) for arg in node.args]
+        first = values[0]
+        for value, arg in zip(values, node.args, strict=True):
+            if "absolute" in (value.kind, first.kind):
+                raise ParseError(f"only mean(…) and sum(…) take absolute values of coordinates; {_REDUCE}", arg.span)
+            if value.kind != first.kind:
+                raise ParseError(
+                    f"a sum has terms of one kind, but the first is {_WORDS[first.kind]} and this is "
+                    f"{_WORDS[value.kind]}",
+                    arg.span,
+                )
+        expr = sp.Add(*(v.expr if s == "+" else -v.expr for v, s in zip(values, node.signs, strict=True)))
+        return Value(expr, first.kind, _size(values), sum(v.terms for v in values))
+
+    def _product(self, node: Product) -> Value:
+        out: Value | None = None
+        for sign, arg in zip(node.signs, node.args, strict=True):
+            value = self.build(arg)
+            if "absolute" in (value.kind, out.kind if out else ""):
+                raise ParseError(f"only mean(…) and sum(…) take absolute values of coordinates; {_REDUCE}", arg.span)
+            if out is None:
+                out = value
+            elif sign == "/":
+                out = _quotient(out, value, arg.span)
+            else:
+                out = _times(out, value, arg.span)
+            out = _limited(out, node.args[0].span.to(arg.span))
+        assert out is not None
+        return out
+
+    def _power(self, node: Power) -> Value:
+        base, exponent = self.build(node.base), self.build(node.exponent)
+        p = exponent.expr
+        if exponent.kind != "scalar" or not p.is_Rational:
+            raise ParseError("an exponent is a number here; write exp(y*log(x)) for x**y", node.exponent.span)
+        if abs(p.p) > EXPONENT or p.q > EXPONENT:
+            raise ParseError(f"an exponent's numerator and denominator are {EXPONENT} at most", node.exponent.span)
+        size = base.size + exponent.size + 1
+        if base.kind == "vector":
+            if p != 2:
+                raise ParseError("a vector has no power but the coordinatewise square v**2", node.span)
+            return Value(Norm2(base.expr), "product", size, base.terms**2)
+        if base.kind != "scalar":
+            raise ParseError(f"{_WORDS[base.kind]} has no power; {_REDUCE}", node.base.span)
+        if base.expr == 0 and p <= 0:
+            raise ParseError("0 has no such power", node.span)
+        n = abs(int(p)) if p.is_Integer else 1
+        return _real(Value(base.expr**p, "scalar", size, math.comb(base.terms + n - 1, n)), node.span)
+
+    def _call(self, node: Call) -> Value:
+        if node.function not in FUNCTIONS:
+            if node.function in self.defined:
+                raise ParseError(f"{node.function!r} is no function: a '*' may be missing", node.head)
+            raise ParseError(_no_function(node.function, self.defined), node.head)
+        function = FUNCTIONS[node.function]
+        low, high = _ARGUMENTS.get(function, (1, 1))
+        if not low <= len(node.args) <= high:
+            wanted = f"{low}" if low == high else f"{low} or more"
+            plural = "" if wanted == "1" else "s"
+            raise ParseError(f"{node.function} takes {wanted} argument{plural}, but has {len(node.args)}", node.span)
+        method: Callable[[Call], Value] = getattr(self, f"_call_{function}", self._elementary)
+        return method(node)
+
+    def _call_norm2(self, node: Call) -> Value:
+        v = self.vector(node.args[0], node.function)
+        return Value(Norm2(v.expr), "scalar", v.size + 1, v.terms**2)
+
+    def _call_dot(self, node: Call) -> Value:
+        a, b = (self.vector(arg, node.function) for arg in node.args)
+        return Value(Dot(a.expr, b.expr), "scalar", a.size + b.size + 1, a.terms * b.terms)
+
+    def _call_mse(self, node: Call) -> Value:
+        a, b = (self.vector(arg, node.function) for arg in node.args)
+        return Value(Norm2(a.expr - b.expr) / D, "scalar", a.size + b.size + 3, (a.terms + b.terms) ** 2)
+
+    def _call_mean_abs(self, node: Call) -> Value:
+        v = self.vector(node.args[0], node.function)
+        return Value(MeanAbs(v.expr), "scalar", v.size + 1, v.terms)
+
+    def _call_sum(self, node: Call) -> Value:
+        value = self._reduced(node)
+        if value.kind == "absolute":
+            return Value(D * MeanAbs(value.expr), "scalar", value.size + 2, value.terms)
+        return Value(value.expr, "scalar", value.size + 1, value.terms)
+
+    def _call_mean(self, node: Call) -> Value:
+        value = self._reduced(node)
+        if value.kind == "absolute":
+            return Value(MeanAbs(value.expr), "scalar", value.size + 1, value.terms)
+        return Value(value.expr / D, "scalar", value.size + 2, value.terms)
+
+    def _reduced(self, node: Call) -> Value:
+        value = self.build(node.args[0])
+        name = node.function
+        if value.kind == "scalar":
+            raise ParseError(
+                f"{name} is over the coordinates of one sample, and this is one number already; the loss is per "
+                f"sample, so leave a {name} over the batch out",
+                node.args[0].span,
+            )
+        if value.kind == "vector":
+            raise ParseError(
+                f"{name} of a vector's coordinates is nothing that the calculus knows; {name}(v**2), {name}(a*b) and "
+                f"{name}(abs(v)) are",
+                node.args[0].span,
+            )
+        return value
+
+    def _call_sg(self, node: Call) -> Value:
+        value = self.build(node.args[0])
+        if value.kind == "absolute":
+            raise ParseError(f"sg takes no absolute values of coordinates; {_REDUCE}", node.args[0].span)
+        return Value(sg(value.expr), value.kind, value.size + 1, value.terms)
+
+    def _call_min(self, node: Call) -> Value:
+        return self._extremum(node, Least)
+
+    def _call_max(self, node: Call) -> Value:
+        return self._extremum(node, Greatest)
+
+    def _extremum(self, node: Call, kind: type) -> Value:
+        values = [self.scalar(arg, node.function) for arg in node.args]
+        expr = values[0].expr
+        for value in values[1:]:
+            expr = kind(expr, value.expr)
+        return Value(expr, "scalar", _size(values), sum(v.terms for v in values))
+
+    def _call_relu(self, node: Call) -> Value:
+        x = self.scalar(node.args[0], node.function)
+        return Value(Greatest(x.expr, sp.S.Zero), "scalar", x.size + 2, x.terms)
+
+    def _call_abs(self, node: Call) -> Value:
+        value = self.build(node.args[0])
+        if value.kind == "scalar":
+            return Value(Magnitude(value.expr), "scalar", value.size + 1, value.terms)
+        if value.kind == "vector":
+            return Value(value.expr, "absolute", value.size + 1, value.terms)
+        raise ParseError(f"abs takes a number or a vector, but this is {_WORDS[value.kind]}", node.args[0].span)
+
+    def _call_clip(self, node: Call) -> Value:
+        with self._inside(clipped=True):
+            x = self.scalar(node.args[0], node.function)
+        with self._inside(bound="clip_low"):
+            low = self.scalar(node.args[1], node.function)
+        with self._inside(bound="clip_high"):
+            high = self.scalar(node.args[2], node.function)
+        if (high.expr - low.expr).is_negative:
+            raise ParseError(f"{node.function}'s lower bound is above its upper one", node.args[1].span)
+        values = (x, low, high)
+        return Value(Clip(x.expr, low.expr, high.expr), "scalar", _size(values), sum(v.terms for v in values))
+
+    @contextmanager
+    def _inside(self, bound: str = "", clipped: bool = False) -> Iterator[None]:
+        before = self.bound, self.clipped
+        self.bound, self.clipped = bound, clipped
+        yield
+        self.bound, self.clipped = before
+
+    def _elementary(self, node: Call) -> Value:
+        x = self.scalar(node.args[0], node.function)
+        if _bits(x.expr) > NUMBER_BITS // 4 and x.expr.is_number:
+            raise ParseError(f"the argument of {node.function} is too large a number", node.args[0].span)
+        f = _ELEMENTARY[FUNCTIONS[node.function]]
+        return _real(Value(f(x.expr), "scalar", x.size + 4, max(x.terms, 1)), node.span)
+
+
+_ELEMENTARY: dict[str, Callable[[sp.Expr], sp.Expr]] = {
+    "exp": sp.exp,
+    "log": sp.log,
+    "sqrt": sp.sqrt,
+    "sin": sp.sin,
+    "cos": sp.cos,
+    "sigmoid": lambda x: 1 / (1 + sp.exp(-x)),
+    "softplus": lambda x: sp.log(1 + sp.exp(x)),
+    "tanh": lambda x: 2 / (1 + sp.exp(-2 * x)) - 1,
+}
+_ARGUMENTS = {"dot": (2, 2), "mse": (2, 2), "clip": (3, 3), "min": (2, 8), "max": (2, 8)}
+
+
+def _size(values: Iterable[Value]) -> int:
+    return 1 + sum(v.size for v in values)
+
+
+def _times(a: Value, b: Value, span: Span) -> Value:
+    kinds = sorted((a.kind, b.kind))
+    size, terms = a.size + b.size + 1, a.terms * b.terms
+    if kinds == ["vector", "vector"]:
+        return Value(Dot(a.expr, b.expr), "product", size, terms)
+    if "scalar" not in kinds:
+        raise ParseError(f"{_WORDS[a.kind]} times {_WORDS[b.kind]} has no meaning here; {_REDUCE} first", span)
+    return Value(a.expr * b.expr, next((k for k in kinds if k != "scalar"), "scalar"), size, terms)
+
+
+def _quotient(a: Value, b: Value, span: Span) -> Value:
+    if b.kind != "scalar":
+        raise ParseError(f"one cannot divide by {_WORDS[b.kind]}", span)
+    if b.expr == 0:
+        raise ParseError("division by 0", span)
+    return Value(a.expr / b.expr, a.kind, a.size + b.size + 1, a.terms * b.terms)
+
+
+def _limited(value: Value, span: Span) -> Value:
+    if value.size > NODES:
+        raise ParseError(f"with its definitions put in, this has more than {NODES} parts", span)
+    if value.terms > TERMS:
+        raise ParseError(f"multiplied out, this has more than {TERMS} terms", span)
+    if _bits(value.expr) > NUMBER_BITS:
+        raise ParseError(f"a number that comes out has more than {NUMBER_BITS} bits", span)
+    if any(isinstance(f, sp.Pow) and f.exp.is_Rational and abs(f.exp.p) > EXPONENT for f in _factors(value.expr)):
+        raise ParseError(f"a power that comes out is above {EXPONENT}", span)
+    return value
+
+
+def _factors(expr: sp.Expr) -> tuple[sp.Expr, ...]:
+    return tuple(sp.Mul.make_args(expr))
+
+
+def _bits(expr: sp.Expr) -> int:
+    """Size of a number, or of an expression's leading coefficient."""
+    number = expr if expr.is_Rational else expr.as_coeff_Mul()[0]
+    return max(int(number.p).bit_length(), int(number.q).bit_length()) if number.is_Rational else 1
+
+
+def _real(value: Value, span: Span) -> Value:
+    if value.expr.has(sp.zoo, sp.nan, sp.oo, -sp.oo, sp.I):
+        raise ParseError("this is no finite real number", span)
+    return value
+
+
+def _no_function(name: str, defined: Iterable[str]) -> str:
+    try:
+        resolve(name, Span(name, 0, len(name)))
+    except ParseError:
+        hint = suggestion(name, FUNCTIONS)
+        known = ", ".join(dict.fromkeys(FUNCTIONS.values()))
+        return f"unknown function {name!r}{hint if hint.startswith(' —') else f'; there are {known}'}"
+    return f"{name!r} is no function: a '*' may be missing"

@@ -1,0 +1,190 @@
+"""A derived gradient against autograd of the text itself, on random problems and within error bounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from derivations.calculus import ClipMask
+from derivations.derivation import Derivation
+from derivations.from_text import Derived as Derivative
+from derivations.grammar.names import ALIASES
+from derivations.grammar.statement import Statement, canonical, meanings, uses
+from derivations.notation import NOTATION, log_ratio
+from gradcheck.bounds import THRESHOLD, error_scale, unit_roundoff
+from gradcheck.case import Case
+from gradcheck.compare import Comparison, branch, compare_branches, gradient_of, required_gradients, with_ties
+from gradcheck.compiled import evaluate
+from gradcheck.deriving.numeric import Evaluator, loss_of
+from gradcheck.problems import ADVANTAGE, POLICY, TIME, Spec, complete, draw_given, has_clip
+from gradcheck.tensor_ops import expand
+
+__all__ = ["Checked", "check"]
+
+_SHAPES = ((1, (1,)), (6, (3,)), (8, (3, 5)), (5, (2, 4, 5)), (7, (2, 3, 2, 2)), (9, (7,)))
+_CLIPS = (1, 0, 1, 2, 1)  # of problems.CLIP_RANGES: most with two different sides
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Random problems in one precision.
+
+    Attributes:
+        dtype: ``"float64"`` or ``"float32"``.
+        problems: how many were drawn.
+        ratio: the largest difference of the two gradients in units of its error bound; up to 4 passes.
+        judged: the mean fraction of components on which the precision allows a judgement and the loss is a number.
+        skipped: problems left out because a sample lies on a kink, of which the loss has several.
+        failure: the first problem that did not pass, and its figures.
+        error: why nothing could be evaluated; empty otherwise.
+    """
+
+    dtype: str
+    problems: int
+    ratio: float
+    judged: float
+    skipped: int = 0
+    failure: tuple[Spec, Comparison] | None = None
+    error: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether every problem passed, and at least one component in a hundred could be judged."""
+        return not self.error and self.ratio <= THRESHOLD and self.judged >= 0.01
+
+
+def check(statement: Statement, derived: Derivative, dtype: str, problems: int, seed: int = 0) -> Checked:
+    """Compare the derived gradient and the equivalent loss's with autograd of the text."""
+    derivation = derived.derivation
+    text = _Text(statement, derivation)
+    several = len(derivation.raw_gradient.atoms(ClipMask)) > 1
+    worst, judged, skipped, failure = 0.0, [], 0, None
+    try:
+        for spec in _specs(problems, seed, POLICY if has_clip(derivation) else POLICY[:3]):
+            case = text.case(spec, getattr(torch, dtype))
+            if several and bool(required_gradients(derivation, case, False)[-1].any()):
+                skipped += 1
+                continue
+            loss = text.loss(case)
+            both = _compare(derivation, case, gradient_of(loss, case.v_theta))
+            judged.append(both[0].judged * float(loss.isfinite().double().mean()))
+            comparison = max(both, key=lambda c: c.ratio)
+            worst = max(worst, comparison.ratio)
+            if not comparison.holds and failure is None:
+                failure = spec, comparison
+    except (ArithmeticError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        return Checked(dtype, problems, math.inf, 0.0, skipped, failure, f"{type(error).__name__}: {error}")
+    return Checked(dtype, problems, worst, sum(judged) / max(len(judged), 1), skipped, failure)
+
+
+def _compare(derivation: Derivation, case: Case, observed: Tensor) -> tuple[Comparison, Comparison]:
+    """Autograd's gradient against the derived one, and against the equivalent loss's.
+
+    As :func:`gradcheck.compare.compare_entry`, but the derived formula may lose digits of its own: nobody has chosen
+    its form.
+    """
+    dtype = case.v_theta.dtype
+    coarser = unit_roundoff(torch.float64) / unit_roundoff(dtype)
+    exact, equivalent = [], []
+    for other in (False, True):
+        gradient, bound, required, pull, undecided = required_gradients(derivation, case, other)
+        (own,), _ = error_scale(derivation, case, branch(derivation, other)[1], dtype=torch.float64)
+        exact.append((gradient, bound + own * coarser))
+        equivalent.append((required, bound + pull))
+        if not bool(undecided.any()):
+            break
+    else:
+        exact, equivalent = with_ties(exact), with_ties(equivalent)
+    return (
+        compare_branches(observed, exact, undecided, dtype),
+        compare_branches(observed, equivalent, undecided, dtype),
+    )
+
+
+def _specs(problems: int, seed: int, policies: tuple[str, ...]) -> Iterator[Spec]:
+    """Every shape and regime in turn; most problems mix regimes among their samples."""
+    for i in range(problems):
+        batch, latent = _SHAPES[i % len(_SHAPES)]
+        spec = Spec(batch, latent, seed + i, clip=_CLIPS[i % len(_CLIPS)])
+        regime = i // len(_SHAPES) % 4
+        if regime == 1:
+            spec = replace(spec, policy=policies[i % len(policies)])
+        elif regime == 2:
+            spec = replace(spec, advantage=ADVANTAGE[i % len(ADVANTAGE)], policy="off")
+        elif regime == 3:
+            spec = replace(spec, time=TIME[i % len(TIME)])
+        yield spec
+
+
+class _Text:
+    """The text as an implementation: cases for it, and its loss."""
+
+    def __init__(self, statement: Statement, derivation: Derivation) -> None:
+        self.statement, self.derivation = statement, derivation
+        names = {*_names(statement), *derivation.given}
+        if log_ratio in derivation.definitions:
+            names |= {"clip_low", "clip_high"}  # what the ratio is placed against, also where nothing is clipped
+        if "dt" in names or "t_prev" in names:
+            names |= {"t", "dt"}
+        self.names = [q.name for q in NOTATION if q.name in names]
+        self.formulas = {
+            symbol.name: _formula(derivation, symbol.name)
+            for symbol in derivation.coefficients
+            if symbol.name not in statement.own
+        }
+        self.formulas |= {
+            symbol.name: _formula(derivation, symbol.name)
+            for symbol in derivation.definitions
+            if symbol.name not in statement.own and symbol.name not in meanings(statement.process)
+        }
+
+    def case(self, spec: Spec, dtype: torch.dtype) -> Case:
+        drawn = draw_given(self.derivation, spec, self.names)
+        rounded = {n: x.to(dtype) if isinstance(x, Tensor) else x for n, x in drawn.items()}
+        given = {name: rounded[name] for name in self.derivation.given}
+        extra = {name: x for name, x in rounded.items() if name not in given}
+        if self.derivation.defined:
+            return complete(self.derivation, given, extra=extra)
+        v = given["v_theta"]
+        assert isinstance(v, Tensor)
+        return Case(self.derivation.label, {**given, **extra, "v_theta": v.clone().requires_grad_()})
+
+    def loss(self, case: Case) -> Tensor:
+        return loss_of(self.statement, self.formulas, case)
+
+
+def _formula(derivation: Derivation, name: str) -> Callable[[Evaluator], Tensor]:
+    """The value of a reverse step's coefficient."""
+    symbol = next(s for s in (*derivation.coefficients, *derivation.definitions) if s.name == name)
+
+    def run(evaluator: Evaluator) -> Tensor:
+        (value,) = evaluate(derivation, Case(derivation.label, dict(evaluator.values)), symbol)
+        return value if value.ndim == 0 or value.shape[1:].numel() > 1 else expand(value.flatten(), evaluator.v)
+
+    return run
+
+
+def _names(statement: Statement) -> set[str]:
+    """The notation's names on which the text rests, whether or not they cancel."""
+    own = {canonical(d.name): d.value for d in statement.program.definitions}
+    known = {**meanings(statement.process), **own}
+    seen: set[str] = set()
+    pending = list(uses(statement.program.loss))
+    clips = {"eps", "epsilon", "clip_range", "ε"}
+    while pending:
+        name = pending.pop()
+        if name not in own:
+            if name in clips:
+                pending += [] if name in seen else ["clip_low", "clip_high", *(["noise"] if name == "ε" else [])]
+                seen.add(name)
+                continue
+            name = ALIASES.get(name, name)
+        if name not in seen:
+            seen.add(name)
+            pending += uses(known[name]) if name in known else ()
+    rows = {q.name for q in NOTATION}
+    return {name for name in seen if name in rows and name not in known} | {"v_theta"}
