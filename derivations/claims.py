@@ -154,6 +154,7 @@ class Positive:
 
 
 Claim = Equal | GradientIs | Approximates | Parallel | EqualUpToConstant | SameHessian | Positive
+"""Any of the statements above."""
 
 
 def _decide(expr: sp.Expr) -> sp.Expr:

@@ -148,3 +148,4 @@ def _ema() -> Theorem:
 
 
 IDENTITIES: tuple[Theorem, ...] = (_forward_process(), _group_advantage(), _reward_prob(), _ema())
+"""All of them, in reading order."""

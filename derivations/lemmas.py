@@ -155,3 +155,4 @@ def _ppo_clip() -> Theorem:
 
 
 LEMMAS: tuple[Theorem, ...] = (_sg_mse(), _gaussian_step(), _mixture(), _ppo_clip())
+"""L1 to L4."""

@@ -75,6 +75,13 @@ NOTATION: tuple[Quantity, ...] = (
     Quantity("dt", r"\Delta t", "sample", _UNIT, "length of the reverse step, t − t_prev > 0"),
     Quantity("t_prev", r"t'", "sample", sp.Interval.Ropen(0, 1), "time after the reverse step, t − dt"),
     Quantity("noise_level", r"\eta", "problem", _POSITIVE, "noise level of the sampler (a in Flow-GRPO, η elsewhere)"),
+    Quantity(
+        "sigma_min",
+        r"\sigma_{\min}",
+        "problem",
+        sp.Interval(0, sp.oo),
+        "diffusion coefficient at t = 0 of a step whose noise level is that at t = 1",
+    ),
     Quantity("sigma_t", r"\sigma_t", "sample", _POSITIVE, "diffusion coefficient of the reverse SDE"),
     Quantity("C1", r"C_1", "sample", _POSITIVE, "−∂mean/∂v of the reverse step"),
     Quantity("C2", r"C_2", "sample", _POSITIVE, "standard deviation of the reverse step"),
@@ -113,8 +120,14 @@ NOTATION: tuple[Quantity, ...] = (
     ),
     Quantity("rho_minus", r"\rho^-", "sample", sp.Interval(0, sp.oo), "(1 − r)/w_minus: the negative branch's share"),
     Quantity("advantage_tilde", r"\tilde A", "sample", _REAL, "what adaptive weighting puts in the advantage's place"),
+    Quantity("preference", r"y", "sample", sp.Interval(-1, 1), "1 for the sample that won its pair, −1 for the loser"),
+    Quantity("error_gap", r"g", "sample", _REAL, "squared error of the trained model, less the reference model's"),
+    Quantity("partner_gap", r"g'", "sample", _REAL, "error_gap of the other sample of the pair, a given number"),
+    Quantity("beta_dpo", r"\beta_{\mathrm{DPO}}", "problem", _POSITIVE, "Diffusion-DPO's regularisation strength"),
+    Quantity("misorder_prob", r"q", "sample", _UNIT, "probability with which the trained model ranks a pair wrongly"),
     Quantity("D", r"D", "problem", sp.S.Naturals, "number of latent coordinates of one sample"),
 )
+"""The table, in reading order."""
 
 _BY_NAME = {q.name: q for q in NOTATION}
 assert len(_BY_NAME) == len(NOTATION), "a name stands twice in the notation table"
@@ -140,6 +153,7 @@ delta, Delta, k = (quantity(n).symbol for n in ("delta", "Delta", "k"))
 x_0, noise, x_t, x_prev = (quantity(n).symbol for n in ("x_0", "noise", "x_t", "x_prev"))
 t, dt, t_prev = (quantity(n).symbol for n in ("t", "dt", "t_prev"))
 noise_level, sigma_t, C1, C2 = (quantity(n).symbol for n in ("noise_level", "sigma_t", "C1", "C2"))
+sigma_min = quantity("sigma_min").symbol
 mean_offset, mean_theta = (quantity(n).symbol for n in ("mean_offset", "mean_theta"))
 mean_old, mean_ref = (quantity(n).symbol for n in ("mean_old", "mean_ref"))
 temperature = quantity("temperature").symbol
@@ -150,3 +164,5 @@ clip_low, clip_high = (quantity(n).symbol for n in ("clip_low", "clip_high"))
 beta, kl_weight, omega = (quantity(n).symbol for n in ("beta", "kl_weight", "omega"))
 w_plus, w_minus, D = (quantity(n).symbol for n in ("w_plus", "w_minus", "D"))
 rho_plus, rho_minus, advantage_tilde = (quantity(n).symbol for n in ("rho_plus", "rho_minus", "advantage_tilde"))
+preference, error_gap, partner_gap = (quantity(n).symbol for n in ("preference", "error_gap", "partner_gap"))
+beta_dpo, misorder_prob = (quantity(n).symbol for n in ("beta_dpo", "misorder_prob"))

@@ -10,13 +10,15 @@ from types import ModuleType
 from torch import Tensor
 
 from derivations.derivation import Derivation
-from derivations.losses import awm, diffusion_nft, flow_grpo, grpo_guard, rwr
+from derivations.losses import awm, diffusion_dpo, diffusion_nft, flow_grpo, fpo, grpo_guard, rwr
 from derivations.render import closing_row
 from gradcheck.case import Case
 from gradcheck.errors import InputError
 from gradcheck.losses import awm as awm_torch
+from gradcheck.losses import diffusion_dpo as diffusion_dpo_torch
 from gradcheck.losses import diffusion_nft as diffusion_nft_torch
 from gradcheck.losses import flow_grpo as flow_grpo_torch
+from gradcheck.losses import fpo as fpo_torch
 from gradcheck.losses import grpo_guard as grpo_guard_torch
 from gradcheck.losses import rwr as rwr_torch
 
@@ -59,11 +61,15 @@ ALGORITHMS: tuple[tuple[ModuleType, ModuleType], ...] = (
     (awm, awm_torch),
     (diffusion_nft, diffusion_nft_torch),
     (rwr, rwr_torch),
+    (fpo, fpo_torch),
+    (diffusion_dpo, diffusion_dpo_torch),
 )
+"""Each algorithm's symbolic module and its torch module."""
 
 CATALOGUE: tuple[Entry, ...] = tuple(
     Entry(symbolic, numeric, variant.name) for symbolic, numeric in ALGORITHMS for variant in symbolic.VARIANTS
 )
+"""Every variant of every algorithm."""
 
 
 def entries(*names: str) -> tuple[Entry, ...]:

@@ -33,7 +33,7 @@ class Conventions:
         factor: a constant by which the implementation multiplies the whole loss (default 1).
         adv_clip_max: the loss clamps the advantage to ± this; ``None`` (default): it doesn't.
         fixed: numbers that the implementation holds itself, and does not read from the case: ``noise_level``,
-            ``beta``, ``kl_weight``, ``temperature``, ``clip_low``, ``clip_high``.
+            ``beta``, ``kl_weight``, ``temperature``, ``beta_dpo``, ``clip_low``, ``clip_high``.
         working_dtype: the precision that it casts to inside, ``"float32"`` for instance; ``None``: that of its inputs.
         inputs_detached: the trainer hands v_old, v_ref, x_prev … over without a graph (default); if not, the loss
             itself must detach them, and ``stop-gradient`` checks that.

@@ -246,6 +246,16 @@ class _Draw:
         extreme = torch.tensor([n == "extreme" for n in names])
         return torch.where(zero, torch.full_like(r, 0.5), torch.where(extreme, ends, r))
 
+    def _preference(self) -> Tensor:
+        return 2.0 * torch.randint(2, (self.spec.batch,), generator=self.generator).to(torch.float64) - 1
+
+    def _partner_gap(self) -> Tensor:
+        return 10 ** self.uniform(-1, 1, self.spec.batch) * self.normal(self.spec.batch)
+
+    def _beta_dpo(self) -> float:
+        # a gap that is a sum over coordinates varies by about √D, and then decides a pair neither never nor always
+        return float(10 ** self.uniform(-1.5, 0.5)) / math.sqrt(self._D())
+
     def v_theta(self, given: dict[str, Tensor | float]) -> Tensor:
         """The trained model's velocity: v_old plus a step whose length puts the sample into its regime."""
         if "v_old" not in given:

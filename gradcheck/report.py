@@ -19,6 +19,7 @@ from gradcheck.verification import Check, Report, Verification
 __all__ = ["JSON_VERSION", "failures", "summary", "table", "to_json"]
 
 JSON_VERSION = 1
+"""Version of the JSON that is written."""
 
 
 def table(report: Report) -> Table:

@@ -570,6 +570,25 @@ def regression_to_scaled_residuals(case: Case) -> Tensor:
     return functional.mse_loss(root * case.v_theta, root * (case.noise - case.x_0))
 
 
+@correct("fpo", clip_range=0.05)
+def flow_policy(case: Case) -> Tensor:
+    """With the two errors' difference as a product, which loses no digits near the old model."""
+    step = case.v_theta - case.v_old.detach()
+    log_ratio = -(step * (case.v_theta + case.v_old.detach() - 2 * case.v_gt)).flatten(1).sum(1)
+    ratio = log_ratio.exp()
+    return -torch.min(ratio * case.advantage, ratio.clamp(0.95, 1.05) * case.advantage).mean()
+
+
+@correct("diffusion_dpo", reduction="mean", beta_dpo=0.5)
+def preference_as_written_by_its_authors(case: Case) -> Tensor:
+    """Their β of 1 is halved inside the sigmoid."""
+    model_error = (case.v_theta - case.v_gt).pow(2).flatten(1).mean(1)
+    reference_error = (case.v_ref - case.v_gt).pow(2).flatten(1).mean(1)
+    own = model_error - reference_error
+    difference = torch.where(case.preference > 0, own - case.partner_gap, case.partner_gap - own)
+    return -functional.logsigmoid(-0.5 * 1.0 * difference).mean()
+
+
 # --------------------------------------------------------------------------------------- compiled ones
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from . import mutants_awm, mutants_diffusion_nft, mutants_flow_grpo, mutants_grpo_guard
+from . import mutants_awm, mutants_diffusion_nft, mutants_flow_grpo, mutants_fpo_and_dpo, mutants_grpo_guard
 from .base import Correct, Mutant, caught, judged
 from .correct import CORRECT
 
@@ -19,6 +19,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *mutants_grpo_guard.MUTANTS,
     *mutants_awm.MUTANTS,
     *mutants_diffusion_nft.MUTANTS,
+    *mutants_fpo_and_dpo.MUTANTS,
 )
 
 

@@ -108,6 +108,18 @@ WRONG_VERSIONS = (
         numeric=Edit(COMMON, 'flat.mean(1) if reduction == "mean" else flat.sum(1)', "flat.mean(1)"),
     ),
     WrongVersion(
+        "awr-gradient",
+        "AWR's gradient is said to have the weight unclipped.",
+        Edit(_SYMBOLIC, "pull = 2 * clipped *", "pull = 2 * sp.exp(advantage / temperature) *"),
+        "awr",
+    ),
+    WrongVersion(
+        "awr-clip-below",
+        "AWR's weight is said to be at least w_max.",
+        Edit(_SYMBOLIC, "clipped = sp.Min(", "clipped = sp.Max("),
+        "awr-clip",
+    ),
+    WrongVersion(
         "target-reversed",
         "The target is the noise instead of the velocity.",
         Edit(_SYMBOLIC, "target=v_gt", "target=noise"),

@@ -300,6 +300,30 @@ WRONG_THEOREMS = (
         "sde-dance", "sqrt-dt", "The variance is σ_t² Δt².", "C2: sigma_t * sp.sqrt(dt)", "C2: sigma_t * dt", "variance"
     ),
     _sde(
+        "sde-wan",
+        "ends-exchanged",
+        "σ_t is η at data and σ_min at noise.",
+        "sigma = sigma_min + (noise_level - sigma_min) * t",
+        "sigma = noise_level + (sigma_min - noise_level) * t",
+        "noise-at-data",
+    ),
+    _sde(
+        "sde-wan",
+        "slope-without-offset",
+        "The slope is η where it is η − σ_min.",
+        "sigma = sigma_min + (noise_level - sigma_min) * t",
+        "sigma = sigma_min + noise_level * t",
+        "noise-at-noise",
+    ),
+    _sde(
+        "sde-wan",
+        "not-a-line",
+        "σ_t rises with the time's square.",
+        "sigma = sigma_min + (noise_level - sigma_min) * t",
+        "sigma = sigma_min + (noise_level - sigma_min) * t**2",
+        "noise-schedule",
+    ),
+    _sde(
         "sde-cps",
         "noise-budget",
         "The noise kept is t' − C2.",

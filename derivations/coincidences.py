@@ -1,0 +1,207 @@
+r"""Where two losses are one: statements that one method's gradient is another's, each proved from both derivations.
+
+A :class:`Coincidence` names two derivations, the condition (what a symbol of either stands for) and the factor between
+them.  Its proof inlines both sides down to what is given, so that no symbol can mean one thing on the left and another
+on the right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import sympy as sp
+
+from derivations.claims import Equal
+from derivations.derivation import Derivation, DerivationError, Proof, Step, inline, prove
+from derivations.losses import awm, diffusion_dpo, diffusion_nft, flow_grpo, fpo, grpo_guard, rwr
+from derivations.notation import (
+    C1,
+    C2,
+    advantage,
+    beta,
+    beta_dpo,
+    dt,
+    kl_weight,
+    misorder_prob,
+    preference,
+    reward,
+    reward_prob,
+    sigma_t,
+    temperature,
+    v_old,
+    v_ref,
+    v_theta,
+)
+from derivations.render import text
+from derivations.variant import Variant
+
+__all__ = ["COINCIDENCES", "Coincidence", "coincidence_table"]
+
+
+@dataclass(frozen=True)
+class Coincidence:
+    """``left = factor · right`` in each of the named parts.
+
+    Attributes:
+        name: of the statement.
+        sentence: what it tells.
+        left, right: two derivations.
+        parts: which of ``"loss"``, ``"gradient"``, ``"weight"`` and ``"target"`` agree; the factor is of the gradient
+            and the loss, so a statement with a factor names only these.
+        where: what symbols stand for, in the two sides' own symbols; it is put in after everything is inlined.
+        factor: a scalar.
+
+    Raises:
+        DerivationError: the two sides are on different reverse steps, or define a symbol of the condition differently.
+    """
+
+    name: str
+    sentence: str
+    left: Derivation
+    right: Derivation
+    parts: tuple[str, ...] = ("gradient",)
+    where: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict)
+    factor: sp.Expr = sp.S.One
+
+    def __post_init__(self) -> None:
+        used = set().union(*(sp.sympify(e).free_symbols for e in self.where.values()))
+        both = set(self.left.definitions) & set(self.right.definitions)
+        differ = {s for s in used & both if self.left.inline(s) != self.right.inline(s)}
+        both = set(self.left.coefficients) & set(self.right.coefficients)
+        differ |= {s for s in _ON_THE_STEP & both if self.left.coefficients[s] != self.right.coefficients[s]}
+        if differ:
+            names = ", ".join(sorted(s.name for s in differ))
+            raise DerivationError(f"{self.name}: {names} means one thing here and another there")
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """One claim for each part, in what both sides are given."""
+        formulas = {**self.left.definitions, **self.right.definitions}
+        condition = {symbol: inline(sp.sympify(e), formulas) for symbol, e in self.where.items()}
+        claims = {
+            part: Equal(
+                _opened(self.left, getattr(self.left, part)),
+                self.factor * _opened(self.right, getattr(self.right, part)),
+                condition,
+            )
+            for part in self.parts
+        }
+        return tuple(Step(part, self.sentence, claim) for part, claim in claims.items())
+
+    def prove(self) -> Proof:
+        """Check every part."""
+        return prove(self.name, self.steps, {})
+
+
+_ON_THE_STEP = {C1, C2, sigma_t}
+"""Coefficients of the reverse step, which stay opaque: both sides are on the same one."""
+
+
+def _opened(d: Derivation, expr: sp.Expr) -> sp.Expr:
+    formulas = {s: e for s, e in d.coefficients.items() if s not in _ON_THE_STEP}
+    return inline(expr, {**d.definitions, **formulas})
+
+
+_clipped_sum = awm.derive(
+    Variant("clipped, summed", "PPO-clipped with ω = 1, summed over coordinates", {"clip": "ppo"})
+)
+_clipped_mean = awm.derive(next(v for v in awm.VARIANTS if v.name == "clipped"))
+_held = awm.derive(next(v for v in awm.VARIANTS if v.name == "reference"))
+_fpo_mean = fpo.derive(next(v for v in fpo.VARIANTS if v.name == "mean"))
+_signed = 2 * reward_prob - 1
+_EVERYTHING = ("loss", "gradient", "weight", "target")
+
+COINCIDENCES: tuple[Coincidence, ...] = (
+    Coincidence(
+        "fpo-is-clipped-awm",
+        "FPO is AWM's PPO-clipped form with ω = 1.",
+        fpo.derive(),
+        _clipped_sum,
+        _EVERYTHING,
+    ),
+    Coincidence(
+        "fpo-mean-is-clipped-awm",
+        "The same with the mean over coordinates, which is what AWM's authors ship.",
+        _fpo_mean,
+        _clipped_mean,
+        _EVERYTHING,
+    ),
+    Coincidence(
+        "fpo-starts-as-awm",
+        "On-policy, FPO's gradient is AWM's: ratio and clip only decide how far a step may go.",
+        fpo.derive(),
+        awm.derive(),
+        where={v_theta: v_old},
+    ),
+    Coincidence(
+        "awm-of-good-samples",
+        "AWM with A = 1 is plain flow matching, which is RWR without reward.",
+        awm.derive(),
+        rwr.derive(),
+        _EVERYTHING,
+        where={advantage: sp.S.One, reward: sp.S.Zero},
+    ),
+    Coincidence(
+        "rwr-is-awm",
+        "RWR is AWM with an advantage that is never negative; weight and target share the gradient differently.",
+        rwr.derive(),
+        awm.derive(),
+        ("loss", "gradient"),
+        where={advantage: sp.exp(reward / temperature)},
+    ),
+    Coincidence(
+        "dpo-is-awm",
+        "Diffusion-DPO is AWM with an advantage of its own: what remains to be learnt of the pair.",
+        diffusion_dpo.derive(),
+        awm.derive(),
+        ("gradient", "weight", "target"),
+        where={advantage: beta_dpo * preference * misorder_prob},
+    ),
+    Coincidence(
+        "nft-starts-as-awm",
+        "On-policy, DiffusionNFT's gradient is AWM's, times β.",
+        diffusion_nft.derive(),
+        awm.derive(),
+        where={v_theta: v_old, advantage: _signed},
+        factor=beta,
+    ),
+    Coincidence(
+        "nft-is-held-awm",
+        "Off-policy too, if AWM is held at v_old by a reference term of weight β − A: more for bad samples than for "
+        "good ones.",
+        diffusion_nft.derive(),
+        _held,
+        where={v_ref: v_old, advantage: _signed, kl_weight: beta - _signed},
+        factor=beta,
+    ),
+    Coincidence(
+        "guard-starts-as-flow-grpo",
+        "On-policy, GRPO-Guard's gradient is Flow-GRPO's, every step weighed by its noise over its length.",
+        grpo_guard.derive(),
+        flow_grpo.derive(),
+        where={v_theta: v_old},
+        factor=C2 / dt,
+    ),
+)
+"""All of them, in reading order."""
+
+
+def coincidence_table() -> str:
+    """The statements in Markdown, each proved before it is written.
+
+    Raises:
+        ArithmeticError: one is refused.
+    """
+    rows = [("method", "is", "where", "in its", "in words"), ("---",) * 5]
+    for c in COINCIDENCES:
+        if not c.prove().holds:
+            raise ArithmeticError(f"{c.name} is refused")
+        times = "" if c.factor == 1 else f"{text(c.factor)} · "
+        where = ", ".join(f"{text(s)} = {text(e)}" for s, e in c.where.items()) or "always"
+        rows.append((_title(c.left), times + _title(c.right), where, ", ".join(c.parts), c.sentence))
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+
+
+def _title(d: Derivation) -> str:
+    return d.title if d.variant.name == "paper" else f"{d.title} [{d.variant.name}]"

@@ -1,0 +1,135 @@
+r"""FPO, flow policy optimisation: PPO with the flow-matching loss where a log-density would stand.
+
+.. math:: r = \exp\big(\|v_{\mathrm{old}} - v_{\mathrm{gt}}\|^2 - \|v_\theta - v_{\mathrm{gt}}\|^2\big), \qquad
+          \mathcal{L} = -\min\big(r A,\ \mathrm{clip}(r)\, A\big)
+
+Both squared errors are of the same draw of noise and time; log p names minus an error here.
+Proved: the gradient 2 A m r (v_theta − v_gt), exact; its on-policy form, which is AWM's; the ratio's closed form and
+its upper bound; what changes where several draws share one exponent.  With ω = 1 it is AWM's PPO-clipped form
+(:mod:`derivations.coincidences`).
+Source: McAllister et al., "Flow Matching Policy Gradients", arXiv:2507.21053.
+"""
+
+from __future__ import annotations
+
+import sympy as sp
+
+from derivations.calculus import ClipMask, Dot, Norm2, Surrogate
+from derivations.claims import Approximates, Equal, GradientIs
+from derivations.derivation import Derivation, Step
+from derivations.identities import velocity_step
+from derivations.notation import (
+    D,
+    Delta,
+    advantage,
+    clip_high,
+    clip_low,
+    delta,
+    log_prob_old,
+    log_prob_theta,
+    log_ratio,
+    noise,
+    ratio,
+    v_gt,
+    v_old,
+    v_theta,
+    x_0,
+)
+from derivations.variant import Variant, choose
+
+NAME = "fpo"
+TITLE = "FPO"
+REFERENCE = """@article{mcallister2025fpo,
+  title={Flow Matching Policy Gradients},
+  author={McAllister, David and others},
+  journal={arXiv:2507.21053}, year={2025}}"""
+
+OPTIONS = {"reduction": ("sum", "mean")}
+"""What an implementation may declare, the default first."""
+
+VARIANTS = (
+    Variant("paper", "one draw of noise and time, its squared errors summed over coordinates"),
+    Variant("mean", "squared errors averaged over coordinates", {"reduction": "mean"}),
+)
+
+
+def derive(variant: Variant = VARIANTS[0]) -> Derivation:
+    """State and derive one variant."""
+    reduction = choose("reduction", variant.options.get("reduction", "sum"), "sum", "mean")
+    per_coordinate = 1 / D if reduction == "mean" else sp.S.One
+    error, error_old = per_coordinate * Norm2(v_theta - v_gt), per_coordinate * Norm2(v_old - v_gt)
+    surrogate = Surrogate(advantage, ratio, clip_low, clip_high)
+    mask = ClipMask(advantage, ratio, clip_low, clip_high)
+    quoted = 2 * advantage * per_coordinate * (v_theta - v_gt)
+    gradient = 2 * advantage * mask * ratio * per_coordinate * (v_theta - v_gt)
+    return Derivation(
+        name=NAME,
+        variant=variant,
+        title=TITLE,
+        process="forward",
+        policy="on",
+        reference=REFERENCE,
+        loss=surrogate,
+        gradient=gradient,
+        weight=per_coordinate,
+        target=v_theta + advantage * mask * ratio * (v_gt - v_theta),
+        definitions={
+            v_gt: noise - x_0,
+            delta: v_theta - v_old,
+            Delta: v_old - v_gt,
+            log_prob_theta: -error,
+            log_prob_old: -error_old,
+            log_ratio: log_prob_theta - log_prob_old,
+            ratio: sp.exp(log_ratio),
+        },
+        steps=(
+            velocity_step(),
+            Step(
+                "log-ratio",
+                "The ratio's closed form is that of a Gaussian step with k²/2 = 1 and kε = 2Δ: the errors differ by "
+                "a square and by a term along the behaviour model's own error.",
+                Equal(log_ratio, -per_coordinate * (Norm2(delta) + 2 * Dot(delta, Delta))),
+            ),
+            Step(
+                "highest-ratio",
+                "It is highest at v_theta = v_gt, where the behaviour model's own error is all that counts: if that is "
+                "below log(1 + ε⁺), a good sample is never clipped.",
+                Equal(log_ratio, per_coordinate * Norm2(Delta), {v_theta: noise - x_0}),
+            ),
+            Step(
+                "log-ratio-gradient",
+                "The logarithm of the ratio pulls towards v_gt, as flow matching does.",
+                GradientIs(log_ratio, 2 * per_coordinate * (v_gt - v_theta), label=r"\log r"),
+            ),
+            Step(
+                "surrogate-gradient",
+                "PPO's clip puts a mask m and the ratio on it (lemma L4).",
+                GradientIs(surrogate, gradient, label=r"\left(-J\right)"),
+            ),
+        ),
+        after=(
+            Step(
+                "on-policy",
+                "On-policy (r = 1, m = 1) this is AWM's gradient: the flow-matching gradient, times the advantage.",
+                Approximates(gradient, quoted, {v_theta: v_old}, gradient - quoted),
+            ),
+            _several_draws(per_coordinate),
+        ),
+        brief_gradient=quoted,
+        brief_target=v_theta + advantage * (v_gt - v_theta),
+    )
+
+
+def _several_draws(per_coordinate: sp.Expr) -> Step:
+    """N draws of noise and time for one sample, whose mean error stands in the one exponent."""
+    draws = sp.Symbol("N", integer=True, positive=True)
+    others = sp.Symbol("s", real=True)
+    shared = sp.exp(others + log_ratio / draws)
+    clip = (advantage, shared, clip_low, clip_high)
+    pull = 2 * advantage * ClipMask(*clip) * shared * per_coordinate / draws * (v_theta - v_gt)
+    return Step(
+        "several-draws",
+        "Where the mean over N draws stands in one exponent (s: the other draws' part), every draw's velocity is "
+        "pulled to its own v_gt with a share 1/N, by the ratio and the clip that all of them have in common.",
+        GradientIs(Surrogate(*clip), pull, label=r"\left(-J_N\right)"),
+    )

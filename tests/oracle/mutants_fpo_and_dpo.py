@@ -1,0 +1,79 @@
+"""FPO and Diffusion-DPO, written wrongly."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from gradcheck.case import Case
+
+from .base import Mutant, mutant
+
+
+def mse(a: Tensor, b: Tensor) -> Tensor:
+    return ((a - b) ** 2).flatten(1).mean(1)
+
+
+def clipped(case: Case, ratio: Tensor) -> Tensor:
+    return -torch.min(ratio * case.advantage, ratio.clamp(0.95, 1.05) * case.advantage)
+
+
+@mutant("fpo", fails="gradient", because="log-ratio-sign", reduction="mean", clip_range=0.05)
+def new_error_less_old(case: Case) -> Tensor:
+    return clipped(case, torch.exp(mse(case.v_theta, case.v_gt) - mse(case.v_old, case.v_gt).detach())).mean()
+
+
+@mutant("fpo", fails="gradient", because="half-twice", reduction="mean", clip_range=0.05)
+def halved_errors(case: Case) -> Tensor:
+    errors = (0.5 * mse(v, case.v_gt) for v in (case.v_old.detach(), case.v_theta))
+    return clipped(case, torch.exp(next(errors) - next(errors))).mean()
+
+
+@mutant("fpo", fails="gradient", because="log-ratio-averaged", reduction="mean", clip_range=0.05)
+def one_ratio_for_all(case: Case) -> Tensor:
+    gap = functional.mse_loss(case.v_old, case.v_gt).detach() - functional.mse_loss(case.v_theta, case.v_gt)
+    return clipped(case, torch.exp(gap)).mean()
+
+
+def preference(case: Case, own: Tensor, beta: float) -> Tensor:
+    return -functional.logsigmoid(-beta * case.preference * (own - case.partner_gap))
+
+
+def gap(case: Case) -> Tensor:
+    return mse(case.v_theta, case.v_gt) - mse(case.v_ref, case.v_gt)
+
+
+@mutant("diffusion_dpo", fails="gradient", because="preference-exchanged", reduction="mean")
+def losers_win(case: Case) -> Tensor:
+    return preference(case.replace(preference=-case.preference), gap(case), case.beta_dpo).mean()
+
+
+@mutant("diffusion_dpo", fails="gradient", because="beta-halved", reduction="mean")
+def half_of_beta(case: Case) -> Tensor:
+    return preference(case, gap(case), 0.5 * case.beta_dpo).mean()
+
+
+@mutant("diffusion_dpo", fails="gradient", because="reference-missing", reduction="mean")
+def without_a_reference(case: Case) -> Tensor:
+    return preference(case, mse(case.v_theta, case.v_gt), case.beta_dpo).mean()
+
+
+@mutant("diffusion_dpo", fails="gradient", because="loser-dropped", reduction="mean")
+def winners_alone(case: Case) -> Tensor:
+    return (preference(case, gap(case), case.beta_dpo) * (case.preference > 0)).mean()
+
+
+@mutant("diffusion_dpo", fails="gradient", because="margin-averaged", reduction="mean")
+def one_margin_for_all(case: Case) -> Tensor:
+    margin = case.preference * (gap(case) - case.partner_gap)
+    return -functional.logsigmoid(-case.beta_dpo * margin.mean())
+
+
+@mutant("diffusion_dpo", fails="gradient", because="sigmoid-missing", reduction="mean")
+def margin_as_loss(case: Case) -> Tensor:
+    return (case.beta_dpo * case.preference * (gap(case) - case.partner_gap)).mean()
+
+
+MUTANTS: tuple[Mutant, ...] = tuple(x for x in list(globals().values()) if isinstance(x, Mutant))
+"""All of this file, in its order."""
