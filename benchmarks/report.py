@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import os
 import platform
 from pathlib import Path
 
 import torch
 
-from . import sharpness, speed, startup
+from . import sharpness, speed, startup, text
+
+PARTS = ("startup", "cpu", "cuda", "alarms", "sensitivity")
 
 PAGE = """# Benchmarks
 
-Measured on {date} with torch {torch}, Python {python}, on {cores} CPU cores ({machine}); one thread.
-`make bench` writes this page anew. Times are ratios within one run, since machines differ and are noisy.
+`make bench` measures and writes this page anew. Times are ratios within one run, since machines differ and are noisy.
 
 ## Starting and proving
 
-| | measured | goal |
-| --- | --- | --- |
 {startup}
 
 ## Cost of a check
@@ -61,33 +61,52 @@ its digits, no error in its gradient is small enough to be told from rounding, a
 """
 
 
+RESULTS = Path(__file__).with_name("results.json")
+
+
+def measure(part: str, checks: int, tries: int) -> str:
+    """The table of one part of the page."""
+    if part == "startup":
+        header = ("", "measured", "goal")
+        return text.table(header, startup.figures())
+    if part in ("cpu", "cuda"):
+        return speed.speed_table(part)
+    if part == "alarms":
+        return sharpness.false_alarm_table(sharpness.false_alarms(checks))
+    return sharpness.sensitivity_table(tries)
+
+
+def where(part: str) -> str:
+    """When and on what it was measured."""
+    machine = torch.cuda.get_device_name() if part == "cuda" else f"{os.cpu_count()} CPU cores ({platform.machine()})"
+    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+    return f"Measured on {datetime.date.today().isoformat()}: {versions}, {machine}, one thread."
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all that can be, by default")
     parser.add_argument("--checks", type=int, default=1_000_000)
     parser.add_argument("--tries", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks.md"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    cuda = "Not measured: torch sees no CUDA device. `make bench` fills it where there is one."
-    if torch.cuda.is_available():
-        cuda = f"{torch.cuda.get_device_name()}\n\n{speed.speed_table('cuda')}"
-    page = PAGE.format(
-        date=datetime.date.today().isoformat(),
-        torch=torch.__version__,
-        python=platform.python_version(),
-        cores=os.cpu_count(),
-        machine=platform.machine(),
-        startup="\n".join(f"| {what} | {measured} | {goal} |" for what, measured, goal in startup.figures()),
-        slow=speed.SLOW,
-        fast=speed.FAST,
-        cpu=speed.speed_table("cpu"),
-        cuda=cuda,
-        orders=len(sharpness.ORDERS),
-        alarms=sharpness.false_alarm_table(sharpness.false_alarms(options.checks)),
-        sensitivity=sharpness.sensitivity_table(options.tries),
-    )
+    unknown = set(options.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"PART is {', '.join(sorted(unknown))}; it must be of {', '.join(PARTS)}")
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for part in options.parts or PARTS:
+        if part == "cuda" and not torch.cuda.is_available():
+            print("cuda: not measured, torch sees no CUDA device")
+            continue
+        results[part] = f"{where(part)}\n\n{measure(part, options.checks, options.tries)}"
+        RESULTS.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+        print(f"## {part}\n\n{results[part]}\n", flush=True)
+    absent = {
+        part: f"Not measured yet: `make bench ARGS={part}` fills it, where there is such a device." for part in PARTS
+    }
+    page = PAGE.format(**{**absent, **results}, slow=speed.SLOW, fast=speed.FAST, orders=len(sharpness.ORDERS))
     options.out.write_text(page)
-    print(page)
 
 
 if __name__ == "__main__":
