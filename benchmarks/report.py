@@ -99,7 +99,9 @@ def main() -> None:
         if part == "cuda" and not torch.cuda.is_available():
             print("cuda: not measured, torch sees no CUDA device")
             continue
-        results[part] = f"{where(part)}\n\n{measure(part, options.checks, options.tries)}"
+        table = measure(part, options.checks, options.tries)
+        results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}  # another run may have written meanwhile
+        results[part] = f"{where(part)}\n\n{table}"
         RESULTS.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
         print(f"## {part}\n\n{results[part]}\n", flush=True)
     absent = {

@@ -53,10 +53,12 @@ def digits(gradient: Tensor, error: Tensor) -> float:
         error: of the same shape, the difference from the exact gradient or a bound on it.
     """
     size, off = (x.detach().to(torch.float64).abs().flatten(1).sum(1) for x in (gradient, error))
-    alive = size > 0
+    alive = (size > 0) & size.isfinite()
     if not bool(alive.any()):
         return 0.0
-    return max(0.0, float((size[alive] / off[alive].clamp(min=1e-300)).log10().median()))
+    return max(
+        0.0, float((size[alive] / torch.nan_to_num(off[alive], nan=torch.inf).clamp(min=1e-300)).log10().median())
+    )
 
 
 def lost_by(derivation: Derivation, case: Case) -> Loss | None:

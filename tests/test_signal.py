@@ -101,6 +101,12 @@ def test_the_obligation_measures_each_precision() -> None:
     assert 1.5 < kept["bfloat16"] < 4
 
 
+def test_a_wide_clamp_is_none_in_float16() -> None:
+    target = Target(awm, "f", declare("awm", adv_clip_max=1e9))
+    (result,) = judge(target, Settings(max_examples=2), ("precision",)).results
+    assert result.status == "passed"
+
+
 def test_code_that_casts_keeps_fewer_digits() -> None:
     assert float(note(casting).split("float32 ")[1].split(",")[0]) < 4
 

@@ -120,6 +120,7 @@ def effective_case(conventions: Conventions, case: Case) -> Case:
     limit = conventions.adv_clip_max
     if limit is None or "advantage" not in conventions.derivation.given:
         return case
+    limit = min(limit, torch.finfo(case.advantage.dtype).max)
     return case.replace(advantage=case.advantage.clamp(-limit, limit))
 
 
