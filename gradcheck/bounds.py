@@ -36,57 +36,24 @@ import torch
 from torch import Tensor
 
 from derivations.calculus import ClipMask, Dot, MeanAbs, Norm2, OtherMask, Surrogate, sg
-from derivations.derivation import Derivation
-from derivations.torchgen import ordered_formulas
-from gradcheck.case import Case
 
-__all__ = ["LARGE", "THRESHOLD", "Analysis", "error_scale", "unit_roundoff"]
+__all__ = ["THRESHOLD", "Analysis", "Value", "unit_roundoff"]
 
 THRESHOLD = 4.0
 """c: a difference of up to c·u·e passes.  u·e bounds one evaluation order to first order; implementations differ
 in order and in the number of roundings, autograd adds a few, and a transcendental function may be off by
 several units.  The catalogue's own losses stay below 0.6."""
 
-LARGE = 2**18
-"""Latents of more numbers than this are analysed in chunks, with a wider bound (:mod:`gradcheck.streaming`)."""
-
 _LOST = 60.0
 """An exponent that may be off by more than this may overflow: nothing can be said about its exponential."""
 
 Value = tuple[Tensor, Tensor]
+"""A value and its bound e."""
 
 
 def unit_roundoff(dtype: torch.dtype) -> float:
     """Half the distance from 1 to the next number: 2⁻⁵³ for float64, 2⁻²⁴ for float32."""
     return float(torch.finfo(dtype).eps) / 2
-
-
-def error_scale(
-    derivation: Derivation, case: Case, *exprs: sp.Expr, dtype: torch.dtype | None = None
-) -> tuple[tuple[Tensor, ...], Tensor]:
-    r"""Bounds e of expressions in a derivation's symbols, evaluated on a case.
-
-    Args:
-        derivation: gives the definitions.
-        case: the tensors that an implementation received.
-        exprs: usually :attr:`Derivation.raw_gradient`.
-        dtype: the precision that is judged; the case's own by default.
-
-    Returns:
-        For each expression a float64 tensor e, of the expression's shape: an evaluation in ``dtype`` is off by at
-        most about ``unit_roundoff(dtype) * e``; it is infinite or NaN where the precision leaves nothing to judge.
-        And a boolean tensor, (B, 1, …, 1) or (): samples whose clip branch the precision does not decide.
-    """
-    dtype = dtype or case.v_theta.dtype
-    if case.v_theta.numel() > LARGE:
-        from gradcheck.streaming import lean_error_scale
-
-        return lean_error_scale(derivation, case, *exprs, dtype=dtype)
-    with torch.no_grad():
-        analysis = Analysis(case.broadcast(torch.float64), dtype)
-        for symbol, formula in ordered_formulas(derivation, *exprs):
-            analysis.define(symbol, formula)
-        return tuple(analysis(expr)[1] + analysis.floor for expr in exprs), analysis.undecided
 
 
 class Analysis:

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from derivations.calculus import ClipMask, OtherMask
 from derivations.derivation import Derivation
-from gradcheck.bounds import THRESHOLD, error_scale, unit_roundoff
+from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.catalogue import Entry
 from gradcheck.compiled import evaluate
 from gradcheck.equivalent import squared_distance
+from gradcheck.error_scale import error_scale
 
 __all__ = [
     "Comparison",
@@ -57,7 +58,7 @@ class Comparison:
 
 
 def compare(observed: Tensor, required: Tensor, scale: Tensor, dtype: torch.dtype) -> Comparison:
-    """Compare componentwise against the error scale e of :func:`gradcheck.bounds.error_scale`."""
+    """Compare componentwise against the error scale e of :func:`gradcheck.error_scale.error_scale`."""
     return _worst(observed, required, scale, error_ratios(observed, required, scale, dtype), dtype)
 
 

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from derivations.calculus import Dot, MeanAbs, Norm2
 from derivations.notation import D, advantage, beta, noise, t, v_old, v_theta
 from derivations.torchgen import torch_source
-from gradcheck.bounds import THRESHOLD, error_scale, unit_roundoff
+from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.catalogue import entry
 from gradcheck.compare import compare
 from gradcheck.compiled import evaluate
+from gradcheck.error_scale import error_scale
 
 
 def case(seed: int, latent: tuple[int, ...] = (3, 4), dtype: torch.dtype = torch.float32, scale: float = 1.0) -> Case:

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 import gradcheck
-from gradcheck.bounds import THRESHOLD, error_scale, unit_roundoff
+from benchmarks.speed import peak
+from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.catalogue import CATALOGUE, Entry, entry
 from gradcheck.compare import branch, compare_branches, gradient_of, required_gradients, with_ties
 from gradcheck.conventions import declare
+from gradcheck.error_scale import error_scale
 from gradcheck.oracle.runner import judge
 from gradcheck.oracle.target import Settings, Target
 from gradcheck.problems import Spec, build
-from gradcheck.streaming import compare_gradient, lean_error_scale, sample_ratios
+from gradcheck.streaming import compare_gradient, sample_ratios
 
 LABELS = pytest.mark.parametrize("one", CATALOGUE, ids=lambda e: e.label)
 PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -133,36 +135,8 @@ def test_memory_does_not_grow_with_the_latents() -> None:
     case = build(one.derivation, Spec(1, (2**21,), 0, policy="off", time="middle"), torch.float32)
     observed = gradient_of(one.loss(case), case.v_theta)
     compare_gradient(one.derivation, case, observed)
-    peak = _peak(lambda: compare_gradient(one.derivation, case, observed))
-    assert peak < observed.numel() * observed.element_size()
-
-
-def _peak(run: Callable[[], object]) -> int:
-    """Bytes of tensors that are alive at once, of those that a call makes."""
-    from weakref import finalize
-
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class Counting(TorchDispatchMode):
-        alive, peak = 0, 0
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-            out = func(*args, **(kwargs or {}))
-            known = {x.untyped_storage().data_ptr() for x in args if isinstance(x, Tensor)}
-            for x in out if isinstance(out, (tuple, list)) else (out,):
-                if isinstance(x, Tensor) and x.untyped_storage().data_ptr() not in known:
-                    size = x.untyped_storage().nbytes()
-                    self.alive += size
-                    self.peak = max(self.peak, self.alive)
-                    finalize(x, self.free, size)
-            return out
-
-        def free(self, size: int) -> None:
-            self.alive -= size
-
-    with Counting() as counting:
-        run()
-    return counting.peak
+    held = peak(lambda: compare_gradient(one.derivation, case, observed))
+    assert held < observed.numel() * observed.element_size()
 
 
 def test_ones_own_gradient_is_judged_by_name() -> None:
@@ -178,12 +152,13 @@ def test_ones_own_gradient_is_judged_by_name() -> None:
 
 
 @LABELS
-def test_the_error_scale_of_large_latents_covers_the_dense_one(one: Entry) -> None:
+def test_the_error_scale_of_large_latents_covers_the_dense_one(one: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
     derivation = one.derivation
     case = build(derivation, Spec(3, (7, 11), 1), torch.float32)
     exprs = (derivation.raw_gradient, derivation.weight, derivation.target)
     full, undecided = error_scale(derivation, case, *exprs)
-    lean, same = lean_error_scale(derivation, case, *exprs, dtype=torch.float32)
+    monkeypatch.setattr("gradcheck.error_scale.LARGE", 100)
+    lean, same = error_scale(derivation, case, *exprs)
     assert torch.equal(undecided.expand(same.shape), same)
     for x, y in zip(full, lean, strict=True):
         wide = (y / x).expand(case.v_theta.shape)
@@ -193,7 +168,7 @@ def test_the_error_scale_of_large_latents_covers_the_dense_one(one: Entry) -> No
 
 def test_an_implementation_is_judged_on_latents_of_its_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """In chunks, and with the same verdicts."""
-    monkeypatch.setattr("gradcheck.bounds.LARGE", 100)
+    monkeypatch.setattr("gradcheck.error_scale.LARGE", 100)
     settings = Settings(max_examples=2, latent=(3, 8, 9))
 
     def right(case: gradcheck.Case) -> Tensor:

@@ -15,11 +15,12 @@ from derivations.from_text import Derived as Derivative
 from derivations.grammar.names import ALIASES
 from derivations.grammar.statement import Statement, canonical, meanings, uses
 from derivations.notation import NOTATION, log_ratio
-from gradcheck.bounds import THRESHOLD, error_scale, unit_roundoff
+from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.compare import Comparison, branch, compare_branches, gradient_of, required_gradients, with_ties
 from gradcheck.compiled import evaluate
 from gradcheck.deriving.numeric import Evaluator, loss_of
+from gradcheck.error_scale import error_scale
 from gradcheck.problems import ADVANTAGE, POLICY, TIME, Spec, complete, draw_given, has_clip
 from gradcheck.tensor_ops import expand
 

@@ -10,10 +10,10 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from gradcheck.bounds import error_scale
 from gradcheck.case import Case
 from gradcheck.compare import judgeable, required_gradients
 from gradcheck.compiled import evaluate
+from gradcheck.error_scale import error_scale
 from gradcheck.oracle.adapter import AdapterError
 from gradcheck.oracle.judging import (
     Judge,

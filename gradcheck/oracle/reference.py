@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from derivations.derivation import Derivation
-from gradcheck.bounds import error_scale
 from gradcheck.case import Case
 from gradcheck.compare import Comparison, compare, compare_branches, with_ties
 from gradcheck.compare import branch as branch_of
 from gradcheck.compiled import evaluate
 from gradcheck.conventions import Conventions
+from gradcheck.error_scale import error_scale
 from gradcheck.problems import Spec, build
 
 __all__ = ["Reference", "oracle_case", "reference", "required_gradient"]

@@ -11,11 +11,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from derivations.notation import C2, k, log_prob_theta, log_ratio, mean_theta, noise, x_prev
-from gradcheck.bounds import error_scale, unit_roundoff
+from gradcheck.bounds import unit_roundoff
 from gradcheck.case import Case
 from gradcheck.catalogue import entry
 from gradcheck.compare import gradient_of
 from gradcheck.compiled import evaluate
+from gradcheck.error_scale import error_scale
 from gradcheck.plots.style import CYCLE, DASHES, STYLE, curve, labels, legend, styled, subplots
 from gradcheck.problems import complete
 

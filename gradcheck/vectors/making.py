@@ -11,10 +11,11 @@ from torch import Tensor
 
 from derivations.derivation import Derivation
 from derivations.notation import quantity, ratio
-from gradcheck.bounds import THRESHOLD, error_scale, unit_roundoff
+from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.compare import branch
 from gradcheck.compiled import evaluate
+from gradcheck.error_scale import error_scale
 from gradcheck.errors import GradcheckError
 from gradcheck.problems import Spec, complete, draw_given, has_clip
 from gradcheck.vectors.recipes import CLIP, GROUPS, RECIPES, Recipe
