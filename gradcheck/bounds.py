@@ -15,7 +15,7 @@ exp x                 eˣ (expm1(c u eₓ)/(c u) + 1); infinite where c u eₓ >
 log, sin, cos         likewise
 inner product         Σ (e_a\|b\| + \|a\|e_b + c u e_a e_b + \|ab\|) + (1 + log₂ D) Σ\|ab\|  (pairwise summation)
 clip mask             0; where the ratio is within its own error of a kink the sample is *undecided*: either
-                      branch is right there, and so is the mean of both, which autograd takes at a tie
+                      branch is right there, and so are the means of both that autograd takes at a tie
 ====================  =======================================================================
 
 None is linearised, so that they hold in bfloat16 too, where u is 1/256.  In float16, whose range is narrow, every

@@ -19,6 +19,7 @@ from gradcheck.equivalent import squared_distance
 from gradcheck.error_scale import error_scale
 
 __all__ = [
+    "TIES",
     "Comparison",
     "EntryComparison",
     "branch",
@@ -152,11 +153,16 @@ def compare_entry(entry: Entry, case: Case) -> EntryComparison:
     )
 
 
+TIES = (0.5, 0.75, 0.25)
+"""How much of a branch autograd takes where rounding makes a tie: half; and half of a half where the clip's own minimum
+ties with its bound and the surrogate's with the clipped term."""
+
+
 def with_ties(branches: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-    """Both branches, under the wider bound; and half of each, which autograd takes where rounding makes a tie."""
+    """Both branches, under the wider bound; and the parts of both that autograd takes where rounding makes ties."""
     (a, scale_a), (b, scale_b) = branches
     scale = torch.maximum(scale_a, scale_b)
-    return [(a, scale), (b, scale), ((a + b) / 2, scale)]
+    return [(a, scale), (b, scale), *((part * a + (1 - part) * b, scale) for part in TIES)]
 
 
 def required_gradients(

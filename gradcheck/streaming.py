@@ -1,4 +1,4 @@
-r"""A gradient on latents of any size, judged in chunks (:mod:`gradcheck.chunks`): less is held than one of its inputs."""
+r"""A gradient on latents of any size, judged in chunks (:mod:`gradcheck.chunks`); it holds less than its inputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from derivations.derivation import Derivation
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.chunks import ChunkedAnalysis, Combination, Latents
-from gradcheck.compare import Comparison, branch, error_ratios, judgeable, with_ties
+from gradcheck.compare import TIES, Comparison, branch, error_ratios, judgeable, with_ties
 
 __all__ = ["compare_gradient", "sample_ratios"]
 
@@ -83,7 +83,7 @@ def _judge(
             branches = branches[:1]
         combined = [(run.combination(gradient), run.combination(raw)) for raw, gradient, *_ in branches]
         wide = torch.ones(latents.batch, 1, dtype=torch.float64, device=observed.device)
-        found = _Worst.none(3 if len(branches) == 2 else 1, case.v_theta.shape, undecided)
+        found = _Worst.none(2 + len(TIES) if len(branches) == 2 else 1, case.v_theta.shape, undecided)
         _look(found, latents, combined, run.floor, factor, wide if widen is None else widen.reshape(-1, 1), dtype)
         return found
 

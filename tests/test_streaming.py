@@ -111,6 +111,26 @@ def test_what_is_not_finite_is_refused(bad: float) -> None:
     assert result.index == (1, 17)
 
 
+@pytest.mark.parametrize("part", [0.0, 0.25, 0.5, 0.75, 1.0])
+def test_at_the_clips_edge_autograd_may_take_part_of_a_branch(part: float) -> None:
+    """Where rounding ties the terms of a minimum, autograd halves; nested minima halve twice."""
+    one = entry("awm", "clipped")
+    for seed in range(100):
+        case = build(one.derivation, Spec(16, (3, 4), seed, "inside", time="middle", clip=2), torch.float32)
+        open_branch, clipped, *_ = (required_gradients(one.derivation, case, other)[0] for other in (False, True))
+        undecided = required_gradients(one.derivation, case, False)[4].reshape(-1)
+        at = undecided & (open_branch - clipped).flatten(1).any(1)
+        if bool(at.any()):
+            break
+    observed = torch.where(at[:, None, None], part * open_branch + (1 - part) * clipped, open_branch).float()
+    assert compare_gradient(one.derivation, case, observed).holds
+    decided = int((~undecided & (open_branch != 0).flatten(1).any(1)).nonzero()[0])
+    observed[decided] *= 0.75
+    result = compare_gradient(one.derivation, case, observed)
+    assert not result.holds
+    assert result.index[0] == decided
+
+
 WRONG: dict[str, Callable[[Tensor], Tensor]] = {
     "sign": torch.neg,
     "twice": lambda g: 2 * g,
