@@ -85,7 +85,7 @@ class Latents:
 
 @dataclass(frozen=True)
 class Combination:
-    """Σ value[s]·s, off by at most u·Σ error[s]·|s|; each coefficient is (B, 1)."""
+    r"""Σ value[s]·s, off by at most u·Σ error[s]·\|s\|; each coefficient is (B, 1)."""
 
     value: Mapping[str, Tensor]
     error: Mapping[str, Tensor]
