@@ -1,4 +1,4 @@
-"""The command line: ``gradcheck verify``, ``check``, ``unveil``, ``derive``, ``list``, ``table`` and ``explain``.
+"""What losses really optimise, derived and verified; and whether an implementation computes it.
 
 Exit status: 0 everything holds, 1 something does not, 2 the question could not be understood.
 """

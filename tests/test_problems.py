@@ -122,3 +122,17 @@ def test_every_regime_is_drawn() -> None:
 
     collect()
     assert {*POLICY, *ADVANTAGE, *TIME, "tiny", "mixed", "one sample", "one coordinate"} <= seen
+
+
+def test_the_grid_of_code_that_casts_is_made_of_its_own_numbers() -> None:
+    """Else float32(t) − float32(t_prev) is another step than the case's, or none at all, right as the code may be."""
+    derivation = entry("flow_grpo").derivation
+    for seed in range(50):
+        spec = Spec(5, (3,), seed, time="near-noise")
+        case = build(derivation, spec, torch.float64, on_grid=True, grid_dtype=torch.float32)
+        t, t_prev = case.t, case.sigmas[case.step_index + 1]
+        assert case.sigmas.dtype == torch.float64
+        assert torch.equal(t.float().double(), t)
+        assert torch.equal(t_prev.float().double(), t_prev)
+        assert torch.equal(case.dt, t - t_prev)
+        assert bool((t.float() - t_prev.float() > 0).all())
