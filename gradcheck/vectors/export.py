@@ -32,7 +32,7 @@ RULE = (
     "An answer g passes where |g - gradient| <= threshold * u * gradient_scale in every component, u being "
     "unit_roundoff of the file's precision; likewise loss with loss_scale. A component is not judged where |gradient| "
     "+ threshold * u * gradient_scale is not below the largest number of the precision. A row that is marked undecided "
-    "may meet other_gradient, or the mean of both, in place of gradient."
+    "may meet other_gradient, or a half or a quarter of one and the rest of the other, in place of gradient."
 )
 """How answers are judged, as the manifest says it."""
 

@@ -89,7 +89,7 @@ FLAGS: dict[str, Flag] = {
     "clip-edge": Flag(
         "clip",
         "The ratio equals 1 + clip_high up to rounding: rows marked undecided accept the gradient of either branch, "
-        "and their mean.",
+        "and their means by halves and quarters.",
         "What comes out is neither branch: a smooth clip, or one that changes the gradient's length at the edge.",
     ),
     "near-data": Flag(

@@ -120,7 +120,7 @@ def test_the_rule_is_the_documents(vectors: Path, tmp_path: Path) -> None:
         assert all(c.loss is None for c in found.cases)
 
 
-def test_the_edge_accepts_either_branch_and_the_mean(vectors: Path, tmp_path: Path) -> None:
+def test_the_edge_accepts_either_branch_and_their_means(vectors: Path, tmp_path: Path) -> None:
     label, name, key = "flow_grpo[mean]", "flow_grpo.mean.{}.safetensors", "axes2/gradient"
     for dtype in ("float64", "float32"):
         answers = tmp_path / dtype
@@ -131,7 +131,7 @@ def test_the_edge_accepts_either_branch_and_the_mean(vectors: Path, tmp_path: Pa
         rows, open_rows = slice(*edge.rows), demanded["axes2/undecided"]
         assert open_rows[rows].all()
         assert open_rows.sum() == edge.rows[1] - edge.rows[0]
-        for share, holds in ((0.0, True), (0.5, True), (1.0, True), (0.75, False)):
+        for share, holds in ((0.0, True), (0.5, True), (1.0, True), (0.75, True), (0.9, False)):
             mixed = (1 - share) * demanded[key][rows] + share * demanded["axes2/other_gradient"][rows]
             given[key][rows] = mixed.to(as_dtype(dtype))
             save_file(given, answers / file)
