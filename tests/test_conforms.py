@@ -61,6 +61,18 @@ def test_a_wrong_loss_is_told_what_is_wrong(pytester: pytest.Pytester) -> None:
     assert "runner.py" not in text, "our frames are trimmed"
 
 
+LARGE = RIGHT.replace("    v_gt", "    assert case.v_theta.shape[1:] == (3, 8, 9)\n    v_gt")
+
+
+def test_both_doors_take_the_latents_size(pytester: pytest.Pytester, capsys: pytest.CaptureFixture[str]) -> None:
+    result = outcomes(pytester, LARGE, "--gradcheck-latent=3,8,9", "-k", "gradient and not stop")
+    assert result.parseoutcomes() == {"passed": 1, "deselected": 17}
+    file = str(pytester.path / "test_mine.py")
+    assert main(["check", file, "--latent", "3x8x9", "--only", "gradient", "--max-examples", "3"]) == 0
+    assert main(["check", file, "--latent", "3,wide", "--only", "gradient"]) == 2
+    assert "latent: got '3,wide'" in capsys.readouterr().err
+
+
 def test_it_works_under_xdist(pytester: pytest.Pytester) -> None:
     result = outcomes(pytester, WRONG, "-n", "2", "--gradcheck-json=report.json")
     result.stdout.fnmatch_lines(["test_awm: FAILED: *gradient*"])

@@ -16,6 +16,7 @@ from gradcheck.catalogue import CATALOGUE, Entry, entry
 from gradcheck.compare import branch, compare_branches, gradient_of, required_gradients, with_ties
 from gradcheck.conventions import declare
 from gradcheck.error_scale import error_scale
+from gradcheck.oracle.obligations import OBLIGATIONS
 from gradcheck.oracle.runner import judge
 from gradcheck.oracle.target import Settings, Target
 from gradcheck.problems import Spec, build
@@ -186,21 +187,30 @@ def test_the_error_scale_of_large_latents_covers_the_dense_one(one: Entry, monke
         assert not float(wide.nanmedian()) > 6
 
 
-def test_an_implementation_is_judged_on_latents_of_its_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In chunks, and with the same verdicts."""
-    monkeypatch.setattr("gradcheck.error_scale.LARGE", 100)
+def test_the_error_scale_of_large_latents_holds_little_besides_itself() -> None:
+    one = entry("flow_grpo", "mean")
+    case = build(one.derivation, Spec(1, (2**20,), 0, policy="off", time="middle"), torch.float32)
+    raw = one.derivation.raw_gradient
+    own = 8 * case.v_theta.numel()
+    assert own <= peak(lambda: error_scale(one.derivation, case, raw)) < 2 * own
+
+
+def test_an_implementation_is_judged_on_latents_of_its_own_size() -> None:
+    """All that is not about shapes, and with the same verdicts."""
     settings = Settings(max_examples=2, latent=(3, 8, 9))
+    shapes: set[tuple[int, ...]] = set()
 
     def right(case: gradcheck.Case) -> Tensor:
+        shapes.add(tuple(case.v_theta.shape[1:]))
         return (case.advantage * ((case.v_theta - case.v_gt) ** 2).flatten(1).mean(1)).mean()
 
     def leaking(case: gradcheck.Case) -> Tensor:
         return (case.advantage * ((case.v_theta - case.v_gt) ** 2).mean()).mean()
 
-    good, bad = (judge(Target(f, f.__name__, declare("awm", reduction="mean")), settings) for f in (right, leaking))
-    assert good.holds
-    assert not bad.holds
-    assert all(r.outcome.spec is None or r.outcome.spec.latent for r in bad.results)
+    of_size = [o.id for o in OBLIGATIONS if o.id not in ("shapes", "precision")]
+    assert judge(Target(right, "right", declare("awm", reduction="mean")), settings, of_size).holds
+    assert shapes == {(3, 8, 9)}
+    assert not judge(Target(leaking, "leaking", declare("awm", reduction="mean")), settings, of_size).holds
 
 
 def test_sizes_that_are_none_are_refused() -> None:
