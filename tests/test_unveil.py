@@ -24,7 +24,7 @@ from gradcheck.errors import InputError
 from gradcheck.oracle.adapter import Adapter, AdapterError
 from gradcheck.oracle.assumed import Assumed
 from gradcheck.oracle.character import clip_words
-from gradcheck.oracle.diagnose import diagnose
+from gradcheck.oracle.diagnosis.diagnose import diagnose
 from gradcheck.oracle.formulas import recognise
 from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.library import Data, search, sigmoid

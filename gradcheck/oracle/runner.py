@@ -11,7 +11,7 @@ import torch
 
 from gradcheck.errors import InputError, did_you_mean
 from gradcheck.oracle.adapter import Adapter, AdapterError
-from gradcheck.oracle.diagnose import diagnose
+from gradcheck.oracle.diagnosis.diagnose import diagnose
 from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.obligations import OBLIGATIONS, Obligation
 from gradcheck.oracle.results import Diagnosis, Judgement, Outcome, Result

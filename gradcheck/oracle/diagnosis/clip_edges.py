@@ -1,0 +1,104 @@
+"""A clip like PPO's, at other ratios than declared: at which?"""
+
+from __future__ import annotations
+
+import math
+
+import sympy as sp
+import torch
+
+from derivations import notation as n
+from derivations.calculus import ClipMask
+from gradcheck.case import Case
+from gradcheck.compiled import evaluate
+from gradcheck.oracle.diagnosis.evidence import Evidence
+from gradcheck.oracle.judging import Judge
+from gradcheck.oracle.mistakes import EXCHANGED, ONE_EDGE
+from gradcheck.oracle.reference import effective_case, overall_factor, reference
+from gradcheck.oracle.results import Diagnosis
+from gradcheck.problems import Spec, has_clip
+
+__all__ = ["clip_edges", "misused_edges"]
+
+_OTHER_EDGES = "convention:clip_range"
+
+
+_MANY = 64
+
+
+def clip_edges(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
+    """Clipped as PPO does, at other ratios than declared: at which?"""
+    derivation = judge.conventions.derivation
+    if not has_clip(derivation) or not derivation.gradient.atoms(ClipMask):
+        return None
+    for clip in (0,) if "clip_low" in judge.conventions.fixed else (1, 2):  # an asymmetric one, and a narrow one
+        found = _edges(judge, clip)
+        if found is not None:
+            return found
+    return None
+
+
+def misused_edges(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
+    """The declared edges in the wrong places, which ordinary problems may not tell from other mistakes."""
+    found = clip_edges(judge, evidence)
+    return None if found is None or found.name == _OTHER_EDGES else found
+
+
+def _edges(judge: Judge, clip: int) -> Diagnosis | None:
+    low, high = [0.0, math.inf], [0.0, math.inf]  # what the edges' distances from 1 are between
+    for policy, seed in (("near", 1), ("inside", 2), ("outside", 3), ("off", 4), ("off", 5)):
+        case = judge.case(Spec(_MANY, (3,), seed=9_000 + seed, policy=policy, time="middle", clip=clip))
+        seen = _clipped(judge, case)
+        if seen is None:
+            return None
+        for advantage, ratio, clipped in seen:
+            edge, beyond = (high, ratio - 1) if advantage > 0 else (low, 1 - ratio)
+            if clipped:
+                edge[1] = min(edge[1], beyond)
+            else:
+                edge[0] = max(edge[0], beyond)
+    if low[0] > low[1] or high[0] > high[1] or low[1] == high[1] == math.inf:
+        return None  # not a clip at fixed ratios, or none
+    declared = float(case.clip_low), float(case.clip_high)
+    if low[0] <= declared[0] <= low[1] and high[0] <= declared[1] <= high[1]:
+        return None
+    if low[0] <= declared[1] <= low[1] and high[0] <= declared[0] <= high[1]:
+        return Diagnosis("clip-edges-exchanged", EXCHANGED)
+    for which, one in zip(("lower", "upper"), declared, strict=True):
+        if low[0] <= one <= low[1] and high[0] <= one <= high[1]:
+            return Diagnosis("clip-symmetric", ONE_EDGE.format(which))
+    found = tuple(_roundest(*edge) for edge in (low, high))
+    at = " and ".join(
+        f"{'above' if up else 'below'} 1 {'+' if up else '−'} {x:g}" if math.isfinite(x) else f"not at all {side}"
+        for up, x, side in ((False, found[0], "below 1"), (True, found[1], "above 1"))
+    )
+    cause = f"the ratio is clipped {at}, where {declared[0]:g} below and {declared[1]:g} above are declared"
+    finite = all(0 < x < math.inf for x in found)
+    written = f"clip_range={found[0]:g}" if found[0] == found[1] else f"clip_range=({found[0]:g}, {found[1]:g})"
+    return Diagnosis(_OTHER_EDGES, cause, written if finite else "")
+
+
+def _clipped(judge: Judge, case: Case) -> list[tuple[float, float, bool]] | None:
+    """Advantage, ratio, and whether it is clipped, of samples that tell; ``None`` if the gradient is neither."""
+    derivation, effective = judge.conventions.derivation, effective_case(judge.conventions, case)
+    gradients = [derivation.gradient.replace(ClipMask, lambda *_, m=m: m) for m in (sp.S.One, sp.S.Zero)]
+    free, off, ratio = evaluate(derivation, effective, *gradients, n.ratio, dtype=torch.float64)
+    wanted = reference(judge.conventions, case)
+    factor = overall_factor(judge.conventions, case)
+    shape = case.v_theta.shape
+    e = Evidence(Spec(1, (1,), 0), judge.conventions, case, judge.observe(case).gradient, wanted.gradient, wanted.scale)
+    (is_free, judged), (is_off, _) = (e.fits(factor * x.expand(shape)) for x in (free, off))
+    if not bool((is_free | is_off | ~judged).all()):
+        return None
+    telling = judged & (is_free ^ is_off)
+    rows = zip(case.advantage.tolist(), ratio.flatten().tolist(), is_off.tolist(), telling.tolist(), strict=True)
+    return [(a, r, c) for a, r, c, tells in rows if tells and a != 0]
+
+
+def _roundest(low: float, high: float) -> float:
+    """The number of the fewest digits between two."""
+    if math.isinf(high):
+        return high
+    middle = (low + high) / 2
+    rounded = (float(f"{middle:.{digits}g}") for digits in range(1, 17))
+    return next((x for x in rounded if low <= x <= high), middle)

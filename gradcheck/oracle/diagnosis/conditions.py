@@ -1,0 +1,62 @@
+"""Right under other conditions: to the digits of a lower precision, or for latents of some ranks alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from gradcheck.conventions import Conventions
+from gradcheck.oracle.diagnosis.evidence import Evidence, lengths, rows_of
+from gradcheck.oracle.judging import Judge
+from gradcheck.oracle.reference import reference
+from gradcheck.oracle.results import Diagnosis
+
+__all__ = ["lower_precision", "one_layout"]
+
+
+def lower_precision(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
+    """Right to a few digits, within the error bound of a lower precision."""
+    distances = []
+    for e in evidence:
+        seen, wanted = rows_of(e.observed), rows_of(e.required)
+        size = lengths(wanted)
+        both = (size > e.rounding) & (lengths(seen) > e.rounding)
+        distances.append((lengths(seen - wanted) / size)[both])
+    relative = torch.cat(distances)
+    if len(relative) == 0 or not 1e-10 < float(relative.median()) < 0.1 or float(relative.quantile(0.75)) > 0.3:
+        return None
+    for dtype, most in (("float32", 1e-3), ("float16", 0.1), ("bfloat16", 0.1)):
+        lower = replace(judge.conventions, working_dtype=dtype)
+        if float(relative.median()) > most or not all(
+            reference(_sharing(lower, judge.conventions), e.case).compare(e.observed).holds for e in evidence
+        ):
+            continue
+        digits = f"right to a relative {float(relative.median()):.1g} in the median"
+        if dtype == "float32":
+            cause = f"{digits}, as float32 is: the implementation casts to it inside"
+            return Diagnosis("convention:working_dtype", cause, "working_dtype='float32'")
+        return Diagnosis(
+            "half-precision", f"{digits}, as {dtype} is: part of it has that precision (or a small ε is added)"
+        )
+    return None
+
+
+def _sharing(conventions: Conventions, other: Conventions) -> Conventions:
+    conventions.__dict__["derivation"] = other.derivation
+    return conventions
+
+
+def one_layout(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
+    """Right for latents of one rank, wrong for those of another."""
+    ranks = {len(e.spec.latent) for e in evidence}
+    wrong = {len(e.spec.latent) for e in evidence if bool((e.wrong | ~rows_of(e.observed).isfinite().all(1)).any())}
+    right = ranks - wrong
+    if not right or not wrong:
+        return None
+    names = {1: "(B, D)", 2: "(B, S, C)", 3: "(B, C, H, W)", 4: "(B, C, T, H, W)"}
+    listed = ", ".join(names[r] for r in sorted(wrong))
+    kept = ", ".join(names[r] for r in sorted(right))
+    return Diagnosis(
+        "layout", f"right for latents {kept} and wrong for {listed}: a reshape or broadcast for one layout"
+    )

@@ -1,0 +1,102 @@
+r"""Why an implementation's gradient is not the derived one: a named cause, or what it is as a formula.
+
+In this order: another declaration that fits; a named mistake that fits; the derived gradient (or one of its terms)
+times a factor that can be recognised, or with another advantage; a lower precision; one layout alone; else the
+decomposition on the field's directions, without a name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from gradcheck.oracle.diagnosis.clip_edges import clip_edges, misused_edges
+from gradcheck.oracle.diagnosis.conditions import lower_precision, one_layout
+from gradcheck.oracle.diagnosis.evidence import SHAPES, Evidence, observe, rows_of
+from gradcheck.oracle.diagnosis.factors import advantage_normalised, factor, sample_factor, term_factor, term_scaled
+from gradcheck.oracle.diagnosis.named import named, no_gradient
+from gradcheck.oracle.judging import Judge
+from gradcheck.oracle.reference import effective_case
+from gradcheck.oracle.results import Diagnosis
+from gradcheck.oracle.xray import decompose, directions
+from gradcheck.problems import has_clip
+
+__all__ = ["diagnose"]
+
+_POLICIES = ("off", "outside", "inside", "far")
+
+
+def diagnose(judge: Judge, policies: tuple[str, ...] = ("off",), advantage: str = "typical") -> Diagnosis:
+    """Find what the implementation's gradient is consistent with, on well-conditioned problems in float64."""
+    judge = replace(judge, dtype=torch.float64)
+    if has_clip(judge.conventions.derivation) and policies == ("off",):
+        policies = _POLICIES
+    evidence = [observe(judge, i, policies, advantage) for i in range(2 * len(SHAPES))]
+    found = None
+    if any(bool(e.wrong.any()) for e in evidence):
+        for explain in _EXPLANATIONS:
+            found = explain(judge, evidence)
+            if found is not None:
+                break
+    else:
+        found = _elsewhere(judge, evidence)
+    if found is None:
+        found = Diagnosis("unknown", _unnamed(evidence))
+    shown, wanted_shown = _shown(evidence)
+    return replace(found, observed=shown, required=wanted_shown)
+
+
+def _elsewhere(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
+    """Nothing is wrong on ordinary problems with a finite gradient: where is it?"""
+    if any(not bool(e.observed.isfinite().all()) for e in evidence):
+        return Diagnosis("overflow", "an intermediate overflows, or a branch that is not taken back-propagates NaN")
+    on_policy = [observe(judge, i, ("on-policy",), "typical") for i in range(len(SHAPES))]
+    if any(bool((e.wrong | ~rows_of(e.observed).isfinite().all(1)).any()) for e in on_policy):
+        return Diagnosis("on-policy", "the gradient is wrong, or not finite, exactly where v_theta = v_old")
+    return clip_edges(judge, evidence)
+
+
+def _shown(evidence: list[Evidence]) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
+    """Observed and required gradient on the directions, as formulas where they are monomials."""
+    out = []
+    for which in ("observed", "required"):
+        samples = [s for e in evidence for s in decompose(effective_case(e.conventions, e.case), getattr(e, which))]
+        exact = [s for s in samples if s.residual < 1e-7]
+        rows = [(d.name, d.text) for d in directions(exact)] if exact else []
+        if len(exact) < len(samples):
+            worst = max(s.residual for s in samples)
+            rows.append(("outside these directions", f"up to {worst:.1%} of the gradient"))
+        out.append(tuple(rows))
+    return out[0], out[1]
+
+
+def _unnamed(evidence: list[Evidence]) -> str:
+    if not any(bool(e.wrong.any()) for e in evidence):
+        return "no named mistake fits: the gradient is right on ordinary problems"
+    samples = [s for e in evidence for s in decompose(e.case, e.observed)]
+    if not samples:
+        return "no gradient at all"
+    if max(s.residual for s in samples) > 1e-6:
+        return (
+            "no named mistake fits; part of the gradient lies outside the field's directions "
+            "(does it depend on other samples, or on unrelated tensors?)"
+        )
+    return "no named mistake fits; compare the two decompositions below"
+
+
+_EXPLANATIONS: tuple[Callable[[Judge, list[Evidence]], Diagnosis | None], ...] = (
+    no_gradient,
+    misused_edges,
+    named,
+    clip_edges,
+    factor,
+    term_factor,
+    lower_precision,
+    advantage_normalised,
+    term_scaled,
+    sample_factor,
+    one_layout,
+)
+"""The sharp explanations first; each is tried only where those before it fail."""

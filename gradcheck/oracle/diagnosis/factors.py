@@ -1,0 +1,203 @@
+"""The derived gradient, or one of its terms, times a number: which number, as a formula?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import sympy as sp
+import torch
+from torch import Tensor
+
+from derivations import notation as n
+from derivations.render import text
+from gradcheck.compiled import evaluate
+from gradcheck.oracle.diagnosis.evidence import Evidence, lengths, rows_of
+from gradcheck.oracle.formulas import EXACT, recognise
+from gradcheck.oracle.judging import Judge
+from gradcheck.oracle.reference import effective_case, overall_factor
+from gradcheck.oracle.results import Diagnosis
+from gradcheck.oracle.xray import B, formula_of, scalars
+from gradcheck.problems import has_clip
+
+__all__ = ["advantage_normalised", "factor", "sample_factor", "term_factor", "term_scaled"]
+
+_NAMED_FACTORS: tuple[tuple[sp.Expr, str, str], ...] = (
+    (sp.S.NegativeOne, "sign", "the gradient has the wrong sign: the loss is maximised"),
+    (sp.Integer(2), "factor-2", "every gradient is twice the required one"),
+    (sp.Rational(1, 2), "factor-half", "every gradient is half the required one"),
+    (1 / n.D, "mean-for-sum", "it is averaged over the latent's coordinates where it must be summed"),
+    (n.D, "sum-for-mean", "it is summed over the latent's coordinates where it must be averaged"),
+    (1 / B, "batch-mean-for-sum", "it is divided by the batch size once more than declared"),
+    (B, "batch-sum-for-mean", "it is not divided by the batch size, as declared"),
+    (1 / n.ratio, "ratio-detached", "the importance ratio is missing from the gradient"),
+    (1 / n.dt, "over-dt", "it is divided by Δt once too often"),
+    (n.dt, "dt-missing", "it is not divided by Δt, or multiplied by it once too often"),
+    (sp.sqrt(n.dt), "root-dt", "it is multiplied by √Δt once too often (or divided by √Δt where Δt belongs)"),
+    (n.beta, "beta-missing", "it is not divided by β, or multiplied by it once too often"),
+    (1 / n.beta, "over-beta", "it is divided by β once too often"),
+)
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    """One sample's observed gradient as a multiple of another one, and how far rounding may put that off."""
+
+    problem: int
+    factor: float
+    error: float
+    scalars: dict[sp.Symbol, float]
+
+
+def _multiples(evidence: list[Evidence], part: list[tuple[Tensor, Tensor]]) -> list[_Scaled] | None:
+    """Observed rows over required ones, sample by sample; ``None`` unless all are parallel."""
+    found = []
+    for number, (e, (observed, required)) in enumerate(zip(evidence, part, strict=True)):
+        per_case = scalars(effective_case(e.conventions, e.case))
+        seen, wanted = rows_of(observed), rows_of(required)
+        for i in range(len(seen)):
+            size = float(lengths(wanted[i : i + 1]))
+            if not bool(seen[i].isfinite().all()):
+                continue
+            if size <= float(e.rounding[i]):
+                if float(lengths(seen[i : i + 1])) > 2 * float(e.rounding[i]):
+                    return None
+                continue
+            c = float((seen[i] / size) @ (wanted[i] / size))
+            left = float((seen[i] - c * wanted[i]).norm())
+            if left > e.equal * abs(c) * size + float(e.rounding[i]):
+                return None
+            clean = 0.0 if abs(c) < 1e-10 else c
+            off = max(EXACT, e.equal) * abs(c) + float(e.rounding[i]) / size
+            found.append(_Scaled(number, clean, off, {s: float(x[i]) for s, x in per_case.items()}))
+    return found
+
+
+def factor(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
+    """The required gradient, sample by sample times a number: which number?"""
+    found = _multiples(evidence, [(e.observed, e.required) for e in evidence])
+    if not found:
+        return None
+    factors = [s.factor for s in found]
+    formula = recognise(factors, [s.scalars for s in found], [s.error for s in found])
+    if formula is not None:
+        for value, name, cause in _NAMED_FACTORS:
+            if formula == value:
+                return Diagnosis(name, cause, f"factor={float(formula):g}" if formula.is_number else "")
+        if formula.is_number:
+            c = factors[0]
+            return Diagnosis("factor", f"every gradient is {c:.6g} times the required one", f"factor={c:.6g}")
+        if not formula.free_symbols <= {B, n.D}:
+            return Diagnosis("factor", f"every gradient is the required one times {text(formula_of(formula))}")
+    return _clamp(evidence, found) or _common(evidence, found)
+
+
+def _clamp(evidence: list[Evidence], found: list[_Scaled]) -> Diagnosis | None:
+    """1 up to some |A|, and limit/|A| beyond."""
+    beyond = [s for s in found if n.advantage in s.scalars and abs(s.factor - 1) > s.error]
+    limits = [s.factor * abs(s.scalars[n.advantage]) for s in beyond]
+    equal = max((s.error / abs(s.factor) for s in beyond if s.factor), default=0.0)
+    if len(limits) < 2 or limits[0] <= 0 or max(limits) - min(limits) > 2 * equal * limits[0]:
+        return None
+    inside = [s for s in found if s not in beyond]
+    if any(abs(s.scalars[n.advantage]) > limits[0] * (1 + 2 * equal) for s in inside):
+        return None
+    written = f"adv_clip_max={limits[0]:.6g}"
+    return Diagnosis("convention:adv_clip_max", f"the implementation behaves as {written} says", written)
+
+
+def _common(evidence: list[Evidence], found: list[_Scaled]) -> Diagnosis | None:
+    """One factor for the whole problem."""
+    by_problem = [[s for s in found if s.problem == i] for i in range(len(evidence))]
+    if not all(_one_number(f) for f in by_problem):
+        return None
+    by_shape: dict[tuple[int, tuple[int, ...]], list[_Scaled]] = {}
+    for e, f in zip(evidence, by_problem, strict=True):
+        by_shape.setdefault((e.spec.batch, e.spec.latent), []).extend(f[:1])
+    if all(_one_number(f) for f in by_shape.values()):
+        cause = (
+            "all gradients of a batch are scaled alike, by its shape alone: an average counts padding, or masked parts"
+        )
+        return Diagnosis("shape-factor", cause)
+    cause = (
+        "all gradients of a batch are scaled alike, by a number that its samples decide: a normalisation over the batch"
+    )
+    return Diagnosis("batch-normalised", cause)
+
+
+def _one_number(found: list[_Scaled]) -> bool:
+    """Whether all factors may be the same one."""
+    return max((s.factor - s.error for s in found), default=0.0) <= min(
+        (s.factor + s.error for s in found), default=0.0
+    )
+
+
+def sample_factor(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
+    """A factor that differs from sample to sample, and has no formula."""
+    if not _multiples(evidence, [(e.observed, e.required) for e in evidence]):
+        return None
+    cause = "each sample's gradient has the right direction and a wrong length, which no formula in its scalars gives"
+    return Diagnosis("sample-factor", cause)
+
+
+def _policy_and_reference(e: Evidence) -> tuple[Tensor, Tensor]:
+    """The required gradient's two terms."""
+    derivation = e.conventions.derivation
+    silent = derivation.gradient.xreplace({n.kl_weight: sp.S.Zero})
+    (gradient,) = evaluate(derivation, effective_case(e.conventions, e.case), silent, dtype=torch.float64)
+    policy = overall_factor(e.conventions, e.case) * gradient.expand(e.required.shape)
+    return policy, e.required - policy
+
+
+def advantage_normalised(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
+    """The right gradient for other advantages: which?  Only where no clip hides a change of their sign."""
+    if n.advantage.name not in judge.conventions.derivation.given:
+        return None
+    clipped = has_clip(judge.conventions.derivation)
+    chosen = [e for e in evidence if not clipped or e.spec.policy == "inside"]
+    ones = [replace(e, case=e.case.replace(advantage=torch.ones_like(e.case.advantage))) for e in chosen]
+    units = [_policy_and_reference(e)[0] for e in ones]
+    parts = [(e.observed - _policy_and_reference(e)[1], unit) for e, unit in zip(chosen, units, strict=True)]
+    found = _multiples(chosen, parts)
+    if not found:
+        return None
+    enough = False
+    for number in range(len(chosen)):
+        rows = [(s.scalars[n.advantage], s.factor) for s in found if s.problem == number]
+        given, used = (torch.tensor(column, dtype=torch.float64) for column in zip(*rows, strict=True))
+        design = torch.stack([given, torch.ones_like(given)], 1)
+        solution = torch.linalg.lstsq(design, used[:, None]).solution
+        left = (design @ solution)[:, 0] - used
+        if float(left.abs().amax()) > 1e-5 * float(used.abs().amax()) or float(solution[0]) <= 0:
+            return None
+        enough = enough or (len(rows) > 3 and abs(float(solution[1])) > 1e-6 * float(used.abs().amax()))
+    if not enough:
+        return None
+    cause = "the advantage is shifted and scaled by numbers that its batch decides: it is normalised once more"
+    return Diagnosis("advantage-normalised-twice", cause)
+
+
+def term_factor(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
+    """One term right and the other one times a factor that has a formula."""
+    return _scaled_term(judge, evidence, by_formula=True)
+
+
+def term_scaled(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
+    """One term right and the other one too long or too short."""
+    return _scaled_term(judge, evidence, by_formula=False)
+
+
+def _scaled_term(judge: Judge, evidence: list[Evidence], by_formula: bool) -> Diagnosis | None:
+    if not judge.conventions.derivation.loss.has(n.kl_weight):
+        return None
+    terms = [_policy_and_reference(e) for e in evidence]
+    for which, name, word in ((0, "policy-factor", "policy's term"), (1, "kl-factor", "KL or reference term")):
+        parts = [(e.observed - t[1 - which], t[which]) for e, t in zip(evidence, terms, strict=True)]
+        found = _multiples(evidence, parts)
+        if not found:
+            continue
+        formula = recognise([s.factor for s in found], [s.scalars for s in found], [s.error for s in found])
+        if formula is None and by_formula:
+            continue
+        by = "scaled by a number that no formula gives" if formula is None else f"times {text(formula_of(formula))}"
+        return Diagnosis(name, f"the {word} is the required one {by}; the rest is right")
+    return None
