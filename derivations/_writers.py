@@ -14,7 +14,19 @@ import sympy as sp
 from sympy.core.function import AppliedUndef
 
 from derivations import calculus
-from derivations.calculus import ClipMask, Dot, MeanAbs, Norm2, OtherMask, Surrogate, VectorSymbol, sg
+from derivations.calculus import (
+    ClipMask,
+    Dot,
+    Mask,
+    MeanAbs,
+    Norm2,
+    OtherMask,
+    OtherUnless,
+    Surrogate,
+    Unless,
+    VectorSymbol,
+    sg,
+)
 from derivations.notation import NOTATION
 
 __all__ = ["GREEK", "SUPERSCRIPT", "LatexWriter", "TextWriter", "Writer"]
@@ -34,7 +46,7 @@ _ROW = {q.symbol.name: i for i, q in enumerate(NOTATION)}
 
 def _rank(expr: sp.Expr) -> tuple[int, int, str]:
     """Where a factor belongs: that of its foremost symbol."""
-    if isinstance(expr, ClipMask):
+    if isinstance(expr, Mask):
         return (_ORDER.index("mask"), 0, "")
     if isinstance(expr, sp.Symbol):
         place = _ORDER.index(expr.name) if expr.name in _ORDER else len(_ORDER)
@@ -48,7 +60,7 @@ def _class(expr: sp.Expr) -> int:
     if expr.has(VectorSymbol) and calculus.kind(expr) == "vector":
         return _VECTOR
     base = expr.base if isinstance(expr, sp.Pow) else expr
-    if base.is_Atom or isinstance(base, ClipMask):
+    if base.is_Atom or isinstance(base, Mask):
         return _ROOT if _is_root(expr) else _ATOM
     kinds = ((sp.Add, _SUM + _is_root(expr)), (sp.Mul, _SUM + 1), (Norm2, _NORM), (MeanAbs, _NORM), (Dot, _INNER))
     return next((place for kind, place in kinds if isinstance(base, kind)), _FUNCTION)
@@ -142,6 +154,8 @@ class Writer:
         expr = sp.sympify(expr)
         if expr.has(OtherMask):
             expr = expr.replace(OtherMask, lambda *args: 1 - ClipMask(*args))
+        if expr.has(OtherUnless):
+            expr = expr.replace(OtherUnless, lambda *args: 1 - Unless(*args))
         return self._print(expr)
 
     def _print(self, expr: sp.Expr) -> str:
@@ -257,7 +271,7 @@ class Writer:
         if _is_root(expr):
             return self.root(expr.base)
         body = self._print(expr.base)
-        bare = isinstance(expr.base, (sp.Symbol, ClipMask, AppliedUndef)) and not self._has_marks(body)
+        bare = isinstance(expr.base, (sp.Symbol, Mask, AppliedUndef)) and not self._has_marks(body)
         if not (bare or isinstance(expr.base, Dot) or (expr.base.is_Integer and expr.base > 0)):
             body = self.group(body)
         return self.power(body, expr.exp)
@@ -271,7 +285,7 @@ class Writer:
         ((variable, order),) = expr.variable_count
         return self.derivative(self._print(expr.expr), self._print(variable), int(order))
 
-    def _print_clipmask(self, expr: sp.Expr) -> str:
+    def _print_mask(self, expr: sp.Expr) -> str:
         return "m"
 
     def _extremum(self, expr: sp.Expr) -> str:
@@ -286,7 +300,7 @@ def _is_inverse(expr: sp.Expr) -> bool:
 
 def _is_weight(expr: sp.Expr) -> bool:
     base = expr.base if isinstance(expr, sp.Pow) else expr
-    return isinstance(base, ClipMask) or (isinstance(base, sp.Symbol) and base.name in _WEIGHTS)
+    return isinstance(base, Mask) or (isinstance(base, sp.Symbol) and base.name in _WEIGHTS)
 
 
 def _power_of_ten(n: int) -> int:
@@ -319,7 +333,7 @@ class LatexWriter(Writer):
     bar = True
 
     def _print(self, expr: sp.Expr) -> str:
-        if isinstance(expr, (Dot, Norm2, MeanAbs, sg, ClipMask)):
+        if isinstance(expr, (Dot, Norm2, MeanAbs, sg, Mask)):
             return str(expr._latex(self))
         return super()._print(expr)
 

@@ -20,10 +20,13 @@ from derivations.nodes import (
     CalculusError,
     ClipMask,
     Dot,
+    Mask,
     MeanAbs,
     Norm2,
     OtherMask,
+    OtherUnless,
     Surrogate,
+    Unless,
     VectorSymbol,
     sg,
 )
@@ -34,10 +37,13 @@ __all__ = [
     "CalculusError",
     "ClipMask",
     "Dot",
+    "Mask",
     "MeanAbs",
     "Norm2",
     "OtherMask",
+    "OtherUnless",
     "Surrogate",
+    "Unless",
     "VectorSymbol",
     "components",
     "drop_sg",
@@ -54,6 +60,7 @@ __all__ = [
     "sg",
 ]
 
+_STEP = sp.Dummy("s", real=True)  # one for all, so that SymPy remembers what it did with it
 _OPAQUE = (Dot, Norm2, MeanAbs)
 _KINKED = (sp.Min, sp.Max, sp.Abs, sp.sign, sp.floor, sp.ceiling, sp.Heaviside, sp.Piecewise)
 
@@ -130,7 +137,7 @@ def _shift(expr: sp.Expr, v: VectorSymbol, by: sp.Expr) -> tuple[sp.Expr, dict[s
 @lru_cache(maxsize=10_000)  # variants share most of their statements
 def gradient_residual(expr: sp.Expr, v: VectorSymbol, claimed: sp.Expr) -> sp.Expr:
     r"""What is left of :math:`\frac{d}{ds}f(v+sh)|_{s=0} - \langle g, h\rangle`; zero proves the claim g."""
-    s, h = sp.Dummy("s", real=True), fresh_vector(expr, sp.sympify(claimed))
+    s, h = _STEP, fresh_vector(expr, sp.sympify(claimed))
     if kind(sp.sympify(expr)) != "scalar":
         raise CalculusError(f"the gradient is taken of a scalar, but {expr} is a vector")
     shifted, thaw = _shift(expr, v, s * h)
@@ -151,7 +158,7 @@ def hessian_product(expr: sp.Expr, v: VectorSymbol, h: VectorSymbol) -> sp.Expr:
     Raises:
         CalculusError: as :func:`gradient`.
     """
-    s = sp.Dummy("s", real=True)
+    s = _STEP
     frozen, thaw = freeze(expr)
     shifted = _gradient(frozen, v).xreplace({v: v + s * h})
     out = []

@@ -14,7 +14,19 @@ import sympy as sp
 
 from derivations.claims import Equal
 from derivations.derivation import Derivation, DerivationError, Proof, Step, inline, prove
-from derivations.losses import awm, diffusion_dpo, diffusion_nft, flow_grpo, fpo, grpo_guard, rwr
+from derivations.losses import (
+    awm,
+    awr,
+    ddpo,
+    dgpo,
+    diffusion_dpo,
+    diffusion_nft,
+    flow_dppo,
+    flow_grpo,
+    fpo,
+    grpo_guard,
+    rwr,
+)
 from derivations.notation import (
     C1,
     C2,
@@ -22,8 +34,11 @@ from derivations.notation import (
     beta,
     beta_dpo,
     dt,
+    group_gap,
     kl_weight,
     misorder_prob,
+    noise_norm,
+    partner_gap,
     preference,
     reward,
     reward_prob,
@@ -32,6 +47,8 @@ from derivations.notation import (
     v_old,
     v_ref,
     v_theta,
+    weight_max,
+    window,
 )
 from derivations.render import text
 from derivations.variant import Variant
@@ -50,7 +67,8 @@ class Coincidence:
         parts: which of ``"loss"``, ``"gradient"``, ``"weight"`` and ``"target"`` agree; the factor is of the gradient
             and the loss, so a statement with a factor names only these.
         where: what symbols stand for, in the two sides' own symbols; it is put in after everything is inlined.
-        factor: a scalar.
+        factor: a scalar, in the two sides' own symbols.
+        own_steps: the two sides are on different reverse steps, and each has its own C1 and C2.
 
     Raises:
         DerivationError: the two sides are on different reverse steps, or define a symbol of the condition differently.
@@ -63,13 +81,15 @@ class Coincidence:
     parts: tuple[str, ...] = ("gradient",)
     where: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict)
     factor: sp.Expr = sp.S.One
+    own_steps: bool = False
 
     def __post_init__(self) -> None:
         used = set().union(*(sp.sympify(e).free_symbols for e in self.where.values()))
         both = set(self.left.definitions) & set(self.right.definitions)
         differ = {s for s in used & both if self.left.inline(s) != self.right.inline(s)}
         both = set(self.left.coefficients) & set(self.right.coefficients)
-        differ |= {s for s in _ON_THE_STEP & both if self.left.coefficients[s] != self.right.coefficients[s]}
+        if not self.own_steps:
+            differ |= {s for s in _ON_THE_STEP & both if self.left.coefficients[s] != self.right.coefficients[s]}
         if differ:
             names = ", ".join(sorted(s.name for s in differ))
             raise DerivationError(f"{self.name}: {names} means one thing here and another there")
@@ -82,7 +102,7 @@ class Coincidence:
         claims = {
             part: Equal(
                 _opened(self.left, getattr(self.left, part)),
-                self.factor * _opened(self.right, getattr(self.right, part)),
+                inline(self.factor, formulas) * _opened(self.right, getattr(self.right, part)),
                 condition,
             )
             for part in self.parts
@@ -108,7 +128,15 @@ _clipped_sum = awm.derive(
 )
 _clipped_mean = awm.derive(next(v for v in awm.VARIANTS if v.name == "clipped"))
 _held = awm.derive(next(v for v in awm.VARIANTS if v.name == "reference"))
+_online = diffusion_dpo.derive(next(v for v in diffusion_dpo.VARIANTS if v.name == "online"))
 _fpo_mean = fpo.derive(next(v for v in fpo.VARIANTS if v.name == "mean"))
+_beyond = sp.Symbol("s", positive=True)
+_noise_weighted = flow_grpo.derive(next(v for v in flow_grpo.VARIANTS if v.name == "noise-weighted"))
+_in_window = flow_grpo.derive(next(v for v in flow_grpo.VARIANTS if v.name == "window"))
+_mean_kl = flow_grpo.derive(
+    Variant("mean, KL", "averaged, with the KL divergence", {"log_prob_reduction": "mean", "kl": "step"})
+)
+_guard_mean = grpo_guard.derive(next(v for v in grpo_guard.VARIANTS if v.name == "mean"))
 _signed = 2 * reward_prob - 1
 _EVERYTHING = ("loss", "gradient", "weight", "target")
 
@@ -151,12 +179,42 @@ COINCIDENCES: tuple[Coincidence, ...] = (
         where={advantage: sp.exp(reward / temperature)},
     ),
     Coincidence(
+        "awr-is-rwr",
+        "AWR is RWR with the advantage as its reward, for every sample below the clip.",
+        awr.derive(),
+        rwr.derive(),
+        _EVERYTHING,
+        where={reward: advantage, weight_max: sp.exp(advantage / temperature) + _beyond},
+    ),
+    Coincidence(
         "dpo-is-awm",
         "Diffusion-DPO is AWM with an advantage of its own: what remains to be learnt of the pair.",
         diffusion_dpo.derive(),
         awm.derive(),
         ("gradient", "weight", "target"),
         where={advantage: beta_dpo * preference * misorder_prob},
+    ),
+    Coincidence(
+        "online-dpo-starts-as-awm",
+        "On-policy, with every pair undecided, Diffusion-DPO against the behaviour model is AWM with A = ±β/2.",
+        _online,
+        awm.derive(),
+        where={v_theta: v_old, partner_gap: sp.S.Zero, advantage: beta_dpo * preference / 2},
+    ),
+    Coincidence(
+        "dgpo-is-awm",
+        "DGPO is AWM by a factor that a group's samples have in common: what remains to be learnt of the group.",
+        dgpo.derive(),
+        awm.derive(),
+        factor=beta_dpo * misorder_prob,
+    ),
+    Coincidence(
+        "dgpo-of-a-pair-is-dpo",
+        "DGPO on two samples with the advantages 1 and −1 is Diffusion-DPO.",
+        dgpo.derive(),
+        diffusion_dpo.derive(),
+        _EVERYTHING,
+        where={advantage: preference, group_gap: -preference * partner_gap},
     ),
     Coincidence(
         "nft-starts-as-awm",
@@ -183,6 +241,38 @@ COINCIDENCES: tuple[Coincidence, ...] = (
         where={v_theta: v_old},
         factor=C2 / dt,
     ),
+    Coincidence(
+        "noise-weighted-starts-as-guard",
+        "On-policy, TempFlow-GRPO's weight by C2 makes Flow-GRPO pull as GRPO-Guard does before its division by Δt: "
+        "by C1 alone.",
+        _noise_weighted,
+        _guard_mean,
+        where={v_theta: v_old},
+        factor=dt / noise_norm,
+    ),
+    Coincidence(
+        "dppo-starts-as-flow-grpo",
+        "On-policy, Flow-DPPO's gradient is Flow-GRPO's: the mask and the clip only decide how far a step may go.",
+        flow_dppo.derive(),
+        flow_grpo.derive(),
+        where={v_theta: v_old},
+    ),
+    Coincidence(
+        "inside-the-window",
+        "MixGRPO is Flow-GRPO on the steps inside its window.",
+        _in_window,
+        _mean_kl,
+        _EVERYTHING,
+        where={window: sp.S.One},
+    ),
+    Coincidence(
+        "ddpo-is-flow-grpo",
+        "DDPO is Flow-GRPO on a step of another path: in C1 and C2 nothing differs.",
+        ddpo.derive(),
+        flow_grpo.derive(),
+        _EVERYTHING,
+        own_steps=True,
+    ),
 )
 """All of them, in reading order."""
 
@@ -198,7 +288,8 @@ def coincidence_table() -> str:
         if not c.prove().holds:
             raise ArithmeticError(f"{c.name} is refused")
         times = "" if c.factor == 1 else f"{text(c.factor)} · "
-        where = ", ".join(f"{text(s)} = {text(e)}" for s, e in c.where.items()) or "always"
+        where = ", ".join(f"{text(s)} = {text(e)}" for s, e in c.where.items())
+        where = where or ("C1 and C2 are each step's own" if c.own_steps else "always")
         rows.append((_title(c.left), times + _title(c.right), where, ", ".join(c.parts), c.sentence))
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
 

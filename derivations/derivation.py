@@ -1,4 +1,4 @@
-r"""A derivation: one loss, what it does to the velocity, and the machine-checked steps between the two.
+r"""A derivation: one loss, what it does to the network's output, and the machine-checked steps between the two.
 
 :class:`Derivation` is frozen data.  An algorithm's file states the loss, the gradient, the weight and the
 target as formulas and adds the steps that explain them; four steps come by themselves for every derivation:
@@ -15,17 +15,42 @@ from functools import cached_property
 import sympy as sp
 
 from derivations import calculus
-from derivations.calculus import Norm2, sg
+from derivations.calculus import Norm2, VectorSymbol, sg
 from derivations.claims import Claim, Equal, GradientIs, Positive
-from derivations.notation import NOTATION, v_theta
+from derivations.notation import (
+    NOTATION,
+    noise_old,
+    noise_ref,
+    noise_theta,
+    quantity,
+    v_old,
+    v_ref,
+    v_theta,
+    x_0_old,
+    x_0_ref,
+    x_0_theta,
+)
 from derivations.variant import Variant
 
-__all__ = ["Derivation", "DerivationError", "Proof", "Step", "StepResult", "Theorem", "prove"]
+__all__ = ["Change", "Derivation", "DerivationError", "Proof", "Step", "StepResult", "Theorem", "prove"]
 
 
 class DerivationError(ValueError):
     """A derivation's data is inconsistent: an undeclared symbol, a weight that is not positive, a live coefficient."""
 
+
+PATHS = ("rectified", "vp")
+"""What x_t is made of; see :class:`Derivation`."""
+
+OUTPUTS = {v_theta: "velocity", noise_theta: "predicted noise", x_0_theta: "predicted clean latent"}
+"""What a network may put out, in words."""
+
+PREDICTIONS = {
+    *(v_theta, v_old, v_ref),
+    *(noise_theta, noise_old, noise_ref),
+    *(x_0_theta, x_0_old, x_0_ref),
+}
+"""What the trained, the behaviour and the reference model put out, or would have."""
 
 _weight = sp.Symbol("w", positive=True)
 
@@ -88,6 +113,25 @@ class Theorem:
 
 
 @dataclass(frozen=True, eq=False)
+class Change:
+    """Where a derivation in other variables comes from.
+
+    Attributes:
+        origin: the derivation in the variables before.
+        name: of the change, for labels.
+        conversion: the new variables in the old ones: symbols whose numbers change, each with its formula.
+        renamed: the old variables in the new ones, where a name has changed its meaning; to be put in at once.
+        made: the old variables that the new derivation defines.
+    """
+
+    origin: Derivation
+    name: str
+    conversion: Mapping[sp.Symbol, sp.Expr]
+    renamed: Mapping[sp.Symbol, sp.Expr]
+    made: Mapping[sp.Symbol, sp.Expr]
+
+
+@dataclass(frozen=True, eq=False)
 class Derivation:
     """One variant of one algorithm.
 
@@ -99,15 +143,22 @@ class Derivation:
         policy: ``"on"`` or ``"off"``.
         reference: BibTeX.
         loss: the per-sample loss, to be minimised, as the paper or the implementation writes it.
-        gradient: its exact gradient in ``v_theta``, in the short notation.
+        gradient: its exact gradient in ``output``, in the short notation.
         weight: a positive scalar w.
-        target: where the loss pulls the velocity: ∇loss = ∇ w‖v_theta − sg(target)‖².
+        target: where the loss pulls the output: ∇loss = ∇ w‖output − sg(target)‖².
         definitions: symbols that stand for expressions; proofs inline them.
         coefficients: symbols that proofs leave opaque, with the formulas that give their numbers.
         steps: the authored steps, in reading order, before the four that come by themselves.
         after: authored steps that follow them: forms of the target, approximations, remarks.
         brief_gradient, brief_target: the closing table's forms, where an approximation is what people quote.
         domain: a parametrisation under which ``weight`` is seen to be positive.
+        output: what the network puts out: the vector that the loss is differentiated in.
+        noise_at: the time at which x_t is all noise: 1, or 0 after a change of variables.
+        change: how this derivation was made of another one, in whose variables a problem is drawn; ``None`` for one
+            that stands for itself.  See :mod:`derivations.parameterisation`.
+        coarse: given quantities that implementations may round more coarsely than to their own size, and to what.
+        path: what x_t is made of: ``"rectified"``, (1 − t)·x_0 + t·noise, whose velocity is noise − x_0; or ``"vp"``,
+            √ᾱ·x_0 + √(1 − ᾱ)·noise, whose velocity is √ᾱ·noise − √(1 − ᾱ)·x_0.
     """
 
     name: str
@@ -127,8 +178,15 @@ class Derivation:
     brief_gradient: sp.Expr | None = None
     brief_target: sp.Expr | None = None
     domain: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict)
+    output: VectorSymbol = v_theta
+    path: str = "rectified"
+    noise_at: int = 1
+    change: Change | None = None
+    coarse: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.path not in PATHS:
+            raise DerivationError(f"{self.label}: path must be one of {', '.join(PATHS)}, but is {self.path!r}")
         declared = {q.symbol for q in NOTATION}
         stated = (self.loss, self.gradient, self.weight, self.target, *self.coefficients.values())
         unknown = set().union(*(self.inline(e).free_symbols for e in stated)) - declared
@@ -137,9 +195,9 @@ class Derivation:
             raise DerivationError(f"{self.label}: no row of the notation table declares {names}")
         for symbol, formula in self.coefficients.items():
             frozen, _ = calculus.freeze(self.inline(formula))
-            if frozen.has(v_theta):
+            if frozen.has(self.output):
                 raise DerivationError(
-                    f"{self.label}: the coefficient {symbol} depends on v_theta, so a proof may not treat it as "
+                    f"{self.label}: the coefficient {symbol} depends on {self.output}, so a proof may not treat it as "
                     "a constant; wrap it in sg(...) if implementations detach it, else make it a definition"
                 )
         for what, kind in (("loss", "scalar"), ("weight", "scalar"), ("gradient", "vector"), ("target", "vector")):
@@ -152,20 +210,33 @@ class Derivation:
 
     @property
     def label(self) -> str:
-        """``flow_grpo`` for the paper's form, ``flow_grpo[mean]`` for another variant."""
+        """``flow_grpo`` for the paper's form, ``flow_grpo[mean]`` for a variant; changes of variables stand with it."""
+        if self.change is not None:
+            before = self.change.origin.label
+            return f"{before[:-1]}, {self.change.name}]" if before.endswith("]") else f"{before}[{self.change.name}]"
         return self.name if self.variant.name == "paper" else f"{self.name}[{self.variant.name}]"
+
+    @property
+    def canonical(self) -> Derivation:
+        """The derivation that stands for itself, before any change of variables."""
+        return self if self.change is None else self.change.origin.canonical
 
     @cached_property
     def all_steps(self) -> tuple[Step, ...]:
         """Every step in reading order, the four general ones included."""
+        word, name = OUTPUTS[self.output], quantity(self.output.name).latex
         return (
             *self.steps,
-            Step("gradient", "The loss's gradient in the velocity, exactly.", GradientIs(self.loss, self.gradient)),
+            Step(
+                "gradient",
+                f"The loss's gradient in the {word}, exactly.",
+                GradientIs(self.loss, self.gradient, self.output),
+            ),
             Step("weight", "The equivalent loss has a positive weight.", Positive(self.weight, self.domain)),
             Step(
                 "target",
-                "Lemma L1: the target lies at v_theta − ∇loss/(2·weight).",
-                Equal(self.target, v_theta - self.gradient / (2 * _weight), {_weight: self.inline(self.weight)}),
+                f"Lemma L1: the target lies at {self.output} − ∇loss/(2·weight).",
+                Equal(self.target, self.output - self.gradient / (2 * _weight), {_weight: self.inline(self.weight)}),
             ),
             Step(
                 "equivalence",
@@ -173,7 +244,8 @@ class Derivation:
                 GradientIs(
                     self.equivalent_loss,
                     self.gradient,
-                    label=r"\left[\text{weight}\cdot\|v_\theta-\mathrm{sg}(\text{target})\|^2\right]",
+                    self.output,
+                    label=rf"\left[\text{{weight}}\cdot\|{name}-\mathrm{{sg}}(\text{{target}})\|^2\right]",
                 ),
             ),
             *self.after,
@@ -181,8 +253,8 @@ class Derivation:
 
     @property
     def equivalent_loss(self) -> sp.Expr:
-        """``weight · ‖v_theta − sg(target)‖²``, which has the loss's gradient; the weight is detached too."""
-        return sg(self.weight) * Norm2(v_theta - sg(self.target))
+        """``weight · ‖output − sg(target)‖²``, which has the loss's gradient; the weight is detached too."""
+        return sg(self.weight) * Norm2(self.output - sg(self.target))
 
     def inline(self, expr: sp.Expr) -> sp.Expr:
         """Replace every defined symbol by its definition; coefficients stay."""
@@ -193,10 +265,10 @@ class Derivation:
         """The gradient as the chain rule writes it from the stated loss, nothing simplified.
 
         Its operations are those of an implementation's forward and backward pass, which is what an error
-        bound needs; defined symbols that do not depend on ``v_theta`` stay symbols.
+        bound needs; defined symbols that do not depend on the output stay symbols.
         """
-        live = {s: e for s, e in self.definitions.items() if self.inline(s).has(v_theta)}
-        return calculus.gradient(inline(self.loss, live), v_theta)
+        live = {s: e for s, e in self.definitions.items() if self.inline(s).has(self.output)}
+        return calculus.gradient(inline(self.loss, live), self.output)
 
     def inputs(self, *exprs: sp.Expr) -> frozenset[sp.Symbol]:
         """The symbols without a formula on which expressions rest in the end."""
@@ -217,10 +289,13 @@ class Derivation:
 
     @cached_property
     def defined(self) -> tuple[str, ...]:
-        """Names of the quantities that follow from the given ones, in the notation table's order."""
+        """Names of the quantities that follow from the given ones, in the notation table's order.
+
+        What a network puts out is given: its other predictions, which a change of variables defines, are not here.
+        """
         formulas = {**self.definitions, **self.coefficients}
         available = {s for s in formulas if all(i.name in self.given for i in self.inputs(s))}
-        return tuple(q.name for q in NOTATION if q.symbol in available)
+        return tuple(q.name for q in NOTATION if q.symbol in available - PREDICTIONS)
 
     def prove(self) -> Proof:
         """Check every step."""
@@ -240,9 +315,10 @@ def inline(expr: sp.Expr, definitions: Mapping[sp.Symbol, sp.Expr]) -> sp.Expr:
 
 def prove(name: str, steps: tuple[Step, ...], definitions: Mapping[sp.Symbol, sp.Expr]) -> Proof:
     """Check steps in order; every step is checked, also after one was refused."""
+    closed = {symbol: inline(formula, definitions) for symbol, formula in definitions.items()}
     results = []
     for step in steps:
         start = time.perf_counter()
-        left = step.claim.residual(lambda e: inline(e, definitions))
+        left = step.claim.residual(lambda e: sp.sympify(e).xreplace(closed))
         results.append(StepResult(step, left, time.perf_counter() - start))
     return Proof(name, tuple(results))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import sympy as sp
 
 from derivations import calculus
-from derivations.calculus import ClipMask, Dot, MeanAbs, Norm2, VectorSymbol, components, sg
+from derivations.calculus import ClipMask, Dot, Mask, MeanAbs, Norm2, VectorSymbol, components, sg
 from derivations.claims import Approximates, EqualUpToConstant, GradientIs, Positive, SameHessian
 from derivations.derivation import Derivation, Step, inline
 from derivations.directions import Term, combined, directions, grouped, prettier, tidy, tidy_vectors, times, turned
@@ -94,7 +94,9 @@ def derive_statement(statement: Statement, sde: str | None = None, weight: sp.Ex
     detached = {s: e for s, e in definitions.items() if _is_detached(e, definitions)}
     coefficients |= detached
     definitions = {s: e for s, e in definitions.items() if s not in detached}
-    return _Form(statement, definitions, coefficients, weight).derived()
+    found = _Form(statement, definitions, coefficients, weight).derived()
+    path = "rectified" if sde is None else reverse_step(sde).path
+    return replace(found, derivation=replace(found.derivation, path=path))
 
 
 def _step_formulas(statement: Statement, sde: str | None) -> dict[sp.Symbol, sp.Expr]:
@@ -381,7 +383,7 @@ class _Form:
         short = [
             replace(x, coefficient=tidy(_on_policy(x.coefficient))) for x in terms if x.direction != v_theta - v_old
         ]
-        if not short or any(x.coefficient.has(ratio, log_ratio, ClipMask) for x in short):
+        if not short or any(x.coefficient.has(ratio, log_ratio, Mask) for x in short):
             return None  # a kink of another kind lies anywhere, also at the on-policy point itself
         return grouped(short)
 
@@ -407,6 +409,4 @@ def _shortest_basis(found: Mapping[VectorSymbol, sp.Expr]) -> dict[VectorSymbol,
 def _on_policy(expr: sp.Expr) -> sp.Expr:
     if any(map(is_kink, expr.atoms(ClipMask))):
         return expr
-    return expr.xreplace(dict.fromkeys(expr.atoms(ClipMask), sp.S.One)).xreplace(
-        {ratio: sp.S.One, log_ratio: sp.S.Zero}
-    )
+    return expr.xreplace(dict.fromkeys(expr.atoms(Mask), sp.S.One)).xreplace({ratio: sp.S.One, log_ratio: sp.S.Zero})

@@ -14,10 +14,13 @@ __all__ = [
     "CalculusError",
     "ClipMask",
     "Dot",
+    "Mask",
     "MeanAbs",
     "Norm2",
     "OtherMask",
+    "OtherUnless",
     "Surrogate",
+    "Unless",
     "VectorSymbol",
     "sg",
 ]
@@ -117,7 +120,31 @@ class sg(sp.Function):  # noqa: N801 - the field's name for it
         return body if exp is None else rf"{body}^{{{exp}}}"
 
 
-class ClipMask(sp.Function):
+class Mask(sp.Function):
+    r"""A factor m that is 0 or 1, as comparisons decide it; rounding leaves some samples *undecided*.
+
+    It is constant but for the edges, so its derivative is 0.  Every kind has an ``other``, which is 1 − m.
+    """
+
+    @property
+    def other(self) -> sp.Expr:
+        """The other branch, for samples that rounding leaves undecided."""
+        raise NotImplementedError
+
+    def _eval_is_nonnegative(self) -> bool:
+        return True
+
+    def _eval_is_real(self) -> bool:
+        return True
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return sp.S.Zero  # piecewise constant, and undefined on the kinks alone
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        return "m" if exp is None else f"m^{{{exp}}}"
+
+
+class ClipMask(Mask):
     r"""PPO's gradient mask m(A, r, :math:`\epsilon^-`, :math:`\epsilon^+`): 0 where the clip is active, else 1.
 
     It is 0 where A > 0 and r > 1 + clip_high, or A < 0 and r < 1 - clip_low.
@@ -139,17 +166,9 @@ class ClipMask(sp.Function):
         on_low = below.is_nonpositive or advantage.is_nonnegative
         return sp.S.One if on_high and on_low else None
 
-    def _eval_is_nonnegative(self) -> bool:
-        return True
-
-    def _eval_is_real(self) -> bool:
-        return True
-
-    def fdiff(self, argindex: int = 1) -> sp.Expr:
-        return sp.S.Zero  # piecewise constant, and undefined on the kinks alone
-
-    def _latex(self, printer: Any, exp: str | None = None) -> str:
-        return "m" if exp is None else f"m^{{{exp}}}"
+    @property
+    def other(self) -> sp.Expr:
+        return OtherMask(*self.args)
 
 
 class OtherMask(ClipMask):
@@ -157,6 +176,35 @@ class OtherMask(ClipMask):
 
     @classmethod
     def eval(cls, advantage: sp.Expr, ratio: sp.Expr, low: sp.Expr, high: sp.Expr) -> sp.Expr | None:
+        return None
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        body = r"\left(1 - m\right)"
+        return body if exp is None else f"{body}^{{{exp}}}"
+
+
+class Unless(Mask):
+    r"""A mask of comparisons: 1, unless every argument is positive; then 0."""
+
+    @classmethod
+    def eval(cls, *conditions: sp.Expr) -> sp.Expr | None:
+        """Decide it where the symbols' signs do, in particular at a ratio of exactly 1."""
+        plain = [c for c in conditions if not c.has(Dot, Norm2, sp.exp)]  # of others the sign is slow to ask for
+        signs = [sp.expand(c) for c in plain]
+        if any(c.is_nonpositive for c in signs):
+            return sp.S.One
+        return sp.S.Zero if len(plain) == len(conditions) and all(c.is_positive for c in signs) else None
+
+    @property
+    def other(self) -> sp.Expr:
+        return OtherUnless(*self.args)
+
+
+class OtherUnless(Unless):
+    """1 − :class:`Unless`."""
+
+    @classmethod
+    def eval(cls, *conditions: sp.Expr) -> sp.Expr | None:
         return None
 
     def _latex(self, printer: Any, exp: str | None = None) -> str:

@@ -59,6 +59,14 @@ NOTATION: tuple[Quantity, ...] = (
     Quantity("v_old", r"v_{\mathrm{old}}", "latent", _REAL, "velocity of the behaviour model (rollout or EMA copy)"),
     Quantity("v_ref", r"v_{\mathrm{ref}}", "latent", _REAL, "velocity of the frozen reference model"),
     Quantity("v_gt", r"v_{\mathrm{gt}}", "latent", _REAL, "flow-matching regression target, noise − x_0"),
+    # the models' other predictions, where that is what their networks put out
+    Quantity("noise_theta", r"\varepsilon_\theta", "latent", _REAL, "noise predicted by the model being trained"),
+    Quantity("noise_old", r"\varepsilon_{\mathrm{old}}", "latent", _REAL, "noise predicted by the behaviour model"),
+    Quantity("noise_ref", r"\varepsilon_{\mathrm{ref}}", "latent", _REAL, "noise predicted by the reference model"),
+    Quantity("x_0_theta", r"x_{0,\theta}", "latent", _REAL, "clean latent predicted by the model being trained"),
+    Quantity("x_0_old", r"x_{0,\mathrm{old}}", "latent", _REAL, "clean latent predicted by the behaviour model"),
+    Quantity("x_0_ref", r"x_{0,\mathrm{ref}}", "latent", _REAL, "clean latent predicted by the reference model"),
+    # differences
     Quantity("delta", r"\delta", "latent", _REAL, "v_theta − v_old"),
     Quantity("Delta", r"\Delta", "latent", _REAL, "v_old − v_gt"),
     # states
@@ -74,6 +82,14 @@ NOTATION: tuple[Quantity, ...] = (
     Quantity("t", r"t", "sample", _UNIT, "time: 1 is noise, 0 is data"),
     Quantity("dt", r"\Delta t", "sample", _UNIT, "length of the reverse step, t − t_prev > 0"),
     Quantity("t_prev", r"t'", "sample", sp.Interval.Ropen(0, 1), "time after the reverse step, t − dt"),
+    Quantity(
+        "alpha_bar",
+        r"\bar\alpha_t",
+        "sample",
+        _UNIT,
+        "squared coefficient of the data in x_t, on the variance-preserving path",
+    ),
+    Quantity("alpha_bar_prev", r"\bar\alpha_{t'}", "sample", _UNIT, "the same after the reverse step, above alpha_bar"),
     Quantity("noise_level", r"\eta", "problem", _POSITIVE, "noise level of the sampler (a in Flow-GRPO, η elsewhere)"),
     Quantity(
         "sigma_min",
@@ -88,6 +104,20 @@ NOTATION: tuple[Quantity, ...] = (
     Quantity(
         "k", r"k", "sample", _POSITIVE, "C1/C2: how far one unit of velocity moves the mean, in standard deviations"
     ),
+    Quantity(
+        "noise_norm",
+        r"\bar C_2",
+        "problem",
+        _POSITIVE,
+        "what C2 is divided by as a time weight: its mean over steps, say",
+    ),
+    Quantity(
+        "window",
+        r"I_t",
+        "sample",
+        sp.Interval(0, 1),
+        "1 where the step is inside the window that trains, 0 outside it",
+    ),
     Quantity("mean_offset", r"a", "latent", _REAL, "part of the reverse step's mean that is free of the velocity"),
     Quantity("mean_theta", r"\mu_\theta", "latent", _REAL, "mean of the reverse step of the trained model"),
     Quantity("mean_old", r"\mu_{\mathrm{old}}", "latent", _REAL, "mean of the reverse step of the behaviour model"),
@@ -95,9 +125,17 @@ NOTATION: tuple[Quantity, ...] = (
     # reward
     Quantity("reward", r"R", "sample", _REAL, "reward of the finished sample"),
     Quantity("advantage", r"A", "sample", _REAL, "advantage: the reward, centred and scaled"),
+    Quantity(
+        "advantage_clip",
+        r"A_{\max}",
+        "problem",
+        _POSITIVE,
+        "the advantage is clipped at ± this before it becomes an optimality probability",
+    ),
     Quantity("reward_prob", r"r", "sample", sp.Interval(0, 1), "optimality probability of the sample, (1 + A)/2"),
     # the losses' own parameters
-    Quantity("temperature", r"\tau", "problem", _POSITIVE, "temperature of an exponentiated reward"),
+    Quantity("temperature", r"\tau", "problem", _POSITIVE, "temperature of an exponentiated reward or advantage"),
+    Quantity("weight_max", r"w_{\max}", "problem", _POSITIVE, "greatest weight that an exponentiated advantage gets"),
     Quantity(
         "log_prob_theta", r"\log p_\theta", "sample", _REAL, "log-density (up to constants) under the trained model"
     ),
@@ -106,6 +144,10 @@ NOTATION: tuple[Quantity, ...] = (
     Quantity("log_ratio", r"\log r_t(\theta)", "sample", _REAL, "logarithm of the importance ratio"),
     Quantity("clip_low", r"\epsilon^-", "problem", _UNIT, "PPO clip: the ratio is clipped below at 1 − clip_low"),
     Quantity("clip_high", r"\epsilon^+", "problem", _POSITIVE, "PPO clip: the ratio is clipped above at 1 + clip_high"),
+    Quantity(
+        "divergence", r"d", "sample", sp.Interval(0, sp.oo), "KL divergence between the two models' reverse steps"
+    ),
+    Quantity("divergence_max", r"d_{\max}", "problem", _POSITIVE, "divergence beyond which a sample may not go on"),
     Quantity("beta", r"\beta", "problem", _POSITIVE, "DiffusionNFT's mixing strength"),
     Quantity("kl_weight", r"\beta_{\mathrm{KL}}", "problem", _POSITIVE, "weight of the KL or reference term"),
     Quantity("omega", r"\omega", "sample", _POSITIVE, "time weighting of a forward-process log-density"),
@@ -119,12 +161,31 @@ NOTATION: tuple[Quantity, ...] = (
         "r/w_plus: the positive branch's share under adaptive weighting",
     ),
     Quantity("rho_minus", r"\rho^-", "sample", sp.Interval(0, sp.oo), "(1 − r)/w_minus: the negative branch's share"),
-    Quantity("advantage_tilde", r"\tilde A", "sample", _REAL, "what adaptive weighting puts in the advantage's place"),
+    Quantity(
+        "advantage_tilde",
+        r"\tilde A",
+        "sample",
+        _REAL,
+        "what adaptive weighting, or a map of the advantage, puts in the advantage's place",
+    ),
     Quantity("preference", r"y", "sample", sp.Interval(-1, 1), "1 for the sample that won its pair, −1 for the loser"),
-    Quantity("error_gap", r"g", "sample", _REAL, "squared error of the trained model, less the reference model's"),
+    Quantity(
+        "error_gap",
+        r"g",
+        "sample",
+        _REAL,
+        "squared error of the trained model, less that of the reference (or behaviour) model",
+    ),
     Quantity("partner_gap", r"g'", "sample", _REAL, "error_gap of the other sample of the pair, a given number"),
-    Quantity("beta_dpo", r"\beta_{\mathrm{DPO}}", "problem", _POSITIVE, "Diffusion-DPO's regularisation strength"),
-    Quantity("misorder_prob", r"q", "sample", _UNIT, "probability with which the trained model ranks a pair wrongly"),
+    Quantity(
+        "group_gap", r"s", "sample", _REAL, "sum of advantage·error_gap over the group's other samples, a given number"
+    ),
+    Quantity(
+        "beta_dpo", r"\beta_{\mathrm{DPO}}", "problem", _POSITIVE, "regularisation strength of Diffusion-DPO and DGPO"
+    ),
+    Quantity(
+        "misorder_prob", r"q", "sample", _UNIT, "probability with which the trained model ranks a pair or group wrongly"
+    ),
     Quantity("D", r"D", "problem", sp.S.Naturals, "number of latent coordinates of one sample"),
 )
 """The table, in reading order."""
@@ -149,20 +210,26 @@ def latex_names() -> dict[sp.Symbol, str]:
 
 # One Python name for each symbol, so that derivations read like their papers.
 v_theta, v_old, v_ref, v_gt = (quantity(n).symbol for n in ("v_theta", "v_old", "v_ref", "v_gt"))
+noise_theta, noise_old, noise_ref = (quantity(n).symbol for n in ("noise_theta", "noise_old", "noise_ref"))
+x_0_theta, x_0_old, x_0_ref = (quantity(n).symbol for n in ("x_0_theta", "x_0_old", "x_0_ref"))
 delta, Delta, k = (quantity(n).symbol for n in ("delta", "Delta", "k"))
 x_0, noise, x_t, x_prev = (quantity(n).symbol for n in ("x_0", "noise", "x_t", "x_prev"))
 t, dt, t_prev = (quantity(n).symbol for n in ("t", "dt", "t_prev"))
+alpha_bar, alpha_bar_prev = (quantity(n).symbol for n in ("alpha_bar", "alpha_bar_prev"))
 noise_level, sigma_t, C1, C2 = (quantity(n).symbol for n in ("noise_level", "sigma_t", "C1", "C2"))
 sigma_min = quantity("sigma_min").symbol
+noise_norm, window = quantity("noise_norm").symbol, quantity("window").symbol
 mean_offset, mean_theta = (quantity(n).symbol for n in ("mean_offset", "mean_theta"))
 mean_old, mean_ref = (quantity(n).symbol for n in ("mean_old", "mean_ref"))
-temperature = quantity("temperature").symbol
+advantage_clip = quantity("advantage_clip").symbol
+temperature, weight_max = (quantity(n).symbol for n in ("temperature", "weight_max"))
 reward, advantage, reward_prob = (quantity(n).symbol for n in ("reward", "advantage", "reward_prob"))
 log_prob_theta, log_prob_old = (quantity(n).symbol for n in ("log_prob_theta", "log_prob_old"))
 ratio, log_ratio = (quantity(n).symbol for n in ("ratio", "log_ratio"))
 clip_low, clip_high = (quantity(n).symbol for n in ("clip_low", "clip_high"))
+divergence, divergence_max = (quantity(n).symbol for n in ("divergence", "divergence_max"))
 beta, kl_weight, omega = (quantity(n).symbol for n in ("beta", "kl_weight", "omega"))
 w_plus, w_minus, D = (quantity(n).symbol for n in ("w_plus", "w_minus", "D"))
 rho_plus, rho_minus, advantage_tilde = (quantity(n).symbol for n in ("rho_plus", "rho_minus", "advantage_tilde"))
 preference, error_gap, partner_gap = (quantity(n).symbol for n in ("preference", "error_gap", "partner_gap"))
-beta_dpo, misorder_prob = (quantity(n).symbol for n in ("beta_dpo", "misorder_prob"))
+beta_dpo, misorder_prob, group_gap = (quantity(n).symbol for n in ("beta_dpo", "misorder_prob", "group_gap"))

@@ -25,7 +25,7 @@ import sympy as sp
 
 from derivations import calculus
 from derivations._writers import GREEK, SUPERSCRIPT, LatexWriter, TextWriter, Writer
-from derivations.calculus import ClipMask, VectorSymbol
+from derivations.calculus import ClipMask, Mask, VectorSymbol
 from derivations.claims import (
     Approximates,
     Claim,
@@ -37,7 +37,7 @@ from derivations.claims import (
     SameHessian,
     Substitution,
 )
-from derivations.derivation import Derivation, Step, Theorem
+from derivations.derivation import OUTPUTS, Derivation, Step, Theorem
 from derivations.notation import NOTATION, latex_names, log_prob_old, log_prob_theta, log_ratio, ratio, v_theta
 from derivations.torchgen import ordered_formulas
 
@@ -47,6 +47,7 @@ __all__ = [
     "closing_row",
     "explain",
     "latex",
+    "mask_rule",
     "step_markdown",
     "text",
     "text_names",
@@ -54,18 +55,18 @@ __all__ = [
 ]
 
 
-_TILDE = "\N{COMBINING TILDE}"
+_TILDE, _BAR = "\N{COMBINING TILDE}", "\N{COMBINING MACRON}"
 
 
 def _plain(source: str) -> str:
     r"""A name's LaTeX in Unicode: ``v_{\mathrm{old}}`` becomes ``v_old``, ``\epsilon^+`` ``ε⁺``, ``\tilde A`` ``Ã``."""
     out = re.sub(r"\\(mathrm|mathcal|left|right|text)(?![a-z])", "", source)
     out = re.sub(r"\\(log|exp) ?", r"\1 ", out)
-    marks = {**GREEK, "mid": " | ", "tilde": _TILDE}
+    marks = {**GREEK, "mid": " | ", "tilde": _TILDE, "bar": _BAR}
     out = re.sub(r"\\([A-Za-z]+) ?", lambda m: marks.get(m[1], m[1]), out)
     out = re.sub(r"\^([-+0-9])", lambda m: m[1].translate(SUPERSCRIPT), out)
     out = re.sub(r"[{}]", "", out).replace("^*", "*").replace("-", "−").strip()
-    return normalize("NFC", re.sub(f"{_TILDE}(.)", rf"\1{_TILDE}", out))
+    return normalize("NFC", re.sub(f"([{_TILDE}{_BAR}])(.)", r"\2\1", out))
 
 
 def text_names() -> dict[sp.Symbol, str]:
@@ -183,8 +184,8 @@ def explain(derivation: Derivation, *, latex: bool = False) -> str:
     """The whole walk from the loss to its target, as plain text or (``latex``) as Markdown."""
     d, w = derivation, _writer(not latex, derivation)
     formulas = ordered_formulas(d, d.loss, d.gradient, d.weight, d.target)
-    mask = next(iter(d.gradient.atoms(ClipMask)), None)
-    out = _Page(w)
+    mask = next(iter(d.gradient.atoms(Mask)), None)
+    out = _Page(w, d.output)
     out.title(f"{d.title} ({d.label})", d.variant.summary)
     out.line(f"{d.process} process, {d.policy}-policy")
     out.section("Loss, to be minimised")
@@ -195,7 +196,7 @@ def explain(derivation: Derivation, *, latex: bool = False) -> str:
         out.formula(_mask(mask, w))
     coefficients = [f"{w.write(s)} = {w.write(e)}" for s, e in formulas if s in d.coefficients]
     if coefficients:
-        out.section("Coefficients, free of the trained velocity")
+        out.section(f"Coefficients, free of the trained {OUTPUTS[d.output].removeprefix('predicted ')}")
         out.formulas(coefficients)
     out.steps(d.all_steps)
     out.section("In short")
@@ -246,13 +247,13 @@ def closing_row(derivation: Derivation, *, latex: bool = False, exact: bool = Fa
 
 
 def _short(d: Derivation, *, quoted: bool) -> tuple[sp.Expr, sp.Expr]:
-    """Gradient and target, the gradient as 2w(v_theta − v*) where the target is a fixed point without a name."""
+    """Gradient and target, the gradient as 2w(output − v*) where the target is a fixed point without a name."""
     gradient, target = d.gradient, d.target
     if quoted:
         gradient = gradient if d.brief_gradient is None else d.brief_gradient
         target = target if d.brief_target is None else d.brief_target
-    if not target.is_Symbol and not d.inline(target).has(v_theta):
-        gradient = 2 * d.weight * (v_theta - _v_star)  # lemma L1
+    if not target.is_Symbol and not d.inline(target).has(d.output):
+        gradient = 2 * d.weight * (d.output - _v_star)  # lemma L1
     return gradient, target
 
 
@@ -267,24 +268,37 @@ def _signs(d: Derivation, latex: bool) -> tuple[str, ...]:
     return tuple("=" if same else r"\approx" if latex else "≈" for same in _are_exact(d))
 
 
-def _mask(mask: ClipMask, w: Writer) -> str:
+def mask_rule(mask: Mask, *, plain: bool, of: Derivation | None = None) -> str:
+    """Where a mask m is 0, in words and formulas."""
+    return _mask(mask, _writer(plain, of))
+
+
+def _mask(mask: Mask, w: Writer) -> str:
+    plain = isinstance(w, TextWriter)
+    both, start, end = (" and ", "m = 0 where ", "; else 1") if plain else _MASK_WORDS
+    if not isinstance(mask, ClipMask):
+        return start + both.join(f"{w.write(c)} > 0" for c in mask.args) + end
     a, r, low, high = mask.args
-    above, below = f"{w.write(r)} > {w.write(1 + high)}", f"{w.write(r)} < {w.write(1 - low)}"
-    if isinstance(w, TextWriter):
-        return f"m = 0 where {w.write(a)} > 0 and {above}, or {w.write(a)} < 0 and {below}; else 1"
-    sides = [rf"{w.write(a)} {sign} 0 \text{{ and }} {side}" for sign, side in ((">", above), ("<", below))]
-    return rf"m = 0 \text{{ where }} {sides[0]} \text{{ or }} {sides[1]}, \text{{ else }} 1"
+    sides = (
+        f"{w.write(a)} > 0{both}{w.write(r)} > {w.write(1 + high)}",
+        f"{w.write(a)} < 0{both}{w.write(r)} < {w.write(1 - low)}",
+    )
+    return start + (", or " if plain else r" \text{ or } ").join(sides) + end
+
+
+_MASK_WORDS = (r" \text{ and } ", r"m = 0 \text{ where } ", r", \text{ else } 1")
 
 
 class _Page:
     """Collects lines, as Markdown for a LaTeX writer and indented for a plain one."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, output: sp.Symbol = v_theta) -> None:
         self.writer = writer
         self.markdown = isinstance(writer, LatexWriter)
         self.lines: list[str] = []
         self.loss = r"\mathcal{L}" if self.markdown else "L"
-        self.nabla = rf"\nabla_{{{writer.write(v_theta)}}}" if self.markdown else "∇"
+        name = writer.write(output)
+        self.nabla = rf"\nabla_{{{name}}}" if self.markdown else "∇" if output == v_theta else f"∇_{name} "
 
     def word(self, word: str) -> str:
         return rf"\text{{{word}}}" if self.markdown else word

@@ -7,7 +7,11 @@ Flow-SDE     Flow-GRPO, arXiv:2505.05470, Eq. 9–12        σ_t = η √(t/(1�
 Dance-SDE    DanceGRPO, arXiv:2505.07818                  σ_t = η, C2 = η √Δt
 CPS          Coefficients-Preserving Sampling (2025)      C2 = t' sin(ηπ/2)
 Wan-SDE      Flow-GRPO's public code for Wan              σ_t = σ_min + (η − σ_min) t, C2 = σ_t √Δt
+DDIM         Song et al., arXiv:2010.02502, Eq. 12, 16    C2 = η √((1−ᾱ')/(1−ᾱ)) √(1 − ᾱ/ᾱ')
 ===========  ===========================================  ==========================================
+
+All but the last are on the rectified path x = (1−t) x_0 + t ε, with v = ε − x_0; DDIM's is on the variance-preserving
+one (:mod:`derivations.ddim`).
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import sympy as sp
 
 from derivations.calculus import Norm2, VectorSymbol
 from derivations.claims import Equal, GradientIs, Positive
+from derivations.ddim import DDIM_FORMULAS, DDIM_MEAN, DDIM_REFERENCE, cps_is_ddim, ddim_facts
 from derivations.derivation import Step, Theorem
 from derivations.notation import (
     C1,
@@ -35,7 +40,7 @@ from derivations.notation import (
     x_t,
 )
 
-__all__ = ["SDES", "ReverseStep", "reverse_step"]
+__all__ = ["REVERSE_STEPS", "SDES", "ReverseStep", "reverse_step", "step_with"]
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,11 @@ class ReverseStep:
     """One reverse step.
 
     Attributes:
-        name: ``"flow"``, ``"dance"``, ``"cps"`` or ``"wan"``.
+        name: ``"flow"``, ``"dance"``, ``"cps"``, ``"wan"`` or ``"ddim"``.
         mean: the mean as the source writes it, in ``v_theta``.
         formulas: the numbers behind the symbols: ``sigma_t`` (where there is one), ``C1``, ``C2``, ``mean_offset``.
         theorem: the machine-checked facts about it.
+        path: what x_t is made of, as :attr:`derivations.derivation.Derivation.path`; its velocity is that path's.
     """
 
     name: str
@@ -54,6 +60,7 @@ class ReverseStep:
     mean: sp.Expr
     formulas: Mapping[sp.Symbol, sp.Expr]
     theorem: Theorem
+    path: str = "rectified"
 
 
 def _affine_steps(mean: sp.Expr) -> tuple[Step, ...]:
@@ -223,6 +230,14 @@ def _wan() -> ReverseStep:
     )
 
 
+def _ddim() -> ReverseStep:
+    cps = _cps()
+    steps = (*ddim_facts(), *_affine_steps(DDIM_MEAN), *cps_is_ddim(cps.mean, cps.formulas[C1]))
+    inlined = {s: DDIM_FORMULAS[s] for s in (C1, mean_offset)}
+    theorem = Theorem("sde-ddim", "DDIM and DDPM", steps, inlined, DDIM_REFERENCE)
+    return ReverseStep("ddim", "DDIM", DDIM_MEAN, DDIM_FORMULAS, theorem, "vp")
+
+
 _FLOW_GRPO = """@article{liu2025flowgrpo,
   title={Flow-GRPO: Training Flow Matching Models via Online RL},
   author={Liu, Jie and Liu, Gongye and Liang, Jiajun and others},
@@ -238,7 +253,6 @@ _WAN = """@misc{flowgrpo2025wan,
   title={Flow-GRPO, public code: the reverse step of its training script for Wan 2.1},
   author={Liu, Jie and others},
   howpublished={https://github.com/yifan123/flow_grpo}, year={2025}}"""
-
 SDES: tuple[ReverseStep, ...] = (
     _sde(
         "flow",
@@ -252,6 +266,9 @@ SDES: tuple[ReverseStep, ...] = (
     _cps(),
     _wan(),
 )
+"""The reverse steps of the rectified path: a step from t to t − Δt."""
+
+REVERSE_STEPS: tuple[ReverseStep, ...] = (*SDES, _ddim())
 """Every reverse step that there is."""
 
 
@@ -261,7 +278,12 @@ def reverse_step(name: str) -> ReverseStep:
     Raises:
         ValueError: there is no such step.
     """
-    for step in SDES:
+    for step in REVERSE_STEPS:
         if step.name == name:
             return step
-    raise ValueError(f"sde must be one of {', '.join(s.name for s in SDES)}, but is {name!r}")
+    raise ValueError(f"sde must be one of {', '.join(s.name for s in REVERSE_STEPS)}, but is {name!r}")
+
+
+def step_with(coefficients: Mapping[sp.Symbol, sp.Expr]) -> ReverseStep | None:
+    """The reverse step that a loss with these coefficients is on; ``None`` where it is on none."""
+    return next((s for s in REVERSE_STEPS if s.formulas.items() <= coefficients.items()), None)

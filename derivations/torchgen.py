@@ -24,11 +24,20 @@ _HELPERS = {
     "MeanAbs": "mean_abs",
     "ClipMask": "clip_mask",
     "OtherMask": "other_mask",
+    "Unless": "unless",
+    "OtherUnless": "other_unless",
     "Surrogate": "surrogate",
 }
 
 
 _RANK = {q.symbol: i for i, q in enumerate(NOTATION)}
+
+
+_ONE_NUMBER = {q.symbol for q in NOTATION if q.axes == "problem"}
+
+
+def _is_one_number(expr: sp.Expr) -> bool:
+    return bool(expr.free_symbols <= _ONE_NUMBER)
 
 
 class _TorchPrinter(PythonCodePrinter):
@@ -48,11 +57,24 @@ class _TorchPrinter(PythonCodePrinter):
     _print_exp = _print_log = _print_sin = _print_Function
 
     def _print_Max(self, expr: Any) -> str:
-        numbers = [arg for arg in expr.args if arg.is_number]
-        others = [arg for arg in expr.args if not arg.is_number]
-        if len(numbers) != 1 or len(others) != 1:
-            raise NotImplementedError(f"torchgen prints Max of one number and one expression, not {expr}")
-        return f"torch.clamp({self._print(others[0])}, min={self._print(numbers[0])})"
+        return self._extremum(expr, "max", "min")
+
+    def _print_Min(self, expr: Any) -> str:
+        return self._extremum(expr, "min", "max")
+
+    def _extremum(self, expr: Any, function: str, bound: str) -> str:
+        """A clamp of what is a tensor; one-number quantities may be Python's, which ``torch.maximum`` refuses."""
+        tensors = [arg for arg in expr.args if not _is_one_number(arg)]
+        numbers = [arg for arg in expr.args if _is_one_number(arg)]
+        if not tensors:
+            return f"{function}({', '.join(map(self._print, numbers))})"
+        out = self._print(tensors[0])
+        for other in (*tensors[1:], *numbers):
+            out = f"torch.clamp({out}, {bound}={self._print(other)})"
+        return out
+
+    def _print_sign(self, expr: Any) -> str:
+        return f"torch.sign({self._print(expr.args[0])})"
 
     def _print_Pow(self, expr: Any, rational: bool = False) -> str:
         module = "math" if expr.is_number else "torch"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["Variant", "choose"]
+__all__ = ["Variant", "choose", "chosen"]
 
 
 @dataclass(frozen=True)
@@ -32,3 +32,12 @@ def choose(argument: str, value: str, *allowed: str) -> str:
     if value not in allowed:
         raise ValueError(f"{argument} must be one of {', '.join(map(repr, allowed))}, but is {value!r}")
     return value
+
+
+def chosen(variant: Variant, options: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    """Every option's value: the variant's own, or the default, which stands first.
+
+    Raises:
+        ValueError: a value is not allowed.
+    """
+    return {name: choose(name, variant.options.get(name, allowed[0]), *allowed) for name, allowed in options.items()}

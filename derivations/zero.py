@@ -2,18 +2,21 @@ r"""Deciding that an expression is zero: rational functions of atoms, brought to
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import sympy as sp
-from sympy.polys.fields import field
+from sympy.polys.rings import ring
 
-from derivations.nodes import ClipMask, MeanAbs, Surrogate
+from derivations.nodes import Mask, MeanAbs, Surrogate
 from derivations.vectors import components, drop_sg, expand, kind, maximal
 
 __all__ = ["is_zero", "normal", "residual"]
 
-_WITH_ARGUMENTS = (sp.exp, sp.log, ClipMask, Surrogate, MeanAbs)
+_WITH_ARGUMENTS = (sp.exp, sp.log, Mask, Surrogate, MeanAbs)
 
 
 def normal(expr: sp.Expr) -> sp.Expr:
@@ -32,15 +35,35 @@ def _vanishes_in_field(expr: sp.Expr) -> bool:
     """Whether it is 0 as a rational function of its atoms (symbols, functions, roots).
 
     True is a proof; False may only mean that a relation between atoms is needed, as between √x and x.
-    Arithmetic in SymPy's fraction field is several times as fast as ``together`` and ``expand``.
     """
     atoms: dict[sp.Expr, int] = {}
     _find_atoms(expr, atoms)
     if not atoms:
         return bool(expr == 0)
-    _, *generators = field([f"x{i}" for i in range(len(atoms))], sp.QQ)
-    known: dict[sp.Expr, Any] = {atom: generators[i] for atom, i in atoms.items()}
-    return bool(_in_field(expr, known, generators[0].field) == 0)
+    domain, *generators = ring([f"x{i}" for i in range(len(atoms))], sp.QQ)
+    known = {atom: _Fraction(generators[i], {}) for atom, i in atoms.items()}
+    return not _as_fraction(expr, known, domain).numerator
+
+
+@dataclass(frozen=True)
+class _Fraction:
+    """numerator / Π baseᵉ: the bases are polynomials other than 0, kept apart and never factored or cancelled.
+
+    So no greatest common divisor is ever taken, which costs most of the time in SymPy's own fraction field; what is
+    written with the same denominators is brought over one of them.
+    """
+
+    numerator: Any
+    denominator: Mapping[Any, int]
+
+    def over(self, denominator: Mapping[Any, int]) -> Any:
+        """The numerator over a multiple of the denominator."""
+        out = self.numerator
+        for base, power in denominator.items():
+            missing = power - self.denominator.get(base, 0)
+            if missing:
+                out = out * base**missing
+        return out
 
 
 def _find_atoms(expr: sp.Expr, atoms: dict[sp.Expr, int]) -> None:
@@ -55,21 +78,34 @@ def _find_atoms(expr: sp.Expr, atoms: dict[sp.Expr, int]) -> None:
         atoms.setdefault(expr, len(atoms))
 
 
-def _in_field(expr: sp.Expr, known: dict[sp.Expr, Any], ring: Any) -> Any:
-    if expr in known:
-        return known[expr]
+def _as_fraction(expr: sp.Expr, known: dict[sp.Expr, _Fraction], domain: Any) -> _Fraction:
+    if expr not in known:
+        known[expr] = _fraction_of(expr, known, domain)
+    return known[expr]
+
+
+def _fraction_of(expr: sp.Expr, known: dict[sp.Expr, _Fraction], domain: Any) -> _Fraction:
     if expr.is_Rational:
-        return ring.domain.from_sympy(expr) * ring.one
+        return _Fraction(domain(sp.QQ.from_sympy(expr)), {})
+    if isinstance(expr, sp.Pow):
+        base, power = _as_fraction(expr.base, known, domain), int(expr.exp)
+        if power > 0:
+            return _Fraction(base.numerator**power, {b: n * power for b, n in base.denominator.items()})
+        if not base.numerator:
+            raise ZeroDivisionError(f"1/0 in {expr}")
+        turned = _Fraction(domain.one, {}).over({b: -n * power for b, n in base.denominator.items()})
+        return _Fraction(turned, {base.numerator: -power})
+    parts = [_as_fraction(arg, known, domain) for arg in expr.args]
     if isinstance(expr, sp.Add):
-        value = sum((_in_field(arg, known, ring) for arg in expr.args), ring.zero)
-    elif isinstance(expr, sp.Mul):
-        value = ring.one
-        for arg in expr.args:
-            value *= _in_field(arg, known, ring)
-    else:
-        value = _in_field(expr.base, known, ring) ** int(expr.exp)
-    known[expr] = value
-    return value
+        common: dict[Any, int] = {}
+        for part in parts:
+            common.update({b: max(n, common.get(b, 0)) for b, n in part.denominator.items()})
+        return _Fraction(sum((part.over(common) for part in parts), domain.zero), common)
+    numerator, joint = domain.one, Counter[Any]()
+    for part in parts:
+        numerator = numerator * part.numerator
+        joint.update(part.denominator)
+    return _Fraction(numerator, joint)
 
 
 def _unify(expr: sp.Expr) -> sp.Expr:

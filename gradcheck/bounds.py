@@ -13,9 +13,12 @@ product of n factors  Π(\|xᵢ\| + c u eᵢ) − Π\|xᵢ\|, over c u, + (n −
 power bᵖ              the most that bᵖ moves while b moves by c u e_b, over c u, + (\|p\| or 1)\|bᵖ\|
 exp x                 eˣ (expm1(c u eₓ)/(c u) + 1); infinite where c u eₓ > 60
 log, sin, cos         likewise
+min, max              the largest eᵢ among those that rounding may make the least, or the greatest
+sign                  0; 2/(c u) where rounding does not decide it
 inner product         Σ (e_a\|b\| + \|a\|e_b + c u e_a e_b + \|ab\|) + (1 + log₂ D) Σ\|ab\|  (pairwise summation)
 clip mask             0; where the ratio is within its own error of a kink the sample is *undecided*: either
                       branch is right there, and so are the means of both that autograd takes at a tie
+other masks           0; undecided where no condition is surely false and one is not surely true
 ====================  =======================================================================
 
 None is linearised, so that they hold in bfloat16 too, where u is 1/256.  In float16, whose range is narrow, every
@@ -35,7 +38,7 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from derivations.calculus import ClipMask, Dot, MeanAbs, Norm2, OtherMask, Surrogate, sg
+from derivations.calculus import ClipMask, Dot, MeanAbs, Norm2, OtherMask, OtherUnless, Surrogate, Unless, sg
 
 __all__ = ["THRESHOLD", "Analysis", "Value", "unit_roundoff"]
 
@@ -75,6 +78,13 @@ class Analysis:
         device = device or next(iter(values.values())).device
         self.undecided = torch.zeros((), dtype=torch.bool, device=device)
         self.one = torch.ones((), dtype=torch.float64, device=device)
+
+    def hold(self, coarse: Mapping[sp.Symbol, sp.Expr]) -> None:
+        """Let symbols be rounded to the size of something else than their own, where that is larger."""
+        for symbol, size in coarse.items():
+            if symbol.name in self.values:
+                value = self.values[symbol.name]
+                self.memo[symbol] = value, torch.maximum(value.abs(), self(size)[0].abs())
 
     def define(self, symbol: sp.Symbol, formula: sp.Expr) -> None:
         """Let a symbol stand for its formula; what an implementation received for it was rounded once more."""
@@ -146,8 +156,9 @@ def _power(run: Analysis, base: sp.Expr, exponent: sp.Expr) -> Value:
     b, e = run(base)
     if not exponent.is_number:
         q, eq = run(exponent)
-        value = b**q
-        return value, value.abs() * (1 + q.abs() * e / b.abs() + b.abs().log().abs() * eq)
+        part, log = run.cu * e / b, b.log()
+        moved = torch.where(part < 1, -torch.log1p(-part) / run.cu, torch.inf)  # the logarithm
+        return _grown(run, b**q, q.abs() * moved + log.abs() * eq + run.cu * moved * eq)
     p = float(exponent)
     value = b**p
     error = torch.where(e == 0, 0.0, _moved(b.abs(), e, p, run.cu))
@@ -168,7 +179,11 @@ def _moved(b: Tensor, e: Tensor, p: float, cu: float) -> Tensor:
 
 def _exp(run: Analysis, exponent: sp.Expr) -> Value:
     x, e = run(exponent)
-    value = torch.exp(x)
+    return _grown(run, torch.exp(x), e)
+
+
+def _grown(run: Analysis, value: Tensor, e: Tensor) -> Value:
+    """An exponential whose exponent may be off by c u e."""
     grown = value * (torch.expm1(run.cu * e) / run.cu + 1) + run.floor
     return value, torch.where(run.cu * e < _LOST, grown, torch.inf)
 
@@ -207,14 +222,30 @@ def _mean_abs(run: Analysis, a: sp.Expr) -> Value:
     return x.abs().mean(dims, keepdim=True), (e + growth * x.abs()).mean(dims, keepdim=True)
 
 
-def _maximum(run: Analysis, a: sp.Expr, b: sp.Expr) -> Value:
-    (x, ex), (y, ey) = run(a), run(b)
-    return torch.maximum(x, y), torch.maximum(ex, ey)
+def _minimum(run: Analysis, *args: sp.Expr) -> Value:
+    return _least([run(arg) for arg in args], run.cu)
 
 
-def _minimum(run: Analysis, a: sp.Expr, b: sp.Expr) -> Value:
-    (x, ex), (y, ey) = run(a), run(b)
-    return torch.minimum(x, y), torch.maximum(ex, ey)
+def _maximum(run: Analysis, *args: sp.Expr) -> Value:
+    value, error = _least([(-x, e) for x, e in map(run, args)], run.cu)
+    return -value, error
+
+
+def _least(found: list[Value], cu: float) -> Value:
+    """The least of numbers: off by no more than any of those that rounding may make the least."""
+    value, error = found[0]
+    bound = value + cu * error
+    for x, e in found[1:]:
+        value, bound = torch.minimum(value, x), torch.minimum(bound, x + cu * e)
+    worst = torch.zeros_like(value)
+    for x, e in found:
+        worst = torch.maximum(worst, torch.where(x - cu * e > bound, 0.0, e))
+    return value, worst
+
+
+def _sign(run: Analysis, arg: sp.Expr) -> Value:
+    x, e = run(arg)
+    return x.sign(), torch.where((e == 0) | (run.cu * e < x.abs()), torch.zeros_like(x), 2 / run.cu)
 
 
 def _stop_gradient(run: Analysis, x: sp.Expr) -> Value:
@@ -238,11 +269,29 @@ def _other_mask(run: Analysis, *args: sp.Expr) -> Value:
     return 1 - mask, error
 
 
+def _unless(run: Analysis, *conditions: sp.Expr) -> Value:
+    """Decided where every condition is positive by more than its error, or one is not by more than its own."""
+    (x, e), *others = [run(x) for x in conditions]
+    off = x > 0
+    surely, hardly = x > run.cu * e, x <= -run.cu * e  # that all are positive, and that one is not
+    for x, e in others:
+        off = off & (x > 0)
+        surely, hardly = surely & (x > run.cu * e), hardly | (x <= -run.cu * e)
+    run.undecided = run.undecided | ~(surely | hardly)
+    mask = (~off).to(torch.float64)
+    return mask, torch.zeros_like(mask)
+
+
+def _other_unless(run: Analysis, *conditions: sp.Expr) -> Value:
+    mask, error = _unless(run, *conditions)
+    return 1 - mask, error
+
+
 def _surrogate(run: Analysis, advantage: sp.Expr, ratio: sp.Expr, low: sp.Expr, high: sp.Expr) -> Value:
     (a, ea), (r, er), (lo, _), (hi, _) = (run(x) for x in (advantage, ratio, low, high))
     clipped = torch.minimum(torch.maximum(r, 1 - lo), 1 + hi)
     reach = torch.maximum(r.abs(), clipped.abs())
-    return -torch.minimum(r * a, clipped * a), a.abs() * (er + reach) + ea * reach
+    return -torch.minimum(r * a, clipped * a), a.abs() * (er + reach) + ea * (reach + run.cu * er)
 
 
 _RULES: dict[type, Callable[..., Value]] = {
@@ -255,11 +304,14 @@ _RULES: dict[type, Callable[..., Value]] = {
     sp.cos: _wave(torch.cos, torch.sin),
     sp.Max: _maximum,
     sp.Min: _minimum,
+    sp.sign: _sign,
     sg: _stop_gradient,
     Dot: _inner,
     Norm2: lambda run, x: _inner(run, x, x),
     MeanAbs: _mean_abs,
     ClipMask: _clip_mask,
     OtherMask: _other_mask,
+    Unless: _unless,
+    OtherUnless: _other_unless,
     Surrogate: _surrogate,
 }

@@ -11,7 +11,10 @@ from torch import Tensor
 from gradcheck.errors import did_you_mean
 from gradcheck.tensor_ops import expand
 
-__all__ = ["Case"]
+__all__ = ["OUTPUTS", "Case"]
+
+OUTPUTS = ("v_theta", "noise_theta", "x_0_theta")
+"""What a network may put out; a case holds one of them."""
 
 
 class Case:
@@ -22,7 +25,8 @@ class Case:
     Names are those of the notation table; what the algorithm does not use is not there, and asking for it
     raises an error that lists what is.
 
-    ``v_theta`` is a leaf that requires grad, unless a network's output was put in its place.
+    The network's ``output`` (``v_theta``, or what else it predicts) is a leaf that requires grad, unless a real
+    network's was put in its place.
     """
 
     def __init__(self, label: str, quantities: Mapping[str, Tensor | float]) -> None:
@@ -44,7 +48,7 @@ class Case:
         return [*super().__dir__(), *self._quantities]
 
     def __repr__(self) -> str:
-        v = self.v_theta
+        v = self.output
         return f"Case({self._label}, latent {tuple(v.shape)}, {v.dtype}, {v.device})"
 
     @property
@@ -53,13 +57,24 @@ class Case:
         return tuple(self._quantities)
 
     @property
+    def output_name(self) -> str:
+        """Which quantity the network puts out: what the loss is differentiated in."""
+        return next((name for name in OUTPUTS if name in self._quantities), OUTPUTS[0])
+
+    @property
+    def output(self) -> Tensor:
+        r"""What the network puts out, (B, \*latent)."""
+        value: Tensor = getattr(self, self.output_name)
+        return value
+
+    @property
     def label(self) -> str:
         """The derivation that it was made for."""
         return self._label
 
     def expand(self, scalar: Tensor) -> Tensor:
         """Give a per-sample scalar (B,) the latent's rank, (B, 1, …, 1)."""
-        return expand(scalar, self.v_theta)
+        return expand(scalar, self.output)
 
     def replace(self, **quantities: Tensor | float) -> Case:
         """The same case with some quantities exchanged."""
@@ -73,7 +88,7 @@ class Case:
 
         With a dtype, detached and cast to it.
         """
-        v = self.v_theta
+        v = self.output
         out = {}
         for name, value in self._quantities.items():
             if not isinstance(value, Tensor):

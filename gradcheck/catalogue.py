@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import ModuleType
 
 from torch import Tensor
 
 from derivations.derivation import Derivation
-from derivations.losses import awm, diffusion_dpo, diffusion_nft, flow_grpo, fpo, grpo_guard, rwr
+from derivations.losses import (
+    awm,
+    awr,
+    ddpo,
+    dgpo,
+    diffusion_dpo,
+    diffusion_nft,
+    flow_dppo,
+    flow_grpo,
+    fpo,
+    grpo_guard,
+    rwr,
+)
+from derivations.parameterisation import changed
 from derivations.render import closing_row
 from gradcheck.case import Case
 from gradcheck.errors import InputError
 from gradcheck.losses import awm as awm_torch
+from gradcheck.losses import awr as awr_torch
+from gradcheck.losses import ddpo as ddpo_torch
+from gradcheck.losses import dgpo as dgpo_torch
 from gradcheck.losses import diffusion_dpo as diffusion_dpo_torch
 from gradcheck.losses import diffusion_nft as diffusion_nft_torch
+from gradcheck.losses import flow_dppo as flow_dppo_torch
 from gradcheck.losses import flow_grpo as flow_grpo_torch
 from gradcheck.losses import fpo as fpo_torch
 from gradcheck.losses import grpo_guard as grpo_guard_torch
 from gradcheck.losses import rwr as rwr_torch
+from gradcheck.losses._parameterisation import as_velocities, in_velocities
 
 __all__ = ["ALGORITHMS", "CATALOGUE", "Entry", "closing_table", "entries", "entry"]
 
@@ -34,35 +52,63 @@ def _derive(module: ModuleType, variant_name: str) -> Derivation:
 
 @dataclass(frozen=True)
 class Entry:
-    """One variant of one algorithm: its derivation and its hand-written torch loss."""
+    """One variant of one algorithm: its derivation and its hand-written torch loss.
+
+    Attributes:
+        symbolic, numeric: the algorithm's two modules.
+        variant: the name of one of its variants.
+        prediction: what the network puts out, ``"v"``, ``"epsilon"`` or ``"x0"``.
+        noise_at: the time at which x_t is all noise, 1 or 0.
+        error_space: where a regression error is measured, ``"velocity"`` or ``"output"``.
+    """
 
     symbolic: ModuleType
     numeric: ModuleType
     variant: str
+    prediction: str = "v"
+    noise_at: int = 1
+    error_space: str = "velocity"
 
     @property
     def label(self) -> str:
+        """As the derivation's, without deriving it."""
+        parts = [self.variant] if self.variant != "paper" else []
+        parts += ["noise_at=0"] if self.noise_at == 0 else []
+        if self.prediction != "v":
+            parts.append(f"{self.prediction} error" if self.error_space == "output" else self.prediction)
         name: str = self.symbolic.NAME
-        return name if self.variant == "paper" else f"{name}[{self.variant}]"
+        return f"{name}[{', '.join(parts)}]" if parts else name
 
     @property
     def derivation(self) -> Derivation:
-        return _derive(self.symbolic, self.variant)
+        return changed(_derive(self.symbolic, self.variant), self.prediction, self.noise_at, self.error_space)
+
+    def under(self, prediction: str = "v", noise_at: int = 1, error_space: str = "velocity") -> Entry:
+        """The same loss for networks that predict ``"epsilon"`` or ``"x0"``, or with the noise at t = 0."""
+        return replace(self, prediction=prediction, noise_at=noise_at, error_space=error_space)
 
     def loss(self, case: Case) -> Tensor:
-        """The original per-sample loss, shape (B,), differentiable in ``case.v_theta``."""
+        """The original per-sample loss, shape (B,), differentiable in ``case.output``."""
         function: Callable[..., Tensor] = self.numeric.loss
+        if (self.prediction, self.noise_at) != ("v", 1):
+            convert = as_velocities if self.error_space == "output" else in_velocities
+            path = self.derivation.path
+            case = convert(case, prediction=self.prediction, noise_at=self.noise_at, path=path)
         return function(case, **self.derivation.variant.options)
 
 
 ALGORITHMS: tuple[tuple[ModuleType, ModuleType], ...] = (
     (flow_grpo, flow_grpo_torch),
     (grpo_guard, grpo_guard_torch),
+    (flow_dppo, flow_dppo_torch),
+    (ddpo, ddpo_torch),
     (awm, awm_torch),
     (diffusion_nft, diffusion_nft_torch),
     (rwr, rwr_torch),
+    (awr, awr_torch),
     (fpo, fpo_torch),
     (diffusion_dpo, diffusion_dpo_torch),
+    (dgpo, dgpo_torch),
 )
 """Each algorithm's symbolic module and its torch module."""
 

@@ -12,25 +12,26 @@ the magnitudes.  It is two to five times as wide, and more only in components wh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
+import numpy as np
 import sympy as sp
 import torch
 from torch import Tensor
 
-from derivations.calculus import Dot, MeanAbs, Norm2, VectorSymbol, kind, sg
 from derivations.derivation import Derivation
-from derivations.torchgen import ordered_formulas
-from gradcheck.bounds import Analysis, Value
+from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
+from gradcheck.plans import GROWTH, SIZE, Pass, planned
+from gradcheck.straight import rows_of
 
-__all__ = ["CHUNK", "ChunkedAnalysis", "Combination", "Latents"]
+__all__ = ["CHUNK", "ChunkedAnalysis", "Latents"]
 
 CHUNK = {"cpu": 2**15, "cuda": 2**23}
 """Numbers of one input that are looked at together: what fits a core's cache, and what fills a GPU."""
-
-_REDUCTIONS = (Dot, Norm2, MeanAbs)
 
 
 # -------------------------------------------------------------------------------------- reading the inputs
@@ -47,7 +48,7 @@ class Latents:
     @classmethod
     def of(cls, case: Case, observed: Tensor, chunk: int | None = None) -> Latents:
         """Those of a case; ``chunk`` is :data:`CHUNK` of the device by default."""
-        shape = case.v_theta.shape
+        shape = case.output.shape
         values = {name: getattr(case, name) for name in case.names}
         latents = {
             name: x.detach().flatten(1) for name, x in values.items() if isinstance(x, Tensor) and x.shape == shape
@@ -62,11 +63,19 @@ class Latents:
     def size(self) -> int:
         return self.observed.shape[1]
 
+    @cached_property
+    def _whole(self) -> Tensor:
+        return torch.stack(tuple(self.tensors.values()), 1).to(torch.float64)
+
     def blocks(self, names: Sequence[str]) -> Iterator[tuple[slice, slice, Tensor]]:
         """Samples, coordinates, and the named latents there, (rows, names, columns), in float64.
 
-        Each block is overwritten by the next one, so that it stays in the cache.
+        Each block is overwritten by the next one, so that it stays in the cache.  What is small is read once.
         """
+        if self.observed.numel() <= min(self.chunk, CHUNK["cpu"]):
+            order = list(self.tensors)
+            yield slice(0, self.batch), slice(0, self.size), self._whole[:, [order.index(name) for name in names]]
+            return
         columns = min(self.size, self.chunk)
         rows = min(max(1, self.chunk // columns), self.batch)
         room = torch.empty(rows * len(names) * columns, dtype=torch.float64, device=self.observed.device)
@@ -80,145 +89,77 @@ class Latents:
                 yield here, there, block
 
 
-# --------------------------------------------------------------------- values and bounds that are combinations
+# ------------------------------------------------------------------------------------------- the analysis
 
 
-@dataclass(frozen=True)
-class Combination:
-    r"""Σ value[s]·s, off by at most u·Σ error[s]·\|s\|; each coefficient is (B, 1)."""
+class ChunkedAnalysis:
+    """Values and bounds of expressions on a case: the program on numbers per sample, and passes over the latents.
 
-    value: Mapping[str, Tensor]
-    error: Mapping[str, Tensor]
+    The numbers are few, so the program runs on the CPU wherever the latents are.
 
-    def weights(self, names: Sequence[str], like: Tensor) -> tuple[Tensor, Tensor]:
-        """Values and bounds as matrices (B, names)."""
-        zero = torch.zeros_like(like)
-        value, error = (torch.cat([x.get(n, zero).expand_as(like) for n in names], 1) for x in (self.value, self.error))
-        return value, error
-
-
-class ChunkedAnalysis(Analysis):
-    """The rules of :class:`Analysis` for numbers per sample; combinations for vectors; passes for inner products."""
+    Attributes:
+        floor: what underflow may lose, in units of u.
+        undecided: (B,), samples whose clip branch the precision does not decide.
+    """
 
     def __init__(
         self, derivation: Derivation, latents: Latents, case: Case, dtype: torch.dtype, outputs: Sequence[sp.Expr]
     ) -> None:
-        device = latents.observed.device
-        values = {
-            name: torch.as_tensor(x, dtype=torch.float64, device=device).detach().reshape(-1, 1)
-            for name, x in ((name, getattr(case, name)) for name in case.names)
-            if name not in latents.tensors and not (isinstance(x, Tensor) and not x.is_floating_point())
-        }
-        super().__init__(values, dtype, device)
-        self.latents = latents
-        self.column = torch.ones((latents.batch, 1), dtype=torch.float64, device=device)
-        self.formulas = dict(ordered_formulas(derivation, *outputs))
-        self.combinations: dict[sp.Expr, Combination] = {}
-        self.levels: dict[sp.Expr, int] = {}
-        pending: dict[int, list[sp.Expr]] = {}
-        for expr in outputs:
-            self._level(expr)
-        for node, level in self.levels.items():
-            if isinstance(node, _REDUCTIONS):
-                pending.setdefault(level, []).append(node)
-        for level in sorted(pending):
-            self._reduce(pending[level])
-        for expr in outputs:  # so that every clip has been looked at
-            if kind(expr) == "vector":
-                self.combination(expr)
-            else:
-                self(expr)
+        self.latents, self.cu = latents, THRESHOLD * unit_roundoff(dtype)
+        values = _numbers(case, latents)
+        plan = planned(derivation, tuple(values), dtype, tuple(outputs))
+        values[GROWTH] = np.float64(2 + math.log2(max(latents.size, 1)))
+        values[SIZE] = np.float64(latents.size)
+        self.floor, self._places = plan.floor, plan.places
+        with torch.no_grad():
+            found = plan.program(values, lambda level, x: self._read(plan.passes[level], x), latents.batch)
+            self.undecided = torch.from_numpy(found[0] != 0).to(latents.observed.device)
+            self._found = torch.from_numpy(found.T.copy()).to(latents.observed.device)
 
-    def _level(self, expr: sp.Expr) -> int:
-        """How many passes over the latents come before the expression is known."""
-        if expr not in self.levels:
-            inside = [self.formulas[expr]] if expr in self.formulas else expr.args
-            deepest = max((self._level(x) for x in inside), default=0)
-            self.levels[expr] = deepest + isinstance(expr, _REDUCTIONS)
-        return self.levels[expr]
+    def names(self, *exprs: sp.Expr) -> list[str]:
+        """The latents that outputs are made of."""
+        return sorted({name for expr in exprs for name in self._places[expr][1]})
 
-    def _evaluate(self, expr: sp.Expr) -> Value:
-        if expr in self.formulas:
-            self.define(expr, self.formulas[expr])
-            return self.memo[expr]
-        return super()._evaluate(expr)
+    def weights(self, expr: sp.Expr, names: Sequence[str] = ("",)) -> tuple[Tensor, Tensor]:
+        """Coefficients of an output and of its bound, (B, names); a scalar's value and bound, (B, 1)."""
+        value, error = (self._found[:, [places.get(name, 1) for name in names]] for places in self._places[expr])
+        return value, error
 
-    def combination(self, expr: sp.Expr) -> Combination:
-        """A vector expression on the case's own latents."""
-        if expr not in self.combinations:
-            self.combinations[expr] = self._combine(expr)
-        return self.combinations[expr]
-
-    def _combine(self, expr: sp.Expr) -> Combination:
-        if expr == 0:
-            return Combination({}, {})
-        if expr in self.formulas:  # what an implementation received for it was rounded once more
-            found = self.combination(self.formulas[expr])
-            return Combination(found.value, _merged(torch.maximum, found.error, _magnitude(found.value)))
-        if isinstance(expr, VectorSymbol):
-            return Combination({expr.name: self.column}, {expr.name: self.column})
-        if isinstance(expr, sg):
-            return self.combination(expr.args[0])
-        if isinstance(expr, sp.Add):
-            return self._sum([self.combination(arg) for arg in expr.args])
-        if isinstance(expr, sp.Mul):
-            (vector,) = (arg for arg in expr.args if kind(arg) == "vector")
-            return self._scaled([arg for arg in expr.args if arg is not vector], self.combination(vector))
-        raise NotImplementedError(f"no error rule for the vector {expr}")
-
-    def _sum(self, terms: list[Combination]) -> Combination:
-        value: Mapping[str, Tensor] = {}
-        error: Mapping[str, Tensor] = {}
-        for term in terms:
-            value = _merged(torch.add, value, term.value)
-            grown = {n: (len(terms) - 1) * x for n, x in _magnitude(term.value).items()}
-            error = _merged(torch.add, error, _merged(torch.add, term.error, grown))
-        return Combination(value, error)
-
-    def _scaled(self, factors: list[sp.Expr], vector: Combination) -> Combination:
-        q, e = self(sp.Mul(*factors, evaluate=False) if len(factors) > 1 else factors[0])
-        value = {n: q * c for n, c in vector.value.items()}
-        error = {n: q.abs() * d + (self.cu * e) * d for n, d in vector.error.items()}
-        once = {n: (e + q.abs()) * c for n, c in _magnitude(vector.value).items()}
-        return Combination(value, _merged(torch.add, error, once))
-
-    def _reduce(self, nodes: list[sp.Expr]) -> None:
-        """Values and bounds of inner products whose arguments' coefficients are known, in one pass."""
-        vectors: list[sp.Expr] = list(dict.fromkeys(arg for node in nodes for arg in node.args))
-        found = [self.combination(v) for v in vectors]
-        names = sorted({n for c in found for n in c.error})
-        w, d = (torch.stack(x, 1) for x in zip(*(c.weights(names, self.column) for c in found), strict=True))
-        shape = (self.latents.batch, len(vectors), len(vectors))
-        products, magnitudes, errors = (w.new_zeros(shape) for _ in range(3))
-        totals = w.new_zeros(self.latents.batch, len(vectors), 2)
-        averaged = any(isinstance(node, MeanAbs) for node in nodes)
-        for rows, _, block in self.latents.blocks(names):
+    def _read(self, one: Pass, coefficients: list[Any]) -> list[Any]:
+        """Products, magnitudes and errors of the pairs of vectors, then sums of magnitudes and errors, each (B,)."""
+        batch, device = self.latents.batch, self.latents.observed.device
+        table = torch.from_numpy(rows_of(coefficients, batch)).to(device)
+        w, d = table.view(one.vectors, len(one.names), 2, batch).permute(2, 3, 0, 1)
+        w, d = w.contiguous(), d.contiguous()
+        sums = w.new_zeros(3, batch, one.vectors, one.vectors)
+        totals = w.new_zeros(2, batch, one.vectors)
+        for rows, _, block in self.latents.blocks(one.names):
             value = w[rows] @ block
             error = d[rows] @ block.abs_()
-            products[rows] += value @ value.mT
+            sums[0, rows] += value @ value.mT
             value.abs_()
-            magnitudes[rows] += value @ value.mT
-            errors[rows] += error @ torch.add(value, error, alpha=self.cu / 2).mT
-            if averaged:
-                totals[rows] += torch.stack([value.sum(-1), error.sum(-1)], -1)
-        growth = 2 + math.log2(max(self.latents.size, 1))
-        for node in nodes:
-            i, j = vectors.index(node.args[0]), vectors.index(node.args[-1])
-            if isinstance(node, MeanAbs):
-                magnitude, error = totals[:, i, :1] / self.latents.size, totals[:, i, 1:] / self.latents.size
-                self.memo[node] = self.ranged(magnitude, error + growth * magnitude)
-            else:
-                error = errors[:, i, j] + errors[:, j, i] + growth * magnitudes[:, i, j]
-                self.memo[node] = self.ranged(products[:, i, j, None], error[:, None])
+            sums[1, rows] += value @ value.mT
+            sums[2, rows] += error @ torch.add(value, error, alpha=self.cu / 2).mT
+            if one.averages:
+                totals[0, rows] += value.sum(-1)
+                totals[1, rows] += error.sum(-1)
+        products, magnitudes, errors = sums.cpu().numpy()
+        out: list[Any] = []
+        for i, j in one.pairs:
+            out += [products[:, i, j], magnitudes[:, i, j], errors[:, i, j] + errors[:, j, i]]
+        if one.averages:
+            means = totals.cpu().numpy()
+            out += [means[k, :, i] for i in one.averages for k in (0, 1)]
+        return out
 
 
-def _magnitude(coefficients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {n: c.abs() for n, c in coefficients.items()}
-
-
-def _merged(
-    operation: Callable[[Tensor, Tensor], Tensor], a: Mapping[str, Tensor], b: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Entry by entry; a name that one side lacks keeps the other's."""
-    both = {n: operation(a[n], b[n]) for n in a.keys() & b.keys()}
-    return {**a, **b, **both}
+def _numbers(case: Case, latents: Latents) -> dict[str, Any]:
+    """The case's numbers: per sample (B,), or one for all; in float64, on the CPU."""
+    out: dict[str, Any] = {}
+    for name in case.names:
+        x = getattr(case, name)
+        if not isinstance(x, Tensor):
+            out[name] = np.float64(x)
+        elif name not in latents.tensors and x.is_floating_point():
+            out[name] = x.detach().to("cpu", torch.float64).numpy()
+    return out

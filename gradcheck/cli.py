@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     derive_command.add_arguments(derive)
 
     listing = commands.add_parser("list", help="the catalogue: every algorithm and variant")
+    listing.add_argument("--options", action="store_true", help="what an implementation may declare, by algorithm")
     listing.set_defaults(run=_list)
 
     table = commands.add_parser("table", help="what each loss really optimises, as Markdown, from the derivations")
@@ -94,6 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     explain = commands.add_parser("explain", help="the derivation of one loss, step by step")
     explain.add_argument("name", metavar="NAME", help="flow_grpo, flow_grpo[mean], or a lemma such as L2")
     explain.add_argument("--latex", action="store_true", help="formulas as LaTeX")
+    explain.add_argument("--prediction", default="v", help="for a network that predicts v, epsilon or x0 (v)")
+    explain.add_argument("--noise-at", type=int, default=1, metavar="TIME", help="noise at t = 1 or 0 (1)")
     explain.set_defaults(run=_explain)
     return parser
 
@@ -151,6 +154,11 @@ def _unveil(arguments: argparse.Namespace) -> int:
 def _list(arguments: argparse.Namespace) -> int:
     from gradcheck.catalogue import CATALOGUE
 
+    if arguments.options:
+        from gradcheck.conventions import options_text
+
+        print(options_text())
+        return 0
     width = max(len(e.label) for e in CATALOGUE)
     for e in CATALOGUE:
         print(f"{e.label:{width}}  {e.derivation.variant.summary}")
@@ -168,17 +176,22 @@ def _table(arguments: argparse.Namespace) -> int:
 def _explain(arguments: argparse.Namespace) -> int:
     from derivations.identities import IDENTITIES
     from derivations.lemmas import LEMMAS
+    from derivations.paths import PARAMETERISATIONS
     from derivations.render import explain, theorem_explain
-    from derivations.sde import SDES
+    from derivations.sde import REVERSE_STEPS
     from gradcheck.catalogue import CATALOGUE
+    from gradcheck.conventions import variables_problems
 
-    theorems = {t.name: t for t in (*LEMMAS, *(s.theorem for s in SDES), *IDENTITIES)}
+    theorems = {t.name: t for t in (*LEMMAS, *(s.theorem for s in REVERSE_STEPS), *IDENTITIES, *PARAMETERISATIONS)}
     if arguments.name in theorems:
         print(theorem_explain(theorems[arguments.name], latex=arguments.latex))
         return 0
     for e in CATALOGUE:
         if arguments.name in (e.label, f"{e.symbolic.NAME}[{e.variant}]"):
-            print(explain(e.derivation, latex=arguments.latex))
+            problems = variables_problems(arguments.prediction, arguments.noise_at, e.derivation.path)
+            if problems:
+                raise InputError(*problems)
+            print(explain(e.under(arguments.prediction, arguments.noise_at).derivation, latex=arguments.latex))
             return 0
     known = ", ".join([*theorems, *(e.label for e in CATALOGUE)])
     raise InputError(("NAME", repr(arguments.name), f"one of {known}"))

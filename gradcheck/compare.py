@@ -9,7 +9,7 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from derivations.calculus import ClipMask, OtherMask
+from derivations.calculus import Mask
 from derivations.derivation import Derivation
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
@@ -30,6 +30,7 @@ __all__ = [
     "gradient_of",
     "judgeable",
     "required_gradients",
+    "value_scale",
     "with_ties",
 ]
 
@@ -44,6 +45,9 @@ class Comparison:
         observed, required: the two values there.
         bound: the largest difference that would have passed there.
         judged: the fraction of components on which the precision allows a judgement at all.
+        resolution: the smallest f for which a gradient wrong by the factor 1 + f or 1 − f is refused: the least
+            ``THRESHOLD·u·e / |required|`` of the components that are judged, those apart whose clip's branch the
+            precision leaves open.  Infinite where none is left: no factor at all would be seen.
     """
 
     ratio: float
@@ -52,6 +56,7 @@ class Comparison:
     required: float
     bound: float
     judged: float
+    resolution: float
 
     @property
     def holds(self) -> bool:
@@ -77,16 +82,28 @@ def judgeable(required: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     return required.abs() + THRESHOLD * unit_roundoff(dtype) * scale < torch.finfo(dtype).max
 
 
-def _worst(observed: Tensor, required: Tensor, scale: Tensor, ratios: Tensor, dtype: torch.dtype) -> Comparison:
+def _worst(
+    observed: Tensor,
+    required: Tensor,
+    scale: Tensor,
+    ratios: Tensor,
+    dtype: torch.dtype,
+    undecided: Tensor | None = None,
+) -> Comparison:
     scale = scale.expand(ratios.shape)
+    exact = required.detach().to(torch.float64)
+    judged = judgeable(exact, scale, dtype)
+    bound = THRESHOLD * unit_roundoff(dtype) * scale
+    seen = judged & (exact != 0) if undecided is None else judged & (exact != 0) & ~undecided
     index = tuple(int(i) for i in torch.unravel_index(ratios.argmax(), ratios.shape))
     return Comparison(
         ratio=float(ratios[index]),
         index=index,
         observed=float(observed[index]),
         required=float(required[index]),
-        bound=float(THRESHOLD * unit_roundoff(dtype) * scale[index]),
-        judged=float(judgeable(required.to(torch.float64), scale, dtype).to(torch.float64).mean()),
+        bound=float(bound[index]),
+        judged=float(judged.to(torch.float64).mean()),
+        resolution=float(torch.where(seen, bound / exact.abs(), torch.inf).min()),
     )
 
 
@@ -102,7 +119,7 @@ def compare_branches(
         better = undecided & (theirs.flatten(1).amax(1) < ratios.flatten(1).amax(1)).reshape(column)
         ratios, required = torch.where(better, theirs, ratios), torch.where(better, other, required)
         scale = torch.where(better, other_scale, scale)
-    return _worst(observed, required, scale, ratios, dtype)
+    return _worst(observed, required, scale, ratios, dtype, undecided)
 
 
 def gradient_of(loss: Tensor, v: Tensor) -> Tensor:
@@ -120,7 +137,7 @@ class EntryComparison:
     Attributes:
         gradient: autograd of the original loss against the derived gradient, evaluated in float64: the sharp one.
         equivalence: autograd of the original loss against autograd of the equivalent loss, both in the case's
-            precision.  Its bound holds ``|v_theta|`` too, which the squared distance subtracts from the target.
+            precision.  Its bound holds the output's size too, which the squared distance subtracts from the target.
     """
 
     gradient: Comparison
@@ -136,9 +153,9 @@ class EntryComparison:
 
 
 def compare_entry(entry: Entry, case: Case) -> EntryComparison:
-    """Judge one catalogue entry on one case, at ``v_theta``."""
-    dtype = case.v_theta.dtype
-    observed = gradient_of(entry.loss(case), case.v_theta)
+    """Judge one catalogue entry on one case, at its output."""
+    dtype = case.output.dtype
+    observed = gradient_of(entry.loss(case), case.output)
     exact, equivalent = [], []
     for other_branch in (False, True):
         gradient, bound, required, pull, undecided = required_gradients(entry.derivation, case, other_branch)
@@ -170,19 +187,30 @@ def required_gradients(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The derived gradient and the equivalent loss's, with the error scales of each, and the undecided samples."""
     raw_gradient, gradient, weight, target = branch(derivation, other_branch)
-    v = case.v_theta.detach().to(torch.float64)
+    v = case.output.detach().to(torch.float64)
     w, point, exact = evaluate(derivation, case, weight, target, gradient, dtype=torch.float64)
     (raw, w_error, point_error), undecided = error_scale(derivation, case, raw_gradient, weight, target)
     distance = (v - point).abs()
     pull = 2 * (w * (point_error + v.abs() + distance) + (w_error + 2 * w) * distance)
     with torch.no_grad():
         own_w, own_point = evaluate(derivation, case, weight, target)
-    required = gradient_of(squared_distance(case.v_theta, own_w, own_point), case.v_theta)
+    required = gradient_of(squared_distance(case.output, own_w, own_point), case.output)
     return exact.expand(v.shape), raw.expand(v.shape), required, pull, undecided
+
+
+def value_scale(derivation: Derivation, case: Case, loss: sp.Expr, dtype: torch.dtype) -> Tensor:
+    """The error scale of a loss's value: where a mask in it is undecided, as wide as the value jumps there."""
+    (scale,), undecided = error_scale(derivation, case, loss, dtype=dtype)
+    other = loss.xreplace({m: m.other for m in loss.atoms(Mask)})
+    if other == loss:
+        return scale
+    here, there = evaluate(derivation, case, loss, other, dtype=torch.float64)
+    jump = (here - there).abs() / (THRESHOLD * unit_roundoff(dtype))
+    return scale + torch.where(undecided, jump, 0.0)
 
 
 @lru_cache(maxsize=1000)
 def branch(derivation: Derivation, other: bool) -> tuple[sp.Expr, ...]:
     """Raw gradient, gradient, weight and target, on the clip's own branch or on the other one."""
     exprs = (derivation.raw_gradient, derivation.gradient, derivation.weight, derivation.target)
-    return tuple(e.xreplace({m: OtherMask(*m.args) for m in e.atoms(ClipMask)}) for e in exprs) if other else exprs
+    return tuple(e.xreplace({m: m.other for m in e.atoms(Mask)}) for e in exprs) if other else exprs

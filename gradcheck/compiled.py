@@ -18,7 +18,7 @@ from gradcheck.case import Case
 
 __all__ = ["evaluate"]
 
-_HELPERS = ("dot", "norm2", "mean_abs", "clip_mask", "other_mask", "surrogate")
+_HELPERS = ("dot", "norm2", "mean_abs", "clip_mask", "other_mask", "unless", "other_unless", "surrogate")
 
 
 @lru_cache(maxsize=1000)
@@ -45,11 +45,13 @@ def evaluate(
     Returns:
         One tensor for each expression, of shape (B, \*latent) or (B, 1, …, 1).
     """
+    if not outputs:
+        return ()
     _KNOWN[id(derivation)] = derivation
     function, arguments = _compiled(id(derivation), outputs)
     values = case.broadcast(dtype)
     results = function(**{name: values[name] for name in arguments})
-    v = values["v_theta"]
+    v = values[case.output_name]
     return tuple(
         x if isinstance(x, Tensor) else torch.tensor(float(x), dtype=v.dtype, device=v.device) for x in results
     )

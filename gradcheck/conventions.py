@@ -12,13 +12,14 @@ from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any
 
-from derivations.derivation import Derivation
+from derivations.derivation import Derivation, DerivationError
 from derivations.notation import quantity
+from derivations.parameterisation import ERROR_SPACES, PREDICTIONS, changed
 from derivations.variant import Variant
 from gradcheck.catalogue import ALGORITHMS
 from gradcheck.errors import InputError, did_you_mean
 
-__all__ = ["PRESETS", "Conventions", "declare"]
+__all__ = ["PRESETS", "Conventions", "declare", "options_text", "variables_problems"]
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,19 @@ class Conventions:
         factor: a constant by which the implementation multiplies the whole loss (default 1).
         adv_clip_max: the loss clamps the advantage to ± this; ``None`` (default): it doesn't.
         fixed: numbers that the implementation holds itself, and does not read from the case: ``noise_level``,
-            ``beta``, ``kl_weight``, ``temperature``, ``beta_dpo``, ``clip_low``, ``clip_high``.
+            ``beta``, ``kl_weight``, ``temperature``, ``weight_max``, ``advantage_clip``, ``beta_dpo``,
+            ``clip_low``, ``clip_high``.
         working_dtype: the precision that it casts to inside, ``"float32"`` for instance; ``None``: that of its inputs.
         inputs_detached: the trainer hands v_old, v_ref, x_prev … over without a graph (default); if not, the loss
             itself must detach them, and ``stop-gradient`` checks that.
         compare_values: also compare the loss's value; by default only gradients count.
+        prediction: what the network puts out: ``"v"``, the velocity (default), ``"epsilon"``, the noise, or ``"x0"``,
+            the clean latent.  The case then holds ``noise_theta``, ``noise_old`` … or ``x_0_theta`` … in the
+            velocities' place.
+        noise_at: the time at which x_t is all noise: 1 (default), or 0 for x_t = t·x_0 + (1 − t)·noise, where ``t``
+            rises while sampling and every velocity is the opposite.
+        error_space: ``"velocity"`` (default), or ``"output"`` for a regression error that is measured where the network
+            predicts, ‖noise_theta − noise‖² in place of ‖v_theta − v_gt‖².
     """
 
     algorithm: str
@@ -49,11 +58,15 @@ class Conventions:
     working_dtype: str | None = None
     inputs_detached: bool = True
     compare_values: bool = False
+    prediction: str = "v"
+    noise_at: int = 1
+    error_space: str = "velocity"
 
     @property
     def derivation(self) -> Derivation:
-        """The derivation of the declared form."""
-        return _derive(self.algorithm, tuple(sorted(self.options.items())))
+        """The derivation of the declared form, in the declared variables."""
+        canonical = _derive(self.algorithm, tuple(sorted(self.options.items())))
+        return changed(canonical, self.prediction, self.noise_at, self.error_space)
 
     def describe(self) -> str:
         """The declaration as one writes it."""
@@ -85,6 +98,20 @@ class Conventions:
         ]
         if self.adv_clip_max is None and "advantage" in self.derivation.given:
             out.append(("adv_clip_max=5.0", replace(self, adv_clip_max=5.0)))
+        if self.prediction != "v":
+            other = next(x for x in ERROR_SPACES if x != self.error_space)
+            out.append((f"error_space={other!r}", replace(self, error_space=other)))
+        return out
+
+    def other_variables(self) -> list[tuple[str, Conventions]]:
+        """The declarations that differ in what the network predicts, or in the direction of time, likewise."""
+        out = [
+            (f"prediction={value!r}", replace(self, prediction=value))
+            for value in PREDICTIONS
+            if value != self.prediction
+        ]
+        if self.derivation.path == "rectified":
+            out.append((f"noise_at={1 - self.noise_at}", replace(self, noise_at=1 - self.noise_at)))
         return out
 
 
@@ -135,6 +162,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "log_prob_reduction": "mean",
         "log_prob_scale": "unit",
         "adv_clip_max": 5.0,
+    },
+    "ddpo-official": {
+        "algorithm": "ddpo",
+        "log_prob_reduction": "mean",
+        "clip_range": 1e-4,
+        "adv_clip_max": 5.0,
+        "noise_level": 1.0,
+        "prediction": "epsilon",
     },
     "grpo_guard-official": {
         "algorithm": "grpo_guard",
@@ -201,10 +236,24 @@ def declare(algorithm: str | None = None, *, preset: str | None = None, **declar
             known = [*module.OPTIONS, *sorted(plain), *sorted(numbers), "clip_range"]
             wanted = f"a convention of {algorithm}: {', '.join(known)}{did_you_mean(name, known)}"
             problems.append((name, repr(value), wanted))
-    problems += _domain_problems(fixed, rest)
+    problems += _domain_problems(fixed, rest, module.derive().path)
     if problems:
         raise InputError(*problems)
-    return Conventions(algorithm, options=options, fixed=fixed, **rest)
+    declaration = Conventions(algorithm, options=options, fixed=fixed, **rest)
+    if declaration.error_space == "output":
+        _check_error_space(declaration)
+    return declaration
+
+
+def _check_error_space(declaration: Conventions) -> None:
+    if declaration.prediction == "v":
+        raise InputError(("error_space", "'output'", "prediction='epsilon' or 'x0' with it"))
+    try:
+        _ = declaration.derivation
+    except DerivationError:
+        raise InputError(
+            ("error_space", "'output'", "'velocity': this loss is more than an error of the predictions")
+        ) from None
 
 
 @lru_cache(maxsize=100)
@@ -216,7 +265,7 @@ def _numbers(module: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _domain_problems(fixed: Mapping[str, Any], rest: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def _domain_problems(fixed: Mapping[str, Any], rest: Mapping[str, Any], path: str) -> list[tuple[str, str, str]]:
     problems = []
     for name, value in fixed.items():
         row = quantity(name)
@@ -231,7 +280,39 @@ def _domain_problems(fixed: Mapping[str, Any], rest: Mapping[str, Any]) -> list[
         )
     if not isinstance(rest.get("factor", 1.0), (int, float)) or rest.get("factor", 1.0) == 0:
         problems.append(("factor", repr(rest["factor"]), "a number other than 0"))
+    if rest.get("error_space", "velocity") not in ERROR_SPACES:
+        problems.append(("error_space", repr(rest["error_space"]), f"one of {', '.join(map(repr, ERROR_SPACES))}"))
+    problems += variables_problems(rest.get("prediction", "v"), rest.get("noise_at", 1), path)
     limit = rest.get("adv_clip_max")
     if limit is not None and not (isinstance(limit, (int, float)) and limit > 0):
         problems.append(("adv_clip_max", repr(limit), "a positive number or None"))
     return problems
+
+
+def variables_problems(prediction: Any, noise_at: Any, path: str = "rectified") -> list[tuple[str, str, str]]:
+    """What is wrong with a declared prediction or direction of time, as an :class:`InputError` takes it."""
+    problems = []
+    if prediction not in PREDICTIONS:
+        hint = did_you_mean(str(prediction), PREDICTIONS)
+        problems.append(("prediction", repr(prediction), f"one of {', '.join(map(repr, PREDICTIONS))}{hint}"))
+    if isinstance(noise_at, bool) or noise_at not in (0, 1):
+        problems.append(("noise_at", repr(noise_at), "1, or 0 where time runs from noise at 0 to data at 1"))
+    elif noise_at == 0 and path != "rectified":
+        problems.append(("noise_at", "0", "1: on the variance-preserving path the noise is where alpha_bar is 0"))
+    return problems
+
+
+def options_text() -> str:
+    """What may be declared, one line for each option: its own of each algorithm, and those of all."""
+    lines = []
+    for module, _ in ALGORITHMS:
+        lines.append(module.NAME)
+        lines += [f"  {name:20} {', '.join(values)}" for name, values in module.OPTIONS.items()]
+    lines += [
+        "every algorithm",
+        f"  {'prediction':20} {', '.join(PREDICTIONS)}",
+        f"  {'noise_at':20} 1, 0",
+        f"  {'error_space':20} {', '.join(ERROR_SPACES)}",
+        f"  {'batch_reduction':20} mean, sum, none",
+    ]
+    return "\n".join(lines)

@@ -11,7 +11,7 @@ from derivations.derivation import Derivation
 from derivations.torchgen import ordered_formulas
 from gradcheck.bounds import Analysis
 from gradcheck.case import Case
-from gradcheck.chunks import ChunkedAnalysis, Combination, Latents
+from gradcheck.chunks import ChunkedAnalysis, Latents
 
 __all__ = ["LARGE", "error_scale"]
 
@@ -35,11 +35,12 @@ def error_scale(
         most about ``unit_roundoff(dtype) * e``; it is infinite or NaN where the precision leaves nothing to judge.
         And a boolean tensor, (B, 1, …, 1) or (): samples whose clip branch the precision does not decide.
     """
-    dtype = dtype or case.v_theta.dtype
-    if case.v_theta.numel() > LARGE:
+    dtype = dtype or case.output.dtype
+    if case.output.numel() > LARGE:
         return _in_chunks(derivation, case, *exprs, dtype=dtype)
     with torch.no_grad():
         analysis = Analysis(case.broadcast(torch.float64), dtype)
+        analysis.hold(derivation.coarse)
         for symbol, formula in ordered_formulas(derivation, *exprs):
             analysis.define(symbol, formula)
         return tuple(analysis(expr)[1] + analysis.floor for expr in exprs), analysis.undecided
@@ -50,22 +51,22 @@ def _in_chunks(
 ) -> tuple[tuple[Tensor, ...], Tensor]:
     """For large latents: nothing of their size is held but the results."""
     with torch.no_grad():
-        latents = Latents.of(case, case.v_theta)
+        latents = Latents.of(case, case.output)
         run = ChunkedAnalysis(derivation, latents, case, dtype, exprs)
-        column = (latents.batch, *(1,) * (case.v_theta.ndim - 1))
+        column = (latents.batch, *(1,) * (case.output.ndim - 1))
         errors = []
         for expr in exprs:
             if kind(expr) == "vector":
-                errors.append(_written_out(latents, run.combination(expr), run.floor).reshape(case.v_theta.shape))
+                errors.append(_written_out(latents, run, expr).reshape(case.output.shape))
             else:
-                errors.append((run(expr)[1] + run.floor).expand(latents.batch, 1).reshape(column))
-        return tuple(errors), run.undecided.reshape(-1, *(1,) * (case.v_theta.ndim - 1))
+                errors.append((run.weights(expr)[1] + run.floor).reshape(column))
+        return tuple(errors), run.undecided.reshape(column)
 
 
-def _written_out(latents: Latents, found: Combination, floor: float) -> Tensor:
+def _written_out(latents: Latents, run: ChunkedAnalysis, expr: sp.Expr) -> Tensor:
     out = torch.empty(latents.observed.shape, dtype=torch.float64, device=latents.observed.device)
-    names = sorted(found.error)
-    _, weights = found.weights(names, out.new_ones(latents.batch, 1))
+    names = run.names(expr)
+    _, weights = run.weights(expr, names)
     for rows, columns, block in latents.blocks(names):
-        out[rows, columns] = (weights[rows, None] @ block.abs_())[:, 0] + floor
+        out[rows, columns] = (weights[rows, None] @ block.abs_())[:, 0] + run.floor
     return out

@@ -111,7 +111,7 @@ def compare_gradient(
         working_dtype: the lowest precision that your code computes in; the case's own by default.
 
     Returns:
-        The worst component, its test ratio, and ``holds``.
+        The worst component, its test ratio, ``holds``, and the smallest relative error that would have been refused.
 
     Raises:
         InputError: no such algorithm or variant, a case of another one, a gradient of another shape or device.
@@ -159,6 +159,11 @@ def _problems(derivation: Derivation, given: dict[str, Tensor | float]) -> Itera
     if isinstance(dt, Tensor) and isinstance(t, Tensor) and dt.shape == t.shape and bool((dt >= t).any()):
         i = int((dt >= t).nonzero()[0])
         yield "dt", f"{float(dt[i])!r} for sample {i} at t = {float(t[i])!r}", "a step that ends at a time t − dt > 0"
+    before, after = given.get("alpha_bar"), given.get("alpha_bar_prev")
+    if isinstance(before, Tensor) and isinstance(after, Tensor) and before.shape == after.shape:
+        for i in (before >= after).nonzero().flatten()[:1].tolist():
+            seen = f"{float(after[i])!r} for sample {i} with alpha_bar = {float(before[i])!r}"
+            yield "alpha_bar_prev", seen, "a step towards data: alpha_bar_prev > alpha_bar"
     if given.get("D") not in (None, float(math.prod(shape[1:]))):
         yield "D", repr(given["D"]), f"{math.prod(shape[1:])}, the number of coordinates of one sample"
 

@@ -10,6 +10,7 @@ network               ``SD3Transformer2DModel`` or ``FluxTransformer2DModel``, t
 trained parameters    the LoRA adapters ``theta`` (peft) on its attention layers, A and B both non-zero
 ``v_old``             the adapters ``old``: after one update of θ, θ_old ← η θ_old + (1 − η) θ
 ``v_ref``             the same network with its adapters disabled
+``alpha_bar`` …       a cosine schedule of the same times, cos²(πt/2)
 ``t``, ``dt``         neighbours on the grid of ``FlowMatchEulerDiscreteScheduler``, another step for each sample
 ``x_t``               forward process: (1 − t) x_0 + t·noise; backward process: the state at that step of a rollout
                       of the behaviour model, by the scheduler's own steps
@@ -53,7 +54,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from derivations.derivation import Derivation
-from derivations.notation import ratio
+from derivations.notation import divergence, ratio
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.catalogue import Entry
@@ -257,11 +258,13 @@ class _Scene:
             given |= {name: getattr(drawn, name) for name in missing}
         case = complete(derivation, {name: given[name] for name in derivation.given}, self.v_theta.device)
         if has_clip(derivation):
-            (r,) = evaluate(derivation, case, ratio, dtype=torch.float64)
-            off = (r - 1).abs().flatten().sort().values[_BATCH // 2 - 1 :]
+            bounded = divergence in derivation.definitions
+            (x,) = evaluate(derivation, case, divergence if bounded else ratio, dtype=torch.float64)
+            off = (x if bounded else (x - 1).abs()).flatten().sort().values[_BATCH // 2 - 1 :]
             gap = int((off[1:] / off[:-1]).argmax())
             width = float((off[gap] + off[gap + 1]) / 2)
-            case = case.replace(clip_low=min(width, 0.9), clip_high=width)  # no ratio is below 0
+            edges = {"divergence_max": width} if bounded else {"clip_low": min(width, 0.9), "clip_high": width}
+            case = case.replace(**edges)  # no ratio is below 0
         return case.replace(v_theta=self.v_theta)
 
 
@@ -285,6 +288,8 @@ def _scene(network: str, process: str, seed: int, dtype: torch.dtype, device: to
     grid = _scheduler(network).sigmas.to(torch.float64)
     steps = 1 + torch.randperm(_STEPS - 2, generator=generator)[:_BATCH]
     times = {"t": grid[steps].to(device, dtype), "dt": (grid[steps] - grid[steps + 1]).to(device, dtype)}
+    cosine = torch.cos(math.pi / 2 * grid) ** 2
+    alphas = {"alpha_bar": cosine[steps].to(device, dtype), "alpha_bar_prev": cosine[steps + 1].to(device, dtype)}
     x_0, noise = (normal(*latent).to(device, dtype) for _ in range(2))
     with torch.no_grad():
         model.set_adapter("old")
@@ -313,6 +318,8 @@ def _scene(network: str, process: str, seed: int, dtype: torch.dtype, device: to
         "noise": noise,
         "x_t": x_t,
         **times,
+        **alphas,
+        "window": (torch.arange(_BATCH) > 0).to(device, dtype),
         "reward": reward.to(device, dtype),
         "advantage": advantage.to(device, dtype),
         "reward_prob": ((1 + advantage.clamp(-1, 1)) / 2).to(device, dtype),

@@ -17,7 +17,7 @@ import torch
 from matplotlib.figure import Figure
 
 from derivations import render
-from derivations.calculus import ClipMask
+from derivations.calculus import Mask
 from derivations.claims import Claim
 from derivations.derivation import Derivation, Step, Theorem, inline, prove
 from derivations.notation import NOTATION
@@ -113,22 +113,16 @@ def statement(derivation: Derivation) -> Shown:
     formulas = ordered_formulas(d, d.loss, d.gradient)
     parts = [formula(d.loss, r"\mathcal{L}", of=d), _words("with")]
     parts += [formula(e, render.latex(s, of=d), of=d) for s, e in formulas if s in d.definitions]
-    parts += [_mask(m, d) for m in sorted(d.gradient.atoms(ClipMask), key=str)]
+    parts += [_mask(m, d) for m in sorted(d.gradient.atoms(Mask), key=str)]
     fixed = [formula(e, render.latex(s, of=d), of=d) for s, e in formulas if s in d.coefficients]
     if fixed:
         parts += [_words("and, free of the trained velocity,"), *fixed]
     return _joined(*parts)
 
 
-def _mask(mask: ClipMask, of: Derivation) -> Shown:
-    a, r, low, high = mask.args
-    sides = [(f"{w(a, of=of)} > 0", f"{w(r, of=of)} > {w(1 + high, of=of)}") for w in (render.latex, render.text)]
-    sides += [(f"{w(a, of=of)} < 0", f"{w(r, of=of)} < {w(1 - low, of=of)}") for w in (render.latex, render.text)]
-    (up, above), (up_text, above_text), (down, below), (down_text, below_text) = sides
-    return Shown(
-        f"In the gradient, $m = 0$ where ${up}$ and ${above}$, or ${down}$ and ${below}$; elsewhere $m = 1$.",
-        f"m = 0 where {up_text} and {above_text}, or {down_text} and {below_text}; else 1",
-    )
+def _mask(mask: Mask, of: Derivation) -> Shown:
+    rule = render.mask_rule(mask, plain=True, of=of)
+    return Shown(f"In the gradient,\n\n$$\n{render.mask_rule(mask, plain=False, of=of)}\n$$", rule)
 
 
 def steps(subject: Derivation | Theorem, *names: str) -> Shown:

@@ -15,13 +15,25 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from derivations.derivation import Derivation
-from derivations.notation import log_ratio, quantity
+from derivations.derivation import PREDICTIONS, Change, Derivation
+from derivations.notation import divergence, log_ratio, quantity
 from gradcheck.case import Case
 from gradcheck.compiled import evaluate
 from gradcheck.tensor_ops import dot, norm2
 
-__all__ = ["ADVANTAGE", "CLIP_RANGES", "NOISE", "POLICY", "TIME", "Spec", "build", "complete", "draw_given", "has_clip"]
+__all__ = [
+    "ADVANTAGE",
+    "CLIP_RANGES",
+    "DIVERGENCES",
+    "NOISE",
+    "POLICY",
+    "TIME",
+    "Spec",
+    "build",
+    "complete",
+    "draw_given",
+    "has_clip",
+]
 
 POLICY = ("on-policy", "near", "off", "inside", "outside", "far")
 """Regimes of v_theta against v_old, and against the clip."""
@@ -38,6 +50,9 @@ NOISE = ("typical", "tiny")
 CLIP_RANGES = ((0.2, 0.2), (0.2, 0.28), (0.05, 0.05), (1e-4, 1e-4))
 """Clip ranges (low, high) that problems are drawn with."""
 
+DIVERGENCES = (0.02, 0.05, 2e-3, 1e-4)
+"""Largest divergences that problems are drawn with, in a clip's place."""
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -51,7 +66,7 @@ class Spec:
         advantage: one of :data:`ADVANTAGE` or ``"mixed"``.
         time: one of :data:`TIME` or ``"mixed"``.
         noise: one of :data:`NOISE`; it holds for the whole problem.
-        clip: index into :data:`CLIP_RANGES`.
+        clip: index into :data:`CLIP_RANGES`, or :data:`DIVERGENCES`.
     """
 
     batch: int
@@ -81,8 +96,9 @@ def build(
 ) -> Case:
     """Make the case.
 
-    Base quantities are drawn in float64 and rounded to ``dtype``; quantities with a definition (``x_prev``,
-    ``v_gt`` …) are computed from the rounded ones in float64 and then rounded.
+    Base quantities are drawn in float64, as velocities and with the noise at t = 1, converted to the derivation's own
+    variables, and rounded to ``dtype``; quantities with a definition (``x_prev``, ``v_gt`` …) are computed from the
+    rounded ones in float64 and then rounded.
 
     Args:
         derivation: says which quantities there are.
@@ -90,20 +106,50 @@ def build(
         dtype: of the tensors.
         device: where they go.
         fixed: one-number quantities that are given instead of drawn.
-        on_grid: take every step from one time grid, and add ``sigmas`` (the grid, from 1 down to 0) and
+        on_grid: take every step from one time grid, and add ``sigmas`` (the grid, from noise to data) and
             ``step_index`` (B,), for implementations that look their step up in a scheduler.
         grid_dtype: the precision whose numbers the grid's points are; ``dtype`` by default.  An implementation
             that casts its times to float32 and takes their difference works on another grid than the one of a
             float64 case, unless its points are float32 numbers.
     """
-    draw = _Draw(derivation, spec, dict(fixed or {}))
-    drawn = {name: draw.quantity(name) for name in derivation.given if name != "v_theta"}
-    extra: dict[str, Tensor | float] = {}
-    if on_grid and "t" in drawn:
-        extra = {n: x.to(dtype) if n == "sigmas" else x for n, x in draw.grid(drawn, grid_dtype or dtype).items()}
-    drawn["v_theta"] = draw.v_theta(drawn)
-    rounded = {name: value.to(dtype) if isinstance(value, Tensor) else value for name, value in drawn.items()}
+    draw = _Draw(derivation.canonical, spec, dict(fixed or {}))
+    drawn: dict[str, Tensor | float] = {}
+    grid: dict[str, Tensor] = {}
+    for names in (derivation.canonical.given, _more_names(derivation)):
+        drawn |= {name: draw.quantity(name) for name in names if name != "v_theta"}
+        if on_grid and "t" in drawn and not grid:
+            grid = draw.grid(drawn, grid_dtype or dtype, derivation.noise_at)
+        if "v_theta" not in drawn:
+            drawn["v_theta"] = draw.v_theta(drawn)
+    extra: dict[str, Tensor | float] = {n: x.to(dtype) if n == "sigmas" else x for n, x in grid.items()}
+    own = _in_its_variables(derivation, drawn)
+    rounded = {name: value.to(dtype) if isinstance(value, Tensor) else value for name, value in own.items()}
     return complete(derivation, {name: rounded[name] for name in derivation.given}, device, extra)
+
+
+def _more_names(derivation: Derivation) -> tuple[str, ...]:
+    """What changes of variables need besides what the derivation before them is given."""
+    converted = {s.name for d in _changes(derivation) for s in d.conversion} - {"t"}
+    return tuple(n for n in derivation.given if n not in derivation.canonical.given and n not in converted)
+
+
+def _changes(derivation: Derivation) -> list[Change]:
+    """The changes of variables, the first one first."""
+    change = derivation.change
+    return [] if change is None else [*_changes(change.origin), change]
+
+
+def _in_its_variables(derivation: Derivation, drawn: dict[str, Tensor | float]) -> dict[str, Tensor | float]:
+    """Quantities of a problem in the derivation's own variables, which was drawn in those before all changes."""
+    values = dict(drawn)
+    for change in _changes(derivation):
+        known = {s: e for s, e in change.conversion.items() if all(x.name in values for x in change.origin.inputs(e))}
+        found = evaluate(change.origin, Case(change.origin.label, values), *known.values(), dtype=torch.float64)
+        outputs = {s.name for s in PREDICTIONS} & set(values)
+        kept = {name: x for name, x in values.items() if name not in outputs}
+        row = {s.name: quantity(s.name).axes == "sample" for s in known}
+        values = kept | {s.name: x.reshape(-1) if row[s.name] else x for s, x in zip(known, found, strict=True)}
+    return values
 
 
 def draw_given(
@@ -128,10 +174,11 @@ def complete(
     device: str | torch.device = "cpu",
     extra: Mapping[str, Tensor | float] | None = None,
 ) -> Case:
-    """Add the defined quantities to the given ones, and make ``v_theta`` a leaf that requires grad."""
-    v = given["v_theta"]
+    """Add the defined quantities to the given ones, and make the network's output a leaf that requires grad."""
+    output = derivation.output.name
+    v = given[output]
     assert isinstance(v, Tensor)
-    case = Case(derivation.label, {**given, "v_theta": v.detach()})
+    case = Case(derivation.label, {**given, output: v.detach()})
     symbols = [quantity(name).symbol for name in derivation.defined]
     values = evaluate(derivation, case, *symbols, dtype=torch.float64)
     defined = {}
@@ -141,7 +188,7 @@ def complete(
         defined[symbol.name] = full.contiguous() if axes == "latent" else full.reshape(-1).clone()
     everything = {**given, **defined, **(extra or {})}
     moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in everything.items()}
-    moved["v_theta"] = v.detach().to(device).clone().requires_grad_()
+    moved[output] = v.detach().to(device).clone().requires_grad_()
     return Case(derivation.label, moved)
 
 
@@ -200,19 +247,38 @@ class _Draw:
         # a step as long as half of what is left, or as short as 1/1000 of it
         return torch.tensor(self._times, dtype=torch.float64) * 10 ** self.uniform(-3, -0.3, self.spec.batch)
 
-    def grid(self, drawn: dict[str, Tensor | float], dtype: torch.dtype) -> dict[str, Tensor]:
-        """A time grid through every sample's t; ``dt`` becomes the way to the next point down, as rounded."""
+    def _alpha_bar(self) -> Tensor:
+        spans = {"middle": (0.05, 0.95), "near-data": (-4.0, -1.5), "near-noise": (-4.0, -1.5)}
+        self._alpha_bars = []
+        for regime in self.regimes(self.spec.time, TIME):
+            x = float(self.uniform(*spans[regime]))
+            self._alpha_bars.append({"middle": x, "near-data": 1 - 10**x, "near-noise": 10**x}[regime])
+        return torch.tensor(self._alpha_bars, dtype=torch.float64)
+
+    def _alpha_bar_prev(self) -> Tensor:
+        # a step in the log signal-to-noise ratio, of a hundredth or up to three
+        odds = torch.logit(torch.tensor(self._alpha_bars, dtype=torch.float64))
+        return torch.sigmoid(odds + 10 ** self.uniform(-2, 0.5, self.spec.batch))
+
+    def grid(self, drawn: dict[str, Tensor | float], dtype: torch.dtype, noise_at: int = 1) -> dict[str, Tensor]:
+        """A time grid through every sample's t; ``dt`` becomes the way to the next point, as rounded.
+
+        With ``noise_at`` 0 the grid is that of time that runs from noise at 0 up to data at 1; ``drawn`` keeps its own,
+        from which the grid's times come back to the last bit: 1 − (1 − p) is p where p is the rounded 1 − t.
+        """
         t = drawn["t"]
         assert isinstance(t, Tensor)
         points = torch.cat(
             [torch.ones(1, dtype=t.dtype), t, self.uniform(0.05, 0.95, 4), t.min()[None] / 2, t.new_zeros(1)]
         )
-        sigmas = points.to(dtype).unique().flip(0).to(torch.float64)
-        rounded = t.to(dtype).to(torch.float64)
-        index = (sigmas[None, :] == rounded[:, None]).to(torch.int64).argmax(1)
-        drawn["t"] = rounded
+        turned = noise_at == 0
+        sigmas = (1 - points if turned else points).to(dtype).unique().to(torch.float64)
+        sigmas = sigmas if turned else sigmas.flip(0)
+        rounded = (1 - t if turned else t).to(dtype).to(torch.float64)
+        index = (sigmas[None, :] == rounded[:, None]).to(torch.int64).argmax(1).clamp(max=len(sigmas) - 2)
+        drawn["t"] = 1 - rounded if turned else rounded
         if "dt" in drawn:
-            drawn["dt"] = rounded - sigmas[index + 1]
+            drawn["dt"] = (rounded - sigmas[index + 1]).abs()
         return {"sigmas": sigmas, "step_index": index}
 
     def _noise_level(self) -> float:
@@ -221,11 +287,17 @@ class _Draw:
     def _sigma_min(self) -> float:
         return float(self.uniform(0, 0.2)) if self.spec.noise == "typical" else float(10 ** self.uniform(-5, -3))
 
+    def _window(self) -> Tensor:
+        return (self.uniform(0, 1, self.spec.batch) < 0.75).to(torch.float64)
+
     def _clip_low(self) -> float:
         return CLIP_RANGES[self.spec.clip][0]
 
     def _clip_high(self) -> float:
         return CLIP_RANGES[self.spec.clip][1]
+
+    def _divergence_max(self) -> float:
+        return DIVERGENCES[self.spec.clip]
 
     def _beta(self) -> float:
         return float(10 ** self.uniform(-1.5, 0.5))
@@ -252,6 +324,8 @@ class _Draw:
     def _partner_gap(self) -> Tensor:
         return 10 ** self.uniform(-1, 1, self.spec.batch) * self.normal(self.spec.batch)
 
+    _group_gap = _partner_gap
+
     def _beta_dpo(self) -> float:
         # a gap that is a sum over coordinates varies by about √D, and then decides a pair neither never nor always
         return float(10 ** self.uniform(-1.5, 0.5)) / math.sqrt(self._D())
@@ -268,8 +342,39 @@ class _Draw:
         if not has_clip(self.derivation):
             scales = {"on-policy": 0.0, "near": 1e-3, "off": 1.0}
             return v_old + torch.tensor([scales[n] for n in names], dtype=torch.float64).reshape(column) * direction
+        if divergence in self.derivation.definitions and "divergence_max" in given:
+            edge = given["divergence_max"]
+            assert isinstance(edge, float)
+            wanted = torch.tensor([self._divergence(n, edge) for n in names], dtype=torch.float64).reshape(column)
+            return self._place_apart(given, v_old, direction, wanted)
         wanted = torch.tensor([self._log_ratio(n, given) for n in names], dtype=torch.float64).reshape(column)
         return self._place(given, v_old, direction, wanted)
+
+    def _divergence(self, regime: str, edge: float) -> float:
+        """A divergence of the regime."""
+        gap = 10 ** float(self.uniform(-4, -0.5))
+        x = float(self.uniform(0, 1))
+        return {
+            "on-policy": 0.0,
+            "near": 1e-6 * x * edge,
+            "off": 0.1 * x,
+            "inside": edge * (1 - gap),
+            "outside": edge * (1 + gap),
+            "far": 1.0 + x,
+        }[regime]
+
+    def _place_apart(
+        self, given: dict[str, Tensor | float], v_old: Tensor, direction: Tensor, wanted: Tensor
+    ) -> Tensor:
+        """Move along the log-ratio's slope, or against it, until the divergence, a parabola, is the wanted one."""
+        case = Case(self.derivation.label, {**given, "v_theta": v_old})
+        start = v_old.detach().clone().requires_grad_()
+        (r,) = evaluate(self.derivation, case.replace(v_theta=start), log_ratio)
+        (slope,) = torch.autograd.grad(r.sum(), start)
+        d = slope / norm2(slope).sqrt().clamp(min=1e-300) * norm2(direction).sqrt() + 0.3 * direction
+        up = self.uniform(0, 1, self.spec.batch).reshape(wanted.shape) < 0.5
+        (unit,) = evaluate(self.derivation, case.replace(v_theta=v_old + d), divergence, dtype=torch.float64)
+        return v_old + torch.where(up, 1.0, -1.0) * torch.sqrt(wanted / unit) * d
 
     def _log_ratio(self, regime: str, given: dict[str, Tensor | float]) -> float:
         """A log-ratio of the regime: just inside the clip, just outside, far off …"""

@@ -3,6 +3,7 @@ r"""A verification report as a table for people, and as JSON for machines."""
 from __future__ import annotations
 
 import datetime
+import math
 import platform
 from importlib.metadata import version
 from typing import Any
@@ -18,7 +19,7 @@ from gradcheck.verification import Check, Report, Verification
 
 __all__ = ["JSON_VERSION", "failures", "summary", "table", "to_json"]
 
-JSON_VERSION = 1
+JSON_VERSION = 2
 """Version of the JSON that is written."""
 
 
@@ -32,6 +33,7 @@ def table(report: Report) -> Table:
     if report.without_networks is None:
         out.add_column("networks", no_wrap=True)
     out.add_column("worst ratio", justify="right", no_wrap=True)
+    out.add_column("sees", justify="right", no_wrap=True)
     previous = ""
     for result in report.results:
         derivation = result.entry.derivation
@@ -44,7 +46,7 @@ def table(report: Report) -> Table:
         cells += [_checked([c for c in result.checks if c.device == device]) for device in report.devices]
         if report.without_networks is None:
             cells.append(_on_networks(result))
-        cells.append(f"{result.ratio:.2f}")
+        cells += [f"{result.ratio:.2f}", _sees(result)]
         out.add_row(*(Text(cell) for cell in cells), style=None if result.holds else "bold red")
     return out
 
@@ -58,6 +60,14 @@ def _checked(checks: list[Check]) -> str:
     if any(c.failure for c in checks):
         return "FAILED"
     return f"{sum(c.examples for c in checks)} ok" if checks else "-"
+
+
+def _sees(result: Verification) -> str:
+    """The smallest relative error that each precision would have shown."""
+    by_dtype: dict[str, float] = {}
+    for c in result.checks:
+        by_dtype[c.dtype] = min(by_dtype.get(c.dtype, math.inf), c.resolution)
+    return ", ".join(f"{f:.0e}" if math.isfinite(f) else "none" for f in by_dtype.values()) or "-"
 
 
 def _on_networks(result: Verification) -> str:
@@ -132,7 +142,8 @@ def print_report(report: Report, console: Console) -> None:
     """The table, what was left out, failures, and the summary line."""
     explanation = Text(
         "gradient and target: of the loss that is minimised, in v_θ; '≈' marks a form that is exact only on-policy.\n"
-        "worst ratio: largest |difference| / rounding error over all random problems.",
+        "worst ratio: largest |difference| / rounding error over all random problems.\n"
+        f"sees: smallest relative error of the gradient that would have been refused, in {', '.join(_dtypes(report))}.",
         style="dim",
     )
     console.print(Group(table(report), Text(""), explanation))
@@ -141,6 +152,10 @@ def print_report(report: Report, console: Console) -> None:
     for failure in failures(report):
         console.print(Text("\nFAILED " + failure, style="red"))
     console.print(Text(summary(report), style="bold green" if report.holds else "bold red"), soft_wrap=True)
+
+
+def _dtypes(report: Report) -> list[str]:
+    return list(dict.fromkeys(c.dtype for r in report.results for c in r.checks))
 
 
 def to_json(report: Report) -> dict[str, Any]:
@@ -193,6 +208,7 @@ def _result_json(result: Verification) -> dict[str, Any]:
                 "gradient_ratio": c.gradient,
                 "equivalence_ratio": c.equivalence,
                 "judged": c.judged,
+                "resolution": c.resolution if math.isfinite(c.resolution) else None,
                 "seconds": c.seconds,
                 "failure": None if c.failure is None else {"problem": str(c.failure[0]), "check": c.failure[1]},
             }

@@ -106,7 +106,8 @@ def _total(run: Analysis, formulas: list[tuple[sp.Symbol, sp.Expr]], gradient: s
     for symbol, formula in formulas:
         run.define(symbol, formula)
     _, error = run(gradient)
-    return float(error.expand(run.values["v_theta"].shape).flatten(1).mean(1).median())
+    shape = torch.broadcast_shapes(*(x.shape for x in run.values.values()))
+    return float(error.expand(shape).flatten(1).mean(1).median())
 
 
 def _operations(formulas: list[tuple[sp.Symbol, sp.Expr]], gradient: sp.Expr) -> Iterator[sp.Expr]:

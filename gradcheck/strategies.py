@@ -41,7 +41,7 @@ def specs(derivation: Derivation) -> st.SearchStrategy[Spec]:
         seed=st.integers(0, 2**32 - 1),
         policy=regime(policy, "v_old" in given),
         advantage=regime(ADVANTAGE, bool(given & {"advantage", "reward_prob"})),
-        time=regime(TIME, "t" in given),
+        time=regime(TIME, bool(given & {"t", "alpha_bar"})),
         noise=st.sampled_from(NOISE) if "noise_level" in given else st.just("typical"),
-        clip=st.integers(0, len(CLIP_RANGES) - 1) if "clip_low" in given else st.just(0),
+        clip=st.integers(0, len(CLIP_RANGES) - 1) if given & {"clip_low", "divergence_max"} else st.just(0),
     )

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import sympy as sp
 import torch
 from torch import Tensor
 
-from derivations.calculus import ClipMask
+from derivations.calculus import Mask
 from derivations.derivation import Derivation
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
-from gradcheck.chunks import ChunkedAnalysis, Combination, Latents
+from gradcheck.chunks import ChunkedAnalysis, Latents
 from gradcheck.compare import TIES, Comparison, branch, error_ratios, judgeable, with_ties
 
 __all__ = ["compare_gradient", "sample_ratios"]
@@ -28,12 +29,12 @@ def compare_gradient(
     widen: Tensor | None = None,
     chunk: int | None = None,
 ) -> Comparison:
-    r"""Compare a gradient in ``v_theta`` with the derived one, within the error bound of the precision.
+    r"""Compare a gradient in the network's output with the derived one, within the error bound of the precision.
 
     Args:
         derivation: says what the gradient must be.
         case: what the implementation received, latents of shape (B, \*latent), of any size.
-        observed: the gradient that it computed, of v_theta's shape.
+        observed: the gradient that it computed, of the output's shape.
         factor: what multiplies every sample's gradient, 1/B for a loss that is averaged over the batch.
         dtype: the precision that the implementation worked in; the case's own by default.
         widen: (B,), a factor by which the bound of each sample is wider.
@@ -70,21 +71,19 @@ def _judge(
     widen: Tensor | None,
     chunk: int | None,
 ) -> _Worst:
-    dtype = dtype or case.v_theta.dtype
+    dtype = dtype or case.output.dtype
     with torch.no_grad():
         latents = Latents.of(case, observed.detach(), chunk)
         branches = [branch(derivation, False)]
-        if branches[0][1].has(ClipMask):
+        if branches[0][1].has(Mask):
             branches.append(branch(derivation, True))
         outputs = [expr for raw, gradient, *_ in branches for expr in (gradient, raw)]
         run = ChunkedAnalysis(derivation, latents, case, dtype, outputs)
-        undecided = run.undecided.reshape(-1).expand(latents.batch)
-        if not bool(undecided.any()):
+        if not bool(run.undecided.any()):
             branches = branches[:1]
-        combined = [(run.combination(gradient), run.combination(raw)) for raw, gradient, *_ in branches]
-        wide = torch.ones(latents.batch, 1, dtype=torch.float64, device=observed.device)
-        found = _Worst.none(2 + len(TIES) if len(branches) == 2 else 1, case.v_theta.shape, undecided)
-        _look(found, latents, combined, run.floor, factor, wide if widen is None else widen.reshape(-1, 1), dtype)
+        ways = [(gradient, raw) for raw, gradient, *_ in branches]
+        found = _Worst.none(2 + len(TIES) if len(branches) == 2 else 1, case.output.shape, run.undecided)
+        _look(found, latents, run, ways, factor, widen, dtype)
         return found
 
 
@@ -93,82 +92,94 @@ def _judge(
 
 @dataclass
 class _Worst:
-    """For each way that the clip may have gone, each sample's worst component: its ratio, place and numbers."""
+    """For each way that the clip may have gone, each sample's worst component."""
 
-    ratio: Tensor  # (ways, B), and so are the others
-    place: Tensor
-    observed: Tensor
-    required: Tensor
-    bound: Tensor
-    judged: Tensor
+    worst: Tensor  # (5, ways, B): its ratio, its place, what was observed and required there, the bound
+    judged: Tensor  # (ways, B)
+    resolution: Tensor  # (ways, B)
     undecided: Tensor  # (B,)
     shape: torch.Size
 
     @classmethod
     def none(cls, ways: int, shape: torch.Size, undecided: Tensor) -> _Worst:
-        zero = torch.zeros(ways, shape[0], dtype=torch.float64, device=undecided.device)
-        return cls(zero - 1, zero.long(), zero.clone(), zero.clone(), zero.clone(), zero.clone(), undecided, shape)
+        zero = torch.zeros(7, ways, shape[0], dtype=torch.float64, device=undecided.device)
+        return cls(zero[:5] - 1, zero[5], zero[6] + torch.inf, undecided, shape)
+
+    @property
+    def ratio(self) -> Tensor:
+        return self.worst[0]
 
     def way(self) -> Tensor:
         """(B,): the way by which each sample is judged, the one that fits best where rounding does not decide."""
         return torch.where(self.undecided, self.ratio.argmin(0), 0)
 
     def comparison(self) -> Comparison:
-        way = self.way()
-        rows = torch.arange(len(way), device=way.device)
-        sample = int(self.ratio[way, rows].argmax())
-        at = int(way[sample]), sample
-        place = torch.unravel_index(self.place[at].cpu(), self.shape[1:])
+        judged = self.judged.gather(0, self.way()[None]).sum() / math.prod(self.shape)
+        resolution = self.resolution[0].masked_fill(self.undecided, torch.inf).min()
+        ratios = self.ratio.gather(0, self.way()[None])[0]
+        sample = int(ratios.argmax())
+        ratio, place, observed, required, bound = self.worst[:, int(self.way()[sample]), sample].tolist()
         return Comparison(
-            ratio=float(self.ratio[at]),
-            index=(sample, *(int(i) for i in place)),
-            observed=float(self.observed[at]),
-            required=float(self.required[at]),
-            bound=float(self.bound[at]),
-            judged=float(self.judged[way, rows].sum() / math.prod(self.shape)),
+            ratio=ratio,
+            index=(sample, *_unravelled(int(place), self.shape[1:])),
+            observed=observed,
+            required=required,
+            bound=bound,
+            judged=float(judged),
+            resolution=float(resolution),
         )
+
+
+def _unravelled(place: int, shape: torch.Size) -> tuple[int, ...]:
+    out: tuple[int, ...] = ()
+    for size in reversed(shape):
+        place, i = divmod(place, size)
+        out = (i, *out)
+    return out
 
 
 def _look(
     out: _Worst,
     latents: Latents,
-    ways: list[tuple[Combination, Combination]],
-    floor: float,
+    run: ChunkedAnalysis,
+    ways: list[tuple[sp.Expr, sp.Expr]],
     factor: float,
-    widen: Tensor,
+    widen: Tensor | None,
     dtype: torch.dtype,
 ) -> None:
-    """Compare chunk by chunk."""
-    names = sorted({n for pair in ways for c in pair for n in c.error})
-    like = widen.new_ones(latents.batch, 1)
-    w = torch.stack([gradient.weights(names, like)[0] for gradient, _ in ways], 1) * factor
-    d = torch.stack([raw.weights(names, like)[1] for _, raw in ways], 1) * abs(factor) * widen[:, :, None]
+    """Compare chunk by chunk with each way's gradient, within its bound."""
+    names = run.names(*(expr for pair in ways for expr in pair))
+    w = torch.stack([run.weights(gradient, names)[0] for gradient, _ in ways], 1) * factor
+    d = torch.stack([run.weights(raw, names)[1] for _, raw in ways], 1) * abs(factor)
+    if widen is not None:
+        d = d * widen.reshape(-1, 1, 1)
     for rows, columns, block in latents.blocks(names):
         value = w[rows] @ block
-        error = (d[rows] @ block.abs_()).add_(floor * abs(factor))
-        observed = latents.observed[rows, columns]
+        error = (d[rows] @ block.abs_()).add_(run.floor * abs(factor))
+        observed = latents.observed[rows, columns].to(torch.float64)
         found = [(value[:, i], error[:, i]) for i in range(len(ways))]
         for i, (required, scale) in enumerate(with_ties(found) if len(found) == 2 else found):
-            ratio, judged = _judged_ratios(observed, required, scale, dtype)
-            best, place = ratio.max(1)
-            sample = torch.arange(len(best), device=best.device)
-            new = best > out.ratio[i, rows]
-            bound = THRESHOLD * unit_roundoff(dtype) * scale[sample, place]
-            for field, x in (
-                (out.ratio, best),
-                (out.place, place + columns.start),
-                (out.observed, observed[sample, place].to(torch.float64)),
-                (out.required, required[sample, place]),
-                (out.bound, bound),
-            ):
-                field[i, rows] = torch.where(new, x, field[i, rows])
+            best, place, judged, signal = _worst_of(observed, required, scale, dtype)
+            there = [x.gather(1, place[:, None])[:, 0] for x in (observed, required, scale)]
+            there[2] *= THRESHOLD * unit_roundoff(dtype)
+            worst = torch.stack([best, place + columns.start, *there])
+            before = out.worst[:, i, rows]
+            out.worst[:, i, rows] = torch.where(best > before[0], worst, before)
             out.judged[i, rows] += judged
+            out.resolution[i, rows] = torch.minimum(out.resolution[i, rows], THRESHOLD * unit_roundoff(dtype) / signal)
 
 
-def _judged_ratios(observed: Tensor, required: Tensor, scale: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The test ratios, and how many components of each sample were judged."""
-    quick = (observed - required).abs_().div_(scale).mul_(1 / unit_roundoff(dtype))
-    reach = scale.amax(1) * (THRESHOLD * unit_roundoff(dtype)) + required.abs().amax(1)
-    if bool((quick.amax() + reach.amax() < torch.finfo(dtype).max).all()):  # the usual case: everything is finite
-        return quick, reach.new_full(reach.shape, required.shape[1])
-    return error_ratios(observed, required, scale, dtype), judgeable(required, scale, dtype).sum(1)
+def _worst_of(
+    observed: Tensor, required: Tensor, scale: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of each sample: its largest test ratio, where that is, how many components were judged, and the largest
+    ``|required| / e`` of those."""
+    best, place = (observed - required).abs_().div_(scale).max(1)
+    best = best / unit_roundoff(dtype)
+    size = required.abs()
+    reach = scale.amax(1) * (THRESHOLD * unit_roundoff(dtype)) + size.amax(1)
+    if bool(best.amax() + reach.amax() < torch.finfo(dtype).max):  # the usual case: everything is finite
+        return best, place, reach.new_full(reach.shape, required.shape[1]), size.div_(scale).amax(1)
+    best, place = error_ratios(observed, required, scale, dtype).max(1)
+    judged = judgeable(required, scale, dtype)
+    return best, place, judged.sum(1), torch.where(judged & (size > 0), size / scale, 0.0).amax(1)

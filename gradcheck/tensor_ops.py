@@ -8,7 +8,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["clip_mask", "dot", "expand", "mean_abs", "norm2", "other_mask", "surrogate"]
+__all__ = [
+    "clip_mask",
+    "dot",
+    "expand",
+    "mean_abs",
+    "norm2",
+    "other_mask",
+    "other_unless",
+    "surrogate",
+    "unless",
+]
 
 
 def _latent_dims(x: Tensor) -> tuple[int, ...]:
@@ -39,6 +49,20 @@ def clip_mask(advantage: Tensor, ratio: Tensor, clip_low: Tensor | float, clip_h
 def other_mask(advantage: Tensor, ratio: Tensor, clip_low: Tensor | float, clip_high: Tensor | float) -> Tensor:
     """1 − :func:`clip_mask`."""
     return 1 - clip_mask(advantage, ratio, clip_low, clip_high)
+
+
+def unless(*conditions: Tensor) -> Tensor:
+    """1, unless every condition is positive; then 0."""
+    first, *rest = conditions
+    off = first > 0
+    for condition in rest:
+        off = off & (condition > 0)
+    return (~off).to(first.dtype)
+
+
+def other_unless(*conditions: Tensor) -> Tensor:
+    """1 − :func:`unless`."""
+    return 1 - unless(*conditions)
 
 
 def surrogate(advantage: Tensor, ratio: Tensor, clip_low: Tensor | float, clip_high: Tensor | float) -> Tensor:

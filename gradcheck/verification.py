@@ -2,6 +2,7 @@ r"""The main job: prove every derivation, then check it on random problems, and 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,8 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from derivations.derivation import Proof
 from derivations.identities import IDENTITIES
 from derivations.lemmas import LEMMAS
-from derivations.sde import SDES
+from derivations.paths import PARAMETERISATIONS
+from derivations.sde import REVERSE_STEPS
 from gradcheck import networks
 from gradcheck.bounds import THRESHOLD
 from gradcheck.catalogue import Entry, entries
@@ -39,6 +41,7 @@ class Check:
         examples: problems drawn.
         gradient, equivalence: the largest test ratio of each comparison; at most :data:`THRESHOLD` passes.
         judged: mean fraction of components on which the precision allows a judgement.
+        resolution: the smallest f for which a gradient wrong by the factor 1 + f throughout would have been refused.
         failure: the smallest problem that failed, which comparison, and its figures.
     """
 
@@ -48,6 +51,7 @@ class Check:
     gradient: float
     equivalence: float
     judged: float
+    resolution: float
     seconds: float
     failure: tuple[Spec, str, Comparison] | None = None
 
@@ -130,6 +134,7 @@ def check_random(entry: Entry, dtype: str, device: str, max_examples: int, base_
     """Check one entry on random problems, and shrink the first that fails."""
     worst = {"gradient": 0.0, "equivalence": 0.0}
     judged: list[float] = []
+    resolution = math.inf
     start = time.perf_counter()
 
     @seed(base_seed)
@@ -144,8 +149,10 @@ def check_random(entry: Entry, dtype: str, device: str, max_examples: int, base_
     )
     @given(specs(entry.derivation))
     def run(spec: Spec) -> None:
+        nonlocal resolution
         result = compare_entry(entry, build(entry.derivation, spec, DTYPES[dtype], device))
         judged.append(result.gradient.judged)
+        resolution = min(resolution, result.gradient.resolution)
         for which in worst:
             comparison = getattr(result, which)
             worst[which] = max(worst[which], comparison.ratio)
@@ -164,6 +171,7 @@ def check_random(entry: Entry, dtype: str, device: str, max_examples: int, base_
         gradient=worst["gradient"],
         equivalence=worst["equivalence"],
         judged=sum(judged) / len(judged),
+        resolution=resolution,
         seconds=time.perf_counter() - start,
         failure=failure,
     )
@@ -201,7 +209,7 @@ def verify(
         raise InputError(("max_examples", repr(max_examples), "at least 1"))
     missing = networks.available() if with_networks else "not asked for"
     theorems = []
-    for theorem in (*LEMMAS, *(s.theorem for s in SDES), *IDENTITIES):
+    for theorem in (*LEMMAS, *(s.theorem for s in REVERSE_STEPS), *IDENTITIES, *PARAMETERISATIONS):
         theorems.append(theorem.prove())
         progress(_proof_line(theorems[-1]))
     results = []
@@ -236,5 +244,7 @@ def _proof_line(proof: Proof) -> str:
 
 
 def _check_line(entry: Entry, check: Check) -> str:
-    verdict = f"FAILED ({check.failure[1]})" if check.failure else f"largest test ratio {check.ratio:.2g}"
+    verdict = f"largest test ratio {check.ratio:.2g}, sees errors of {check.resolution:.0e}"
+    if check.failure:
+        verdict = f"FAILED ({check.failure[1]})"
     return f"{entry.label}: {check.examples} problems in {check.dtype} on {check.device}: {verdict}"

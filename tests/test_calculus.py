@@ -23,6 +23,7 @@ from derivations.calculus import (
     Norm2,
     OtherMask,
     Surrogate,
+    Unless,
     VectorSymbol,
     components,
     drop_sg,
@@ -312,6 +313,32 @@ def test_surrogate_and_mask_agree_with_autograd(seed: int) -> None:
     torch.testing.assert_close(claimed, _autograd(derivation, case), rtol=1e-12, atol=1e-12)
     assert ((mask == 0) | (mask == 1)).all()
     assert (mask + other == 1).all()
+
+
+def test_a_mask_of_comparisons_is_what_it_says() -> None:
+    ratio = sp.exp(Dot(v, w) / 3)
+    signed = a - sp.Rational(7, 10)
+    conditions = (signed * (ratio - 1), Dot(v, u))
+    derivation = _derivation(-signed * ratio * sg(Unless(*conditions)))
+    seen = set()
+    for seed in range(6):
+        case = _case(seed)
+        m = Unless(*conditions)
+        claimed, mask, other, *each = evaluate(derivation, case, derivation.gradient, m, m.other, *conditions)
+        torch.testing.assert_close(claimed, _autograd(derivation, case), rtol=1e-12, atol=1e-12)
+        assert torch.equal(mask == 0, (each[0] > 0) & (each[1] > 0))
+        assert (mask + other == 1).all()
+        seen |= {tuple(row) for row in torch.cat([x.reshape(-1, 1) > 0 for x in each], 1).tolist()}
+    assert len(seen) == 4, "each condition holds with and without the other"
+
+
+def test_a_mask_of_comparisons_is_decided_by_signs_where_they_are_known() -> None:
+    assert Unless(a, b - b) == 1
+    assert Unless(a, -b) == 1
+    assert Unless(b, omega) == 0
+    assert Unless(a, b).func is Unless
+    assert Unless(a, -Norm2(v)).func is Unless, "of inner products nobody asks"
+    assert sp.diff(Unless(b - a, b), b) == 0
 
 
 def test_the_surrogate_problems_reach_both_branches() -> None:

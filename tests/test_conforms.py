@@ -17,6 +17,7 @@ from gradcheck.catalogue import ALGORITHMS
 from gradcheck.cli import main
 from gradcheck.conventions import PRESETS, declare
 from gradcheck.errors import InputError
+from gradcheck.losses._parameterisation import in_velocities
 from gradcheck.oracle.reference import oracle_case
 from gradcheck.oracle.runner import judge
 from gradcheck.oracle.target import Settings, Target
@@ -235,6 +236,9 @@ def test_presets_are_declarations_that_can_be_kept(preset: str) -> None:
         if conventions.adv_clip_max is not None:
             limit = conventions.adv_clip_max
             case = case.replace(advantage=case.advantage.clamp(-limit, limit))
+        if conventions.prediction != "v":
+            path = conventions.derivation.path
+            case = in_velocities(case, prediction=conventions.prediction, noise_at=conventions.noise_at, path=path)
         value: torch.Tensor = numeric.loss(case, **conventions.options)
         return conventions.factor * value.mean()
 

@@ -60,6 +60,9 @@ BAD = [
     ("diffusion_nft", "reward_prob", lambda q: with_value(q, -0.1), "-0.1 for sample 1", "[0, 1]"),
     ("diffusion_nft", "beta", lambda q: 0, "0", "(0, ∞)"),
     ("awm", "noise", lambda q: q[:, :1], "shape (3, 1, 5)", "shape (3, 2, 5), like v_theta"),
+    ("ddpo", "alpha_bar_prev", lambda q: 1e-9 * q, "for sample 0 with alpha_bar = 0.", "alpha_bar_prev > alpha_bar"),
+    ("ddpo", "alpha_bar", lambda q: with_value(q, 1.0), "1.0 for sample 1", "(0, 1)"),
+    ("flow_dppo", "divergence_max", lambda q: 0.0, "0.0", "(0, ∞)"),
 ]
 
 

@@ -60,7 +60,7 @@ def result(id_: str, status: str = "passed", **changes: Any) -> Result:
             2,
             math.inf,
             f"observed nan at {id_}",
-            Comparison(math.inf, (1, 2), math.nan, 1.0, 1e-15, 1.0),
+            Comparison(math.inf, (1, 2), math.nan, 1.0, 1e-15, 1.0, 1e-15),
             Spec(2, (3,), 7),
             ratios=(0.1, math.inf),
         ),
@@ -154,6 +154,7 @@ def test_json_holds_everything_that_was_found(judgements: list[Judgement]) -> No
         assert (o["id"], o["status"], o["device"], o["script"]) == (r.id, r.status, r.device, written(r.script))
         assert (o["seconds"], o["meaning"]) == (r.seconds, r.outcome.meaning)
         assert [decoded(x) for x in o["ratios"]] == list(r.outcome.ratios)
+        assert o["resolution"] == (None if r.outcome.resolution is None else encoded(r.outcome.resolution))
         if r.diagnosis is not None:
             rows = {row["direction"]: (row["observed"], row["required"]) for row in o["diagnosis"]["decomposition"]}
             for name, formula in r.diagnosis.observed:
@@ -354,7 +355,7 @@ def test_markdown_has_a_row_for_each_obligation(judgements: list[Judgement]) -> 
     rows = re.findall(r"^\| <code>.*\|$", page, re.MULTILINE)
     for row, r in zip(rows, results(judgements), strict=True):
         assert row.startswith(f"| <code>{r.id}</code>")
-        assert row.count("|") == 6
+        assert row.count("|") == 7
     blocks = [part.split("</summary>")[0] for part in page.split("<details><summary>")[1:]]
     for block, r in zip(blocks, [r for r in results(judgements) if not r.good], strict=True):
         assert f"<b>{r.id}</b>" in block
@@ -507,7 +508,7 @@ def _broken(**changes: Any) -> str:
         (b"[]", "gradcheck-check"),
         (b"{}", "gradcheck-check"),
         (_broken(schema={"name": "gradcheck-verify", "version": 1}).encode(), "'gradcheck-verify'"),
-        (_broken(schema={"name": "gradcheck-check", "version": 3}).encode(), "schema version 3"),
+        (_broken(schema={"name": "gradcheck-check", "version": 4}).encode(), "schema version 4"),
         (_broken(targets=[{"target": "x"}]).encode(), "obligations"),
         (_broken(targets=[{"target": "x", "obligations": [{"id": "y"}]}]).encode(), "missing or wrong"),
         (_broken(targets=7).encode(), "missing or wrong"),

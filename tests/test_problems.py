@@ -7,12 +7,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gradcheck.case import Case
 from gradcheck.catalogue import CATALOGUE, Entry, entry
-from gradcheck.problems import ADVANTAGE, CLIP_RANGES, POLICY, TIME, Spec, build, has_clip
+from gradcheck.problems import ADVANTAGE, CLIP_RANGES, DIVERGENCES, POLICY, TIME, Spec, build, has_clip
 from gradcheck.strategies import shapes, specs
 
 ENTRIES = pytest.mark.parametrize("entry", CATALOGUE, ids=lambda e: e.label)
-CLIPPED = pytest.mark.parametrize("entry", [e for e in CATALOGUE if has_clip(e.derivation)], ids=lambda e: e.label)
+CLIPPED = pytest.mark.parametrize(
+    "entry", [e for e in CATALOGUE if "clip_low" in e.derivation.given], ids=lambda e: e.label
+)
+BOUNDED = pytest.mark.parametrize(
+    "entry", [e for e in CATALOGUE if "divergence_max" in e.derivation.given], ids=lambda e: e.label
+)
 BIG = {"batch": 64, "latent": (3, 5)}
 
 
@@ -46,6 +52,26 @@ def test_clip_regimes_lie_where_they_say(entry: Entry, clip: int) -> None:
     assert far.max() > 1 + high
 
 
+@BOUNDED
+@pytest.mark.parametrize("clip", range(len(DIVERGENCES)))
+def test_divergence_regimes_lie_where_they_say(entry: Entry, clip: int) -> None:
+    edge = DIVERGENCES[clip]
+
+    def case(policy: str) -> Case:
+        return build(entry.derivation, Spec(**BIG, seed=3, policy=policy, clip=clip, noise="typical", time="middle"))
+
+    inside, outside, far = (case(p) for p in ("inside", "outside", "far"))
+    assert ((inside.divergence > 0.5 * edge) & (inside.divergence < edge)).all()
+    assert ((outside.divergence > edge) & (outside.divergence < 1.5 * edge)).all()
+    assert (far.divergence > 0.9).all()
+    for chosen in (inside, outside):  # on both sides of 1, and both close to the edge and off it
+        assert (chosen.ratio > 1).sum() >= 10
+        assert (chosen.ratio < 1).sum() >= 10
+        gap = (chosen.divergence / edge - 1).abs()
+        assert gap.min() < 1e-3
+        assert gap.max() > 1e-1
+
+
 @CLIPPED
 def test_ratios_come_as_close_to_the_clip_as_wanted(entry: Entry) -> None:
     case = build(entry.derivation, Spec(**BIG, seed=4, policy="inside", clip=0, noise="typical", time="middle"))
@@ -62,6 +88,12 @@ def test_a_mixed_batch_mixes(entry: Entry) -> None:
         assert case.t.max() > 0.99
         assert len(case.t.unique()) == 64
         assert ((case.t > 0) & (case.t < 1)).all()
+    if "alpha_bar" in entry.derivation.given:
+        assert case.alpha_bar.min() < 0.01
+        assert case.alpha_bar.max() > 0.99
+        assert ((case.alpha_bar > 0) & (case.alpha_bar < case.alpha_bar_prev) & (case.alpha_bar_prev < 1)).all()
+    if "window" in entry.derivation.given:
+        assert set(case.window.tolist()) == {0.0, 1.0}
     if "dt" in entry.derivation.given:
         assert ((case.dt > 0) & (case.dt < case.t)).all()
     if "advantage" in entry.derivation.given:

@@ -7,10 +7,10 @@ import pytest
 from derivations.derivation import Derivation, Theorem
 from derivations.identities import IDENTITIES
 from derivations.lemmas import LEMMAS
-from derivations.sde import SDES
+from derivations.sde import REVERSE_STEPS
 from gradcheck.catalogue import CATALOGUE, Entry
 
-THEOREMS = (*LEMMAS, *(s.theorem for s in SDES), *IDENTITIES)
+THEOREMS = (*LEMMAS, *(s.theorem for s in REVERSE_STEPS), *IDENTITIES)
 
 
 @pytest.mark.parametrize("theorem", THEOREMS, ids=lambda t: t.name)
@@ -33,7 +33,7 @@ def test_every_step_is_explained(entry: Entry) -> None:
     assert "title=" in derivation.reference
 
 
-@pytest.mark.parametrize("step", SDES, ids=lambda s: s.name)
+@pytest.mark.parametrize("step", REVERSE_STEPS, ids=lambda s: s.name)
 def test_the_steps_own_formulas_are_the_proved_ones(step: object) -> None:
     """The numbers behind C1, C2 and the offset are those under which the mean was proved affine."""
     assert dict(step.theorem.definitions).items() <= dict(step.formulas).items()  # type: ignore[attr-defined]

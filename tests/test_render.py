@@ -18,7 +18,7 @@ from sympy.core.function import AppliedUndef
 
 from derivations import render
 from derivations._writers import LatexWriter, TextWriter, Writer
-from derivations.calculus import ClipMask, Dot, MeanAbs, Norm2, OtherMask, Surrogate, VectorSymbol, sg
+from derivations.calculus import ClipMask, Dot, Mask, MeanAbs, Norm2, OtherMask, Surrogate, VectorSymbol, sg
 from derivations.derivation import Derivation, Step, Theorem
 from derivations.identities import IDENTITIES
 from derivations.lemmas import LEMMAS
@@ -48,11 +48,11 @@ from derivations.notation import (
     v_theta,
     w_plus,
 )
-from derivations.sde import SDES
+from derivations.sde import REVERSE_STEPS
 from gradcheck.catalogue import CATALOGUE, entry
 
 ENTRIES = pytest.mark.parametrize("derivation", [e.derivation for e in CATALOGUE], ids=lambda d: d.label)
-THEOREMS = (*LEMMAS, *(s.theorem for s in SDES), *IDENTITIES)
+THEOREMS = (*LEMMAS, *(s.theorem for s in REVERSE_STEPS), *IDENTITIES)
 WHOLE = pytest.mark.parametrize(
     "whole", [*(e.derivation for e in CATALOGUE), *THEOREMS], ids=lambda w: getattr(w, "label", w.name)
 )
@@ -92,13 +92,14 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sg": lambda x: x,
     "min": min,
     "max": max,
+    "sign": lambda x: (x > 0) - (x < 0),
     "clip": clipped,
 }
 
 
 def value(expr: sp.Expr, at: dict[str, Any]) -> Any:
     """The value of an expression, where ``at`` gives those of its symbols, of m and of pi."""
-    args = [value(a, at) for a in expr.args] if not isinstance(expr, (ClipMask, sp.Pow)) else []
+    args = [value(a, at) for a in expr.args] if not isinstance(expr, (Mask, sp.Pow)) else []
     match expr:
         case sp.Symbol():
             return at[expr.name]
@@ -106,7 +107,7 @@ def value(expr: sp.Expr, at: dict[str, Any]) -> Any:
             return Fraction(int(expr.p), int(expr.q))
         case OtherMask():
             return 1 - at["m"]
-        case ClipMask():
+        case Mask():
             return at["m"]
         case sp.Add() | sp.Mul():
             out = args[0]
@@ -157,7 +158,7 @@ LATEX = {
     r"\overline{\left| ": "mean",
     r" \right|}": "|",
     **{rf"\{name}\left(": f"{name}(" for name in FUNCTIONS},
-    **{rf"\mathrm{{{name}}}\left(": f"{name}(" for name in ("sg", "clip")},
+    **{rf"\mathrm{{{name}}}\left(": f"{name}(" for name in ("sg", "clip", "sign")},
 }
 
 
@@ -267,12 +268,12 @@ def same(a: Any, b: Any) -> bool:
 
 
 def floats(symbols: set[sp.Symbol]) -> dict[str, Any]:
-    """Values that all differ, with t' > C2 as the CPS step needs."""
+    """Values that all differ, with t' > C2 as the CPS step needs, and ᾱ < ᾱ' < 1 − C2² as DDIM's does."""
     out: dict[str, Any] = {"m": 0.7123, "pi": math.pi}
     for i, s in enumerate(sorted(symbols, key=lambda s: str(s.name))):
         x = 0.25 + 0.6 * math.modf(0.6180339887 * (i + 1))[0]
         out[s.name] = tuple(x + 0.3 * math.cos(5 * x + j) for j in range(3)) if isinstance(s, VectorSymbol) else x
-    return out | {"t_prev": 0.93, "C2": 0.37}
+    return out | {"t_prev": 0.93, "C2": 0.37, "s_prev": 0.91, "alpha_bar": 0.31, "alpha_bar_prev": 0.78}
 
 
 def misread(exprs: list[sp.Expr], of: Derivation | None, plain: bool) -> list[str]:
@@ -397,7 +398,7 @@ def test_random_formulas_read_back_exactly(expr: sp.Expr, primes: list[int], pla
 @WHOLE
 def test_every_symbol_appears(whole: Derivation | Theorem) -> None:
     for expr in formulas_of(whole):
-        visible = expr.replace(ClipMask, lambda *args: sp.Symbol("m"))
+        visible = expr.replace(Mask, lambda *args: sp.Symbol("m"))
         for plain in (True, False):
             writer = render._writer(plain, None)
             source = writer.write(visible)
@@ -567,11 +568,12 @@ def test_only_a_normalised_ratio_has_a_tilde() -> None:
         assert (r"\tilde" in tex.replace(r"\tilde r", "").replace(r"\tilde A", "")) is False
 
 
-def test_only_adaptive_weighting_has_an_advantage_with_a_tilde() -> None:
+def test_only_what_stands_in_the_advantages_place_has_its_tilde() -> None:
     for e in CATALOGUE:
-        adaptive = dict(e.derivation.variant.options).get("weighting") == "adaptive"
-        assert ("Ã" in render.explain(e.derivation)) == adaptive
-        assert (r"\tilde A" in render.explain(e.derivation, latex=True)) == adaptive
+        options = e.derivation.variant.options
+        replaced = options.get("weighting") == "adaptive" or "advantage_mode" in options
+        assert ("Ã" in render.explain(e.derivation)) == replaced
+        assert (r"\tilde A" in render.explain(e.derivation, latex=True)) == replaced
 
 
 def test_marks_of_names_in_plain_text() -> None:

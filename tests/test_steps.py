@@ -14,11 +14,11 @@ from derivations.derivation import Derivation, Step, Theorem
 from derivations.identities import IDENTITIES
 from derivations.lemmas import LEMMAS
 from derivations.notation import v_theta
-from derivations.sde import SDES
+from derivations.sde import REVERSE_STEPS
 from gradcheck.catalogue import CATALOGUE
 from gradcheck.steps import check_step
 
-THEOREMS = (*LEMMAS, *(s.theorem for s in SDES), *IDENTITIES)
+THEOREMS = (*LEMMAS, *(s.theorem for s in REVERSE_STEPS), *IDENTITIES)
 STATEMENTS = pytest.mark.parametrize(
     "statement",
     [*THEOREMS, *(e.derivation for e in CATALOGUE)],

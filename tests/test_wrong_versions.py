@@ -12,7 +12,7 @@ import pytest
 import sympy as sp
 import torch
 from wrong_versions import WRONG_TARGETS, WRONG_THEOREMS, WRONG_VERSIONS, Edit, fresh, numeric_chain, symbolic_chain
-from wrong_versions.base import IDENTITIES, LEMMAS, SDE, WrongTarget, WrongTheorem, WrongVersion
+from wrong_versions.base import DDIM, IDENTITIES, LEMMAS, SDE, WrongTarget, WrongTheorem, WrongVersion
 
 from derivations import identities, lemmas, sde
 from derivations.derivation import Derivation, DerivationError, Proof, Step, Theorem, prove
@@ -68,10 +68,10 @@ def _refusals(judged: Entry, name: str, dtype: torch.dtype) -> dict[str, float]:
 
 def _theorem(name: str, edit: Edit | None) -> Theorem:
     file = next((file for start, file in THEOREMS.items() if name.startswith(start)), IDENTITIES)
-    module = fresh((file,), *([edit] if edit else []))
+    module = fresh((DDIM, SDE) if file == SDE else (file,), *([edit] if edit else []))
     theorems = {
         LEMMAS: lambda: module.LEMMAS,
-        SDE: lambda: tuple(step.theorem for step in module.SDES),
+        SDE: lambda: tuple(step.theorem for step in module.REVERSE_STEPS),
         IDENTITIES: lambda: module.IDENTITIES,
     }[file]()
     return next(theorem for theorem in theorems if theorem.name == name)
@@ -194,7 +194,7 @@ def test_every_general_step_refuses_something(name: str) -> None:
 
 
 def test_every_theorem_has_a_wrong_version_of_each_step() -> None:
-    theorems = (*lemmas.LEMMAS, *(step.theorem for step in sde.SDES), *identities.IDENTITIES)
+    theorems = (*lemmas.LEMMAS, *(step.theorem for step in sde.REVERSE_STEPS), *identities.IDENTITIES)
     named = {(w.theorem, w.refused_by) for w in WRONG_THEOREMS}
     assert {theorem.name for theorem in theorems} == {theorem for theorem, _ in named}
     for theorem in theorems:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import sympy as sp
 
-from derivations.calculus import Dot, MeanAbs, Norm2, sg
+from derivations.calculus import Dot, MeanAbs, Norm2, Unless, sg
 from derivations.grammar.errors import ParseError, Span
 from derivations.grammar.kinks import Clip, Greatest, Least, Magnitude
 from derivations.grammar.limits import EXPONENT, NODES, NUMBER_BITS, TERMS
@@ -248,6 +248,10 @@ class Builder:
         x = self.scalar(node.args[0], node.function)
         return Value(Greatest(x.expr, sp.S.Zero), "scalar", x.size + 2, x.terms)
 
+    def _call_unless(self, node: Call) -> Value:
+        values = [self.scalar(arg, node.function) for arg in node.args]
+        return Value(Unless(*(v.expr for v in values)), "scalar", _size(values), 1)
+
     def _call_abs(self, node: Call) -> Value:
         value = self.build(node.args[0])
         if value.kind == "scalar":
@@ -289,11 +293,12 @@ _ELEMENTARY: dict[str, Callable[[sp.Expr], sp.Expr]] = {
     "sqrt": sp.sqrt,
     "sin": sp.sin,
     "cos": sp.cos,
+    "sign": sp.sign,
     "sigmoid": lambda x: 1 / (1 + sp.exp(-x)),
     "softplus": lambda x: sp.log(1 + sp.exp(x)),
     "tanh": lambda x: 2 / (1 + sp.exp(-2 * x)) - 1,
 }
-_ARGUMENTS = {"dot": (2, 2), "mse": (2, 2), "clip": (3, 3), "min": (2, 8), "max": (2, 8)}
+_ARGUMENTS = {"dot": (2, 2), "mse": (2, 2), "clip": (3, 3), "min": (2, 8), "max": (2, 8), "unless": (1, 8)}
 
 
 def _size(values: Iterable[Value]) -> int:

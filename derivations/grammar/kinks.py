@@ -1,7 +1,8 @@
 r"""Minimum, maximum, clip and absolute value, as they are written and as the calculus can differentiate them.
 
-The calculus knows one kink, PPO's :class:`~derivations.nodes.Surrogate`, whose derivative lemma L4 proves.  All others
-are that one, since :math:`-\mathrm{Surrogate}(1, x, 1-c, c-1) = \min(x, c)`:
+Where nothing depends on the trained velocity they stay what they are.  Elsewhere the calculus knows one kink, PPO's
+:class:`~derivations.nodes.Surrogate`, whose derivative lemma L4 proves, and all others are that one, since
+:math:`-\mathrm{Surrogate}(1, x, 1-c, c-1) = \min(x, c)`:
 
 * min(c·x, c·clip(x, l, h)) with a c free of the trained velocity is PPO's own form;
 * min(a, b) = b + min(a − b, 0), max(a, b) = −min(−a, −b), clip(x, l, h) = min(max(x, l), h), \|x\| = max(x, −x).
@@ -102,15 +103,15 @@ def _surrogate(a: sp.Expr, b: sp.Expr, is_max: bool, live: Callable[[sp.Expr], b
 def _least(a: sp.Expr, b: sp.Expr, live: Callable[[sp.Expr], bool]) -> sp.Expr:
     if not live(a) and (live(b) or a.is_number):
         a, b = b, a
-    if b.is_number and not live(a):
-        return -sp.Max(-a, -b)
+    if not live(a) and not live(b):
+        return sp.Min(a, b)
     if not live(b):
         return -Surrogate(sp.S.One, a, 1 - b, b - 1)
     return b - Surrogate(sp.S.One, sp.expand(a - b), sp.S.One, sp.S.NegativeOne)
 
 
 def _greatest(a: sp.Expr, b: sp.Expr, live: Callable[[sp.Expr], bool]) -> sp.Expr:
-    if (a.is_number or b.is_number) and not live(a) and not live(b):
+    if not live(a) and not live(b):
         return sp.Max(a, b)
     return -_least(-a, -b, live)
 

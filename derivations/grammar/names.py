@@ -67,7 +67,8 @@ FUNCTIONS = {
     "mean_abs": "mean_abs", "sg": "sg", "stop_grad": "sg", "stopgrad": "sg", "detach": "sg",
     "exp": "exp", "log": "log", "ln": "log", "sqrt": "sqrt", "sin": "sin", "cos": "cos", "tanh": "tanh",
     "sigmoid": "sigmoid", "softplus": "softplus", "min": "min", "minimum": "min", "max": "max", "maximum": "max",
-    "clip": "clip", "clamp": "clip", "abs": "abs", "relu": "relu",
+    "clip": "clip", "clamp": "clip", "abs": "abs", "relu": "relu", "sign": "sign",
+    "unless": "unless",
 }  # fmt: skip
 """Name → function; several have a second name."""
 

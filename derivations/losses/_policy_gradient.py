@@ -1,4 +1,4 @@
-r"""What Flow-GRPO and GRPO-Guard share: the Gaussian reverse step, its log-density and the KL term.
+r"""What policy gradients on a reverse step share: its Gaussian, the log-density, the ratio and the KL term.
 
 The log-density is :math:`\log p = -\lambda\|x_{t-\Delta t} - \mu\|^2`.  With :math:`s = 2\lambda C_2^2` every result
 reads like the true Gaussian's (s = 1); the mean over coordinates has s = 1/D.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import sympy as sp
 
 from derivations.calculus import ClipMask, Dot, Norm2
-from derivations.claims import Equal, GradientIs
+from derivations.claims import Approximates, Equal, GradientIs, Parallel
 from derivations.derivation import Step
 from derivations.lemmas import gaussian_definitions
 from derivations.notation import (
@@ -32,22 +32,26 @@ from derivations.notation import (
     mean_ref,
     mean_theta,
     noise,
+    noise_norm,
     ratio,
     sigma_t,
+    v_old,
     v_ref,
     v_theta,
+    window,
     x_prev,
 )
 from derivations.sde import reverse_step
 from derivations.variant import choose
 
-__all__ = ["OPTIONS", "GaussianPolicy", "mask"]
+__all__ = ["OPTIONS", "GaussianPolicy", "approximations", "mask", "ratio_gradient", "time_weight_steps"]
 
 OPTIONS = {
     "sde": ("flow", "dance", "cps", "wan"),
     "log_prob_reduction": ("sum", "mean"),
     "log_prob_scale": ("gaussian", "unit"),
     "kl": ("none", "step", "sigma"),
+    "time_weight": ("none", "noise", "window"),
 }
 """What an implementation may declare, the default first."""
 
@@ -59,23 +63,28 @@ class GaussianPolicy:
     """A reverse step and how an implementation writes its log-density and its KL term.
 
     Attributes:
-        sde: ``"flow"``, ``"dance"``, ``"cps"`` or ``"wan"``.
+        sde: a reverse step of :mod:`derivations.sde`.
         log_prob_reduction: ``"sum"`` or ``"mean"`` over the latent's coordinates (of the KL term too).
         log_prob_scale: ``"gaussian"`` has the density's factor 1/(2 C2²), ``"unit"`` leaves it out.
         kl: ``"none"``; ``"step"``, the KL divergence of the two Gaussian steps, over 2 C2²; or ``"sigma"``, over
             2 σ_t².
+        time_weight: what multiplies a sample's policy term by its time step, detached: ``"none"``; ``"noise"``, C2 over
+            one number for all steps (TempFlow-GRPO, arXiv:2508.04324); or ``"window"``, 1 inside the window of steps
+            that train and 0 outside, of the KL term too (MixGRPO, arXiv:2507.21802).
     """
 
     sde: str = "flow"
     log_prob_reduction: str = "sum"
     log_prob_scale: str = "gaussian"
     kl: str = "none"
+    time_weight: str = "none"
 
     def __post_init__(self) -> None:
         reverse_step(self.sde)
         choose("log_prob_reduction", self.log_prob_reduction, "sum", "mean")
         choose("log_prob_scale", self.log_prob_scale, "gaussian", "unit")
         choose("kl", self.kl, "none", "step", "sigma")
+        choose("time_weight", self.time_weight, "none", "noise", "window")
 
     @property
     def per_coordinate(self) -> sp.Expr:
@@ -114,20 +123,34 @@ class GaussianPolicy:
         return dict(reverse_step(self.sde).formulas)
 
     @property
+    def path(self) -> str:
+        return reverse_step(self.sde).path
+
+    @property
     def closed_log_ratio(self) -> sp.Expr:
         return -self.scale * (k**2 / 2 * Norm2(delta) + k * Dot(delta, noise))
+
+    @property
+    def weighting(self) -> sp.Expr:
+        """What multiplies the policy term."""
+        return {"none": sp.S.One, "noise": C2 / noise_norm, "window": window}[self.time_weight]
+
+    @property
+    def kl_weighting(self) -> sp.Expr:
+        """What multiplies the KL term: a step outside the window has none."""
+        return kl_weight * (window if self.time_weight == "window" else 1)
 
     @property
     def kl_loss(self) -> sp.Expr:
         denominator = {"step": 2 * C2**2, "sigma": 2 * sigma_t**2}.get(self.kl)
         if denominator is None:
             return sp.S.Zero
-        return kl_weight * self.per_coordinate * Norm2(mean_theta - mean_ref) / denominator
+        return self.kl_weighting * self.per_coordinate * Norm2(mean_theta - mean_ref) / denominator
 
     @property
     def kl_gradient(self) -> sp.Expr:
         factor = {"none": 0, "step": k**2, "sigma": C1**2 / sigma_t**2}[self.kl]
-        return kl_weight * self.per_coordinate * factor * (v_theta - v_ref)
+        return self.kl_weighting * self.per_coordinate * factor * (v_theta - v_ref)
 
     @property
     def _precision_step(self) -> tuple[Step, ...]:
@@ -168,3 +191,64 @@ class GaussianPolicy:
             GradientIs(self.kl_loss, self.kl_gradient, label=r"\mathrm{KL}"),
         )
         return (*steps, kl)
+
+
+def time_weight_steps(policy: GaussianPolicy, gradient: sp.Expr) -> tuple[Step, ...]:
+    """What a weight by the time step does to the gradient."""
+    if policy.time_weight == "noise":
+        return (
+            Step(
+                "time-weight",
+                "The weight takes C2 out of k = C1/C2: a step pulls in proportion to its C1 alone.",
+                Equal(policy.weighting * k, C1 / noise_norm),
+            ),
+        )
+    if policy.time_weight == "window":
+        return (
+            Step(
+                "outside-the-window",
+                "A step outside the window trains nothing: its target is v_theta itself.",
+                Equal(v_theta - gradient, v_theta, {window: sp.S.Zero}),
+            ),
+        )
+    return ()
+
+
+def ratio_gradient(policy: GaussianPolicy) -> Step:
+    """The gradient of the density's own ratio."""
+    return Step(
+        "ratio-gradient",
+        "The ratio's gradient is the ratio times the log-density's.",
+        GradientIs(ratio, -ratio * policy.scale * k * (noise + k * delta), label=r"r_t(\theta)"),
+    )
+
+
+def approximations(policy: GaussianPolicy, gradient: sp.Expr, quoted: sp.Expr) -> tuple[Step, ...]:
+    """What is left of A m r k (ε + kδ) on-policy, and how far off that is elsewhere."""
+    on_policy = {v_theta: v_old}
+    exact, short = ratio * (noise + k * delta), noise
+    return (
+        Step(
+            "approximate-gradient",
+            "On-policy (δ = 0, so r = 1 and m = 1) what is left is the noise, weighted by the advantage.",
+            Approximates(gradient, quoted, on_policy, gradient - quoted),
+        ),
+        Step(
+            "approximate-target",
+            "So the velocity is pulled against the noise where the advantage is positive.",
+            Approximates(v_theta - gradient, v_theta - quoted, on_policy, quoted - gradient),
+        ),
+        Step(
+            "approximation-error",
+            "Where nothing is masked, the quoted form's squared relative error depends on r, k, δ and ε alone.",
+            Equal(
+                Norm2(advantage * policy.scale * k * (exact - short)) / Norm2(advantage * policy.scale * k * exact),
+                Norm2(exact - short) / Norm2(exact),
+            ),
+        ),
+        Step(
+            "direction-only",
+            "Every point of the ray is as good a target when only the direction counts: v_theta − A ε is one.",
+            Parallel(-advantage * policy.scale * k * noise, -advantage * noise, policy.scale * k),
+        ),
+    )

@@ -12,15 +12,15 @@ from __future__ import annotations
 import sympy as sp
 
 from derivations.calculus import ClipMask, Norm2, Surrogate
-from derivations.claims import Approximates, Equal, EqualUpToConstant, GradientIs
+from derivations.claims import Approximates, Equal, GradientIs
 from derivations.derivation import Derivation, Step
 from derivations.identities import velocity_step
+from derivations.losses import _forward
+from derivations.losses._forward import Pull, mixture_step, per_coordinate, reference_weight
 from derivations.notation import (
-    D,
     advantage,
     clip_high,
     clip_low,
-    kl_weight,
     log_prob_old,
     log_prob_theta,
     log_ratio,
@@ -30,11 +30,10 @@ from derivations.notation import (
     t,
     v_gt,
     v_old,
-    v_ref,
     v_theta,
     x_0,
 )
-from derivations.variant import Variant, choose
+from derivations.variant import Variant, chosen
 
 NAME = "awm"
 TITLE = "AWM"
@@ -43,10 +42,9 @@ REFERENCE = """@article{xue2025awm,
   author={Xue, Shuchen and others}, year={2025}}"""
 
 OPTIONS = {
-    "reduction": ("sum", "mean"),
+    **_forward.OPTIONS,
     "clip": ("none", "ppo"),
     "omega": ("uniform", "t", "t2", "huber", "ghuber"),
-    "reference": ("off", "on"),
 }
 """What an implementation may declare, the default first."""
 
@@ -91,47 +89,16 @@ def _discrepancy(omega_name: str, m: sp.Expr) -> sp.Expr:
 
 def derive(variant: Variant = VARIANTS[0]) -> Derivation:
     """State and derive one variant."""
-    options = {"reduction": "sum", "clip": "none", "omega": "uniform", "reference": "off", **variant.options}
-    choose("reduction", options["reduction"], "sum", "mean")
-    choose("clip", options["clip"], "none", "ppo")
-    choose("omega", options["omega"], "uniform", "t", "t2", "huber", "ghuber")
-    choose("reference", options["reference"], "off", "on")
-    per_coordinate = 1 / D if options["reduction"] == "mean" else sp.S.One
-    to_reference = kl_weight * per_coordinate * Norm2(v_theta - v_ref) if options["reference"] == "on" else sp.S.Zero
-    from_reference = 2 * kl_weight * per_coordinate * (v_theta - v_ref) if options["reference"] == "on" else sp.S.Zero
+    options = chosen(variant, OPTIONS)
     build = _clipped if options["clip"] == "ppo" else _plain
-    return build(variant, options, per_coordinate, to_reference, from_reference)
+    return build(variant, options, per_coordinate(options), reference_weight(options))
 
 
-def _plain(
-    variant: Variant, options: dict[str, str], per_coordinate: sp.Expr, to_ref: sp.Expr, from_ref: sp.Expr
-) -> Derivation:
-    matching = advantage * per_coordinate * Norm2(v_theta - v_gt)
-    gradient = 2 * advantage * per_coordinate * (v_theta - v_gt) + from_ref
-    target = v_theta + advantage * (v_gt - v_theta) - from_ref / (2 * per_coordinate)
-    after = [
-        Step(
-            "good-sample",
-            "A = 1: the target is v_gt, plain flow matching.",
-            Equal(v_theta + advantage * (v_gt - v_theta), v_gt, {advantage: sp.S.One}),
-        ),
-        Step(
-            "bad-sample",
-            "A = −1: the target lies as far on the other side, at 2 v_theta − v_gt.",
-            Equal(v_theta + advantage * (v_gt - v_theta), 2 * v_theta - v_gt, {advantage: sp.S.NegativeOne}),
-        ),
-    ]
-    if to_ref != 0:
-        total = advantage + kl_weight
-        centre = (advantage * v_gt + kl_weight * v_ref) / total
-        constant = advantage * kl_weight / total * Norm2(v_gt - v_ref) * per_coordinate
-        after.append(
-            Step(
-                "mixture",
-                "Lemma L3: one squared distance to the weighted centre of v_gt and v_ref, as long as A + β_KL ≠ 0.",
-                EqualUpToConstant(matching + to_ref, per_coordinate * total * Norm2(v_theta - centre), constant),
-            )
-        )
+def _plain(variant: Variant, options: dict[str, str], each: sp.Expr, strength: sp.Expr) -> Derivation:
+    loss = advantage * each * Norm2(v_theta - v_gt)
+    matching = 2 * advantage * each * (v_theta - v_gt)
+    target = v_theta + advantage * (v_gt - v_theta)
+    pull = Pull(loss, matching, each, target).held(strength)
     return Derivation(
         name=NAME,
         variant=variant,
@@ -139,33 +106,41 @@ def _plain(
         process="forward",
         policy="on",
         reference=REFERENCE,
-        loss=matching + to_ref,
-        gradient=gradient,
-        weight=per_coordinate,
-        target=target,
+        loss=pull.loss,
+        gradient=pull.gradient,
+        weight=pull.weight,
+        target=pull.target,
         definitions={v_gt: noise - x_0},
         steps=(
             velocity_step(),
             Step(
                 "matching-gradient",
                 "The flow-matching gradient, times the advantage.",
-                GradientIs(
-                    matching, 2 * advantage * per_coordinate * (v_theta - v_gt), label=r"\mathcal{L}_{\mathrm{AWM}}"
-                ),
+                GradientIs(loss, matching, label=r"\mathcal{L}_{\mathrm{AWM}}"),
             ),
         ),
-        after=tuple(after),
+        after=(
+            Step(
+                "good-sample",
+                "A = 1: the target is v_gt, plain flow matching.",
+                Equal(target, v_gt, {advantage: sp.S.One}),
+            ),
+            Step(
+                "bad-sample",
+                "A = −1: the target lies as far on the other side, at 2 v_theta − v_gt.",
+                Equal(target, 2 * v_theta - v_gt, {advantage: sp.S.NegativeOne}),
+            ),
+            *mixture_step(advantage * each, v_gt, strength),
+        ),
     )
 
 
-def _clipped(
-    variant: Variant, options: dict[str, str], per_coordinate: sp.Expr, to_ref: sp.Expr, from_ref: sp.Expr
-) -> Derivation:
+def _clipped(variant: Variant, options: dict[str, str], each: sp.Expr, strength: sp.Expr) -> Derivation:
     m = sp.Symbol("m", nonnegative=True)
     slope = sp.diff(_discrepancy(options["omega"], m), m)
 
     def error(v: sp.Expr) -> sp.Expr:
-        return per_coordinate * Norm2(v - v_gt)
+        return each * Norm2(v - v_gt)
 
     def log_prob(v: sp.Expr) -> sp.Expr:
         return -_discrepancy(options["omega"], m).xreplace({m: error(v)})
@@ -173,9 +148,9 @@ def _clipped(
     effective = slope.xreplace({m: error(v_theta)})
     mask = ClipMask(advantage, ratio, clip_low, clip_high)
     surrogate = Surrogate(advantage, ratio, clip_low, clip_high)
-    pull = advantage * mask * ratio * 2 * effective * per_coordinate * (v_theta - v_gt)
-    quoted = advantage * 2 * effective * per_coordinate * (v_theta - v_gt)
-    gradient = pull + from_ref
+    own = advantage * mask * ratio * 2 * effective * each * (v_theta - v_gt)
+    quoted = advantage * 2 * effective * each * (v_theta - v_gt)
+    pull, brief = (Pull(surrogate, g, each, v_theta - g / (2 * each)).held(strength) for g in (own, quoted))
     weightings = {"uniform": sp.S.One, "t": t, "t2": t**2}
     return Derivation(
         name=NAME,
@@ -184,10 +159,10 @@ def _clipped(
         process="forward",
         policy="on",
         reference=REFERENCE,
-        loss=surrogate + to_ref,
-        gradient=gradient,
-        weight=per_coordinate,
-        target=v_theta - gradient / (2 * per_coordinate),
+        loss=pull.loss,
+        gradient=pull.gradient,
+        weight=pull.weight,
+        target=pull.target,
         definitions={
             v_gt: noise - x_0,
             log_prob_theta: log_prob(v_theta),
@@ -201,21 +176,21 @@ def _clipped(
             Step(
                 "log-prob-gradient",
                 "The log-density pulls towards v_gt, with the weight of the time.",
-                GradientIs(log_prob_theta, -2 * effective * per_coordinate * (v_theta - v_gt), label=r"\log p_\theta"),
+                GradientIs(log_prob_theta, -2 * effective * each * (v_theta - v_gt), label=r"\log p_\theta"),
             ),
             Step(
                 "surrogate-gradient",
                 "PPO's clip puts a mask m and the ratio on it (lemma L4).",
-                GradientIs(surrogate, pull, label=r"\left(-J\right)"),
+                GradientIs(surrogate, own, label=r"\left(-J\right)"),
             ),
         ),
         after=(
             Step(
                 "on-policy",
                 "On-policy (r = 1, m = 1) this is AWM's own gradient, times the weight of the time.",
-                Approximates(gradient, quoted + from_ref, {v_theta: v_old}, gradient - quoted - from_ref),
+                Approximates(pull.gradient, brief.gradient, {v_theta: v_old}, own - quoted),
             ),
         ),
-        brief_gradient=quoted + from_ref,
-        brief_target=v_theta - (quoted + from_ref) / (2 * per_coordinate),
+        brief_gradient=brief.gradient,
+        brief_target=brief.target,
     )

@@ -9,6 +9,9 @@ pair's too, so that adding up both samples' losses counts it twice.
 
 Proved: the gradient 2 β y q (v_theta − v_gt), exact, q being the probability with which the model ranks the pair
 wrongly.  This is advantage-weighted matching with the advantage β y q; the two advantages of a pair add up to 0.
+Online, pairs are made and ranked while the model trains, and the gap may be taken against the model that made them,
+v_old, in place of the frozen reference: then nothing holds the model to its start, and at
+v_old every pair is undecided.
 The authors' code averages over coordinates and writes β/2 for this β.
 Source: Wallace et al., arXiv:2311.12908, Eq. 14, with velocities where it has noise.
 """
@@ -17,24 +20,23 @@ from __future__ import annotations
 
 import sympy as sp
 
-from derivations.calculus import Norm2
-from derivations.claims import Equal, GradientIs
+from derivations.claims import Equal
 from derivations.derivation import Derivation, Step
 from derivations.identities import velocity_step
+from derivations.losses import _forward
+from derivations.losses._preference import Preference, doubt, negative_log_likelihood
 from derivations.notation import (
-    D,
     beta_dpo,
     error_gap,
     misorder_prob,
-    noise,
     partner_gap,
     preference,
     v_gt,
+    v_old,
     v_ref,
     v_theta,
-    x_0,
 )
-from derivations.variant import Variant, choose
+from derivations.variant import Variant, chosen
 
 NAME = "diffusion_dpo"
 TITLE = "Diffusion-DPO"
@@ -43,94 +45,75 @@ REFERENCE = """@inproceedings{wallace2024diffusiondpo,
   author={Wallace, Bram and others},
   booktitle={CVPR}, year={2024}, note={arXiv:2311.12908}}"""
 
-OPTIONS = {"reduction": ("sum", "mean")}
+OPTIONS = {**_forward.OPTIONS, "anchor": ("reference", "behaviour")}
 """What an implementation may declare, the default first."""
 
 VARIANTS = (
     Variant("paper", "one sample of a pair, squared errors summed over coordinates"),
     Variant("mean", "squared errors averaged over coordinates, in the partner's gap too", {"reduction": "mean"}),
+    Variant("online", "the gap taken against the behaviour model, as pairs are made", {"anchor": "behaviour"}),
+    Variant("reference", "with a squared distance to the reference velocity", {"reference": "on"}),
 )
 
 
-def _loss(y: sp.Expr, own: sp.Expr, other: sp.Expr) -> sp.Expr:
-    """−log σ(−β y (own − other)), as a sample with the preference y sees it."""
-    return sp.log(1 + sp.exp(beta_dpo * y * (own - other)))
-
-
-def _misorder(y: sp.Expr, own: sp.Expr, other: sp.Expr) -> sp.Expr:
-    """σ(β y (own − other))."""
-    return 1 / (1 + sp.exp(-beta_dpo * y * (own - other)))
+def _margin(y: sp.Expr, own: sp.Expr, other: sp.Expr) -> sp.Expr:
+    """β y (own − other), as a sample with the preference y sees it."""
+    return beta_dpo * y * (own - other)
 
 
 def derive(variant: Variant = VARIANTS[0]) -> Derivation:
     """State and derive one variant."""
-    reduction = choose("reduction", variant.options.get("reduction", "sum"), "sum", "mean")
-    per_coordinate = 1 / D if reduction == "mean" else sp.S.One
-    loss = _loss(preference, error_gap, partner_gap)
-    pull = beta_dpo * preference * misorder_prob
-    gradient = 2 * pull * per_coordinate * (v_theta - v_gt)
+    options = chosen(variant, OPTIONS)
+    online = options["anchor"] == "behaviour"
+    margin = _margin(preference, error_gap, partner_gap)
+    own = Preference(margin, beta_dpo * preference, options, v_old if online else v_ref)
     return Derivation(
         name=NAME,
         variant=variant,
         title=TITLE,
         process="forward",
-        policy="off",
+        policy="on" if online else "off",
         reference=REFERENCE,
-        loss=loss,
-        gradient=gradient,
-        weight=per_coordinate,
-        target=v_theta + pull * (v_gt - v_theta),
-        definitions={
-            v_gt: noise - x_0,
-            error_gap: per_coordinate * (Norm2(v_theta - v_gt) - Norm2(v_ref - v_gt)),
-            misorder_prob: _misorder(preference, error_gap, partner_gap),
-        },
-        steps=(
-            velocity_step(),
-            *_pair_steps(loss),
-            Step(
-                "gap-gradient",
-                "The gap has the flow-matching gradient: the reference's error is a constant.",
-                GradientIs(error_gap, 2 * per_coordinate * (v_theta - v_gt), label="g"),
-            ),
+        loss=own.pull.loss,
+        gradient=own.pull.gradient,
+        weight=own.pull.weight,
+        target=own.pull.target,
+        definitions=own.definitions,
+        steps=(velocity_step(), own.likelihood_step, *_pair_steps(), own.gap_step),
+        after=(*_branch_steps(own), own.start_step(partner_gap)),
+    )
+
+
+def _pair_steps() -> tuple[Step, ...]:
+    """What makes one sample's view the pair's: the winner has the gap g_w, the loser g_l."""
+    won, lost = sp.symbols("g_w g_l", real=True)
+    winner, loser = _margin(sp.S.One, won, lost), _margin(sp.S.NegativeOne, lost, won)
+    return (
+        Step(
+            "one-pair",
+            "The winner and the loser see the same loss, …",
+            Equal(negative_log_likelihood(winner), negative_log_likelihood(loser)),
         ),
-        after=(
-            Step(
-                "winner",
-                "The winner is pulled towards its v_gt, …",
-                Equal(v_theta + beta_dpo * misorder_prob * (v_gt - v_theta), v_theta + pull * (v_gt - v_theta), _WON),
-            ),
-            Step(
-                "loser",
-                "… and the loser is pushed away from its own, as by a negative advantage.",
-                Equal(v_theta - beta_dpo * misorder_prob * (v_gt - v_theta), v_theta + pull * (v_gt - v_theta), _LOST),
-            ),
-            Step(
-                "at-the-reference",
-                "Before training the model is its reference: it ranks by the toss of a coin, and pulls by ±β/2.",
-                Equal(pull, beta_dpo * preference / 2, {v_theta: v_ref, partner_gap: sp.S.Zero}),
-            ),
+        Step(
+            "zero-sum",
+            "… and what they count for, β y q, adds up to 0, as the advantages of a group do.",
+            Equal(beta_dpo * doubt(winner) - beta_dpo * doubt(loser), sp.S.Zero),
         ),
     )
 
 
-_WON, _LOST = {preference: sp.S.One}, {preference: sp.S.NegativeOne}
-
-
-def _pair_steps(loss: sp.Expr) -> tuple[Step, ...]:
-    """What makes one sample's view the pair's: the winner has the gap g_w, the loser g_l."""
-    won, lost = sp.symbols("g_w g_l", real=True)
-    winner, loser = (sp.S.One, won, lost), (sp.S.NegativeOne, lost, won)
+def _branch_steps(own: Preference) -> tuple[Step, ...]:
+    towards = beta_dpo * misorder_prob * (v_gt - v_theta)
+    point = v_theta + own.advantage * (v_gt - v_theta)
     return (
         Step(
-            "likelihood",
-            "The loss is −log of the probability with which the model ranks the pair as people did.",
-            Equal(sp.exp(-loss), 1 - misorder_prob),
+            "winner",
+            "The winner is pulled towards its v_gt, …",
+            Equal(v_theta + towards, point, {preference: sp.S.One}),
         ),
-        Step("one-pair", "The winner and the loser see the same loss, …", Equal(_loss(*winner), _loss(*loser))),
         Step(
-            "zero-sum",
-            "… and what they count for, β y q, adds up to 0, as the advantages of a group do.",
-            Equal(beta_dpo * winner[0] * _misorder(*winner) + beta_dpo * loser[0] * _misorder(*loser), sp.S.Zero),
+            "loser",
+            "… and the loser is pushed away from its own, as by a negative advantage.",
+            Equal(v_theta - towards, point, {preference: sp.S.NegativeOne}),
         ),
     )

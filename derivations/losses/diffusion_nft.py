@@ -5,7 +5,7 @@ r"""DiffusionNFT: contrast an implicit positive and negative policy, both mixtur
 
 Proved: the gradient's split into an optimisation direction and a trust region; equality in value, up to a
 constant, with β²‖v_theta − v*‖², v* = v_old + (A/β)(v_gt − v_old), A = 2r − 1, hence in every derivative; and that
-the authors' adaptive weighting only replaces A.
+the authors' adaptive weighting only replaces A, as their maps from an advantage to r do.
 Source: DiffusionNFT, arXiv:2509.16117, Eq. 5 and Theorem 3.2.
 """
 
@@ -17,14 +17,15 @@ from derivations.calculus import MeanAbs, Norm2, sg
 from derivations.claims import Equal, EqualUpToConstant, GradientIs, SameHessian
 from derivations.derivation import Derivation, Step
 from derivations.identities import velocity_step
+from derivations.losses import _forward
+from derivations.losses._advantage_modes import MODES, mode_steps, probability
+from derivations.losses._forward import Pull, mixture_step, per_coordinate, reference_weight
 from derivations.notation import (
-    D,
     Delta,
     advantage,
     advantage_tilde,
     beta,
     delta,
-    kl_weight,
     noise,
     reward_prob,
     rho_minus,
@@ -32,14 +33,13 @@ from derivations.notation import (
     t,
     v_gt,
     v_old,
-    v_ref,
     v_theta,
     w_minus,
     w_plus,
     x_0,
     x_t,
 )
-from derivations.variant import Variant, choose
+from derivations.variant import Variant, chosen
 
 NAME = "diffusion_nft"
 TITLE = "DiffusionNFT"
@@ -49,9 +49,9 @@ REFERENCE = """@article{zheng2025diffusionnft,
   journal={arXiv:2509.16117}, year={2025}}"""
 
 OPTIONS = {
-    "reduction": ("sum", "mean"),
+    **_forward.OPTIONS,
     "weighting": ("none", "adaptive"),
-    "reference": ("off", "on"),
+    "advantage_mode": MODES,
 }
 """What an implementation may declare, the default first."""
 
@@ -69,6 +69,9 @@ VARIANTS = (
         "adaptive weighting with a reference term",
         {"reduction": "mean", "weighting": "adaptive", "reference": "on"},
     ),
+    Variant("advantages", "r from the clipped advantage, as the authors map it", {"advantage_mode": "all"}),
+    Variant("positive-only", "bad samples held at v_old", {"advantage_mode": "positive_only"}),
+    Variant("binary", "r from the advantage's sign", {"reduction": "mean", "advantage_mode": "binary"}),
 )
 
 _FLOOR = sp.Rational(1, 10**5)
@@ -78,34 +81,25 @@ v_minus = (1 + beta) * v_old - beta * v_theta
 
 def derive(variant: Variant = VARIANTS[0]) -> Derivation:
     """State and derive one variant."""
-    options = {"reduction": "sum", "weighting": "none", "reference": "off", **variant.options}
-    choose("reduction", options["reduction"], "sum", "mean")
-    choose("weighting", options["weighting"], "none", "adaptive")
-    choose("reference", options["reference"], "off", "on")
-    per_coordinate = 1 / D if options["reduction"] == "mean" else sp.S.One
-    adaptive = options["weighting"] == "adaptive"
+    options = chosen(variant, OPTIONS)
+    each = per_coordinate(options)
+    adaptive, mode = options["weighting"] == "adaptive", options["advantage_mode"]
     if adaptive:
         good, bad = rho_plus, rho_minus
-        scale = per_coordinate / beta
+        scale = each / beta
         matching = scale * (good * Norm2(_x_0_hat(v_plus) - x_0) + bad * Norm2(_x_0_hat(v_minus) - x_0))
         strength = scale * t**2
     else:
         good, bad = reward_prob, 1 - reward_prob
-        strength = per_coordinate
+        strength = each
         matching = strength * (good * Norm2(v_plus - v_gt) + bad * Norm2(v_minus - v_gt))
     total = sp.simplify(good + bad)
-    pull = advantage_tilde if adaptive else advantage
+    pull = advantage_tilde if adaptive or mode != "none" else advantage
     v_star = v_old + pull / beta * (v_gt - v_old)
     own_weight = strength * total * beta**2
     own_gradient = 2 * own_weight * (v_theta - v_star)
     constant = strength * total * (1 - pull**2) * Norm2(Delta)
-    loss, gradient, weight, target = matching, own_gradient, own_weight, v_star
-    if options["reference"] == "on":
-        to_reference = kl_weight * per_coordinate
-        loss = matching + to_reference * Norm2(v_theta - v_ref)
-        gradient = own_gradient + 2 * to_reference * (v_theta - v_ref)
-        weight = own_weight + to_reference
-        target = (own_weight * v_star + to_reference * v_ref) / weight
+    whole = Pull(matching, own_gradient, own_weight, v_star).held(reference_weight(options))
     return Derivation(
         name=NAME,
         variant=variant,
@@ -113,24 +107,29 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
         process="forward",
         policy="off",
         reference=REFERENCE,
-        loss=loss,
-        gradient=gradient,
-        weight=weight,
-        target=target,
+        loss=whole.loss,
+        gradient=whole.gradient,
+        weight=whole.weight,
+        target=whole.target,
         definitions={
             x_t: (1 - t) * x_0 + t * noise,
             v_gt: noise - x_0,
             delta: v_theta - v_old,
             Delta: v_old - v_gt,
-            advantage: 2 * reward_prob - 1,
+            **({advantage: 2 * reward_prob - 1} if mode == "none" else {advantage_tilde: 2 * reward_prob - 1}),
             **(_adaptive_shares() if adaptive else {}),
         },
-        coefficients=_adaptive_weights() if adaptive else {},
+        coefficients={
+            **({} if mode == "none" else {reward_prob: probability(mode)}),
+            **(_adaptive_weights() if adaptive else {}),
+        },
         steps=_steps(matching, own_gradient, strength, good, bad),
-        after=_remarks(matching, own_gradient, own_weight, v_star, constant, total, pull),
+        after=(
+            *_remarks(matching, own_gradient, own_weight, v_star, constant),
+            *mode_steps(mode),
+            *mixture_step(own_weight, v_star, reference_weight(options)),
+        ),
         domain={reward_prob: 1 / (1 + sp.Symbol("rho", positive=True))},
-        brief_gradient=gradient,
-        brief_target=target,
     )
 
 
@@ -185,13 +184,7 @@ def _steps(matching: sp.Expr, gradient: sp.Expr, strength: sp.Expr, good: sp.Exp
 
 
 def _remarks(
-    matching: sp.Expr,
-    gradient: sp.Expr,
-    weight: sp.Expr,
-    v_star: sp.Expr,
-    constant: sp.Expr,
-    total: sp.Expr,
-    pull: sp.Expr,
+    matching: sp.Expr, gradient: sp.Expr, weight: sp.Expr, v_star: sp.Expr, constant: sp.Expr
 ) -> tuple[Step, ...]:
     one = weight * Norm2(v_theta - v_star)
     centre = (v_gt - v_old) / beta
@@ -221,6 +214,11 @@ def _remarks(
             "certain-failure",
             "… and r = 0 to the opposite side of v_old.",
             Equal(v_star, v_old - centre, {reward_prob: sp.S.Zero}),
+        ),
+        Step(
+            "undecided",
+            "Where both branches weigh the same the target is v_old: a trust region and nothing else.",
+            GradientIs((Norm2(v_plus - v_gt) + Norm2(v_minus - v_gt)) / 2, 2 * beta**2 * (v_theta - v_old)),
         ),
         Step(
             "article-factor",

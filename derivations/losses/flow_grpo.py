@@ -5,7 +5,8 @@ r"""Flow-GRPO: PPO's clipped surrogate on the Gaussian reverse step of an SDE sa
 
 Proved: the exact gradient A m r k (ε + kδ) and its target, the approximation A k ε that people quote with its
 exact remainder, the direction-only target, and both readings of the objective's sign.
-Source: Liu et al., arXiv:2505.05470; DanceGRPO (arXiv:2505.07818) is the same loss on another reverse step.
+Source: Liu et al., arXiv:2505.05470.  DanceGRPO (arXiv:2505.07818) and CPS are the same loss on another reverse step;
+TempFlow-GRPO (arXiv:2508.04324) and MixGRPO (arXiv:2507.21802) weigh it by the time step.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from __future__ import annotations
 import sympy as sp
 
 from derivations.calculus import Norm2, Surrogate, sg
-from derivations.claims import Approximates, Equal, GradientIs, Parallel
+from derivations.claims import Equal, GradientIs
 from derivations.derivation import Derivation, Step
 from derivations.losses._policy_gradient import OPTIONS as OPTIONS
-from derivations.losses._policy_gradient import GaussianPolicy, mask
+from derivations.losses._policy_gradient import GaussianPolicy, approximations, mask, ratio_gradient, time_weight_steps
 from derivations.notation import (
     C2,
     advantage,
@@ -31,7 +32,6 @@ from derivations.notation import (
     noise,
     ratio,
     sigma_t,
-    v_old,
     v_theta,
     x_prev,
 )
@@ -65,17 +65,26 @@ VARIANTS = (
         "the Wan-SDE step, averaged, with the KL divergence, as the official code trains Wan",
         {"sde": "wan", "log_prob_reduction": "mean", "kl": "step"},
     ),
+    Variant(
+        "noise-weighted",
+        "every step's policy term weighed by its noise C2, averaged (TempFlow-GRPO)",
+        {"log_prob_reduction": "mean", "time_weight": "noise"},
+    ),
+    Variant(
+        "window",
+        "only the steps inside a window train, averaged, with the KL divergence (MixGRPO)",
+        {"log_prob_reduction": "mean", "kl": "step", "time_weight": "window"},
+    ),
 )
-
-_surrogate = Surrogate(advantage, ratio, clip_low, clip_high)
 
 
 def derive(variant: Variant = VARIANTS[0]) -> Derivation:
     """State and derive one variant."""
     policy = GaussianPolicy(**variant.options)
-    pull = advantage * mask * ratio * policy.scale * k * (noise + k * delta)
+    surrogate = policy.weighting * Surrogate(advantage, ratio, clip_low, clip_high)
+    pull = policy.weighting * advantage * mask * ratio * policy.scale * k * (noise + k * delta)
     gradient = pull + policy.kl_gradient
-    quoted = advantage * policy.scale * k * noise + policy.kl_gradient
+    quoted = policy.weighting * advantage * policy.scale * k * noise + policy.kl_gradient
     return Derivation(
         name=NAME,
         variant=variant,
@@ -83,7 +92,7 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
         process="backward",
         policy="on",
         reference=REFERENCE,
-        loss=_surrogate + policy.kl_loss,
+        loss=surrogate + policy.kl_loss,
         gradient=gradient,
         weight=sp.Rational(1, 2),
         target=v_theta - gradient,
@@ -91,54 +100,21 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
         coefficients=policy.coefficients,
         steps=(
             *policy.steps,
-            Step(
-                "ratio-gradient",
-                "The ratio's gradient is the ratio times the log-density's.",
-                GradientIs(ratio, -ratio * policy.scale * k * (noise + k * delta), label=r"r_t(\theta)"),
-            ),
+            ratio_gradient(policy),
             Step(
                 "surrogate-gradient",
                 "PPO's clip puts a mask m on the policy's gradient (lemma L4).",
-                GradientIs(_surrogate, pull, label=r"\left(-J\right)"),
+                GradientIs(surrogate, pull, label=r"\left(-J\right)"),
             ),
+            *time_weight_steps(policy, gradient),
         ),
-        after=(*_approximations(policy, gradient, quoted), *_article(pull)),
+        after=(*approximations(policy, gradient, quoted), *_article(surrogate, pull)),
         brief_gradient=quoted,
         brief_target=v_theta - quoted,
     )
 
 
-def _approximations(policy: GaussianPolicy, gradient: sp.Expr, quoted: sp.Expr) -> tuple[Step, ...]:
-    on_policy = {v_theta: v_old}
-    exact, short = ratio * (noise + k * delta), noise
-    return (
-        Step(
-            "approximate-gradient",
-            "On-policy (δ = 0, so r = 1 and m = 1) what is left is the noise, weighted by the advantage.",
-            Approximates(gradient, quoted, on_policy, gradient - quoted),
-        ),
-        Step(
-            "approximate-target",
-            "So the velocity is pulled against the noise where the advantage is positive.",
-            Approximates(v_theta - gradient, v_theta - quoted, on_policy, quoted - gradient),
-        ),
-        Step(
-            "approximation-error",
-            "Where the clip is inactive, the quoted form's squared relative error depends on r, k, δ and ε alone.",
-            Equal(
-                Norm2(advantage * policy.scale * k * (exact - short)) / Norm2(advantage * policy.scale * k * exact),
-                Norm2(exact - short) / Norm2(exact),
-            ),
-        ),
-        Step(
-            "direction-only",
-            "Every point of the ray is as good a target when only the direction counts: v_theta − A ε is one.",
-            Parallel(-advantage * policy.scale * k * noise, -advantage * noise, policy.scale * k),
-        ),
-    )
-
-
-def _article(pull: sp.Expr) -> tuple[Step, ...]:
+def _article(surrogate: sp.Expr, pull: sp.Expr) -> tuple[Step, ...]:
     """Where the article that started this project reads differently."""
     quoted = advantage * k * noise
     return (
@@ -146,7 +122,7 @@ def _article(pull: sp.Expr) -> tuple[Step, ...]:
             "objective-sign",
             "The article prints the objective J, which is maximised. Read as a loss, its gradient has the other sign; "
             "implementations minimise −J.",
-            GradientIs(-_surrogate, -pull, label="J"),
+            GradientIs(-surrogate, -pull, label="J"),
         ),
         Step(
             "article-factor",

@@ -18,8 +18,9 @@ from derivations.calculus import ClipMask, Dot, Norm2, Surrogate
 from derivations.claims import Approximates, Equal, GradientIs
 from derivations.derivation import Derivation, Step
 from derivations.identities import velocity_step
+from derivations.losses import _forward
+from derivations.losses._forward import Pull, per_coordinate, reference_weight
 from derivations.notation import (
-    D,
     Delta,
     advantage,
     clip_high,
@@ -35,7 +36,7 @@ from derivations.notation import (
     v_theta,
     x_0,
 )
-from derivations.variant import Variant, choose
+from derivations.variant import Variant, chosen
 
 NAME = "fpo"
 TITLE = "FPO"
@@ -44,24 +45,32 @@ REFERENCE = """@article{mcallister2025fpo,
   author={McAllister, David and others},
   journal={arXiv:2507.21053}, year={2025}}"""
 
-OPTIONS = {"reduction": ("sum", "mean")}
+OPTIONS = _forward.OPTIONS
 """What an implementation may declare, the default first."""
 
 VARIANTS = (
     Variant("paper", "one draw of noise and time, its squared errors summed over coordinates"),
     Variant("mean", "squared errors averaged over coordinates", {"reduction": "mean"}),
+    Variant(
+        "reference",
+        "averaged, with a squared distance to the reference velocity",
+        {"reduction": "mean", "reference": "on"},
+    ),
 )
 
 
 def derive(variant: Variant = VARIANTS[0]) -> Derivation:
     """State and derive one variant."""
-    reduction = choose("reduction", variant.options.get("reduction", "sum"), "sum", "mean")
-    per_coordinate = 1 / D if reduction == "mean" else sp.S.One
-    error, error_old = per_coordinate * Norm2(v_theta - v_gt), per_coordinate * Norm2(v_old - v_gt)
+    options = chosen(variant, OPTIONS)
+    each, strength = per_coordinate(options), reference_weight(options)
+    error, error_old = each * Norm2(v_theta - v_gt), each * Norm2(v_old - v_gt)
     surrogate = Surrogate(advantage, ratio, clip_low, clip_high)
     mask = ClipMask(advantage, ratio, clip_low, clip_high)
-    quoted = 2 * advantage * per_coordinate * (v_theta - v_gt)
-    gradient = 2 * advantage * mask * ratio * per_coordinate * (v_theta - v_gt)
+    quoted = 2 * advantage * each * (v_theta - v_gt)
+    gradient = 2 * advantage * mask * ratio * each * (v_theta - v_gt)
+    target = v_theta + advantage * mask * ratio * (v_gt - v_theta)
+    pull = Pull(surrogate, gradient, each, target).held(strength)
+    brief = Pull(surrogate, quoted, each, v_theta + advantage * (v_gt - v_theta)).held(strength)
     return Derivation(
         name=NAME,
         variant=variant,
@@ -69,10 +78,10 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
         process="forward",
         policy="on",
         reference=REFERENCE,
-        loss=surrogate,
-        gradient=gradient,
-        weight=per_coordinate,
-        target=v_theta + advantage * mask * ratio * (v_gt - v_theta),
+        loss=pull.loss,
+        gradient=pull.gradient,
+        weight=pull.weight,
+        target=pull.target,
         definitions={
             v_gt: noise - x_0,
             delta: v_theta - v_old,
@@ -88,18 +97,18 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
                 "log-ratio",
                 "The ratio's closed form is that of a Gaussian step with k²/2 = 1 and kε = 2Δ: the errors differ by "
                 "a square and by a term along the behaviour model's own error.",
-                Equal(log_ratio, -per_coordinate * (Norm2(delta) + 2 * Dot(delta, Delta))),
+                Equal(log_ratio, -each * (Norm2(delta) + 2 * Dot(delta, Delta))),
             ),
             Step(
                 "highest-ratio",
                 "It is highest at v_theta = v_gt, where the behaviour model's own error is all that counts: if that is "
                 "below log(1 + ε⁺), a good sample is never clipped.",
-                Equal(log_ratio, per_coordinate * Norm2(Delta), {v_theta: noise - x_0}),
+                Equal(log_ratio, each * Norm2(Delta), {v_theta: noise - x_0}),
             ),
             Step(
                 "log-ratio-gradient",
                 "The logarithm of the ratio pulls towards v_gt, as flow matching does.",
-                GradientIs(log_ratio, 2 * per_coordinate * (v_gt - v_theta), label=r"\log r"),
+                GradientIs(log_ratio, 2 * each * (v_gt - v_theta), label=r"\log r"),
             ),
             Step(
                 "surrogate-gradient",
@@ -113,20 +122,20 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
                 "On-policy (r = 1, m = 1) this is AWM's gradient: the flow-matching gradient, times the advantage.",
                 Approximates(gradient, quoted, {v_theta: v_old}, gradient - quoted),
             ),
-            _several_draws(per_coordinate),
+            _several_draws(each),
         ),
-        brief_gradient=quoted,
-        brief_target=v_theta + advantage * (v_gt - v_theta),
+        brief_gradient=brief.gradient,
+        brief_target=brief.target,
     )
 
 
-def _several_draws(per_coordinate: sp.Expr) -> Step:
+def _several_draws(each: sp.Expr) -> Step:
     """N draws of noise and time for one sample, whose mean error stands in the one exponent."""
     draws = sp.Symbol("N", integer=True, positive=True)
     others = sp.Symbol("s", real=True)
     shared = sp.exp(others + log_ratio / draws)
     clip = (advantage, shared, clip_low, clip_high)
-    pull = 2 * advantage * ClipMask(*clip) * shared * per_coordinate / draws * (v_theta - v_gt)
+    pull = 2 * advantage * ClipMask(*clip) * shared * each / draws * (v_theta - v_gt)
     return Step(
         "several-draws",
         "Where the mean over N draws stands in one exponent (s: the other draws' part), every draw's velocity is "

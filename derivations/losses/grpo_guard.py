@@ -17,8 +17,8 @@ import sympy as sp
 from derivations.calculus import Dot, Norm2, Surrogate
 from derivations.claims import Approximates, Equal, GradientIs, Parallel
 from derivations.derivation import Derivation, Step
-from derivations.losses._policy_gradient import OPTIONS as OPTIONS
-from derivations.losses._policy_gradient import GaussianPolicy, mask
+from derivations.losses._policy_gradient import OPTIONS as _OPTIONS
+from derivations.losses._policy_gradient import GaussianPolicy, mask, time_weight_steps
 from derivations.notation import (
     C1,
     C2,
@@ -58,7 +58,19 @@ VARIANTS = (
     Variant("dance", "on the Dance-SDE step, averaged", {"sde": "dance", "log_prob_reduction": "mean"}),
     Variant("cps", "on the CPS step with its true Gaussian log-density", {"sde": "cps"}),
     Variant("wan", "on the Wan-SDE step, averaged", {"sde": "wan", "log_prob_reduction": "mean"}),
+    Variant(
+        "window",
+        "only the steps inside a window train, averaged",
+        {"log_prob_reduction": "mean", "time_weight": "window"},
+    ),
 )
+
+# the bias cancels against a true Gaussian's log-density alone, and the ratio's factor C2 weighs steps by noise already
+OPTIONS = {
+    **{name: allowed for name, allowed in _OPTIONS.items() if name != "log_prob_scale"},
+    "time_weight": ("none", "window"),
+}
+"""What an implementation may declare, the default first."""
 
 
 def derive(variant: Variant = VARIANTS[0]) -> Derivation:
@@ -66,10 +78,10 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
     policy = GaussianPolicy(**variant.options)
     bias = policy.per_coordinate * Norm2(mean_theta - mean_old) / (2 * C2**2)
     log_ratio_norm = C2 * (policy.definitions[log_ratio] + bias)
-    surrogate = Surrogate(advantage, ratio, clip_low, clip_high) / dt
-    pull = advantage * mask * ratio * policy.scale * C1 / dt * noise
+    surrogate = policy.weighting * Surrogate(advantage, ratio, clip_low, clip_high) / dt
+    pull = policy.weighting * advantage * mask * ratio * policy.scale * C1 / dt * noise
     gradient = pull + policy.kl_gradient
-    quoted = advantage * policy.scale * C1 / dt * noise + policy.kl_gradient
+    quoted = policy.weighting * advantage * policy.scale * C1 / dt * noise + policy.kl_gradient
     return Derivation(
         name=NAME,
         variant=variant,
@@ -110,6 +122,7 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
                 "The clip is a mask (lemma L4), and the loss is divided by Δt.",
                 GradientIs(surrogate, pull, label=r"\left(-J/\Delta t\right)"),
             ),
+            *time_weight_steps(policy, gradient),
         ),
         after=(
             Step(

@@ -13,7 +13,7 @@ from derivations.from_text import derive_statement
 from derivations.grammar import ParseError, read
 from derivations.grammar.statement import read_scalar
 from derivations.notation import v_theta
-from derivations.sde import SDES
+from derivations.sde import REVERSE_STEPS
 from gradcheck.deriving.checking import check
 from gradcheck.deriving.deadline import DeadlineError, deadline
 from gradcheck.deriving.matching import matches
@@ -57,8 +57,8 @@ def derive(
             it, ``name = …``, separated by ``;`` or newlines.
         let: further definitions, by name.
         wrt: the quantity that is trained; only ``"v_theta"``.
-        sde: the reverse step that gives C1, C2 and the mean's offset: ``"flow"``, ``"dance"``, ``"cps"`` or ``"wan"``;
-            by default they stay symbols.
+        sde: the reverse step that gives C1, C2 and the mean's offset: ``"flow"``, ``"dance"``, ``"cps"``, ``"wan"`` or
+            ``"ddim"``; by default they stay symbols.
         weight: a positive weight to use in the equivalent loss of a loss that is no squared distance.
         problems: random problems on which the gradient is compared with autograd's, in float64; half in float32.
         seed: of the problems.
@@ -121,7 +121,7 @@ def _check_arguments(
         wrong.append(("let", f"{let!r:.60}", "a mapping of names to expressions, both texts"))
     if wrt not in (v_theta.name, "v_θ"):
         wrong.append(("wrt", f"{wrt!r:.60}", "'v_theta': every derivation is about the trained model's velocity"))
-    steps = tuple(step.name for step in SDES)
+    steps = tuple(step.name for step in REVERSE_STEPS)
     if sde is not None and sde not in steps:
         wrong.append(("sde", f"{sde!r:.60}", f"one of {', '.join(steps)}, or none"))
     if isinstance(problems, bool) or not isinstance(problems, int) or not 1 <= problems <= 10_000:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from derivations.calculus import ClipMask
+from derivations.calculus import Mask
 from derivations.derivation import Derivation
 from derivations.from_text import Derived as Derivative
 from derivations.grammar.names import ALIASES
@@ -62,7 +62,7 @@ def check(statement: Statement, derived: Derivative, dtype: str, problems: int, 
     """Compare the derived gradient and the equivalent loss's with autograd of the text."""
     derivation = derived.derivation
     text = _Text(statement, derivation)
-    several = len(derivation.raw_gradient.atoms(ClipMask)) > 1
+    several = len(derivation.raw_gradient.atoms(Mask)) > 1
     worst, judged, skipped, failure = 0.0, [], 0, None
     try:
         for spec in _specs(problems, seed, POLICY if has_clip(derivation) else POLICY[:3]):

@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--let", action="append", default=[], metavar="NAME=EXPR", help="a definition; may be repeated")
     parser.add_argument("--wrt", default="v_theta", metavar="NAME", help="what is trained (v_theta)")
-    parser.add_argument("--sde", metavar="STEP", help="reverse step for C1, C2: flow, dance, cps or wan (symbols)")
+    parser.add_argument(
+        "--sde", metavar="STEP", help="reverse step for C1, C2: flow, dance, cps, wan or ddim (symbols)"
+    )
     parser.add_argument("--weight", metavar="EXPR", help="weight of the equivalent loss, where one may choose it")
     parser.add_argument("--problems", type=int, default=24, metavar="N", help="random problems to check on (24)")
     parser.add_argument("--seed", type=int, default=0, help="of the problems (0)")

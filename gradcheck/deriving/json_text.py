@@ -9,7 +9,7 @@ from typing import Any
 import sympy as sp
 
 from derivations import render
-from derivations.calculus import ClipMask
+from derivations.calculus import Mask
 from derivations.grammar.kinks import shown
 from derivations.torchgen import ordered_formulas
 from gradcheck.bounds import THRESHOLD
@@ -25,7 +25,7 @@ JSON_VERSION = 1
 def to_json(derived: Derived) -> Mapping[str, Any]:
     """What ``gradcheck derive --json`` prints."""
     d, form = derived.derivation, derived.form
-    named = masks(derived) if len(d.gradient.atoms(ClipMask)) > 1 else {}
+    named = masks(derived) if len(d.gradient.atoms(Mask)) > 1 else {}
 
     def formula(expr: sp.Expr | None) -> dict[str, str] | None:
         if expr is None:

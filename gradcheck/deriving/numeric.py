@@ -146,4 +146,6 @@ _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "softplus": lambda x: torch.log(1 + torch.exp(x)),
     "abs": torch.abs,
     "relu": torch.relu,
+    "unless": lambda *conditions: (~torch.stack([c > 0 for c in torch.broadcast_tensors(*conditions)]).all(0)).double(),
+    "sign": torch.sign,
 }

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 import sympy as sp
 
 from derivations import render
-from derivations.calculus import ClipMask, Norm2, Surrogate
+from derivations.calculus import ClipMask, Mask, Norm2, Surrogate
 from derivations.derivation import Step
 from derivations.grammar.kinks import is_kink, shown
 from derivations.notation import v_theta
@@ -29,7 +29,7 @@ EXACT = {
 
 def masks(derived: Derived) -> dict[sp.Expr, sp.Symbol]:
     """Names for the clip masks in the gradient: m, or m_1, m_2 … where there are several."""
-    found = sorted(derived.gradient.atoms(ClipMask), key=sp.default_sort_key)
+    found = sorted(derived.gradient.atoms(Mask), key=sp.default_sort_key)
     if len(found) < 2:
         return {mask: sp.Symbol("m", nonnegative=True) for mask in found}
     return {mask: sp.Symbol(f"m_{i}", nonnegative=True) for i, mask in enumerate(found, 1)}
@@ -40,7 +40,7 @@ class _Page:
 
     def __init__(self, derived: Derived, dialect: Callable[..., str]) -> None:
         self.derived, self.dialect = derived, dialect
-        self.masks = masks(derived) if len(derived.gradient.atoms(ClipMask)) > 1 else {}
+        self.masks = masks(derived) if len(derived.gradient.atoms(Mask)) > 1 else {}
 
     def __call__(self, expr: sp.Expr) -> str:
         return self.dialect(shown(expr.xreplace(self.masks)), of=self.derived.derivation)
@@ -59,6 +59,9 @@ class _Page:
         low, other = ("0 where ", "; else 1") if plain_text else (r"0 \text{ where } ", r", \text{ else } 1")
         out = []
         for mask, symbol in names.items():
+            if not isinstance(mask, ClipMask):
+                out.append(f"{self(symbol)} = {low}{join.join(f'{self(c)} > 0' for c in mask.args)}{other}")
+                continue
             a, r, low_range, high_range = mask.args
             above, below = f"{self(r)} > {self(sp.expand(1 + high_range))}", f"{self(r)} < {self(1 - low_range)}"
             sides = (f"{self(a)} > 0{join}{above}", f"{self(a)} < 0{join}{below}")
@@ -71,7 +74,7 @@ class _Page:
         changed = {
             f.name: shown(value.xreplace(self.masks))
             for f in fields(claim)
-            if isinstance(value := getattr(claim, f.name), sp.Expr) and value.has(ClipMask, Surrogate)
+            if isinstance(value := getattr(claim, f.name), sp.Expr) and value.has(Mask, Surrogate)
         }
         return replace(step, claim=replace(claim, **changed))
 

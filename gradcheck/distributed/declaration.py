@@ -188,6 +188,10 @@ def _loss_problems(conventions: Conventions, no_advantage: bool) -> list[tuple[s
     problems = []
     if conventions.batch_reduction == "none":
         problems.append(("batch_reduction", "'none'", "'mean' or 'sum': a step leaves one gradient"))
+    if conventions.prediction != "v":
+        problems.append(("prediction", repr(conventions.prediction), "'v': the networks here put out velocities"))
+    if conventions.noise_at != 1:
+        problems.append(("noise_at", repr(conventions.noise_at), "1: the networks here are told the time so"))
     if no_advantage:
         problems.append(("advantages", f"for {conventions.algorithm}, whose loss takes none", "nothing"))
     return problems

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from derivations.notation import quantity, ratio, v_theta
+from derivations.derivation import Derivation
+from derivations.notation import divergence, quantity, ratio, v_theta
 from gradcheck.case import Case
 from gradcheck.compiled import evaluate
 from gradcheck.distributed.declaration import Declaration
@@ -242,6 +243,8 @@ def _chosen(declaration: Declaration, pool: Case, count: int) -> Tensor:
     if not has_clip(derivation):
         return first
     (r,) = evaluate(derivation, pool, ratio, dtype=torch.float64)
+    if divergence in derivation.definitions:
+        return first + _beyond_divergence(derivation, pool, (r.flatten() - 1) * pool.advantage, count)
     off = (r.reshape(count, _POOL) - 1) * pool.advantage.reshape(count, _POOL).sign()
     low, high = pool.clip_low, pool.clip_high
     kinks = torch.stack([r - 1, r - 1 + low, r - 1 - high]).abs().amin(0).reshape(count, _POOL)
@@ -249,7 +252,23 @@ def _chosen(declaration: Declaration, pool: Case, count: int) -> Tensor:
     wanted = off < 0
     wanted[0] = clipped[0] if bool((clipped[0] & (kinks[0] > _CLEAR)).any()) else wanted[0]
     score = torch.where(wanted & (kinks > _CLEAR), 2.0, 0.0) + kinks.clamp(max=1.0)
+    if "window" in derivation.given:  # what is outside has no gradient either
+        score[1:] += 4 * pool.window.reshape(count, _POOL)[1:]
     return first + score.argmax(1)
+
+
+def _beyond_divergence(derivation: Derivation, pool: Case, off: Tensor, count: int) -> Tensor:
+    """As :func:`_chosen`, where a divergence stands in the clip's place; ``off`` is A(r − 1)."""
+    (apart,) = evaluate(derivation, pool, divergence, dtype=torch.float64)
+    excess = apart.flatten() / pool.divergence_max - 1
+    clear = (excess.abs() > _CLEAR) & ((off.abs() > _CLEAR * pool.advantage.abs()) | (excess < 0))
+    masked = ((off > 0) & (excess > 0)).reshape(count, _POOL)
+    wanted = ~masked
+    wanted[0] = masked[0] if bool((masked & clear.reshape(count, _POOL))[0].any()) else wanted[0]
+    score = torch.where(wanted & clear.reshape(count, _POOL), 2.0, 0.0) + excess.abs().clamp(max=1.0).reshape(
+        count, _POOL
+    )
+    return score.argmax(1)
 
 
 def _move_to_the_network(process: str, given: dict[str, Tensor], network: nn.Module) -> None:

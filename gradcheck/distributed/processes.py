@@ -36,6 +36,7 @@ STATUS_FILE = "GRADCHECK_STATUS_FILE"
 
 _GRACE = 3.0  # seconds that other ranks have to end their calls by themselves after one has failed
 _POLL = 0.05
+_SETTLE = 0.05  # gloo's thread needs the interpreter to let go of the last message, and torch 2.6 waits for it for ever
 _PACKAGE = Path(__file__).resolve().parents[1]
 _LIBRARIES = tuple(sysconfig.get_paths()[key] for key in ("stdlib", "purelib", "platlib"))
 
@@ -64,6 +65,7 @@ def processes(cuda: bool, timeout: float) -> Iterator[Processes]:
         yield Processes.meet(timeout)
     finally:
         if own:
+            time.sleep(_SETTLE)
             dist.destroy_process_group()
 
 

@@ -74,6 +74,13 @@ class Required:
         """The largest difference that passes at one component."""
         return float(THRESHOLD * self.u * (self.weights.abs() @ self.errors[:, component]))
 
+    @property
+    def resolution(self) -> float:
+        """The smallest f for which a gradient wrong by the factor 1 + f throughout is refused."""
+        allowed = THRESHOLD * self.u * (self.weights.abs() @ self.errors)
+        size = (self.weights @ self.contributions).abs()
+        return float(torch.where(size > 0, allowed / size, torch.inf).min())
+
     def locate(self, component: int) -> str:
         """One of the P components as ``parameter[index]``."""
         for name, shape in self.names.items():

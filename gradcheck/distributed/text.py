@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 
 from gradcheck.oracle.results import Judgement, Result
@@ -47,7 +48,10 @@ def _remark(r: Result) -> str:
     if r.status in ("skipped", "failed"):
         return r.outcome.detail
     ratio = f", test ratio {r.outcome.ratio:.2g}" if r.outcome.ratios else ""
-    return f"{r.outcome.examples} global batches{ratio}"
+    seen = r.outcome.resolution is not None and math.isfinite(r.outcome.resolution)
+    return f"{r.outcome.examples} global batches{ratio}" + (
+        f", sees errors of {r.outcome.resolution:.0e}" if seen else ""
+    )
 
 
 def _failure(r: Result, target: str, *, brief: bool) -> list[str]:

@@ -89,13 +89,16 @@ def results_of(
 def _law(evidence: list[Evidence]) -> tuple[Outcome, list[Evidence]]:
     """Every rank's gradient is the required one."""
     ratios = tuple(float(e.ratios.max()) for e in evidence)
+    resolution = min(e.law.resolution for e in evidence)
     bad = [e for e in evidence if e.wrong]
     if not bad:
-        return Outcome("passed", len(evidence), max(ratios), ratios=ratios), []
+        return Outcome("passed", len(evidence), max(ratios), ratios=ratios, resolution=resolution), []
     worst = bad[0]
     rank, component = divmod(int(worst.ratios.argmax()), worst.ratios.shape[1])
     detail = _figures(worst, rank, component)
-    return Outcome("failed", len(evidence), max(ratios), detail, note=_described(worst.law), ratios=ratios), bad
+    note = _described(worst.law)
+    failed = Outcome("failed", len(evidence), max(ratios), detail, note=note, ratios=ratios, resolution=resolution)
+    return failed, bad
 
 
 def _figures(e: Evidence, rank: int, component: int) -> str:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["expand", "gaussian_log_prob", "latent_reduce", "ppo_loss", "sde_step"]
+__all__ = ["ddim_step", "expand", "gaussian_log_prob", "latent_reduce", "ppo_loss", "sde_step"]
 
 
 def expand(scalar: Tensor, latent: Tensor) -> Tensor:
@@ -41,6 +41,15 @@ def sde_step(
         sigma = noise_level * torch.sqrt(t / (1 - t)) if kind == "flow" else torch.full_like(t, noise_level)
     mean = x_t * (1 - sigma**2 / (2 * t) * dt) - v * (1 + sigma**2 * (1 - t) / (2 * t)) * dt
     return mean, sigma * torch.sqrt(dt)
+
+
+def ddim_step(v: Tensor, x_t: Tensor, alpha_bar: Tensor, alpha_bar_prev: Tensor, eta: float) -> tuple[Tensor, Tensor]:
+    """Mean (B, \\*latent) and standard deviation (B, 1, …, 1) of one DDIM step, with v = √ᾱ ε − √(1−ᾱ) x_0."""
+    a, a_prev = expand(alpha_bar, x_t), expand(alpha_bar_prev, x_t)
+    x_0_hat = torch.sqrt(a) * x_t - torch.sqrt(1 - a) * v
+    noise_hat = torch.sqrt(a) * v + torch.sqrt(1 - a) * x_t
+    std = eta * torch.sqrt((1 - a_prev) / (1 - a) * (1 - a / a_prev))
+    return torch.sqrt(a_prev) * x_0_hat + torch.sqrt(1 - a_prev - std**2) * noise_hat, std
 
 
 def gaussian_log_prob(x: Tensor, mean: Tensor, std: Tensor, reduction: str, scale: str = "gaussian") -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from gradcheck.case import Case
 from gradcheck.losses._common import latent_reduce, ppo_loss
+from gradcheck.losses._forward import held
 
 __all__ = ["loss"]
 
@@ -29,9 +30,7 @@ def loss(
             error_old = latent_reduce((case.v_old - v_gt) ** 2, reduction)
         log_ratio = _log_prob(error, case, omega) - _log_prob(error_old, case, omega)
         policy_loss = ppo_loss(torch.exp(log_ratio), case.advantage, case.clip_low, case.clip_high)
-    if reference == "off":
-        return policy_loss
-    return policy_loss + case.kl_weight * latent_reduce((case.v_theta - case.v_ref) ** 2, reduction)
+    return held(policy_loss, case, reduction, reference)
 
 
 def _log_prob(error: Tensor, case: Case, omega: str) -> Tensor:

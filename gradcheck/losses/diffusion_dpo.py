@@ -7,17 +7,14 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from gradcheck.case import Case
-from gradcheck.losses._common import latent_reduce
+from gradcheck.losses._forward import error_gap, held
 
 __all__ = ["loss"]
 
 
-def loss(case: Case, *, reduction: str = "sum") -> Tensor:
+def loss(case: Case, *, reduction: str = "sum", anchor: str = "reference", reference: str = "off") -> Tensor:
     """Per-sample loss, shape (B,), differentiable in ``case.v_theta``; the value is that of the sample's pair."""
-    velocity = case.noise - case.x_0
-    with torch.no_grad():
-        error_ref = latent_reduce((case.v_ref - velocity) ** 2, reduction)
-    gap = latent_reduce((case.v_theta - velocity) ** 2, reduction) - error_ref
+    gap = error_gap(case, case.v_ref if anchor == "reference" else case.v_old, reduction)
     won = case.preference > 0
     winner, loser = torch.where(won, gap, case.partner_gap), torch.where(won, case.partner_gap, gap)
-    return -logsigmoid(-case.beta_dpo * (winner - loser))
+    return held(-logsigmoid(-case.beta_dpo * (winner - loser)), case, reduction, reference)

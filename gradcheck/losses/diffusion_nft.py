@@ -7,6 +7,7 @@ from torch import Tensor
 
 from gradcheck.case import Case
 from gradcheck.losses._common import expand, latent_reduce
+from gradcheck.losses._forward import held
 
 __all__ = ["loss"]
 
@@ -16,10 +17,11 @@ def loss(
     *,
     reduction: str = "sum",
     weighting: str = "none",
+    advantage_mode: str = "none",
     reference: str = "off",
 ) -> Tensor:
     """Per-sample loss, shape (B,), differentiable in ``case.v_theta``."""
-    v_old, beta, r = case.v_old.detach(), case.beta, case.reward_prob
+    v_old, beta, r = case.v_old.detach(), case.beta, _optimality(case, advantage_mode)
     v_plus = (1 - beta) * v_old + beta * case.v_theta
     v_minus = (1 + beta) * v_old - beta * case.v_theta
     if weighting == "adaptive":
@@ -33,9 +35,22 @@ def loss(
         positive = latent_reduce((v_plus - v_gt) ** 2, reduction)
         negative = latent_reduce((v_minus - v_gt) ** 2, reduction)
         policy_loss = r * positive + (1 - r) * negative
-    if reference == "off":
-        return policy_loss
-    return policy_loss + case.kl_weight * latent_reduce((case.v_theta - case.v_ref) ** 2, reduction)
+    return held(policy_loss, case, reduction, reference)
+
+
+def _optimality(case: Case, mode: str) -> Tensor:
+    if mode == "none":
+        return case.reward_prob
+    a, c = case.advantage, case.advantage_clip
+    if mode == "positive_only":
+        a = torch.clamp(a, 0, c)
+    elif mode == "negative_only":
+        a = torch.clamp(a, -c, 0)
+    elif mode == "one_only":
+        a = torch.where(a > 0, torch.ones_like(a), torch.zeros_like(a))
+    elif mode == "binary":
+        a = torch.sign(a)
+    return torch.clamp(a / c / 2 + 0.5, 0, 1)
 
 
 def _weighted_error(x_0_hat: Tensor, x_0: Tensor, reduction: str) -> Tensor:

@@ -18,6 +18,7 @@ def loss(
     log_prob_reduction: str = "sum",
     log_prob_scale: str = "gaussian",
     kl: str = "none",
+    time_weight: str = "none",
 ) -> Tensor:
     """Per-sample loss, shape (B,), differentiable in ``case.v_theta``."""
 
@@ -33,9 +34,13 @@ def loss(
     log_prob = gaussian_log_prob(case.x_prev, mean, std, log_prob_reduction, log_prob_scale)
     ratio = torch.exp(log_prob - log_prob_old)
     policy_loss = ppo_loss(ratio, case.advantage, case.clip_low, case.clip_high)
+    if time_weight == "noise":
+        policy_loss = std.flatten() / case.noise_norm * policy_loss
+    inside = case.window if time_weight == "window" else torch.ones_like(policy_loss)
     if kl == "none":
-        return policy_loss
+        return inside * policy_loss
     with torch.no_grad():
         mean_ref, _ = step(case.v_ref)
     variance = std**2 if kl == "step" else std**2 / expand(case.dt, std)
-    return policy_loss + case.kl_weight * latent_reduce((mean - mean_ref) ** 2 / (2 * variance), log_prob_reduction)
+    divergence = latent_reduce((mean - mean_ref) ** 2 / (2 * variance), log_prob_reduction)
+    return inside * (policy_loss + case.kl_weight * divergence)

@@ -7,11 +7,12 @@ from torch import Tensor
 
 from gradcheck.case import Case
 from gradcheck.losses._common import latent_reduce
+from gradcheck.losses._forward import held
 
 __all__ = ["loss"]
 
 
-def loss(case: Case, *, reduction: str = "sum") -> Tensor:
+def loss(case: Case, *, reduction: str = "sum", reference: str = "off") -> Tensor:
     """Per-sample loss, shape (B,), differentiable in ``case.v_theta``."""
     error = latent_reduce((case.v_theta - (case.noise - case.x_0)) ** 2, reduction)
-    return torch.exp(case.reward / case.temperature) * error
+    return held(torch.exp(case.reward / case.temperature) * error, case, reduction, reference)

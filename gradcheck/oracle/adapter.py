@@ -35,8 +35,8 @@ class Observation:
 
     Attributes:
         loss: detached, as it was returned.
-        gradient: of the loss (its sum, if it is per sample) in ``case.v_theta``, of the latent's shape.
-        leaked: quantities other than ``v_theta`` into which a gradient flowed.
+        gradient: of the loss (its sum, if it is per sample) in ``case.output``, of the latent's shape.
+        leaked: other quantities into which a gradient flowed.
         changed: quantities that the call changed in place.
         side_effects: what it left behind in the process, in words.
         printed: what it wrote to standard output.
@@ -95,9 +95,9 @@ class Adapter:
             except Exception as error:
                 where = _place(error)
                 raise AdapterError(f"{self.name} raised {type(error).__name__}: {error}{where}") from error
-            v = own["v_theta"]
+            v = own[case.output_name]
             assert isinstance(v, Tensor)
-            checked = self._checked(loss, v)
+            checked = self._checked(loss, v, case.output_name)
             watched = {n: x for n, x in own.items() if isinstance(x, Tensor) and x.requires_grad}
             try:
                 with torch.enable_grad():
@@ -105,7 +105,7 @@ class Adapter:
             except RuntimeError as error:
                 raise AdapterError(f"{self.name} returned a loss that cannot be differentiated: {error}") from error
         by_name = dict(zip(watched, gradients, strict=True))
-        gradient = by_name.pop("v_theta")
+        gradient = by_name.pop(case.output_name)
         return Observation(
             loss=checked.detach(),
             gradient=torch.zeros_like(v) if gradient is None else gradient.detach(),
@@ -114,7 +114,7 @@ class Adapter:
             side_effects=tuple(left_behind),
         )
 
-    def _checked(self, loss: Any, v: Tensor) -> Tensor:
+    def _checked(self, loss: Any, v: Tensor, output: str) -> Tensor:
         if not isinstance(loss, Tensor):
             raise AdapterError(
                 f"{self.name} returned {_named(loss)}; wanted the loss as a torch.Tensor{_return_hint(loss)}"
@@ -134,7 +134,7 @@ class Adapter:
             raise AdapterError(f"{self.name} returned a loss of dtype {loss.dtype}; wanted a floating-point one")
         if not loss.requires_grad:
             raise AdapterError(
-                f"{self.name} returned a loss without a graph; wanted one that is differentiable in case.v_theta "
+                f"{self.name} returned a loss without a graph; wanted one that is differentiable in case.{output} "
                 "(is it detached, computed under no_grad, or rebuilt with torch.tensor?)"
             )
         return loss
@@ -170,7 +170,7 @@ def _fresh(case: Case, watch_leaks: bool) -> dict[str, Tensor | float]:
         value = getattr(case, name)
         if isinstance(value, Tensor):
             value = _copy(value.detach())
-            if name == "v_theta" or (watch_leaks and value.is_floating_point()):
+            if name == case.output_name or (watch_leaks and value.is_floating_point()):
                 value.requires_grad_()
         out[name] = value
     return out

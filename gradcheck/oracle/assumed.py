@@ -11,7 +11,7 @@ import sympy as sp
 import torch
 
 from derivations.notation import quantity
-from derivations.sde import SDES
+from derivations.sde import SDES, step_with
 from gradcheck.bounds import unit_roundoff
 from gradcheck.conventions import Conventions
 from gradcheck.errors import InputError
@@ -19,7 +19,10 @@ from gradcheck.oracle.universal import Universe
 
 __all__ = ["Assumed"]
 
-_NUMBERS = ("clip_low", "clip_high", "noise_level", "sigma_min", "beta", "kl_weight", "temperature")
+_NUMBERS = (
+    *("clip_low", "clip_high", "noise_level", "sigma_min", "beta", "kl_weight", "temperature"),
+    *("weight_max", "advantage_clip"),
+)
 _FACTORS = ("beta", "kl_weight", "temperature")
 _DTYPES = ("float64", "float32")
 
@@ -45,20 +48,30 @@ class Assumed:
         """From a function's own declaration, and from ``KEY=VALUE`` on a command line, which has the last word.
 
         Raises:
-            InputError: an unknown key, or a value out of its domain; all mistakes are listed.
+            InputError: an unknown key, or a value out of its domain; all mistakes are listed.  Or the function declares
+                another prediction than the velocity, or its noise at t = 0.
         """
         numbers: dict[str, float] = {}
         words: dict[str, str] = {}
+        problems: list[tuple[str, str, str]] = []
+        if declared is not None and (declared.prediction, declared.noise_at) != ("v", 1):
+            given = f"prediction={declared.prediction!r}, noise_at={declared.noise_at}"
+            raise InputError(("TARGET", given, "a loss of velocities with the noise at t = 1, which unveil looks at"))
         if declared is not None:
             numbers |= declared.fixed
             if declared.adv_clip_max is not None:
                 numbers["adv_clip_max"] = declared.adv_clip_max
-            words |= {k: v for k, v in declared.options.items() if k == "sde"}
             if declared.derivation.process == "backward":
-                words.setdefault("sde", "flow")
+                step = step_with(declared.derivation.coefficients)
+                if step is None or step not in SDES:
+                    steps = ", ".join(s.name for s in SDES)
+                    problems.append(
+                        ("algorithm", repr(declared.algorithm), f"a loss on a rectified path's step: {steps}")
+                    )
+                else:
+                    words["sde"] = step.name
             if declared.working_dtype is not None:
                 words["working_dtype"] = declared.working_dtype
-        problems: list[tuple[str, str, str]] = []
         for setting in settings:
             key, separator, value = setting.partition("=")
             wrong = "KEY=VALUE, clip_range=0.2 for instance" if not separator else _taken(key, value, numbers, words)

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from gradcheck.case import Case
-from gradcheck.compare import judgeable, required_gradients
+from gradcheck.compare import judgeable, required_gradients, value_scale
 from gradcheck.compiled import evaluate
-from gradcheck.error_scale import error_scale
 from gradcheck.oracle.adapter import AdapterError
 from gradcheck.oracle.judging import (
     Judge,
@@ -93,7 +92,8 @@ def check_equivalence(judge: Judge) -> Outcome:
         required, scale, dtype = squared_distance_gradient(judge, case)
         return look(judge.observe(case).gradient, required, scale, dtype)
 
-    meaning = "required is the gradient of weight · ‖v_theta − sg(target)‖², by autograd"
+    output = judge.conventions.derivation.output.name
+    meaning = f"required is the gradient of weight · ‖{output} − sg(target)‖², by autograd"
     return compare_over(judge, judge.specs(policy="mixed", time="middle"), one, meaning=meaning)
 
 
@@ -120,7 +120,7 @@ def stated_value(judge: Judge, case: Case) -> tuple[Tensor, Tensor, torch.dtype]
     derivation, conventions = judge.conventions.derivation, judge.conventions
     effective, dtype = effective_case(conventions, case), working_dtype(conventions, case)
     (loss,) = evaluate(derivation, effective, derivation.loss, dtype=torch.float64)
-    (scale,), _ = error_scale(derivation, effective, derivation.inline(derivation.loss), dtype=dtype)
+    scale = value_scale(derivation, effective, derivation.inline(derivation.loss), dtype)
     per_sample, error = loss.reshape(-1), (scale + 2 * loss.abs()).reshape(-1)
     if conventions.batch_reduction == "none":
         required, bound = per_sample, error
@@ -200,7 +200,7 @@ def _strided(case: Case) -> Case:
 
 def _is_latent(case: Case, name: str) -> bool:
     value = getattr(case, name)
-    return isinstance(value, Tensor) and value.shape == case.v_theta.shape and value.ndim > 1
+    return isinstance(value, Tensor) and value.shape == case.output.shape and value.ndim > 1
 
 
 # ------------------------------------------------------------------------------------- across the batch
@@ -227,7 +227,7 @@ def check_sample_independence(judge: Judge) -> Outcome:
     """The first sample in two companies, which share nothing but the time grid."""
 
     def one(case: Case) -> Look:
-        first, second = (rows_of(case, rows) for rows in companies(len(case.v_theta)))
+        first, second = (rows_of(case, rows) for rows in companies(len(case.output)))
         wanted = judge.reference(first)
         before, after = (judge.observe(c).gradient for c in (first, second))
         return look(after[:1], before[:1], two_roundings(wanted, before)[:1], wanted.dtype)
@@ -247,7 +247,7 @@ def rows_of(case: Case, rows: list[int]) -> Case:
 
 def check_permutation(judge: Judge) -> Outcome:
     def one(case: Case) -> Look:
-        order = rolled(len(case.v_theta))
+        order = rolled(len(case.output))
         wanted = judge.reference(case)
         before = judge.observe(case).gradient
         after = judge.observe(rows_of(case, order)).gradient
@@ -296,6 +296,10 @@ def halves(judge: Judge, batch: int) -> list[tuple[list[int], float]]:
 DETACHED = (
     "v_old",
     "v_ref",
+    "noise_old",
+    "noise_ref",
+    "x_0_old",
+    "x_0_ref",
     "x_prev",
     "mean_old",
     "mean_ref",

@@ -148,14 +148,17 @@ def compare_over(
     assert worst is not None
     spec, result = worst[0], worst[1].comparison
     ratios = tuple(x.comparison.ratio for x in looks)
+    resolution = min(x.comparison.resolution for x in looks)
     if not result.holds:
         detail = _figures(result)
-        return Outcome("failed", len(looks), result.ratio, detail, result, spec, _share(looks), ratios, meaning)
+        return Outcome(
+            "failed", len(looks), result.ratio, detail, result, spec, _share(looks), ratios, meaning, resolution
+        )
     if looks and _nothing_visible(looks):
         dtype = _name(looks[0].dtype)
         detail = f"nothing to judge: in {dtype}, rounding may change every component by more than its size"
         return Outcome("skipped", len(looks), 0.0, detail)
-    return Outcome("passed", len(looks), max(ratios), note=_share(looks), ratios=ratios)
+    return Outcome("passed", len(looks), max(ratios), note=_share(looks), ratios=ratios, resolution=resolution)
 
 
 def _nothing_visible(looks: list[Look]) -> bool:
@@ -225,10 +228,12 @@ def together(outcomes: list[Outcome]) -> Outcome:
     """Several outcomes of one obligation: it fails if one does, and is skipped only if all are."""
     examples = sum(o.examples for o in outcomes)
     ratios = tuple(r for o in outcomes for r in o.ratios)
+    resolution = min((o.resolution for o in outcomes if o.resolution is not None), default=None)
     failed = next((o for o in outcomes if o.status == "failed"), None)
     if failed is not None:
-        return replace(failed, examples=examples, ratios=ratios)
+        return replace(failed, examples=examples, ratios=ratios, resolution=resolution)
     if all(o.status == "skipped" for o in outcomes):
         return replace(outcomes[0], examples=examples)
     note = "; ".join(dict.fromkeys(o.note for o in outcomes if o.note))
-    return Outcome("passed", examples, max(o.ratio for o in outcomes), note=note, ratios=ratios)
+    worst = max(o.ratio for o in outcomes)
+    return Outcome("passed", examples, worst, note=note, ratios=ratios, resolution=resolution)

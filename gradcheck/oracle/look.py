@@ -202,7 +202,18 @@ class Look:
 
     def functions(self) -> Reading:
         """Coefficients as monomials or members of the library; those without a formula with what they depend on."""
-        unit = (self._monomials.unit, self._monomials.explained)
+        if self.doubtful:
+            sharp = self._functions(self._precisions[0])
+            if sharp.spanned and sharp.unknown == 0:
+                return sharp
+        return self._functions((self._monomials.unit, self._monomials.explained))
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the monomials hold to float32's precision alone, though the gradient has more digits than that."""
+        return len(self._precisions) > 1 and self._monomials.unit > FLOAT64
+
+    def _functions(self, unit: tuple[float, float]) -> Reading:
         bases = sorted(_BASES[self.universe.process], key=lambda basis: len(self._read(basis, unit).terms))
         readings: list[Reading] = []
         for basis in bases:

@@ -50,11 +50,12 @@ def _needs_clip(conventions: Conventions) -> str | None:
 
 
 def _needs_old(conventions: Conventions) -> str | None:
-    return None if "v_old" in conventions.derivation.given else "this loss has no behaviour model"
+    return None if "v_old" in conventions.derivation.canonical.given else "this loss has no behaviour model"
 
 
 def _needs_time(conventions: Conventions) -> str | None:
-    return None if "t" in conventions.derivation.given else "this loss does not depend on the time"
+    given = {"t", "alpha_bar"} & set(conventions.derivation.given)
+    return None if given else "this loss does not depend on the time"
 
 
 def _needs_advantage(conventions: Conventions) -> str | None:

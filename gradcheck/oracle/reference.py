@@ -20,7 +20,8 @@ from gradcheck.problems import Spec, build
 __all__ = ["Reference", "oracle_case", "reference", "required_gradient"]
 
 
-_NEAR_DATA = 0.05
+_EDGE = 0.05
+_CONVERTED = 0.25
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Reference:
 
 def working_dtype(conventions: Conventions, case: Case) -> torch.dtype:
     """The lower of the case's precision and of the one that the implementation works in."""
-    return _lower(case.v_theta.dtype, conventions.working_dtype)
+    return _lower(case.output.dtype, conventions.working_dtype)
 
 
 def _lower(own: torch.dtype, declared: str | None) -> torch.dtype:
@@ -83,36 +84,48 @@ def reference(conventions: Conventions, case: Case) -> Reference:
         raw, gradient, _, _ = branch_of(derivation, other)
         (exact,) = evaluate(derivation, effective, gradient, dtype=torch.float64)
         (scale,), undecided = error_scale(derivation, effective, raw, dtype=dtype)
-        shape = case.v_theta.shape
-        wide = _through_the_score(derivation, case) * (scale + 2 * exact.abs())
+        shape = case.output.shape
+        wide = _by_detours(derivation, case) * (scale + 2 * exact.abs())
         branches.append((factor * exact.expand(shape), abs(factor) * wide.expand(shape)))
         if not bool(undecided.any()):
             break
     return Reference(with_ties(branches) if len(branches) == 2 else branches, undecided, dtype)
 
 
-def _through_the_score(derivation: Derivation, case: Case) -> Tensor | float:
-    """What an implementation may lose besides, near data, by forming the step's mean from the score.
+def _by_detours(derivation: Derivation, case: Case) -> Tensor | float:
+    """What an implementation may lose besides, at the ends of time, by what it computes on the way.
 
-    Public code computes −(x_t − (1 − t)x̂_0)/t², whose numerator cancels to order t; a detour through x̂_0 or ε̂ costs the
-    same.  It is right code, so the bound grows by 1/t, counted from where the middle of the time axis ends.
+    Public code forms the step's mean from the score, −(x_t − (1 − t)x̂_0)/t², whose numerator cancels to order t; a
+    detour through x̂_0 or ε̂ costs the same.  It is right code, so the bound grows by 1/t, counted from where the middle
+    of the time axis ends.  On the variance-preserving path the detour is x̂_0 = (x_t − √(1 − ᾱ) ε̂)/√ᾱ, which costs 1/√ᾱ
+    near noise.  Where the network predicts noise or data, code may go through the other one, which costs both, and
+    sooner.
     """
-    if derivation.process != "backward":
+    converts = derivation.change is not None and bool(derivation.change.made)
+    edge = _CONVERTED if converts else _EDGE
+    if not (converts or derivation.process == "backward"):
         return 1.0
-    t = case.expand(case.t.detach().to(torch.float64))
-    return (_NEAR_DATA / t).clamp(min=1.0)
+    if derivation.path == "vp":
+        signal = case.expand(case.alpha_bar.detach().to(torch.float64))
+        usual, other = (edge / signal).sqrt(), (edge / (1 - signal)).sqrt()
+    else:
+        t = case.expand(case.t.detach().to(torch.float64))
+        noised = t if derivation.noise_at == 1 else 1 - t
+        usual, other = edge / noised, edge / (1 - noised)
+    lost = usual.clamp(min=1.0)
+    return lost * other.clamp(min=1.0) if converts else lost
 
 
 def required_gradient(conventions: Conventions, case: Case) -> Tensor:
     """The derived gradient alone, in float64, (B, \\*latent)."""
     effective = effective_case(conventions, case)
     (exact,) = evaluate(conventions.derivation, effective, conventions.derivation.gradient, dtype=torch.float64)
-    return overall_factor(conventions, case) * exact.expand(case.v_theta.shape)
+    return overall_factor(conventions, case) * exact.expand(case.output.shape)
 
 
 def overall_factor(conventions: Conventions, case: Case) -> float:
     """What multiplies every sample's gradient: the constant factor and the batch reduction."""
-    return conventions.factor / (case.v_theta.shape[0] if conventions.batch_reduction == "mean" else 1)
+    return conventions.factor / (case.output.shape[0] if conventions.batch_reduction == "mean" else 1)
 
 
 def effective_case(conventions: Conventions, case: Case) -> Case:
@@ -153,4 +166,4 @@ def wrong_reference(conventions: Conventions, case: Case, gradient: sp.Expr) -> 
     """The gradient that a hypothesis about a mistake predicts, under the same conventions."""
     effective = effective_case(conventions, case)
     (value,) = evaluate(conventions.derivation, effective, gradient, dtype=torch.float64)
-    return overall_factor(conventions, case) * value.expand(case.v_theta.shape)
+    return overall_factor(conventions, case) * value.expand(case.output.shape)

@@ -44,6 +44,9 @@ class Outcome:
         ratios: every problem's test ratio, for the histogram.
         meaning: what the two compared numbers are, where they are not just the implementation's gradient and the
             derived one.
+        resolution: the smallest f for which an implementation whose gradient is wrong by the factor 1 + f throughout
+            would have been refused, by one problem at least; ``None`` where no numbers were compared, infinite where
+            the precision left nothing to see.
     """
 
     status: str
@@ -55,6 +58,7 @@ class Outcome:
     note: str = ""
     ratios: tuple[float, ...] = ()
     meaning: str = ""
+    resolution: float | None = None
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,7 @@ def check_obligation(
             diagnosis = Diagnosis("unknown", f"no cause could be sought: {error}")
     return Result(
         id=obligation.id,
-        statement=obligation.statement,
+        statement=_worded(obligation.statement, target.conventions.prediction),
         catches=obligation.catches,
         outcome=outcome,
         device=device,
@@ -173,6 +173,14 @@ def check_obligation(
         expected=target.expected_failures.get(obligation.id, ""),
         seconds=time.perf_counter() - start,
     )
+
+
+_PUT_OUT = {"v": "v_", "epsilon": "noise_", "x0": "x_0_"}
+
+
+def _worded(statement: str, prediction: str) -> str:
+    """A statement about the velocities, told of what the network puts out."""
+    return statement.replace("v_", _PUT_OUT[prediction])
 
 
 _DIRECT = {

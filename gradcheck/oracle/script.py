@@ -63,9 +63,9 @@ def _quantities(judge: Judge, case: Case, spec: Spec, strided: bool) -> list[str
             "from gradcheck.oracle.reference import oracle_case",
             "from gradcheck.problems import Spec",
             f"conventions = declare({judge.conventions.describe()})",
-            f"drawn = oracle_case(conventions, {spec!r}, {case.v_theta.dtype}, {judge.device!r})",
+            f"drawn = oracle_case(conventions, {spec!r}, {case.output.dtype}, {judge.device!r})",
             "quantities = {name: getattr(drawn, name) for name in drawn.names}",
-            "quantities['v_theta'] = quantities['v_theta'].detach()",
+            f"quantities[{case.output_name!r}] = drawn.output.detach()",
         ]
     else:
         lines = ["quantities = {"]
@@ -74,7 +74,7 @@ def _quantities(judge: Judge, case: Case, spec: Spec, strided: bool) -> list[str
     if strided:
         lines += [
             "for name, x in quantities.items():  # not contiguous: a slice of a transposed latent",
-            "    if isinstance(x, torch.Tensor) and x.shape == quantities['v_theta'].shape:",
+            f"    if isinstance(x, torch.Tensor) and x.shape == quantities[{case.output_name!r}].shape:",
             "        quantities[name] = torch.stack([x.transpose(0, -1)] * 2, -1)[..., 0].transpose(0, -1)",
         ]
     return [*lines, f"case = Case({case.label!r}, quantities)"]
@@ -92,7 +92,7 @@ def _gradient(judge: Judge, case: Case) -> list[str]:
 def _equivalence(judge: Judge, case: Case) -> list[str]:
     return [
         *_OBSERVED,
-        "# required: the gradient of weight · ‖v_theta − sg(target)‖²",
+        f"# required: the gradient of weight · ‖{case.output_name} − sg(target)‖²",
         *_compared(*checks.squared_distance_gradient(judge, case)),
     ]
 
@@ -106,8 +106,8 @@ def _compiled(judge: Judge, case: Case) -> list[str]:
 
 
 _OBSERVED = [
-    "case.v_theta.requires_grad_()",
-    "(observed,) = torch.autograd.grad(implementation(case).sum(), case.v_theta)",
+    "case.output.requires_grad_()",
+    "(observed,) = torch.autograd.grad(implementation(case).sum(), case.output)",
 ]
 _COMPARISON = [
     "difference = (observed.double() - required).abs()",
@@ -135,8 +135,8 @@ _SAMPLES = [
     '    """Your gradient for a batch of some of the samples, in the order in which they are named."""',
     "    rows = {n: x[list(samples)] if n in PER_SAMPLE else x for n, x in quantities.items()}",
     "    part = Case(case.label, rows)",
-    "    part.v_theta.requires_grad_()",
-    "    (found,) = torch.autograd.grad(implementation(part).sum(), part.v_theta)",
+    "    part.output.requires_grad_()",
+    "    (found,) = torch.autograd.grad(implementation(part).sum(), part.output)",
     "    return found.double()",
     "",
 ]
@@ -158,7 +158,7 @@ def _arguments(rows: list[int]) -> str:
 
 
 def _sample_independence(judge: Judge, case: Case) -> list[str]:
-    first, second = checks.companies(len(case.v_theta))
+    first, second = checks.companies(len(case.output))
     part = checks.rows_of(case, first)
     wanted, before = judge.reference(part), judge.observe(part).gradient
     return _related(
@@ -174,7 +174,7 @@ def _sample_independence(judge: Judge, case: Case) -> list[str]:
 
 
 def _permutation(judge: Judge, case: Case) -> list[str]:
-    order = checks.rolled(len(case.v_theta))
+    order = checks.rolled(len(case.output))
     wanted, before = judge.reference(case), judge.observe(case).gradient
     return _related(
         judge,
@@ -189,7 +189,7 @@ def _permutation(judge: Judge, case: Case) -> list[str]:
 
 
 def _micro_batching(judge: Judge, case: Case) -> list[str]:
-    batch = len(case.v_theta)
+    batch = len(case.output)
     wanted, whole = judge.reference(case), judge.observe(case).gradient
     halves = checks.halves(judge, batch)
     parts = ", ".join(
@@ -212,12 +212,12 @@ def _micro_batching(judge: Judge, case: Case) -> list[str]:
 
 def _determinism(judge: Judge, case: Case) -> list[str]:
     return [
-        "case.v_theta.requires_grad_()",
+        "case.output.requires_grad_()",
         "results = []",
         "for call in range(20):  # the same case each time",
         "    torch.manual_seed(call)",
         "    loss = implementation(case)",
-        "    (gradient,) = torch.autograd.grad(loss.sum(), case.v_theta)",
+        "    (gradient,) = torch.autograd.grad(loss.sum(), case.output)",
         "    results.append((loss.detach(), gradient))",
         "    print('call', call, 'loss', loss.tolist(), 'gradient', gradient.flatten().tolist())",
         "first = [x.nan_to_num() for x in results[0]]",
@@ -236,7 +236,7 @@ def _inputs_untouched(judge: Judge, case: Case) -> list[str]:
         "        'the global seed': torch.initial_seed(),",
         "    }",
         "",
-        "case.v_theta.requires_grad_()",
+        "case.output.requires_grad_()",
         "before = {n: x.detach().clone() for n, x in quantities.items() if isinstance(x, torch.Tensor)}",
         "settings_before = settings()",
         "implementation(case)",

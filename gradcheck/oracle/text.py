@@ -2,6 +2,7 @@ r"""A judgement in plain text: the table of obligations, and each failure for so
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 
@@ -83,7 +84,9 @@ def _remark(r: Result) -> str:
     if r.status != "passed":
         return o.detail
     ratio = f", test ratio {o.ratio:.2g}" if o.ratios else ""
-    return f"{o.examples} cases{ratio}" + (f"; {o.note}" if o.note else "")
+    seen = o.resolution is not None and math.isfinite(o.resolution)
+    sees = f", sees errors of {o.resolution:.0e}" if seen else ""
+    return f"{o.examples} cases{ratio}{sees}" + (f"; {o.note}" if o.note else "")
 
 
 def failure_text(result: Result, target: str, reference: str, *, brief: bool = False, with_script: bool = True) -> str:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from derivations.derivation import Derivation
-from derivations.notation import quantity
-from derivations.sde import SDES
+from derivations.notation import error_gap, quantity
+from derivations.sde import SDES, step_with
 from gradcheck.case import Case
 from gradcheck.catalogue import CATALOGUE, Entry
 from gradcheck.conventions import Conventions
@@ -24,13 +24,21 @@ Quantities = dict[str, Tensor | float]
 def family(process: str, sde: str) -> list[Entry]:
     """The catalogue's entries whose quantities a case of this process holds."""
 
+    held = set() if process == "forward" else {"D", *_on_step(sde).given}
+
     def belongs(e: Entry) -> bool:
-        if "preference" in e.derivation.given:
-            return False  # a case of independent samples holds no pairs
-        options = e.derivation.variant.options
-        return e.derivation.process == process and (process == "forward" or options.get("sde", "flow") == sde)
+        d = e.derivation
+        if d.process != process or error_gap in d.definitions:
+            return False  # a case of independent samples holds no pairs or groups
+        step = step_with(d.coefficients)
+        return process == "forward" or (step is not None and step.name == sde and set(d.given) <= held)
 
     return [e for e in CATALOGUE if belongs(e)]
+
+
+def _on_step(sde: str) -> Derivation:
+    """The loss that needs every quantity of a case on this reverse step."""
+    return Conventions("flow_grpo", options={"sde": sde, "kl": "step"}).derivation
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,7 @@ class Universe:
 
     def _members(self) -> list[Derivation]:
         if self.process == "backward":
-            return [Conventions("flow_grpo", options={"sde": self.sde, "kl": "step"}).derivation]
+            return [_on_step(self.sde)]
         members = [e.derivation for e in family("forward", "")]
         members.sort(
             key=lambda d: (

@@ -100,7 +100,7 @@ def unveil(
             problems.append((universe, error))
             continue
         found = _finding(looks[-1], looks[-1].monomials(), assumed)
-        if found.gradient is not None or found.matches:
+        if found.matches or (found.gradient is not None and not looks[-1].doubtful):
             return found
     if not looks:
         raise AdapterError(_once(problems))

@@ -30,8 +30,18 @@ DIRECTIONS: tuple[tuple[str, sp.Expr], ...] = (
     ("v_θ − v_ref", n.v_theta - n.v_ref),
     ("x_t", n.x_t),
     ("v_θ", n.v_theta),
+    # of networks that predict something else
+    ("ε_θ − ε_old", n.noise_theta - n.noise_old),
+    ("ε_θ − ε", n.noise_theta - n.noise),
+    ("ε_θ − ε_ref", n.noise_theta - n.noise_ref),
+    ("ε_θ", n.noise_theta),
+    ("x_0,θ − x_0,old", n.x_0_theta - n.x_0_old),
+    ("x_0,θ − x_0", n.x_0_theta - n.x_0),
+    ("x_0,θ − x_0,ref", n.x_0_theta - n.x_0_ref),
+    ("x_0,θ", n.x_0_theta),
 )
 B = sp.Symbol("B", positive=True)
+_LEFT = sp.Symbol("1 − t", positive=True)
 _SCALARS = (
     n.advantage,
     n.ratio,
@@ -91,12 +101,12 @@ class Direction:
 
 def formula_of(found: sp.Expr, digits: int = 4) -> sp.Expr:
     """A recognised formula with numbers of few digits."""
-    return found.xreplace({x: sp.Float(x, digits) for x in found.atoms(sp.Float)})
+    return found.xreplace({x: sp.Float(x, digits) for x in found.atoms(sp.Float)}).xreplace({_LEFT: 1 - n.t})
 
 
 def scalars(case: Case) -> dict[sp.Symbol, Tensor]:
     """The problem's scalars, one value for each sample."""
-    v = case.v_theta
+    v = case.output
     batch = v.shape[0]
     out: dict[sp.Symbol, Tensor] = {}
     for symbol in _SCALARS:
@@ -108,6 +118,8 @@ def scalars(case: Case) -> dict[sp.Symbol, Tensor]:
             single = not isinstance(value, Tensor)
             number = torch.full((batch,), float(value), dtype=torch.float64) if single else value
             out[symbol] = number.detach().to("cpu", torch.float64)
+    if n.t in out and case.output_name != "v_theta":  # what a conversion divides by
+        out[_LEFT] = 1 - out[n.t]
     return out
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from derivations.calculus import ClipMask
+from derivations.calculus import Mask
 from gradcheck.case import Case
 from gradcheck.catalogue import Entry, entry
 from gradcheck.compiled import evaluate
@@ -228,7 +228,7 @@ class Trainer:
     def clipped(self, batch: Batch) -> Tensor:
         """The fraction of rows whose gradient the clip has set to zero, (S,); 0 for a loss without a clip."""
         derivation = self.method.entry.derivation
-        masks = derivation.gradient.atoms(ClipMask)
+        masks = derivation.gradient.atoms(Mask)
         if not masks:
             return torch.zeros(len(self.old[0]))
         (mask,) = evaluate(derivation, self.case(batch), masks.pop())

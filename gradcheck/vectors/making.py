@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from derivations.derivation import Derivation
-from derivations.notation import quantity, ratio
+from derivations.notation import divergence, quantity, ratio
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
-from gradcheck.compare import branch
+from gradcheck.compare import branch, value_scale
 from gradcheck.compiled import evaluate
 from gradcheck.error_scale import error_scale
 from gradcheck.errors import GradcheckError
@@ -86,8 +86,9 @@ def expected(derivation: Derivation, case: Case) -> Expected:
     (raw, gradient, weight, target), (other_raw, other_gradient, *_) = (branch(derivation, o) for o in (False, True))
     wanted = (gradient, other_gradient, derivation.loss, weight, target)
     own, other, loss, w, point = evaluate(derivation, case, *wanted, dtype=torch.float64)
-    scales, undecided = error_scale(derivation, case, raw, other_raw, derivation.loss)
-    own_scale, other_scale = (x.expand(shape) for x in scales[:2])
+    scales, undecided = error_scale(derivation, case, raw, other_raw)
+    loss_scale = value_scale(derivation, case, derivation.loss, case.output.dtype)
+    own_scale, other_scale = (x.expand(shape) for x in scales)
     column = undecided.reshape(-1).expand(shape[0]).reshape(-1, *(1,) * (len(shape) - 1))
 
     def rows(x: Tensor) -> Tensor:
@@ -97,7 +98,7 @@ def expected(derivation: Derivation, case: Case) -> Expected:
         gradient=own.expand(shape),
         gradient_scale=torch.where(column, torch.maximum(own_scale, other_scale), own_scale),
         loss=rows(loss),
-        loss_scale=rows(scales[2]),
+        loss_scale=rows(loss_scale),
         weight=rows(w),
         target=point.expand(shape),
         undecided=column.reshape(-1),
@@ -168,6 +169,9 @@ def _drawn(derivation: Derivation, recipe: Recipe, seed: int) -> Given:
 def _clip_at_ratio(derivation: Derivation, given: Given) -> Given:
     """Move the clip to where the ratio is; on float32's numbers, so that the edge is the same in both precisions."""
     coarse: Given = {n: x.float().double() if isinstance(x, Tensor) else x for n, x in given.items()}
+    if divergence in derivation.definitions:
+        (apart,) = evaluate(derivation, complete(derivation, coarse), divergence, dtype=torch.float64)
+        return {**coarse, "divergence_max": float(apart.flatten()[0])}
     (at,) = evaluate(derivation, complete(derivation, coarse), ratio, dtype=torch.float64)
     high = float(at.flatten()[0]) - 1
     return {**coarse, "clip_high": high} if high > 0 else coarse
@@ -188,7 +192,10 @@ def _is_placed(derivation: Derivation, recipe: Recipe, case: Case) -> bool:
     if not has_clip(derivation):
         return True
     (at,) = evaluate(derivation, case, ratio, dtype=torch.float64)
-    beyond = (at > 1 + case.clip_high) | (at < 1 - case.clip_low)
+    if divergence in derivation.definitions:
+        beyond = evaluate(derivation, case, divergence, dtype=torch.float64)[0] > case.divergence_max
+    else:
+        beyond = (at > 1 + case.clip_high) | (at < 1 - case.clip_low)
     if not recipe.at_edge and bool(beyond.any() if recipe.policy != "outside" else not beyond.all()):
         return False
     return {"high": bool((at > 1).all()), "low": bool((at < 1).all()), "": True}[recipe.side]
@@ -198,7 +205,7 @@ def _is_sharp(recipe: Recipe, e: Expected, dtype: str) -> bool:
     """Whether the branch is decided (or, at the edge, is not) and every mistake of a percent would be refused."""
     if not all(bool(x.isfinite().all()) for x in (e.gradient, e.loss, e.weight, e.target)):
         return False
-    if not bool((e.undecided == recipe.at_edge).all()):
+    if bool(e.undecided.any()) != recipe.at_edge:  # a divergence leaves only the sign undecided that would go further
         return False
     if dtype not in recipe.seen or recipe.at_edge:
         return True

@@ -76,7 +76,7 @@ RECIPES = (
     Recipe("clip-edge", "clip-edge", ("clip",), side="high", at_edge=True, signal="pair"),
     Recipe("near-data", "near-data", ("t",), policy="near", time="near-data", seen=_SHARP),
     Recipe("near-noise", "near-noise", ("t",), policy="near", time="near-noise", seen=_SHARP),
-    Recipe("tiny-noise", "tiny-noise", ("noise_level",), noise="tiny", seen=_SHARP),
+    Recipe("tiny-noise", "tiny-noise", ("noise_level",), policy="near", noise="tiny", seen=_SHARP),
     Recipe("one-coordinate", "one-coordinate", batch=2, group="axes2-one"),
     Recipe("three-axes", "axes", batch=2, group="axes3"),
     Recipe("four-axes", "axes", batch=2, group="axes4"),

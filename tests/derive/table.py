@@ -12,6 +12,8 @@ _GUARD = "ratio = exp(C2*(log_prob_theta - log_prob_old + norm2(mean_theta - mea
 _GUARD_MEAN = (
     _LOG_MEAN + "ratio = exp(C2*(log_prob_theta - log_prob_old + mean((mean_theta - mean_old)**2)/(2*C2**2))); "
 )
+_KL_OLD = "divergence = {d}/(2*C2**2); "
+_DPPO = "-A*ratio*sg(unless(A*(ratio - 1), divergence - divergence_max))"
 _KL = " + kl_weight*norm2(mean_theta - mean_ref)/(2*C2**2)"
 _KL_MEAN = " + kl_weight*mean((mean_theta - mean_ref)**2)/(2*C2**2)"
 _KL_SIGMA = " + kl_weight*mean((mean_theta - mean_ref)**2)/(2*sigma_t**2)"
@@ -32,9 +34,20 @@ def _nft(form: str) -> str:
     )
 
 
-def _dpo(form: str) -> str:
-    gap = f"{form.format(v='v_theta')} - {form.format(v='v_ref')}"
+def _mapped(advantage: str) -> str:
+    return f"reward_prob = clip({advantage}, -advantage_clip, advantage_clip)/(2*advantage_clip) + 1/2; "
+
+
+def _gap(form: str, anchor: str = "v_ref") -> str:
+    return f"{form.format(v='v_theta')} - {form.format(v=anchor)}"
+
+
+def _dpo(gap: str) -> str:
     return f"softplus(beta_dpo*preference*({gap} - partner_gap))"
+
+
+def _dgpo(gap: str) -> str:
+    return f"softplus(beta_dpo*(A*({gap}) + group_gap))"
 
 
 _ADAPTIVE = (
@@ -53,13 +66,22 @@ EXPRESSIONS: dict[str, tuple[str, str | None]] = {
     "flow_grpo[cps]": (_PPO, "cps"),
     "flow_grpo[cps-unit]": (_UNIT + _PPO, "cps"),
     "flow_grpo[wan]": (_LOG_MEAN + _PPO + _KL_MEAN, "wan"),
+    "flow_grpo[noise-weighted]": (f"{_LOG_MEAN}{_PPO}*C2/noise_norm", "flow"),
+    "flow_grpo[window]": (f"{_LOG_MEAN}window*({_PPO}{_KL_MEAN})", "flow"),
     "grpo_guard": (f"{_GUARD}{_PPO}/dt", "flow"),
     "grpo_guard[mean]": (f"{_GUARD_MEAN}{_PPO}/dt", "flow"),
     "grpo_guard[kl]": (f"{_GUARD}{_PPO}/dt{_KL}", "flow"),
     "grpo_guard[kl-sigma]": (f"{_GUARD_MEAN}{_PPO}/dt{_KL_SIGMA}", "flow"),
     "grpo_guard[dance]": (f"{_GUARD_MEAN}{_PPO}/dt", "dance"),
     "grpo_guard[cps]": (f"{_GUARD}{_PPO}/dt", "cps"),
+    "grpo_guard[window]": (f"{_GUARD_MEAN}{_PPO}*window/dt", "flow"),
     "grpo_guard[wan]": (f"{_GUARD_MEAN}{_PPO}/dt", "wan"),
+    "flow_dppo": (_KL_OLD.format(d="norm2(mean_theta - mean_old)") + _DPPO, "flow"),
+    "flow_dppo[mean]": (_LOG_MEAN + _KL_OLD.format(d="mean((mean_theta - mean_old)**2)") + _DPPO, "flow"),
+    "flow_dppo[kl]": (_LOG_MEAN + _KL_OLD.format(d="mean((mean_theta - mean_old)**2)") + _DPPO + _KL_MEAN, "flow"),
+    "flow_dppo[cps]": (_KL_OLD.format(d="norm2(mean_theta - mean_old)") + _DPPO, "cps"),
+    "ddpo": (_PPO, "ddim"),
+    "ddpo[mean]": (_LOG_MEAN + _PPO, "ddim"),
     "awm": ("A*norm2(v_theta - v_gt)", None),
     "awm[mean]": ("A*mean((v_theta - v_gt)**2)", None),
     "awm[reference]": ("A*norm2(v_theta - v_gt)" + _REF, None),
@@ -74,10 +96,23 @@ EXPRESSIONS: dict[str, tuple[str, str | None]] = {
     "diffusion_nft[reference]": (_nft("norm2({v} - v_gt)") + _REF, None),
     "diffusion_nft[adaptive]": (_ADAPTIVE, None),
     "diffusion_nft[adaptive-reference]": (_ADAPTIVE + _REF_MEAN, None),
+    "diffusion_nft[advantages]": (_mapped("A") + _nft("norm2({v} - v_gt)"), None),
+    "diffusion_nft[positive-only]": (_mapped("max(A, 0)") + _nft("norm2({v} - v_gt)"), None),
+    "diffusion_nft[binary]": (_mapped("sign(A)") + _nft("mean(({v} - v_gt)**2)"), None),
     "rwr": ("exp(R/tau)*norm2(v_theta - v_gt)", None),
     "rwr[mean]": ("exp(R/tau)*mse(v_theta, v_gt)", None),
     "fpo": (f"ratio = exp(norm2(v_old - v_gt) - norm2(v_theta - v_gt)); {_PPO}", None),
-    "diffusion_dpo": (_dpo("norm2({v} - v_gt)"), None),
-    "diffusion_dpo[mean]": (_dpo("mean(({v} - v_gt)**2)"), None),
+    "rwr[reference]": ("exp(R/tau)*norm2(v_theta - v_gt)" + _REF, None),
+    "awr": ("min(exp(A/tau), weight_max)*norm2(v_theta - v_gt)", None),
+    "awr[mean]": ("min(exp(A/tau), weight_max)*mse(v_theta, v_gt)", None),
+    "awr[reference]": ("min(exp(A/tau), weight_max)*norm2(v_theta - v_gt)" + _REF, None),
+    "diffusion_dpo": (_dpo(_gap("norm2({v} - v_gt)")), None),
+    "diffusion_dpo[mean]": (_dpo(_gap("mean(({v} - v_gt)**2)")), None),
+    "diffusion_dpo[online]": (_dpo(_gap("norm2({v} - v_gt)", "v_old")), None),
+    "diffusion_dpo[reference]": (_dpo(_gap("norm2({v} - v_gt)")) + _REF, None),
+    "dgpo": (_dgpo(_gap("norm2({v} - v_gt)")), None),
+    "dgpo[mean]": (_dgpo(_gap("mean(({v} - v_gt)**2)")), None),
+    "dgpo[reference]": (_dgpo(_gap("norm2({v} - v_gt)")) + _REF, None),
+    "fpo[reference]": (f"ratio = exp(mse(v_old, v_gt) - mse(v_theta, v_gt)); {_PPO}{_REF_MEAN}", None),
     "fpo[mean]": (f"ratio = exp(mse(v_old, v_gt) - mse(v_theta, v_gt)); {_PPO}", None),
 }

@@ -106,7 +106,7 @@ def test_the_catalogue_is_recognised(label: str) -> None:
 def test_what_a_match_rests_on_is_said() -> None:
     (first, *rest) = derived("-min(ratio*A, clip(ratio, 1-eps, 1+eps)*A)").matches
     assert (first.label, first.step) == ("flow_grpo", ("C1", "C2"))
-    assert [m.label for m in rest] == ["flow_grpo[cps]"]
+    assert [(m.label, m.step) for m in rest] == [("flow_grpo[cps]", ("C1", "C2")), ("ddpo", ("C1", "C2"))]
     (only,) = derived("A*norm2(v_theta - v_gt)").matches
     assert (only.label, only.step, only.clip) == ("awm", (), ())
 
@@ -139,7 +139,7 @@ def test_what_is_not_in_the_catalogue_is_not_found_there(text: str) -> None:
 
 
 def test_numbers_find_a_match_but_a_proof_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    agreeing = Comparison(ratio=0.0, index=(0,), observed=1.0, required=1.0, bound=1.0, judged=1.0)
+    agreeing = Comparison(ratio=0.0, index=(0,), observed=1.0, required=1.0, bound=1.0, judged=1.0, resolution=1.0)
     monkeypatch.setattr("gradcheck.deriving.matching._seen", lambda claim, seed: agreeing)
     assert [m.label for m in matches(derive_statement(read("A*norm2(v_theta - v_gt)")).derivation)] == ["awm"]
 

@@ -379,3 +379,6 @@ MISTAKES = {
     "another_target": "unknown",
 }
 """Wrong trainer → the cause that its report names."""
+
+if not hasattr(torch.cpu.Stream, "record_event"):  # before torch 2.7 FSDP2 needs a GPU
+    del right_fsdp2, fsdp2_never_synchronised, MISTAKES["fsdp2_never_synchronised"]

@@ -263,5 +263,30 @@ def temperature_inverted(case: Case) -> Tensor:
     return (torch.exp(case.reward * case.temperature) * error).mean()
 
 
+def from_advantages(case: Case, r: Tensor) -> Tensor:
+    v_plus, v_minus = mixtures(case)
+    return (r * mse(v_plus, case.v_gt) + (1 - r) * mse(v_minus, case.v_gt)).mean()
+
+
+ADVANTAGES = {"reduction": "mean", "advantage_mode": "all"}
+POSITIVE = {"reduction": "mean", "advantage_mode": "positive_only"}
+
+
+@mutant("diffusion_nft", fails="gradient", because="map-unclipped", **ADVANTAGES)
+def advantages_beyond_the_clip(case: Case) -> Tensor:
+    return from_advantages(case, case.advantage / case.advantage_clip / 2 + 0.5)
+
+
+@mutant("diffusion_nft", fails="gradient", because="map-of-the-unit", **ADVANTAGES)
+def clipped_at_one(case: Case) -> Tensor:
+    return from_advantages(case, case.advantage.clamp(-1, 1) / 2 + 0.5)
+
+
+@mutant("diffusion_nft", fails="gradient", because="convention:advantage_mode", **POSITIVE)
+def bad_samples_push(case: Case) -> Tensor:
+    a = case.advantage.clamp(-case.advantage_clip, case.advantage_clip)
+    return from_advantages(case, a / case.advantage_clip / 2 + 0.5)
+
+
 MUTANTS: tuple[Mutant, ...] = tuple(x for x in list(globals().values()) if isinstance(x, Mutant))
 """All of this file, in its order."""

@@ -1,4 +1,4 @@
-"""FPO and Diffusion-DPO, written wrongly."""
+"""FPO, Diffusion-DPO and DGPO, written wrongly."""
 
 from __future__ import annotations
 
@@ -73,6 +73,63 @@ def one_margin_for_all(case: Case) -> Tensor:
 @mutant("diffusion_dpo", fails="gradient", because="sigmoid-missing", reduction="mean")
 def margin_as_loss(case: Case) -> Tensor:
     return (case.beta_dpo * case.preference * (gap(case) - case.partner_gap)).mean()
+
+
+@mutant("fpo", fails="kl", because="kl-without-gradient", reduction="mean", reference="on", clip_range=0.05)
+def reference_without_gradient(case: Case) -> Tensor:
+    ratio = torch.exp(mse(case.v_old, case.v_gt).detach() - mse(case.v_theta, case.v_gt))
+    return (clipped(case, ratio) + case.kl_weight * mse(case.v_theta.detach(), case.v_ref)).mean()
+
+
+@mutant("diffusion_dpo", fails="gradient", because="kl-to-old", reduction="mean", anchor="behaviour", reference="on")
+def held_at_the_behaviour_model(case: Case) -> Tensor:
+    own = mse(case.v_theta, case.v_gt) - mse(case.v_old, case.v_gt)
+    return (preference(case, own, case.beta_dpo) + case.kl_weight * mse(case.v_theta, case.v_old)).mean()
+
+
+@mutant("diffusion_dpo", fails="gradient", because="reference-missing", reduction="mean", anchor="behaviour")
+def online_without_an_anchor(case: Case) -> Tensor:
+    return preference(case, mse(case.v_theta, case.v_gt), case.beta_dpo).mean()
+
+
+def group(case: Case, own: Tensor) -> Tensor:
+    return -functional.logsigmoid(-case.beta_dpo * (own + case.group_gap))
+
+
+@mutant("dgpo", fails="gradient", because="preference-exchanged", reduction="mean")
+def bad_samples_win(case: Case) -> Tensor:
+    return group(case, -case.advantage * gap(case)).mean()
+
+
+@mutant("dgpo", fails="gradient", because="advantage-sign-alone", reduction="mean")
+def halves_without_weights(case: Case) -> Tensor:
+    return group(case, case.advantage.sign() * gap(case)).mean()
+
+
+@mutant("dgpo", fails="gradient", because="advantage-absolute", reduction="mean")
+def bad_samples_taken_for_good(case: Case) -> Tensor:
+    return group(case, case.advantage.abs() * gap(case)).mean()
+
+
+@mutant("dgpo", fails="gradient", because="group-missing", reduction="mean")
+def a_sigmoid_of_its_own(case: Case) -> Tensor:
+    return -functional.logsigmoid(-case.beta_dpo * case.advantage * gap(case)).mean()
+
+
+@mutant("dgpo", fails="gradient", because="group-sign", reduction="mean")
+def the_others_subtracted(case: Case) -> Tensor:
+    return group(case.replace(group_gap=-case.group_gap), case.advantage * gap(case)).mean()
+
+
+@mutant("dgpo", fails="gradient", because="beta-outside", reduction="mean")
+def beta_before_the_logarithm(case: Case) -> Tensor:
+    margin = case.advantage * gap(case) + case.group_gap
+    return -(case.beta_dpo * functional.logsigmoid(-margin)).mean()
+
+
+@mutant("dgpo", fails="gradient", because="reference-missing", reduction="mean")
+def group_without_a_reference(case: Case) -> Tensor:
+    return group(case, case.advantage * mse(case.v_theta, case.v_gt)).mean()
 
 
 MUTANTS: tuple[Mutant, ...] = tuple(x for x in list(globals().values()) if isinstance(x, Mutant))

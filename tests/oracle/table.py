@@ -10,16 +10,48 @@ from dataclasses import dataclass
 
 import torch
 
-from . import mutants_awm, mutants_diffusion_nft, mutants_flow_grpo, mutants_fpo_and_dpo, mutants_grpo_guard
+from . import (
+    correct_backward,
+    correct_compiled,
+    correct_flow_grpo,
+    correct_forward,
+    correct_predictions,
+    mutants_awm,
+    mutants_awr,
+    mutants_behaviour,
+    mutants_ddpo,
+    mutants_diffusion_nft,
+    mutants_flow_dppo,
+    mutants_flow_grpo,
+    mutants_fpo_and_dpo,
+    mutants_grpo_guard,
+    mutants_predictions,
+    mutants_reverse_step,
+    mutants_time_weights,
+)
 from .base import Correct, Mutant, caught, judged
-from .correct import CORRECT
 
 MUTANTS: tuple[Mutant, ...] = (
     *mutants_flow_grpo.MUTANTS,
+    *mutants_reverse_step.MUTANTS,
+    *mutants_behaviour.MUTANTS,
     *mutants_grpo_guard.MUTANTS,
+    *mutants_ddpo.MUTANTS,
+    *mutants_time_weights.MUTANTS,
+    *mutants_flow_dppo.MUTANTS,
     *mutants_awm.MUTANTS,
+    *mutants_awr.MUTANTS,
     *mutants_diffusion_nft.MUTANTS,
     *mutants_fpo_and_dpo.MUTANTS,
+    *mutants_predictions.MUTANTS,
+)
+
+CORRECT: tuple[Correct, ...] = (
+    *correct_flow_grpo.CORRECT,
+    *correct_backward.CORRECT,
+    *correct_forward.CORRECT,
+    *correct_predictions.CORRECT,
+    *correct_compiled.CORRECT,
 )
 
 

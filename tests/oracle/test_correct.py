@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from .base import Correct, judged
-from .correct import CORRECT
+from .table import CORRECT
 
 
 @pytest.mark.parametrize("implementation", CORRECT, ids=lambda c: c.name)

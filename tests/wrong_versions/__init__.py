@@ -30,7 +30,7 @@ __all__ = [
 _TABLES = {
     path.stem: import_module(f"{__name__}.{path.stem}")
     for path in sorted(Path(__file__).parent.glob("*.py"))
-    if path.stem not in ("__init__", "base", "theorems")
+    if path.stem not in ("__init__", "base", "families", "shared", "theorems")
 }
 
 WRONG_VERSIONS: dict[str, tuple[WrongVersion, ...]] = {name: table.WRONG_VERSIONS for name, table in _TABLES.items()}

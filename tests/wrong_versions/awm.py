@@ -2,74 +2,69 @@
 
 from __future__ import annotations
 
-import sympy as sp
-
-from derivations.notation import D, advantage, ratio, v_gt, v_old, v_ref, v_theta
-from wrong_versions.base import COMMON, LEMMAS, Edit, WrongTarget, WrongVersion
+from derivations.notation import D, advantage, ratio, v_gt, v_old, v_theta
+from wrong_versions.base import FORWARD, Edit, WrongTarget, WrongVersion
+from wrong_versions.shared import (
+    FLOW_MATCHING,
+    SIGN,
+    WEIGHT_HALF,
+    WEIGHT_WITHOUT_D,
+    clipped,
+    reference,
+    reference_targets,
+    velocity,
+)
 
 _SYMBOLIC = "derivations/losses/awm.py"
 _NUMERIC = "gradcheck/losses/awm.py"
 _ERROR = "error = latent_reduce((case.v_theta - v_gt) ** 2, reduction)"
 _RATIO = "torch.exp(log_ratio)"
+_LOSS = "loss = advantage * each * Norm2(v_theta - v_gt)"
+_MATCHING = "matching = 2 * advantage * each * (v_theta - v_gt)"
+_TARGET = "target = v_theta + advantage * (v_gt - v_theta)"
 
 WRONG_VERSIONS = (
+    *velocity("awm", times=2),
+    *clipped("awm", "clipped"),
+    *reference(merged=True),
+    WrongVersion(
+        "reference-held-clipped",
+        "The clipped form's target forgets the reference term's share of the gradient.",
+        Edit(FORWARD, "self.target - back / (2 * self.weight)", "self.target"),
+        "target",
+        variant="clipped-reference",
+    ),
     WrongVersion(
         "sign",
         "The loss is maximised: good samples are pushed away.",
-        Edit(_SYMBOLIC, "loss=matching + to_ref", "loss=-matching + to_ref"),
+        Edit(_SYMBOLIC, "pull = Pull(loss, matching", "pull = Pull(-loss, matching"),
         "gradient",
         numeric=Edit(_NUMERIC, "policy_loss = case.advantage * error", "policy_loss = -case.advantage * error"),
     ),
     WrongVersion(
         "factor-two",
         "The gradient lacks the square's 2.",
-        Edit(_SYMBOLIC, "gradient = 2 * advantage *", "gradient = advantage *"),
+        Edit(_SYMBOLIC, _MATCHING, _MATCHING.replace("2 * ", "")),
         "gradient",
         numeric=Edit(_NUMERIC, "policy_loss = case.advantage * error", "policy_loss = 0.5 * case.advantage * error"),
     ),
     WrongVersion(
         "gradient-direction",
         "v_gt − v_theta where v_theta − v_gt is the gradient.",
-        Edit(
-            _SYMBOLIC,
-            "gradient = 2 * advantage * per_coordinate * (v_theta - v_gt)",
-            "gradient = 2 * advantage * per_coordinate * (v_gt - v_theta)",
-        ),
+        Edit(_SYMBOLIC, _MATCHING, _MATCHING.replace("(v_theta - v_gt)", "(v_gt - v_theta)")),
         "gradient",
     ),
     WrongVersion(
         "not-squared",
         "The norm is not squared.",
-        Edit(
-            _SYMBOLIC,
-            "matching = advantage * per_coordinate * Norm2(v_theta - v_gt)",
-            "matching = advantage * per_coordinate * sp.sqrt(Norm2(v_theta - v_gt))",
-        ),
+        Edit(_SYMBOLIC, _LOSS, _LOSS.replace("Norm2(v_theta - v_gt)", "sp.sqrt(Norm2(v_theta - v_gt))")),
         "matching-gradient",
         numeric=Edit(_NUMERIC, _ERROR, _ERROR + ".sqrt()"),
     ),
     WrongVersion(
-        "noise-and-data-exchanged",
-        "v_gt is x_0 − noise: time's direction is reversed.",
-        Edit(_SYMBOLIC, "definitions={v_gt: noise - x_0},", "definitions={v_gt: x_0 - noise},"),
-        "velocity",
-        numeric=Edit(_NUMERIC, "v_gt = case.noise - case.x_0", "v_gt = case.x_0 - case.noise"),
-    ),
-    WrongVersion(
-        "noise-as-target",
-        "The network's velocity is compared with the noise: a noise-prediction loss.",
-        Edit(_SYMBOLIC, "definitions={v_gt: noise - x_0},", "definitions={v_gt: noise},"),
-        "velocity",
-        numeric=Edit(_NUMERIC, "v_gt = case.noise - case.x_0", "v_gt = case.noise"),
-    ),
-    WrongVersion(
         "old-velocity-in-loss",
         "The error is the behaviour model's, which trains nothing; only the reference term does.",
-        Edit(
-            _SYMBOLIC,
-            "matching = advantage * per_coordinate * Norm2(v_theta - v_gt)",
-            "matching = advantage * per_coordinate * Norm2(v_ref - v_gt)",
-        ),
+        Edit(_SYMBOLIC, _LOSS, _LOSS.replace("Norm2(v_theta", "Norm2(v_old")),
         "matching-gradient",
         numeric=Edit(_NUMERIC, _ERROR, _ERROR.replace("case.v_theta", "case.v_theta.detach()")),
         variant="reference",
@@ -86,19 +81,6 @@ WRONG_VERSIONS = (
         variant="clipped",
     ),
     WrongVersion(
-        "mean-summed",
-        "Coordinates are added up where they were to be averaged: 1/D is missing.",
-        Edit(_SYMBOLIC, "matching = advantage * per_coordinate *", "matching = advantage *"),
-        "gradient",
-        numeric=Edit(COMMON, 'flat.mean(1) if reduction == "mean" else flat.sum(1)', "flat.sum(1)"),
-        variant="mean",
-    ),
-    WrongVersion(
-        "sum-averaged",
-        "Coordinates are averaged where they were to be added up: an extra 1/D.",
-        numeric=Edit(COMMON, 'flat.mean(1) if reduction == "mean" else flat.sum(1)', "flat.mean(1)"),
-    ),
-    WrongVersion(
         "mean-over-batch-too-early",
         "The squared error is averaged over the batch before the advantage multiplies it.",
         numeric=Edit(_NUMERIC, "policy_loss = case.advantage * error", "policy_loss = case.advantage * error.mean()"),
@@ -113,14 +95,14 @@ WRONG_VERSIONS = (
     WrongVersion(
         "advantage-missing",
         "Plain flow matching: every sample counts alike.",
-        Edit(_SYMBOLIC, "matching = advantage * per_coordinate *", "matching = per_coordinate *"),
+        Edit(_SYMBOLIC, _LOSS, _LOSS.replace("advantage * ", "")),
         "matching-gradient",
         numeric=Edit(_NUMERIC, "policy_loss = case.advantage * error", "policy_loss = error"),
     ),
     WrongVersion(
         "r-for-A",
         "The optimality probability (1 + A)/2 stands where the advantage belongs.",
-        Edit(_SYMBOLIC, "matching = advantage * per_coordinate *", "matching = (1 + advantage) / 2 * per_coordinate *"),
+        Edit(_SYMBOLIC, _LOSS, _LOSS.replace("advantage *", "(1 + advantage) / 2 *")),
         "gradient",
         numeric=Edit(
             _NUMERIC, "policy_loss = case.advantage * error", "policy_loss = (1 + case.advantage) / 2 * error"
@@ -136,41 +118,31 @@ WRONG_VERSIONS = (
     WrongVersion(
         "target-reversed",
         "The target lies on the other side of v_theta.",
-        Edit(
-            _SYMBOLIC,
-            "target = v_theta + advantage * (v_gt - v_theta)",
-            "target = v_theta + advantage * (v_theta - v_gt)",
-        ),
+        Edit(_SYMBOLIC, _TARGET, _TARGET.replace("(v_gt - v_theta)", "(v_theta - v_gt)")),
         "target",
     ),
     WrongVersion(
         "target-from-old",
         "The target is measured from v_old.",
-        Edit(
-            _SYMBOLIC, "target = v_theta + advantage * (v_gt - v_theta)", "target = v_old + advantage * (v_gt - v_old)"
-        ),
+        Edit(_SYMBOLIC, _TARGET, _TARGET.replace("v_theta", "v_old")),
         "equivalence",
     ),
     WrongVersion(
         "weight-half",
         "Weight 1/2 with weight 1's target.",
-        Edit(_SYMBOLIC, "weight=per_coordinate,", "weight=per_coordinate / 2,", times=2),
+        Edit(_SYMBOLIC, "Pull(loss, matching, each,", "Pull(loss, matching, each / 2,"),
         "equivalence",
     ),
     WrongVersion(
         "weight-is-advantage",
         "The advantage is the weight, so bad samples have a negative one.",
-        Edit(_SYMBOLIC, "weight=per_coordinate,", "weight=per_coordinate * advantage,", times=2),
+        Edit(_SYMBOLIC, "Pull(loss, matching, each,", "Pull(loss, matching, each * advantage,"),
         "weight",
     ),
     WrongVersion(
         "good-sample",
         "A = 1 is said to pull to 2 v_gt − v_theta.",
-        Edit(
-            _SYMBOLIC,
-            "Equal(v_theta + advantage * (v_gt - v_theta), v_gt, {",
-            "Equal(v_theta + advantage * (v_gt - v_theta), 2 * v_gt - v_theta, {",
-        ),
+        Edit(_SYMBOLIC, "Equal(target, v_gt, {", "Equal(target, 2 * v_gt - v_theta, {"),
         "good-sample",
     ),
     WrongVersion(
@@ -184,63 +156,9 @@ WRONG_VERSIONS = (
         "bad-sample",
     ),
     WrongVersion(
-        "mixture-constant",
-        "Lemma L3's constant is not divided by the total weight.",
-        Edit(_SYMBOLIC, "constant = advantage * kl_weight / total *", "constant = advantage * kl_weight *"),
-        "mixture",
-        variant="reference",
-    ),
-    WrongVersion(
-        "mixture-centre",
-        "The two centres' weights are exchanged.",
-        Edit(
-            _SYMBOLIC,
-            "centre = (advantage * v_gt + kl_weight * v_ref)",
-            "centre = (kl_weight * v_gt + advantage * v_ref)",
-        ),
-        "mixture",
-        variant="reference",
-    ),
-    WrongVersion(
-        "reference-missing",
-        "The reference term is left out.",
-        Edit(_SYMBOLIC, "* (v_theta - v_gt) + from_ref", "* (v_theta - v_gt)"),
-        "gradient",
-        numeric=Edit(_NUMERIC, 'if reference == "off":', "if reference:"),
-        variant="reference",
-    ),
-    WrongVersion(
-        "reference-without-gradient",
-        "The reference term moves the value and trains nothing.",
-        numeric=Edit(
-            _NUMERIC, "latent_reduce((case.v_theta - case.v_ref)", "latent_reduce((case.v_theta.detach() - case.v_ref)"
-        ),
-        variant="reference",
-    ),
-    WrongVersion(
-        "reference-is-old-model",
-        "v_old for v_ref: the model is held to its behaviour copy.",
-        Edit(
-            _SYMBOLIC,
-            "to_reference = kl_weight * per_coordinate * Norm2(v_theta - v_ref)",
-            "to_reference = kl_weight * per_coordinate * Norm2(v_theta - v_old)",
-        ),
-        "gradient",
-        numeric=Edit(_NUMERIC, "case.v_theta - case.v_ref", "case.v_theta - case.v_old"),
-        variant="clipped-reference",
-    ),
-    WrongVersion(
-        "reference-factor",
-        "The reference term's gradient lacks the square's 2.",
-        Edit(_SYMBOLIC, "from_reference = 2 * kl_weight", "from_reference = kl_weight"),
-        "gradient",
-        numeric=Edit(_NUMERIC, "policy_loss + case.kl_weight *", "policy_loss + 0.5 * case.kl_weight *"),
-        variant="reference",
-    ),
-    WrongVersion(
         "ratio-missing",
         "The clipped form's gradient lacks the ratio.",
-        Edit(_SYMBOLIC, "pull = advantage * mask * ratio *", "pull = advantage * mask *"),
+        Edit(_SYMBOLIC, "own = advantage * mask * ratio *", "own = advantage * mask *"),
         "surrogate-gradient",
         numeric=Edit(_NUMERIC, _RATIO, "1 + log_ratio"),
         variant="clipped",
@@ -280,7 +198,7 @@ WRONG_VERSIONS = (
     WrongVersion(
         "omega-missing",
         "The time weighting is left out.",
-        Edit(_SYMBOLIC, "pull = advantage * mask * ratio * 2 * effective *", "pull = advantage * mask * ratio * 2 *"),
+        Edit(_SYMBOLIC, "own = advantage * mask * ratio * 2 * effective *", "own = advantage * mask * ratio * 2 *"),
         "surrogate-gradient",
         numeric=Edit(_NUMERIC, "return -error * case.t\n", "return -error\n"),
         variant="clipped-t",
@@ -331,42 +249,6 @@ WRONG_VERSIONS = (
         variant="clipped-ghuber",
     ),
     WrongVersion(
-        "clip-ignored",
-        "The gradient lacks the clip's mask.",
-        Edit(_SYMBOLIC, "pull = advantage * mask *", "pull = advantage *"),
-        "surrogate-gradient",
-        numeric=Edit(COMMON, "return torch.maximum(unclipped, clipped)", "return unclipped"),
-        variant="clipped",
-    ),
-    WrongVersion(
-        "clip-on-the-wrong-side",
-        "The clip is active on the other side of the range.",
-        Edit(_SYMBOLIC, "mask = ClipMask(advantage,", "mask = ClipMask(-advantage,"),
-        "gradient",
-        numeric=Edit(COMMON, "torch.maximum(unclipped, clipped)", "torch.minimum(unclipped, clipped)"),
-        variant="clipped",
-    ),
-    WrongVersion(
-        "min-for-max",
-        "The surrogate takes the greater of r A and clip(r) A.",
-        Edit(LEMMAS, "surrogate = -sp.Min(", "surrogate = -sp.Max("),
-        "value-negative-below",
-        "L4",
-        variant="clipped",
-    ),
-    WrongVersion(
-        "clip-ranges-exchanged",
-        "The lower and the upper clip range are exchanged.",
-        Edit(
-            _SYMBOLIC,
-            "mask = ClipMask(advantage, ratio, clip_low, clip_high)",
-            "mask = ClipMask(advantage, ratio, clip_high, clip_low)",
-        ),
-        "gradient",
-        numeric=Edit(_NUMERIC, "case.clip_low, case.clip_high)", "case.clip_high, case.clip_low)"),
-        variant="clipped",
-    ),
-    WrongVersion(
         "quoted-without-two",
         "The quoted on-policy gradient lacks the 2.",
         Edit(_SYMBOLIC, "quoted = advantage * 2 * effective", "quoted = advantage * effective"),
@@ -376,21 +258,19 @@ WRONG_VERSIONS = (
 )
 
 WRONG_TARGETS = (
-    WrongTarget("flow-matching", "v_gt itself, whatever the advantage.", lambda d: {"target": v_gt}),
-    WrongTarget("sign", "The target lies on the other side.", lambda d: {"target": 2 * v_theta - d.target}),
+    SIGN,
+    FLOW_MATCHING,
+    WEIGHT_HALF,
+    WEIGHT_WITHOUT_D,
+    *reference_targets(),
     WrongTarget(
         "from-old", "The step starts at v_old.", lambda d: {"target": d.target - v_theta + v_old}, "clipped-reference"
     ),
-    WrongTarget("weight-half", "Weight 1/2 with weight 1's target.", lambda d: {"weight": sp.Rational(1, 2)}),
-    WrongTarget("weight-without-D", "The weight lacks 1/D.", lambda d: {"weight": sp.S.One}, "mean"),
     WrongTarget(
         "reference-forgotten",
         "The target forgets the reference.",
         lambda d: {"target": v_theta + advantage * (v_gt - v_theta)},
         "reference",
-    ),
-    WrongTarget(
-        "reference-for-data", "v_ref for v_gt.", lambda d: {"target": d.target.xreplace({v_gt: v_ref})}, "reference"
     ),
     WrongTarget(
         "ratio-missing",

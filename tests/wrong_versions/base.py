@@ -16,11 +16,16 @@ __all__ = ["Edit", "WrongTarget", "WrongTheorem", "WrongVersion", "fresh", "nume
 
 _ROOT = Path(derivations.__file__).parent.parent
 
+DDIM = "derivations/ddim.py"
 SDE = "derivations/sde.py"
 LEMMAS = "derivations/lemmas.py"
 IDENTITIES = "derivations/identities.py"
 POLICY = "derivations/losses/_policy_gradient.py"
+MODES = "derivations/losses/_advantage_modes.py"
+FORWARD = "derivations/losses/_forward.py"
+PREFERENCE = "derivations/losses/_preference.py"
 COMMON = "gradcheck/losses/_common.py"
+FORWARD_TORCH = "gradcheck/losses/_forward.py"
 
 
 @dataclass(frozen=True)
@@ -102,12 +107,12 @@ class WrongTheorem:
 
 def symbolic_chain(algorithm: str) -> tuple[str, ...]:
     """The files behind a derivation, each after those that it imports from."""
-    return SDE, POLICY, f"derivations/losses/{algorithm}.py"
+    return DDIM, SDE, POLICY, MODES, FORWARD, PREFERENCE, f"derivations/losses/{algorithm}.py"
 
 
 def numeric_chain(algorithm: str) -> tuple[str, ...]:
     """The files behind a loss written by hand, likewise."""
-    return COMMON, f"gradcheck/losses/{algorithm}.py"
+    return COMMON, FORWARD_TORCH, f"gradcheck/losses/{algorithm}.py"
 
 
 def fresh(chain: Sequence[str], *edits: Edit) -> ModuleType:

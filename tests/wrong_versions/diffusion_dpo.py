@@ -5,133 +5,58 @@ from __future__ import annotations
 import sympy as sp
 
 from derivations.notation import beta_dpo, misorder_prob, partner_gap, preference, v_gt, v_ref, v_theta
-from wrong_versions.base import COMMON, Edit, WrongTarget, WrongVersion
+from wrong_versions.base import FORWARD_TORCH, PREFERENCE, Edit, WrongTarget, WrongVersion
+from wrong_versions.families import ranking
+from wrong_versions.shared import (
+    FLOW_MATCHING,
+    SIGN,
+    WEIGHT_HALF,
+    WEIGHT_WITHOUT_D,
+    reference,
+    reference_targets,
+    velocity,
+)
 
 _SYMBOLIC = "derivations/losses/diffusion_dpo.py"
 _NUMERIC = "gradcheck/losses/diffusion_dpo.py"
-_LOSS = "return sp.log(1 + sp.exp(beta_dpo * y * (own - other)))"
-_GAP = "Norm2(v_theta - v_gt) - Norm2(v_ref - v_gt)"
-_RETURN = "return -logsigmoid(-case.beta_dpo * (winner - loser))"
-_GRADIENT = "gradient = 2 * pull * per_coordinate * (v_theta - v_gt)"
-_TARGET = "target=v_theta + pull * (v_gt - v_theta)"
+_LOSS = "-logsigmoid(-case.beta_dpo * (winner - loser))"
+_OWN = "margin = _margin(preference, error_gap, partner_gap)"
+_MARGIN = "return beta_dpo * y * (own - other)"
 
 WRONG_VERSIONS = (
-    WrongVersion(
-        "sign",
-        "The loss is maximised: the model learns to rank every pair wrongly.",
-        Edit(_SYMBOLIC, "loss=loss,", "loss=-loss,"),
-        "gradient",
-        numeric=Edit(_NUMERIC, _RETURN, _RETURN.replace("return -", "return ")),
-    ),
+    *ranking("diffusion_dpo", "(winner - loser)"),
+    *velocity("diffusion_dpo", symbolic=PREFERENCE, numeric=FORWARD_TORCH),
+    *reference(),
     WrongVersion(
         "winner-and-loser-exchanged",
         "The loser is fitted, and the winner pushed away.",
-        Edit(_SYMBOLIC, "loss = _loss(preference,", "loss = _loss(-preference,"),
-        "likelihood",
+        Edit(_SYMBOLIC, _OWN, _OWN.replace("(preference", "(-preference")),
+        "gradient",
         numeric=Edit(_NUMERIC, "case.preference > 0", "case.preference < 0"),
-    ),
-    WrongVersion(
-        "sign-inside",
-        "The minus inside the sigmoid is missing.",
-        Edit(_SYMBOLIC, _LOSS, _LOSS.replace("sp.exp(beta_dpo", "sp.exp(-beta_dpo")),
-        "likelihood",
-        numeric=Edit(_NUMERIC, _RETURN, _RETURN.replace("(-case.beta_dpo", "(case.beta_dpo")),
     ),
     WrongVersion(
         "preference-ignored",
         "Every sample is taken for its pair's winner.",
-        Edit(_SYMBOLIC, _LOSS, _LOSS.replace(" * y", "")),
-        "likelihood",
+        Edit(_SYMBOLIC, _MARGIN, _MARGIN.replace(" * y", "")),
+        "gradient",
         numeric=Edit(_NUMERIC, "won = case.preference > 0", "won = case.preference > -2"),
+    ),
+    WrongVersion(
+        "share-without-beta",
+        "The margin has β, and the advantage that stands for it has not.",
+        Edit(_SYMBOLIC, "Preference(margin, beta_dpo * preference,", "Preference(margin, preference,"),
+        "gradient",
     ),
     WrongVersion(
         "loser-left-out",
         "Only winners train: losers are not pushed away.",
-        numeric=Edit(_NUMERIC, _RETURN, _RETURN + " * won"),
-    ),
-    WrongVersion(
-        "factor-two",
-        "The gradient lacks the square's 2.",
-        Edit(_SYMBOLIC, _GRADIENT, _GRADIENT.replace("2 * ", "")),
-        "gradient",
-        numeric=Edit(_NUMERIC, "case.beta_dpo * (winner", "case.beta_dpo / 2 * (winner"),
-    ),
-    WrongVersion(
-        "gradient-direction",
-        "v_gt − v_theta where v_theta − v_gt is the gradient.",
-        Edit(_SYMBOLIC, _GRADIENT, _GRADIENT.replace("(v_theta - v_gt)", "(v_gt - v_theta)")),
-        "gradient",
-    ),
-    WrongVersion(
-        "confidence-for-doubt",
-        "The weight is the probability of the right order, so that learnt pairs pull hardest.",
-        Edit(_SYMBOLIC, "return 1 / (1 + sp.exp(-beta_dpo", "return 1 / (1 + sp.exp(beta_dpo"),
-        "likelihood",
-    ),
-    WrongVersion(
-        "doubt-missing",
-        "The gradient lacks the probability: learnt pairs pull for ever.",
-        Edit(_SYMBOLIC, "pull = beta_dpo * preference * misorder_prob", "pull = beta_dpo * preference"),
-        "gradient",
-        numeric=Edit(_NUMERIC, _RETURN, "return case.beta_dpo * (winner - loser)"),
-    ),
-    WrongVersion(
-        "log-missing",
-        "The probability itself is the loss, without its logarithm.",
-        Edit(_SYMBOLIC, _LOSS, "return 1 - 1 / (1 + sp.exp(beta_dpo * y * (own - other)))"),
-        "likelihood",
-        numeric=Edit(_NUMERIC, _RETURN, "return torch.sigmoid(case.beta_dpo * (winner - loser))"),
-    ),
-    WrongVersion(
-        "squared-margin",
-        "The margin is regressed to 1/2, which is IPO's loss.",
-        numeric=Edit(_NUMERIC, _RETURN, "return (case.beta_dpo * (loser - winner) - 0.5) ** 2"),
-    ),
-    WrongVersion(
-        "hinge",
-        "Pairs that are ranked right are dropped.",
-        numeric=Edit(_NUMERIC, _RETURN, "return torch.relu(case.beta_dpo * (winner - loser))"),
-    ),
-    WrongVersion(
-        "beta-missing",
-        "β is left out.",
-        numeric=Edit(_NUMERIC, "-case.beta_dpo * (winner", "-(winner"),
-    ),
-    WrongVersion(
-        "beta-outside",
-        "β multiplies the logarithm instead of the margin.",
-        Edit(_SYMBOLIC, _LOSS, "return beta_dpo * sp.log(1 + sp.exp(y * (own - other)))"),
-        "likelihood",
-        numeric=Edit(_NUMERIC, _RETURN, "return -case.beta_dpo * logsigmoid(loser - winner)"),
-    ),
-    WrongVersion(
-        "reference-missing",
-        "The gap is the model's error alone.",
-        Edit(_SYMBOLIC, f"({_GAP})", "Norm2(v_theta - v_gt)"),
-        "at-the-reference",
-        numeric=Edit(_NUMERIC, " - error_ref", ""),
-    ),
-    WrongVersion(
-        "reference-exchanged",
-        "The trained model's error is subtracted from the reference's.",
-        Edit(_SYMBOLIC, _GAP, "Norm2(v_ref - v_gt) - Norm2(v_theta - v_gt)"),
-        "gap-gradient",
-        numeric=Edit(_NUMERIC, "(winner - loser)", "(loser - winner)"),
-    ),
-    WrongVersion(
-        "reference-is-trained",
-        "The reference is the trained model itself, so that every gap is 0.",
-        Edit(_SYMBOLIC, _GAP, "Norm2(v_theta - v_gt) - Norm2(v_theta - v_gt)"),
-        "gap-gradient",
-        numeric=Edit(_NUMERIC, "(case.v_ref - velocity)", "(case.v_theta - velocity)"),
+        numeric=Edit(_NUMERIC, _LOSS, _LOSS + " * won"),
     ),
     WrongVersion(
         "partner-added",
         "The pair's gaps are added up instead of compared.",
-        Edit(
-            _SYMBOLIC, "_misorder(preference, error_gap, partner_gap)", "_misorder(preference, error_gap, -partner_gap)"
-        ),
-        "likelihood",
+        Edit(_SYMBOLIC, _MARGIN, _MARGIN.replace("own - other", "own + other")),
+        "one-pair",
         numeric=Edit(_NUMERIC, "torch.where(won, case.partner_gap, gap)", "torch.where(won, -case.partner_gap, gap)"),
     ),
     WrongVersion(
@@ -142,100 +67,52 @@ WRONG_VERSIONS = (
         ),
     ),
     WrongVersion(
-        "margin-averaged-over-batch",
-        "The sigmoid sees the batch's mean margin.",
-        numeric=Edit(_NUMERIC, "(winner - loser))", "(winner - loser).mean().expand(len(won)))"),
+        "online-gap-live",
+        "The behaviour model is the trained one itself, so that every gap is 0.",
+        Edit(PREFERENCE, "- Norm2(self.anchor - v_gt)", "- Norm2(v_theta - v_gt)"),
+        "gap-gradient",
+        numeric=Edit(_NUMERIC, "else case.v_old", "else case.v_theta.detach()"),
+        variant="online",
     ),
     WrongVersion(
-        "prediction-detached",
-        "The network's velocity is detached, so that nothing trains.",
-        numeric=Edit(_NUMERIC, "(case.v_theta - velocity)", "(case.v_theta.detach() - velocity)"),
-    ),
-    WrongVersion(
-        "noise-and-data-exchanged",
-        "v_gt is x_0 − noise.",
-        Edit(_SYMBOLIC, "v_gt: noise - x_0", "v_gt: x_0 - noise"),
-        "velocity",
-        numeric=Edit(_NUMERIC, "velocity = case.noise - case.x_0", "velocity = case.x_0 - case.noise"),
-    ),
-    WrongVersion(
-        "mean-summed",
-        "Coordinates are added up where they were to be averaged: 1/D is missing.",
-        Edit(_SYMBOLIC, _GRADIENT, _GRADIENT.replace(" * per_coordinate", "")),
-        "gradient",
-        numeric=Edit(COMMON, 'flat.mean(1) if reduction == "mean" else flat.sum(1)', "flat.sum(1)"),
-        variant="mean",
-    ),
-    WrongVersion(
-        "sum-averaged",
-        "Coordinates are averaged where they were to be added up: an extra 1/D.",
-        numeric=Edit(COMMON, 'flat.mean(1) if reduction == "mean" else flat.sum(1)', "flat.mean(1)"),
+        "undecided-online",
+        "On-policy every pair is said to be ranked wrongly for certain.",
+        Edit(PREFERENCE, "self.share / 2, {v_theta", "self.share, {v_theta"),
+        "on-policy",
+        variant="online",
     ),
     WrongVersion(
         "pair-sees-two-losses",
         "The winner's and the loser's views of a pair are confused.",
-        Edit(
-            _SYMBOLIC,
-            "loser = (sp.S.One, won, lost), (sp.S.NegativeOne, lost, won)",
-            "loser = (sp.S.One, won, lost), (sp.S.One, lost, won)",
-        ),
+        Edit(_SYMBOLIC, "_margin(sp.S.NegativeOne, lost, won)", "_margin(sp.S.One, lost, won)"),
         "one-pair",
     ),
     WrongVersion(
         "not-zero-sum",
         "The loser is said to count for as much as the winner, with the same sign.",
-        Edit(_SYMBOLIC, "beta_dpo * loser[0] * _misorder(*loser)", "beta_dpo * _misorder(*loser)"),
+        Edit(_SYMBOLIC, "doubt(winner) - beta_dpo", "doubt(winner) + beta_dpo"),
         "zero-sum",
-    ),
-    WrongVersion(
-        "gap-gradient",
-        "The reference's error is said to have a gradient.",
-        Edit(
-            _SYMBOLIC, "2 * per_coordinate * (v_theta - v_gt), label", "2 * per_coordinate * (v_theta - v_ref), label"
-        ),
-        "gap-gradient",
     ),
     WrongVersion(
         "winner-halved",
         "The winner is said to be pulled half of the way.",
-        Edit(_SYMBOLIC, "Equal(v_theta + beta_dpo * misorder_prob", "Equal(v_theta + beta_dpo / 2 * misorder_prob"),
+        Edit(_SYMBOLIC, "Equal(v_theta + towards", "Equal(v_theta + towards / 2"),
         "winner",
     ),
     WrongVersion(
         "loser-matched",
         "The loser is said to be pulled towards its v_gt.",
-        Edit(_SYMBOLIC, "Equal(v_theta - beta_dpo * misorder_prob", "Equal(v_theta + beta_dpo * misorder_prob"),
+        Edit(_SYMBOLIC, "Equal(v_theta - towards", "Equal(v_theta + towards"),
         "loser",
-    ),
-    WrongVersion(
-        "certain-at-the-reference",
-        "The untrained model is said to rank every pair wrongly for certain.",
-        Edit(_SYMBOLIC, "beta_dpo * preference / 2, {v_theta", "beta_dpo * preference, {v_theta"),
-        "at-the-reference",
-    ),
-    WrongVersion(
-        "target-reversed",
-        "The target lies on the other side of v_theta.",
-        Edit(_SYMBOLIC, _TARGET, _TARGET.replace("(v_gt - v_theta)", "(v_theta - v_gt)")),
-        "target",
-    ),
-    WrongVersion(
-        "target-from-reference",
-        "The target is measured from v_ref.",
-        Edit(_SYMBOLIC, _TARGET, _TARGET.replace("v_theta", "v_ref")),
-        "equivalence",
-    ),
-    WrongVersion(
-        "weight-half",
-        "Weight 1/2 with weight 1's target.",
-        Edit(_SYMBOLIC, "weight=per_coordinate,", "weight=per_coordinate / 2,"),
-        "equivalence",
     ),
 )
 
 WRONG_TARGETS = (
-    WrongTarget("sign", "The target lies on the other side.", lambda d: {"target": 2 * v_theta - d.target}),
-    WrongTarget("flow-matching", "v_gt itself, for winners and losers.", lambda d: {"target": v_gt}),
+    SIGN,
+    FLOW_MATCHING,
+    WEIGHT_HALF,
+    WEIGHT_WITHOUT_D,
+    *reference_targets(),
     WrongTarget("from-reference", "The step starts at v_ref.", lambda d: {"target": d.target - v_theta + v_ref}),
     WrongTarget(
         "preference-missing",
@@ -252,7 +129,6 @@ WRONG_TARGETS = (
         "The target knows nothing of the partner.",
         lambda d: {"target": d.inline(d.target).xreplace({partner_gap: sp.S.Zero})},
     ),
-    WrongTarget("weight-without-D", "The weight lacks 1/D.", lambda d: {"weight": sp.S.One}, "mean"),
     WrongTarget(
         "weight-is-preference", "Losers have no weight.", lambda d: {"weight": (1 + preference) / 2 * d.weight}
     ),

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from derivations.notation import advantage, beta, reward_prob, v_gt, v_old, v_ref, v_theta, w_minus, w_plus
-from wrong_versions.base import COMMON, IDENTITIES, Edit, WrongTarget, WrongVersion
+from derivations.notation import (
+    advantage,
+    advantage_tilde,
+    beta,
+    reward_prob,
+    v_gt,
+    v_old,
+    v_ref,
+    v_theta,
+    w_minus,
+    w_plus,
+)
+from wrong_versions.base import IDENTITIES, MODES, Edit, WrongTarget, WrongVersion
+from wrong_versions.shared import WEIGHT_WITHOUT_D, reference, reference_targets, velocity
 
 _SYMBOLIC = "derivations/losses/diffusion_nft.py"
 _NUMERIC = "gradcheck/losses/diffusion_nft.py"
@@ -11,10 +23,12 @@ _SHARES = "rho_plus: reward_prob / w_plus,\n        rho_minus: (1 - reward_prob)
 _MIX = "policy_loss = r * positive + (1 - r) * negative"
 
 WRONG_VERSIONS = (
+    *velocity("diffusion_nft"),
+    *reference(fixed=True, merged=True),
     WrongVersion(
         "sign",
         "The loss is maximised.",
-        Edit(_SYMBOLIC, "loss, gradient, weight, target = matching,", "loss, gradient, weight, target = -matching,"),
+        Edit(_SYMBOLIC, "whole = Pull(matching,", "whole = Pull(-matching,"),
         "gradient",
         numeric=Edit(_NUMERIC, _MIX, "policy_loss = -(r * positive + (1 - r) * negative)"),
     ),
@@ -34,21 +48,21 @@ WRONG_VERSIONS = (
         "r and 1 − r are exchanged in front of the branches.",
         Edit(_SYMBOLIC, "good, bad = reward_prob, 1 - reward_prob", "good, bad = 1 - reward_prob, reward_prob"),
         "factored-gradient",
-        numeric=Edit(_NUMERIC, "case.beta, case.reward_prob", "case.beta, 1 - case.reward_prob"),
+        numeric=Edit(_NUMERIC, "        return case.reward_prob\n", "        return 1 - case.reward_prob\n"),
     ),
     WrongVersion(
         "A-for-r",
         "The advantage stands where the optimality probability belongs.",
         Edit(_SYMBOLIC, "good, bad = reward_prob, 1 - reward_prob", "good, bad = advantage, 1 - advantage"),
         "gradient",
-        numeric=Edit(_NUMERIC, "case.beta, case.reward_prob", "case.beta, 2 * case.reward_prob - 1"),
+        numeric=Edit(_NUMERIC, "        return case.reward_prob\n", "        return 2 * case.reward_prob - 1\n"),
     ),
     WrongVersion(
         "r-for-A",
         "A = r: the map A = 2r − 1 is left out.",
         Edit(_SYMBOLIC, "advantage: 2 * reward_prob - 1", "advantage: reward_prob"),
         "gradient",
-        numeric=Edit(_NUMERIC, "case.beta, case.reward_prob", "case.beta, (1 + case.reward_prob) / 2"),
+        numeric=Edit(_NUMERIC, "        return case.reward_prob\n", "        return (1 + case.reward_prob) / 2\n"),
     ),
     WrongVersion(
         "A-offset",
@@ -142,13 +156,6 @@ WRONG_VERSIONS = (
         numeric=Edit(_NUMERIC, "v_old + beta * case.v_theta", "v_old + beta * case.v_theta.detach()"),
     ),
     WrongVersion(
-        "noise-and-data-exchanged",
-        "v_gt is x_0 − noise.",
-        Edit(_SYMBOLIC, "v_gt: noise - x_0,", "v_gt: x_0 - noise,"),
-        "velocity",
-        numeric=Edit(_NUMERIC, "v_gt = case.noise - case.x_0", "v_gt = case.x_0 - case.noise"),
-    ),
-    WrongVersion(
         "t-and-one-minus-t-exchanged",
         "The noised latent is t x_0 + (1 − t) noise.",
         Edit(_SYMBOLIC, "x_t: (1 - t) * x_0 + t * noise", "x_t: t * x_0 + (1 - t) * noise"),
@@ -205,19 +212,6 @@ WRONG_VERSIONS = (
         "article-factor",
     ),
     WrongVersion(
-        "mean-summed",
-        "Coordinates are added up where they were to be averaged: 1/D is missing.",
-        Edit(_SYMBOLIC, "    strength = per_coordinate\n", "    strength = sp.S.One\n"),
-        "comparison",
-        numeric=Edit(COMMON, 'flat.mean(1) if reduction == "mean" else flat.sum(1)', "flat.sum(1)"),
-        variant="mean",
-    ),
-    WrongVersion(
-        "sum-averaged",
-        "Coordinates are averaged where they were to be added up: an extra 1/D.",
-        numeric=Edit(COMMON, 'flat.mean(1) if reduction == "mean" else flat.sum(1)', "flat.mean(1)"),
-    ),
-    WrongVersion(
         "mean-over-batch-too-early",
         "The positive branch's error is averaged over the batch before r multiplies it.",
         numeric=Edit(_NUMERIC, _MIX, "policy_loss = r * positive.mean() + (1 - r) * negative"),
@@ -225,7 +219,7 @@ WRONG_VERSIONS = (
     WrongVersion(
         "reward-averaged",
         "The optimality probability is averaged over the batch.",
-        numeric=Edit(_NUMERIC, "case.beta, case.reward_prob", "case.beta, case.reward_prob.mean()"),
+        numeric=Edit(_NUMERIC, "        return case.reward_prob\n", "        return case.reward_prob.mean()\n"),
     ),
     WrongVersion(
         "weights-live",
@@ -300,7 +294,7 @@ WRONG_VERSIONS = (
     WrongVersion(
         "division-by-beta-missing",
         "The authors' division by β is left out.",
-        Edit(_SYMBOLIC, "scale = per_coordinate / beta", "scale = per_coordinate"),
+        Edit(_SYMBOLIC, "scale = each / beta", "scale = each"),
         "comparison",
         numeric=Edit(_NUMERIC, "* negative) / beta", "* negative)"),
         variant="adaptive",
@@ -308,7 +302,7 @@ WRONG_VERSIONS = (
     WrongVersion(
         "adaptive-A",
         "Adaptive weighting with the plain A in the target instead of Ã.",
-        Edit(_SYMBOLIC, "pull = advantage_tilde if adaptive else advantage", "pull = advantage"),
+        Edit(_SYMBOLIC, 'pull = advantage_tilde if adaptive or mode != "none" else advantage', "pull = advantage"),
         "factored-gradient",
         variant="adaptive",
     ),
@@ -334,50 +328,95 @@ WRONG_VERSIONS = (
         variant="adaptive",
     ),
     WrongVersion(
-        "reference-missing",
-        "The reference term is left out of the gradient.",
-        Edit(_SYMBOLIC, "gradient = own_gradient + 2 * to_reference * (v_theta - v_ref)", "gradient = own_gradient"),
-        "gradient",
-        numeric=Edit(_NUMERIC, 'if reference == "off":', "if reference:"),
-        variant="reference",
+        "undecided",
+        "Where both branches weigh the same the target is said to be v_gt.",
+        Edit(_SYMBOLIC, "2 * beta**2 * (v_theta - v_old))", "2 * beta**2 * (v_theta - v_gt))"),
+        "undecided",
     ),
     WrongVersion(
-        "reference-is-old-model",
-        "v_old for v_ref.",
+        "map-not-halved",
+        "r = 1/2 + clip(A)/c, which leaves [0, 1].",
+        Edit(MODES, "clipped / (2 * advantage_clip)", "clipped / advantage_clip"),
+        "mode-inside",
+        numeric=Edit(_NUMERIC, "torch.clamp(a / c / 2 + 0.5, 0, 1)", "torch.clamp(a / c, -1, 1) + 0.5"),
+        variant="advantages",
+    ),
+    WrongVersion(
+        "map-unclipped",
+        "The advantage is not clipped.",
         Edit(
-            _SYMBOLIC,
-            "loss = matching + to_reference * Norm2(v_theta - v_ref)",
-            "loss = matching + to_reference * Norm2(v_theta - v_old)",
+            MODES, "clipped = sp.Min(sp.Max(_MODES[mode], -advantage_clip), advantage_clip)", "clipped = _MODES[mode]"
         ),
-        "gradient",
-        numeric=Edit(_NUMERIC, "case.v_theta - case.v_ref", "case.v_theta - case.v_old"),
-        variant="reference",
+        "mode-above",
+        numeric=Edit(_NUMERIC, "torch.clamp(a / c / 2 + 0.5, 0, 1)", "a / c / 2 + 0.5"),
+        variant="advantages",
     ),
     WrongVersion(
-        "reference-factor",
-        "The reference term's gradient lacks the square's 2.",
-        Edit(_SYMBOLIC, "own_gradient + 2 * to_reference", "own_gradient + to_reference"),
-        "gradient",
-        numeric=Edit(_NUMERIC, "policy_loss + case.kl_weight *", "policy_loss + 0.5 * case.kl_weight *"),
-        variant="adaptive-reference",
+        "map-reversed",
+        "Good samples become failures.",
+        Edit(MODES, "_half + clipped", "_half - clipped"),
+        "mode-below",
+        numeric=Edit(_NUMERIC, "a / c / 2 + 0.5", "0.5 - a / c / 2"),
+        variant="advantages",
     ),
     WrongVersion(
-        "mixture-weight",
-        "The mixture's weight forgets the reference term.",
-        Edit(_SYMBOLIC, "weight = own_weight + to_reference", "weight = own_weight"),
-        "equivalence",
-        variant="reference",
+        "map-clipped-at-one",
+        "The advantage is clipped at ±1 instead of ±c.",
+        numeric=Edit(_NUMERIC, "torch.clamp(a / c / 2 + 0.5, 0, 1)", "torch.clamp(a, -1, 1) / 2 + 0.5"),
+        variant="advantages",
     ),
     WrongVersion(
-        "mixture-centre",
-        "v* and v_ref are mixed with each other's weight.",
-        Edit(_SYMBOLIC, "(own_weight * v_star + to_reference * v_ref)", "(to_reference * v_star + own_weight * v_ref)"),
-        "target",
-        variant="reference",
+        "bad-samples-kept",
+        "Bad samples push although only good ones are to count.",
+        Edit(MODES, '"positive_only": sp.Max(advantage, 0)', '"positive_only": advantage'),
+        "mode-bad",
+        numeric=Edit(_NUMERIC, 'if mode == "positive_only":', 'if mode == "good_only":'),
+        variant="positive-only",
+    ),
+    WrongVersion(
+        "bad-samples-fail",
+        "A sample that is not to count is a certain failure instead of undecided.",
+        numeric=Edit(_NUMERIC, "a / c / 2 + 0.5, 0, 1)", "a / c, 0, 1)"),
+        variant="positive-only",
+    ),
+    WrongVersion(
+        "good-samples-halved",
+        "Good samples are said to count half.",
+        Edit(MODES, "linear = (1 + advantage / c) / 2", "linear = (1 + advantage / (2 * c)) / 2"),
+        "mode-good",
+        variant="positive-only",
+    ),
+    WrongVersion(
+        "binary-is-linear",
+        "The advantage's size counts although its sign alone is to.",
+        Edit(MODES, '"binary": sp.sign(advantage)', '"binary": advantage'),
+        "mode-bad",
+        numeric=Edit(_NUMERIC, "a = torch.sign(a)", "pass"),
+        variant="binary",
+    ),
+    WrongVersion(
+        "binary-is-certain",
+        "The sign is mapped to r = 0 or 1, whatever c.",
+        Edit(
+            MODES,
+            '(1 + 1 / c) / 2, {advantage: s, c: 1 + u}),\n            ("bad", "…',
+            'sp.S.One, {advantage: s, c: 1 + u}),\n            ("bad", "…',
+        ),
+        "mode-good",
+        numeric=Edit(_NUMERIC, "a = torch.sign(a)", "a = c * torch.sign(a)"),
+        variant="binary",
     ),
 )
 
 WRONG_TARGETS = (
+    WrongTarget(
+        "advantage-for-its-map",
+        "The advantage as it is, neither clipped nor mapped.",
+        lambda d: {"target": d.target.xreplace({advantage_tilde: advantage})},
+        "advantages",
+    ),
+    WEIGHT_WITHOUT_D,
+    *reference_targets(),
     WrongTarget("sign", "v* on the other side of v_old.", lambda d: {"target": 2 * v_old - d.target}),
     WrongTarget("A-is-r", "r for A.", lambda d: {"target": d.target.xreplace({advantage: reward_prob})}),
     WrongTarget("without-beta", "v* lacks 1/β.", lambda d: {"target": v_old + advantage * (v_gt - v_old)}),

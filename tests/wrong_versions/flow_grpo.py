@@ -15,7 +15,7 @@ WRONG_VERSIONS = (
     WrongVersion(
         "objective-minimised",
         "The objective J is minimised where −J is the loss: the sign of the whole gradient.",
-        Edit(_SYMBOLIC, "loss=_surrogate + policy.kl_loss", "loss=-_surrogate + policy.kl_loss"),
+        Edit(_SYMBOLIC, "loss=surrogate + policy.kl_loss", "loss=-surrogate + policy.kl_loss"),
         "gradient",
         numeric=Edit(_NUMERIC, "policy_loss = ppo_loss(", "policy_loss = -ppo_loss("),
     ),
@@ -36,7 +36,7 @@ WRONG_VERSIONS = (
     WrongVersion(
         "ratio-missing",
         "The ratio is left out of the gradient: the old log-density is recomputed from the trained model.",
-        Edit(_SYMBOLIC, "pull = advantage * mask * ratio *", "pull = advantage * mask *"),
+        Edit(_SYMBOLIC, "advantage * mask * ratio *", "advantage * mask *"),
         "surrogate-gradient",
         numeric=Edit(_NUMERIC, _RATIO, "ratio = torch.exp(log_prob - log_prob.detach())"),
     ),
@@ -85,6 +85,12 @@ WRONG_VERSIONS = (
         "surrogate-gradient",
     ),
     WrongVersion(
+        "ratio-gradient-sign",
+        "The ratio is said to grow along the noise.",
+        Edit(POLICY, "GradientIs(ratio, -ratio * policy", "GradientIs(ratio, ratio * policy"),
+        "ratio-gradient",
+    ),
+    WrongVersion(
         "drift-term-sign",
         "δ is v_old − v_theta.",
         Edit(_SYMBOLIC, "policy.scale * k * (noise + k * delta)\n", "policy.scale * k * (noise - k * delta)\n"),
@@ -93,7 +99,7 @@ WRONG_VERSIONS = (
     WrongVersion(
         "clip-ignored",
         "The loss is not clipped: the gradient lacks its mask.",
-        Edit(_SYMBOLIC, "pull = advantage * mask *", "pull = advantage *"),
+        Edit(_SYMBOLIC, "advantage * mask *", "advantage *"),
         "surrogate-gradient",
         numeric=Edit(COMMON, "return torch.maximum(unclipped, clipped)", "return unclipped"),
     ),
@@ -142,7 +148,7 @@ WRONG_VERSIONS = (
     WrongVersion(
         "advantage-missing",
         "The gradient lacks the advantage.",
-        Edit(_SYMBOLIC, "pull = advantage * mask *", "pull = mask *"),
+        Edit(_SYMBOLIC, "advantage * mask *", "mask *"),
         "gradient",
         numeric=Edit(_NUMERIC, "ppo_loss(ratio, case.advantage,", "ppo_loss(ratio, torch.ones_like(case.advantage),"),
     ),
@@ -159,7 +165,7 @@ WRONG_VERSIONS = (
     WrongVersion(
         "mean-summed",
         "Coordinates are added up where they were to be averaged: 1/D is missing.",
-        Edit(_SYMBOLIC, "pull = advantage * mask * ratio * policy.scale *", "pull = advantage * mask * ratio *"),
+        Edit(_SYMBOLIC, "advantage * mask * ratio * policy.scale *", "advantage * mask * ratio *"),
         "surrogate-gradient",
         numeric=Edit(COMMON, 'flat.mean(1) if reduction == "mean" else flat.sum(1)', "flat.sum(1)"),
         variant="mean",
@@ -284,19 +290,19 @@ WRONG_VERSIONS = (
     WrongVersion(
         "quoted-sign",
         "The approximation that people quote, with the objective's sign.",
-        Edit(_SYMBOLIC, "quoted = advantage * policy.scale", "quoted = -advantage * policy.scale"),
+        Edit(_SYMBOLIC, "quoted = policy.weighting * advantage", "quoted = -policy.weighting * advantage"),
         "approximate-gradient",
     ),
     WrongVersion(
         "quoted-without-k",
         "The quoted approximation A ε has the direction of A k ε, and not its length.",
-        Edit(_SYMBOLIC, "quoted = advantage * policy.scale * k *", "quoted = advantage * policy.scale *"),
+        Edit(_SYMBOLIC, "advantage * policy.scale * k *", "advantage * policy.scale *"),
         "approximate-target",
     ),
     WrongVersion(
         "direction-reversed",
         "The direction-only target lies on the other side.",
-        Edit(_SYMBOLIC, "k * noise, -advantage * noise,", "k * noise, advantage * noise,"),
+        Edit(POLICY, "k * noise, -advantage * noise,", "k * noise, advantage * noise,"),
         "direction-only",
     ),
     WrongVersion(
@@ -374,7 +380,7 @@ WRONG_VERSIONS = (
     WrongVersion(
         "kl-weight-missing",
         "The KL term's weight is left out.",
-        Edit(POLICY, "return kl_weight * self.per_coordinate * factor", "return self.per_coordinate * factor"),
+        Edit(POLICY, "return self.kl_weighting * self.per_coordinate * factor", "return self.per_coordinate * factor"),
         "kl-gradient",
         numeric=Edit(_NUMERIC, "policy_loss + case.kl_weight *", "policy_loss +"),
         variant="kl",
@@ -382,10 +388,70 @@ WRONG_VERSIONS = (
     WrongVersion(
         "kl-sign",
         "The KL divergence is maximised.",
-        Edit(_SYMBOLIC, "loss=_surrogate + policy.kl_loss", "loss=_surrogate - policy.kl_loss"),
+        Edit(_SYMBOLIC, "loss=surrogate + policy.kl_loss", "loss=surrogate - policy.kl_loss"),
         "gradient",
         numeric=Edit(_NUMERIC, "policy_loss + case.kl_weight", "policy_loss - case.kl_weight"),
         variant="kl",
+    ),
+    WrongVersion(
+        "time-weight-missing",
+        "The weight by the noise is left out.",
+        Edit(_SYMBOLIC, "surrogate = policy.weighting * Surrogate(", "surrogate = Surrogate("),
+        "surrogate-gradient",
+        numeric=Edit(_NUMERIC, "std.flatten() / case.noise_norm * policy_loss", "policy_loss"),
+        variant="noise-weighted",
+    ),
+    WrongVersion(
+        "time-weight-averaged",
+        "The weight by the noise is averaged over a batch of mixed time steps.",
+        numeric=Edit(_NUMERIC, "std.flatten() / case.noise_norm", "std.mean() / case.noise_norm"),
+        variant="noise-weighted",
+    ),
+    WrongVersion(
+        "time-weight-by-variance",
+        "The weight is the noise's variance.",
+        Edit(POLICY, '"noise": C2 / noise_norm', '"noise": C2**2 / noise_norm'),
+        "time-weight",
+        numeric=Edit(_NUMERIC, "std.flatten() / case.noise_norm", "std.flatten() ** 2 / case.noise_norm"),
+        variant="noise-weighted",
+    ),
+    WrongVersion(
+        "time-weight-of-sigma",
+        "The weight is σ_t where σ_t √Δt is meant.",
+        numeric=Edit(
+            _NUMERIC,
+            "std.flatten() / case.noise_norm",
+            "(std / expand(case.dt, std) ** 0.5).flatten() / case.noise_norm",
+        ),
+        variant="noise-weighted",
+    ),
+    WrongVersion(
+        "window-ignored",
+        "The steps outside the window train too.",
+        Edit(POLICY, '"window": window}', '"window": sp.S.One}'),
+        "outside-the-window",
+        numeric=Edit(_NUMERIC, 'case.window if time_weight == "window" else torch', "torch"),
+        variant="window",
+    ),
+    WrongVersion(
+        "window-without-kl",
+        "Outside the window the KL term still trains.",
+        Edit(POLICY, "(window if self.time_weight", "(1 if self.time_weight"),
+        "outside-the-window",
+        numeric=Edit(
+            _NUMERIC,
+            "inside * (policy_loss + case.kl_weight * divergence)",
+            "inside * policy_loss + case.kl_weight * divergence",
+        ),
+        variant="window",
+    ),
+    WrongVersion(
+        "window-turned-round",
+        "The steps outside the window train, and those inside do not.",
+        Edit(POLICY, '"window": window}', '"window": 1 - window}'),
+        "outside-the-window",
+        numeric=Edit(_NUMERIC, "case.window if", "1 - case.window if"),
+        variant="window",
     ),
     WrongVersion(
         "cps-budget",

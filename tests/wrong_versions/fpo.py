@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
-import sympy as sp
-
 from derivations.notation import advantage, ratio, v_gt, v_old, v_theta
-from wrong_versions.base import COMMON, LEMMAS, Edit, WrongTarget, WrongVersion
+from wrong_versions.base import Edit, WrongTarget, WrongVersion
+from wrong_versions.shared import (
+    FLOW_MATCHING,
+    SIGN,
+    WEIGHT_HALF,
+    WEIGHT_WITHOUT_D,
+    clipped,
+    reference,
+    reference_targets,
+    velocity,
+)
 
 _SYMBOLIC = "derivations/losses/fpo.py"
 _NUMERIC = "gradcheck/losses/fpo.py"
 _ERROR = "cfm = latent_reduce((case.v_theta - velocity) ** 2, reduction)"
 _RATIO = "torch.exp(cfm_old - cfm)"
-_GRADIENT = "gradient = 2 * advantage * mask * ratio * per_coordinate * (v_theta - v_gt)"
-_TARGET = "target=v_theta + advantage * mask * ratio * (v_gt - v_theta)"
+_GRADIENT = "gradient = 2 * advantage * mask * ratio * each * (v_theta - v_gt)"
+_TARGET = "target = v_theta + advantage * mask * ratio * (v_gt - v_theta)"
 
 WRONG_VERSIONS = (
+    *velocity("fpo"),
+    *clipped("fpo"),
+    *reference(),
     WrongVersion(
         "sign",
         "The objective is minimised: good samples are pushed away.",
-        Edit(_SYMBOLIC, "loss=surrogate,", "loss=-surrogate,"),
+        Edit(_SYMBOLIC, "pull = Pull(surrogate,", "pull = Pull(-surrogate,"),
         "gradient",
-        numeric=Edit(_NUMERIC, "return ppo_loss(", "return -ppo_loss("),
+        numeric=Edit(_NUMERIC, "= ppo_loss(", "= -ppo_loss("),
     ),
     WrongVersion(
         "factor-two",
         "The gradient lacks the square's 2.",
         Edit(_SYMBOLIC, _GRADIENT, _GRADIENT.replace("2 * ", "")),
         "surrogate-gradient",
-        numeric=Edit(_NUMERIC, "return ppo_loss(", "return 0.5 * ppo_loss("),
+        numeric=Edit(_NUMERIC, "= ppo_loss(", "= 0.5 * ppo_loss("),
     ),
     WrongVersion(
         "gradient-direction",
@@ -61,8 +72,8 @@ WRONG_VERSIONS = (
         "Both errors are halved, as a Gaussian's log-density would have it.",
         Edit(
             _SYMBOLIC,
-            "per_coordinate * Norm2(v_theta - v_gt), per_coordinate * Norm2(v_old - v_gt)",
-            "per_coordinate * Norm2(v_theta - v_gt) / 2, per_coordinate * Norm2(v_old - v_gt) / 2",
+            "each * Norm2(v_theta - v_gt), each * Norm2(v_old - v_gt)",
+            "each * Norm2(v_theta - v_gt) / 2, each * Norm2(v_old - v_gt) / 2",
         ),
         "log-ratio",
         numeric=Edit(_NUMERIC, _RATIO, "torch.exp((cfm_old - cfm) / 2)"),
@@ -80,7 +91,7 @@ WRONG_VERSIONS = (
     WrongVersion(
         "old-error-of-live-model",
         "The old error is the trained model's own, so that the ratio is always 1.",
-        Edit(_SYMBOLIC, "per_coordinate * Norm2(v_old - v_gt)", "per_coordinate * Norm2(v_theta - v_gt)"),
+        Edit(_SYMBOLIC, "each * Norm2(v_old - v_gt)", "each * Norm2(v_theta - v_gt)"),
         "log-ratio",
         numeric=Edit(_NUMERIC, "(case.v_old - velocity)", "(case.v_theta - velocity)"),
     ),
@@ -94,69 +105,17 @@ WRONG_VERSIONS = (
         "The norms are not squared.",
         Edit(
             _SYMBOLIC,
-            "error, error_old = per_coordinate * Norm2(v_theta - v_gt),",
-            "error, error_old = per_coordinate * sp.sqrt(Norm2(v_theta - v_gt)),",
+            "error, error_old = each * Norm2(v_theta - v_gt),",
+            "error, error_old = each * sp.sqrt(Norm2(v_theta - v_gt)),",
         ),
         "log-ratio",
         numeric=Edit(_NUMERIC, _ERROR, _ERROR + ".sqrt()"),
-    ),
-    WrongVersion(
-        "noise-and-data-exchanged",
-        "v_gt is x_0 − noise: time's direction is reversed.",
-        Edit(_SYMBOLIC, "v_gt: noise - x_0", "v_gt: x_0 - noise"),
-        "velocity",
-        numeric=Edit(_NUMERIC, "velocity = case.noise - case.x_0", "velocity = case.x_0 - case.noise"),
-    ),
-    WrongVersion(
-        "mean-summed",
-        "Coordinates are added up where they were to be averaged: 1/D is missing.",
-        Edit(_SYMBOLIC, _GRADIENT, _GRADIENT.replace(" * per_coordinate", "")),
-        "surrogate-gradient",
-        numeric=Edit(COMMON, 'flat.mean(1) if reduction == "mean" else flat.sum(1)', "flat.sum(1)"),
-        variant="mean",
-    ),
-    WrongVersion(
-        "sum-averaged",
-        "Coordinates are averaged where they were to be added up: an extra 1/D.",
-        numeric=Edit(COMMON, 'flat.mean(1) if reduction == "mean" else flat.sum(1)', "flat.mean(1)"),
     ),
     WrongVersion(
         "ratio-missing",
         "The gradient lacks the ratio.",
         Edit(_SYMBOLIC, _GRADIENT, _GRADIENT.replace(" * ratio", "")),
         "surrogate-gradient",
-    ),
-    WrongVersion(
-        "clip-ignored",
-        "The gradient lacks the clip's mask.",
-        Edit(_SYMBOLIC, _GRADIENT, _GRADIENT.replace(" * mask", "")),
-        "gradient",
-        numeric=Edit(COMMON, "return torch.maximum(unclipped, clipped)", "return unclipped"),
-    ),
-    WrongVersion(
-        "clip-on-the-wrong-side",
-        "The clip is active on the other side of the range.",
-        Edit(_SYMBOLIC, "mask = ClipMask(advantage,", "mask = ClipMask(-advantage,"),
-        "gradient",
-        numeric=Edit(COMMON, "torch.maximum(unclipped, clipped)", "torch.minimum(unclipped, clipped)"),
-    ),
-    WrongVersion(
-        "min-for-max",
-        "The surrogate takes the greater of r A and clip(r) A.",
-        Edit(LEMMAS, "surrogate = -sp.Min(", "surrogate = -sp.Max("),
-        "value-negative-below",
-        "L4",
-    ),
-    WrongVersion(
-        "clip-ranges-exchanged",
-        "The lower and the upper clip range are exchanged.",
-        Edit(
-            _SYMBOLIC,
-            "mask = ClipMask(advantage, ratio, clip_low, clip_high)",
-            "mask = ClipMask(advantage, ratio, clip_high, clip_low)",
-        ),
-        "surrogate-gradient",
-        numeric=Edit(_NUMERIC, "case.clip_low, case.clip_high)", "case.clip_high, case.clip_low)"),
     ),
     WrongVersion(
         "advantage-missing",
@@ -174,13 +133,13 @@ WRONG_VERSIONS = (
     WrongVersion(
         "highest-ratio",
         "The highest ratio is said to grow with the step instead of with the behaviour model's error.",
-        Edit(_SYMBOLIC, "per_coordinate * Norm2(Delta), {v_theta", "per_coordinate * Norm2(delta) / 2, {v_theta"),
+        Edit(_SYMBOLIC, "each * Norm2(Delta), {v_theta", "each * Norm2(delta) / 2, {v_theta"),
         "highest-ratio",
     ),
     WrongVersion(
         "log-ratio-repels",
         "The ratio's logarithm is said to push away from v_gt.",
-        Edit(_SYMBOLIC, "2 * per_coordinate * (v_gt - v_theta), label", "2 * per_coordinate * (v_theta - v_gt), label"),
+        Edit(_SYMBOLIC, "2 * each * (v_gt - v_theta), label", "2 * each * (v_theta - v_gt), label"),
         "log-ratio-gradient",
     ),
     WrongVersion(
@@ -192,7 +151,7 @@ WRONG_VERSIONS = (
     WrongVersion(
         "draws-not-shared",
         "Each of several draws is said to pull with its full weight.",
-        Edit(_SYMBOLIC, "per_coordinate / draws * (v_theta - v_gt)", "per_coordinate * (v_theta - v_gt)"),
+        Edit(_SYMBOLIC, "each / draws * (v_theta - v_gt)", "each * (v_theta - v_gt)"),
         "several-draws",
     ),
     WrongVersion(
@@ -204,20 +163,23 @@ WRONG_VERSIONS = (
     WrongVersion(
         "target-from-old",
         "The target is measured from v_old.",
-        Edit(_SYMBOLIC, _TARGET, _TARGET.replace("target=v_theta", "target=v_old")),
+        Edit(_SYMBOLIC, _TARGET, _TARGET.replace("= v_theta", "= v_old")),
         "equivalence",
     ),
     WrongVersion(
         "weight-half",
         "Weight 1/2 with weight 1's target.",
-        Edit(_SYMBOLIC, "weight=per_coordinate,", "weight=per_coordinate / 2,"),
+        Edit(_SYMBOLIC, "gradient, each, target)", "gradient, each / 2, target)"),
         "equivalence",
     ),
 )
 
 WRONG_TARGETS = (
-    WrongTarget("sign", "The target lies on the other side.", lambda d: {"target": 2 * v_theta - d.target}),
-    WrongTarget("flow-matching", "v_gt itself, whatever the advantage.", lambda d: {"target": v_gt}),
+    SIGN,
+    FLOW_MATCHING,
+    WEIGHT_HALF,
+    WEIGHT_WITHOUT_D,
+    *reference_targets(),
     WrongTarget("from-old", "The step starts at v_old.", lambda d: {"target": d.target - v_theta + v_old}),
     WrongTarget(
         "quoted",
@@ -227,5 +189,4 @@ WRONG_TARGETS = (
     WrongTarget(
         "ratio-missing", "The target lacks the ratio.", lambda d: {"target": v_theta - d.gradient / (2 * ratio)}
     ),
-    WrongTarget("weight-without-D", "The weight lacks 1/D.", lambda d: {"weight": sp.S.One}, "mean"),
 )

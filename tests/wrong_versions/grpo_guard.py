@@ -102,7 +102,11 @@ WRONG_VERSIONS = (
     WrongVersion(
         "ratio-missing",
         "The gradient lacks the ratio.",
-        Edit(_SYMBOLIC, "pull = advantage * mask * ratio *", "pull = advantage * mask *"),
+        Edit(
+            _SYMBOLIC,
+            "pull = policy.weighting * advantage * mask * ratio *",
+            "pull = policy.weighting * advantage * mask *",
+        ),
         "surrogate-gradient",
         numeric=Edit(_NUMERIC, _RATIO, "ratio = 1 + (log_prob - log_prob_old + bias) * std.flatten()"),
     ),
@@ -161,8 +165,8 @@ WRONG_VERSIONS = (
         "The gradient is divided by Δt².",
         Edit(
             _SYMBOLIC,
-            "pull = advantage * mask * ratio * policy.scale * C1 / dt",
-            "pull = advantage * mask * ratio * policy.scale * C1 / dt**2",
+            "pull = policy.weighting * advantage * mask * ratio * policy.scale * C1 / dt",
+            "pull = policy.weighting * advantage * mask * ratio * policy.scale * C1 / dt**2",
         ),
         "surrogate-gradient",
         numeric=Edit(_NUMERIC, "case.clip_high) / case.dt", "case.clip_high) / case.dt**2"),
@@ -185,8 +189,8 @@ WRONG_VERSIONS = (
         "A term in v_theta − v_old is left in the gradient, as in Flow-GRPO's.",
         Edit(
             _SYMBOLIC,
-            "pull = advantage * mask * ratio * policy.scale * C1 / dt * noise",
-            "pull = advantage * mask * ratio * policy.scale * C1 / dt * (noise + k * delta)",
+            "pull = policy.weighting * advantage * mask * ratio * policy.scale * C1 / dt * noise",
+            "pull = policy.weighting * advantage * mask * ratio * policy.scale * C1 / dt * (noise + k * delta)",
         ),
         "gradient",
     ),
@@ -195,8 +199,8 @@ WRONG_VERSIONS = (
         "The standard deviation stands where the mean's slope belongs.",
         Edit(
             _SYMBOLIC,
-            "pull = advantage * mask * ratio * policy.scale * C1",
-            "pull = advantage * mask * ratio * policy.scale * C2",
+            "pull = policy.weighting * advantage * mask * ratio * policy.scale * C1",
+            "pull = policy.weighting * advantage * mask * ratio * policy.scale * C2",
         ),
         "surrogate-gradient",
     ),
@@ -221,7 +225,7 @@ WRONG_VERSIONS = (
     WrongVersion(
         "clip-ignored",
         "The gradient lacks the clip's mask.",
-        Edit(_SYMBOLIC, "pull = advantage * mask *", "pull = advantage *"),
+        Edit(_SYMBOLIC, "pull = policy.weighting * advantage * mask *", "pull = policy.weighting * advantage *"),
         "surrogate-gradient",
         numeric=Edit(COMMON, "return torch.maximum(unclipped, clipped)", "return unclipped"),
     ),
@@ -235,7 +239,11 @@ WRONG_VERSIONS = (
     WrongVersion(
         "mean-summed",
         "Coordinates are added up where they were to be averaged: 1/D is missing.",
-        Edit(_SYMBOLIC, "pull = advantage * mask * ratio * policy.scale *", "pull = advantage * mask * ratio *"),
+        Edit(
+            _SYMBOLIC,
+            "pull = policy.weighting * advantage * mask * ratio * policy.scale *",
+            "pull = policy.weighting * advantage * mask * ratio *",
+        ),
         "gradient",
         numeric=Edit(COMMON, 'flat.mean(1) if reduction == "mean" else flat.sum(1)', "flat.sum(1)"),
         variant="mean",
@@ -269,14 +277,26 @@ WRONG_VERSIONS = (
     WrongVersion(
         "advantage-missing",
         "The gradient lacks the advantage.",
-        Edit(_SYMBOLIC, "pull = advantage * mask *", "pull = mask *"),
+        Edit(_SYMBOLIC, "pull = policy.weighting * advantage * mask *", "pull = policy.weighting * mask *"),
         "surrogate-gradient",
         numeric=Edit(_NUMERIC, "(ratio, case.advantage,", "(ratio, torch.ones_like(case.advantage),"),
     ),
     WrongVersion(
+        "window-ignored",
+        "The steps outside the window train too.",
+        Edit(POLICY, '"window": window}', '"window": sp.S.One}'),
+        "outside-the-window",
+        numeric=Edit(_NUMERIC, 'case.window if time_weight == "window" else torch', "torch"),
+        variant="window",
+    ),
+    WrongVersion(
         "quoted-without-dt",
         "The quoted target lacks 1/Δt.",
-        Edit(_SYMBOLIC, "quoted = advantage * policy.scale * C1 / dt *", "quoted = advantage * policy.scale * C1 *"),
+        Edit(
+            _SYMBOLIC,
+            "quoted = policy.weighting * advantage * policy.scale * C1 / dt *",
+            "quoted = policy.weighting * advantage * policy.scale * C1 *",
+        ),
         "approximate-target",
     ),
     WrongVersion(

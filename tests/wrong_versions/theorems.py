@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wrong_versions.base import IDENTITIES, LEMMAS, SDE, Edit, WrongTheorem
+from wrong_versions.base import DDIM, IDENTITIES, LEMMAS, SDE, Edit, WrongTheorem
 
 
 def _lemma(theorem: str, name: str, bug: str, old: str, new: str, refused_by: str, times: int = 1) -> WrongTheorem:
@@ -11,6 +11,10 @@ def _lemma(theorem: str, name: str, bug: str, old: str, new: str, refused_by: st
 
 def _sde(theorem: str, name: str, bug: str, old: str, new: str, refused_by: str, times: int = 1) -> WrongTheorem:
     return WrongTheorem(name, bug, theorem, Edit(SDE, old, new, times), refused_by)
+
+
+def _ddim(name: str, bug: str, old: str, new: str, refused_by: str, times: int = 1) -> WrongTheorem:
+    return WrongTheorem(name, bug, "sde-ddim", Edit(DDIM, old, new, times), refused_by)
 
 
 def _identity(theorem: str, name: str, bug: str, old: str, new: str, refused_by: str, times: int = 1) -> WrongTheorem:
@@ -394,6 +398,167 @@ WRONG_THEOREMS = (
         "mean_offset: (1 - t_prev + direction) * x_t",
         "mean_offset: (1 - t_prev) * x_t",
         "mean",
+    ),
+    _ddim(
+        "data-sign",
+        "x̂_0 has plus for minus.",
+        "_signal * x_t - _spread * v_theta",
+        "_signal * x_t + _spread * v_theta",
+        "data-from-velocity",
+    ),
+    _ddim(
+        "roots-exchanged",
+        "ε̂ has √ᾱ and √(1 − ᾱ) exchanged.",
+        "_signal * v_theta + _spread * x_t\n\nDDIM",
+        "_spread * v_theta + _signal * x_t\n\nDDIM",
+        "noise-from-velocity",
+    ),
+    _ddim(
+        "velocity-sign",
+        "The path's velocity points from the noise to the data.",
+        "v_theta: _signal * noise - _spread",
+        "v_theta: _spread * noise - _signal",
+        "noise-from-velocity",
+    ),
+    _ddim(
+        "signal-before",
+        "The mean has the data coefficient of x before the step.",
+        "DDIM_MEAN = _signal_prev * _x_0_hat",
+        "DDIM_MEAN = _signal * _x_0_hat",
+        "signal",
+    ),
+    _ddim(
+        "predictions-exchanged",
+        "x̂_0 and ε̂ are exchanged.",
+        "_signal_prev * _x_0_hat + _kept * _noise_hat",
+        "_signal_prev * _noise_hat + _kept * _x_0_hat",
+        "signal",
+    ),
+    _ddim(
+        "noise-on-top",
+        "The noise is added on top of the noise that is kept.",
+        "_kept = sp.sqrt(1 - alpha_bar_prev - C2**2)",
+        "_kept = sp.sqrt(1 - alpha_bar_prev + C2**2)",
+        "noise-budget",
+    ),
+    _ddim(
+        "room-for-any-level",
+        "η enters the room that is left linearly.",
+        "(1 - noise_level**2) * (a_prev - a)",
+        "(1 - noise_level) * (a_prev - a)",
+        "noise-room",
+    ),
+    _ddim(
+        "noise-without-level",
+        "The sampler's η is left out of the standard deviation.",
+        "C2: noise_level * sp.sqrt(",
+        "C2: sp.sqrt(",
+        "no-noise",
+    ),
+    _ddim(
+        "turned-back",
+        "The step turns the other way.",
+        "turn[0] * x_t - turn[1] * v_theta",
+        "turn[0] * x_t + turn[1] * v_theta",
+        "rotation",
+    ),
+    _ddim(
+        "sum-of-angles",
+        "Cosine of the difference, sine of the sum: no rotation.",
+        "sp.sqrt(1 - a) * sp.sqrt(a_prev) - sp.sqrt(a)",
+        "sp.sqrt(1 - a) * sp.sqrt(a_prev) + sp.sqrt(a)",
+        "rotation-length",
+    ),
+    _ddim(
+        "variance-of-the-chain",
+        "The variance is β, the chain's, where the posterior's is meant.",
+        "sp.sqrt((1 - alpha_bar_prev) / (1 - alpha_bar)) * sp.sqrt(1 -",
+        "sp.sqrt(1 -",
+        "ddpm-variance",
+    ),
+    _ddim(
+        "alphas-exchanged",
+        "ᾱ and ᾱ' are exchanged in the standard deviation's first factor.",
+        "sp.sqrt((1 - alpha_bar_prev) / (1 - alpha_bar))",
+        "sp.sqrt((1 - alpha_bar) / (1 - alpha_bar_prev))",
+        "ddpm-variance",
+    ),
+    _ddim(
+        "kept-without-root",
+        "What DDPM keeps of the noise lacks the root of ᾱ/ᾱ'.",
+        "kept_by_ddpm = sp.sqrt(a / a_prev) *",
+        "kept_by_ddpm = a / a_prev *",
+        "ddpm-kept-noise",
+    ),
+    _ddim(
+        "posterior-without-beta",
+        "The posterior's weight of x̂_0 lacks β.",
+        "sp.sqrt(a_prev) * beta / (1 - a)",
+        "sp.sqrt(a_prev) / (1 - a)",
+        "ddpm-mean",
+    ),
+    _ddim(
+        "pull-before",
+        "C1²/C2² is over 1 − ᾱ.",
+        "(a_prev - a) / (1 - a_prev),\n                {noise_level",
+        "(a_prev - a) / (1 - a),\n                {noise_level",
+        "ddpm-pull",
+    ),
+    _ddim(
+        "slope-of-rotation",
+        "C1 is the rotation's, as if no noise were added.",
+        "C1: _signal_prev * _spread - _signal * _kept",
+        "C1: _signal_prev * _spread - _signal * sp.sqrt(1 - alpha_bar_prev)",
+        "mean-slope",
+    ),
+    _ddim(
+        "slope-sign",
+        "C1's second term is added.",
+        "C1: _signal_prev * _spread - _signal * _kept",
+        "C1: _signal_prev * _spread + _signal * _kept",
+        "slope-positive",
+    ),
+    _ddim(
+        "angle-of-nothing",
+        "The angle is said to shrink.",
+        "                alpha_bar_prev - alpha_bar,",
+        "                alpha_bar - alpha_bar_prev,",
+        "angle-positive",
+    ),
+    _ddim(
+        "offset-without-noise",
+        "The offset lacks the part of the predicted noise.",
+        "(_signal_prev * _signal + _kept * _spread) * x_t",
+        "_signal_prev * _signal * x_t",
+        "mean",
+    ),
+    _ddim(
+        "rates-of-the-other-path",
+        "The velocity is noise − data on the variance-preserving path too.",
+        '"vp": {signal_rate: -_spread, spread_rate: _signal}',
+        '"vp": {signal_rate: sp.S.NegativeOne, spread_rate: sp.S.One}',
+        "one-formula",
+    ),
+    _ddim(
+        "rectified-velocity-sign",
+        "The rectified path's velocity is data − noise.",
+        "signal_rate: sp.S.NegativeOne, spread_rate: sp.S.One",
+        "signal_rate: sp.S.One, spread_rate: sp.S.NegativeOne",
+        "cps-is-ddim",
+    ),
+    _ddim(
+        "slope-of-both",
+        "The common C1 has α before the step twice.",
+        "signal_prev * spread - signal * kept",
+        "signal * spread - signal * kept",
+        "one-slope",
+    ),
+    _ddim(
+        "cps-time-reversed",
+        "t and 1 − t are exchanged on the rectified path.",
+        "(1 - t, t, 1 - t_prev, t_prev)",
+        "(t, 1 - t, t_prev, 1 - t_prev)",
+        "cps-slope",
     ),
     _identity(
         "forward-process",

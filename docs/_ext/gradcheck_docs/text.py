@@ -10,11 +10,12 @@ from derivations.derivation import Derivation, Step, Theorem
 from derivations.identities import IDENTITIES
 from derivations.lemmas import LEMMAS
 from derivations.notation import NOTATION
+from derivations.paths import PARAMETERISATIONS
 from derivations.render import claim_latex
-from derivations.sde import SDES
+from derivations.sde import REVERSE_STEPS
 from gradcheck.catalogue import CATALOGUE
 
-THEOREMS: tuple[Theorem, ...] = (*LEMMAS, *(s.theorem for s in SDES), *IDENTITIES)
+THEOREMS: tuple[Theorem, ...] = (*LEMMAS, *(s.theorem for s in REVERSE_STEPS), *IDENTITIES, *PARAMETERISATIONS)
 
 _names = sorted((q.name for q in NOTATION if "_" in q.name), key=len, reverse=True)
 _NAME = re.compile(rf"(?<![\w`])({'|'.join(_names)})(?![\w`])")

@@ -9,7 +9,7 @@ from derivations.derivation import Theorem
 from derivations.identities import IDENTITIES
 from derivations.lemmas import LEMMAS
 from derivations.render import claim_latex, latex, theorem_explain
-from derivations.sde import SDES
+from derivations.sde import REVERSE_STEPS
 from gradcheck.catalogue import ALGORITHMS, Entry
 from gradcheck_docs.algorithms import NotProvedError, page_name
 from gradcheck_docs.text import Provable, anchor, code, display, prose, provable, sections, slug, steps
@@ -50,7 +50,7 @@ def sde_page() -> str:
         "is the slope and the standard deviation, so one lemma serves all of them."
     )
     parts = [opening]
-    for step in SDES:
+    for step in REVERSE_STEPS:
         formulas = [display(f"{latex(symbol)} = {latex(formula)}") for symbol, formula in step.formulas.items()]
         mean = display(rf"\mu = {latex(step.mean)}")
         parts.append(

@@ -85,7 +85,7 @@ def _clipped(judge: Judge, case: Case) -> list[tuple[float, float, bool]] | None
     free, off, ratio = evaluate(derivation, effective, *gradients, n.ratio, dtype=torch.float64)
     wanted = reference(judge.conventions, case)
     factor = overall_factor(judge.conventions, case)
-    shape = case.v_theta.shape
+    shape = case.output.shape
     e = Evidence(Spec(1, (1,), 0), judge.conventions, case, judge.observe(case).gradient, wanted.gradient, wanted.scale)
     (is_free, judged), (is_off, _) = (e.fits(factor * x.expand(shape)) for x in (free, off))
     if not bool((is_free | is_off | ~judged).all()):

@@ -19,6 +19,7 @@ from gradcheck.problems import Spec
 __all__ = ["SHAPES", "Evidence", "explains", "lengths", "observe", "rows_of"]
 
 SHAPES = ((4, (3, 5)), (6, (2, 3, 4)), (3, (13,)), (5, (2, 2, 5)), (4, (2, 3, 2, 3)))
+"""Batch and latent of the problems, one after the other."""
 
 
 _EQUAL = 1e-8
@@ -63,16 +64,19 @@ class Evidence:
 
 
 def rows_of(x: Tensor) -> Tensor:
+    r"""(B, \*latent) as float64 rows (B, D) on the CPU."""
     return x.detach().to("cpu", torch.float64).flatten(1)
 
 
 def lengths(rows: Tensor) -> Tensor:
+    """Length of each row, (B,), without overflow."""
     largest = rows.abs().amax(1, keepdim=True).clamp(min=1e-300)
     length: Tensor = torch.linalg.vector_norm(rows / largest, dim=1) * largest[:, 0]
     return length
 
 
 def observe(judge: Judge, i: int, policies: tuple[str, ...], advantage: str) -> Evidence:
+    """The i-th problem, and what the implementation makes of it."""
     batch, latent = SHAPES[i % len(SHAPES)]
     clip = 1 if "clip_low" not in judge.conventions.fixed else 0  # an asymmetric one tells its edges apart
     mixed = "mixed" if advantage == "typical" and i % 2 else advantage

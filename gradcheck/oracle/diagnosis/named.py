@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from derivations import notation as n
-from derivations.derivation import Derivation
 from gradcheck.case import Case
 from gradcheck.compiled import evaluate
 from gradcheck.conventions import Conventions
 from gradcheck.errors import GradcheckError
 from gradcheck.oracle.diagnosis.evidence import Evidence, explains
+from gradcheck.oracle.diagnosis.other_variables import other_variables
 from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.mistakes import Mistake, gradient_of_mistake, mistakes
 from gradcheck.oracle.reference import effective_case, overall_factor
@@ -24,17 +23,24 @@ __all__ = ["named", "no_gradient"]
 
 
 def no_gradient(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
+    """Nothing arrives: the output is detached on the way."""
     if any(bool((e.observed != 0).any()) for e in evidence):
         return None
-    return Diagnosis("no-gradient", "no gradient reaches v_theta at all: it is detached on the way")
+    return Diagnosis(
+        "no-gradient", f"no gradient reaches {evidence[0].case.output_name} at all: it is detached on the way"
+    )
 
 
 def named(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
-    """Another declaration, or a named mistake; where both fit, leaving out a declared term is called a mistake."""
+    """Another declaration, or a named mistake; where both fit, leaving out a declared term is called a mistake.
+
+    So is what another prediction, or another direction of time, would explain too.
+    """
     convention = _declared_otherwise(judge, evidence)
     if convention is not None and not _leaves_out(convention.declare):
         return convention
     mistake = _mistake(judge, evidence)
+    convention = convention or other_variables(judge, evidence)
     if convention is not None and mistake is not None:
         return replace(mistake, declare=convention.declare)
     return mistake or convention
@@ -45,7 +51,7 @@ def _leaves_out(written: str) -> bool:
 
 
 def _declared_otherwise(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
-    for written, other in _alternatives(judge.conventions):
+    for written, other in judge.conventions.alternatives():
 
         def predict(e: Evidence, other: Conventions = other) -> Tensor:
             return _under(other, e.case)
@@ -65,35 +71,19 @@ def _declared_otherwise(judge: Judge, evidence: list[Evidence]) -> Diagnosis | N
     return None
 
 
-def _alternatives(conventions: Conventions) -> list[tuple[str, Conventions]]:
-    return [(written, _with_derivation(other)) for written, other in conventions.alternatives()]
-
-
-def _with_derivation(conventions: Conventions) -> Conventions:
-    """The same declaration, its formulas derived once for all that share its options."""
-    shared = _derived(conventions.algorithm, tuple(sorted(conventions.options.items())))
-    conventions.__dict__["derivation"] = shared
-    return conventions
-
-
-@lru_cache(maxsize=200)
-def _derived(algorithm: str, options: tuple[tuple[str, str], ...]) -> Derivation:
-    return Conventions(algorithm, dict(options)).derivation
-
-
 def _under(other: Conventions, case: Case) -> Tensor:
     """The gradient that another declaration requires on the same problem."""
     missing = [name for name in other.derivation.given if name not in case.names and name != "D"]
     if missing:
         raise KeyError(missing[0])
     if "D" not in case.names:
-        size = float(case.v_theta[0].numel())
+        size = float(case.output[0].numel())
         case = Case(case.label, {**{q: getattr(case, q) for q in case.names}, "D": size})
     # the state was sampled by the declared step; what another step makes of it is read from the state
     noise = _noise_under(other, case)
     effective = effective_case(other, case if noise is None else case.replace(noise=noise))
     (gradient,) = evaluate(other.derivation, effective, other.derivation.gradient, dtype=torch.float64)
-    return overall_factor(other, case) * gradient.expand(case.v_theta.shape)
+    return overall_factor(other, case) * gradient.expand(case.output.shape)
 
 
 def _noise_under(other: Conventions, case: Case) -> Tensor | None:
@@ -101,7 +91,7 @@ def _noise_under(other: Conventions, case: Case) -> Tensor | None:
     if "x_prev" not in case.names or n.mean_old not in other.derivation.definitions:
         return None
     mean_old, std = evaluate(other.derivation, case, n.mean_old, n.C2, dtype=torch.float64)
-    noise: Tensor = ((case.x_prev.to(torch.float64) - mean_old) / std).to(case.v_theta.dtype)
+    noise: Tensor = ((case.x_prev.to(torch.float64) - mean_old) / std).to(case.output.dtype)
     return noise
 
 

@@ -30,8 +30,8 @@ __all__ = ["gradient_of_mistake"]
 def gradient_of_mistake(mistake: Mistake, case: Case) -> Tensor:
     """Autograd of the wrong loss, in float64, summed over the batch."""
     values = {name: x.detach() for name, x in case.broadcast(torch.float64).items()}
-    v = values["v_theta"].clone().requires_grad_()
-    values["v_theta"] = v
+    v = values[case.output_name].clone().requires_grad_()
+    values[case.output_name] = v
     values.setdefault("D", torch.tensor(float(v[0].numel()), dtype=torch.float64, device=v.device))
     loss, _ = _WrongAnalysis(values, torch.float64)(mistake.loss)
     if not loss.requires_grad:

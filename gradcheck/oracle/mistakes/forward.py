@@ -54,19 +54,48 @@ def weight_mistakes(d: Derivation) -> Iterator[Candidate]:
         for name, sentence, wrong in wrong_advantages(n.advantage):
             yield name, sentence, loss.xreplace({n.advantage: wrong}), {}
     if n.temperature in d.loss.free_symbols:
-        exponential = sp.exp(n.reward / n.temperature)
-        for name, sentence, weight in (
-            ("temperature-inverted", "the reward is multiplied by the temperature", sp.exp(n.reward * n.temperature)),
-            ("temperature-missing", "the temperature is missing", sp.exp(n.reward)),
-            ("exponential-missing", "the reward is not exponentiated", n.reward / n.temperature),
-            ("reward-missing", "the reward is missing: every sample counts alike", sp.S.One),
-        ):
-            yield name, sentence, loss.xreplace({exponential: weight}), {}
+        for name, sentence, wrong in _exponential_mistakes(loss):
+            yield name, sentence, wrong, {}
+
+
+def _exponential_mistakes(loss: sp.Expr) -> Iterator[tuple[str, str, sp.Expr]]:
+    """RWR's weight exp(R/τ), and AWR's min(exp(A/τ), w_max)."""
+    signal, word = (n.reward, "reward") if n.reward in loss.free_symbols else (n.advantage, "advantage")
+    exponential = sp.exp(signal / n.temperature)
+    for name, sentence, weight in (
+        ("temperature-inverted", f"the {word} is multiplied by the temperature", sp.exp(signal * n.temperature)),
+        ("temperature-missing", "the temperature is missing", sp.exp(signal)),
+        ("exponential-missing", f"the {word} is not exponentiated", signal / n.temperature),
+        ("exponent-sign", f"a greater {word} has a smaller weight", sp.exp(-signal / n.temperature)),
+    ):
+        yield name, sentence, loss.xreplace({exponential: weight})
+    if n.weight_max not in loss.free_symbols:
+        yield (
+            f"{word}-missing",
+            f"the {word} is missing: every sample counts alike",
+            loss.xreplace({exponential: sp.S.One}),
+        )
+        return
+    most = n.weight_max
+    clipped = sp.Min(exponential, most)
+    beyond = (1 + sp.sign(most - exponential)) / 2
+    for name, sentence, weight in (
+        ("weight-unclipped", "the weight is not clipped at w_max", exponential),
+        ("weight-clip-silences", "a sample whose weight is clipped has no gradient", beyond * exponential),
+        ("weight-clip-below", "w_max is the least weight instead of the greatest", sp.Max(exponential, most)),
+        (
+            "exponent-clipped",
+            "w_max clips the exponent instead of the weight",
+            sp.exp(sp.Min(sp.log(exponential), most)),
+        ),
+        ("weight-missing", "the weight is missing: every sample counts alike", sp.S.One),
+    ):
+        yield name, sentence, loss.xreplace({clipped: weight})
 
 
 def mixture_mistakes(d: Derivation) -> Iterator[Candidate]:
     """DiffusionNFT's two branches: the loss is r·P + (1 − r)·N."""
-    if n.reward_prob.name not in d.given:
+    if n.reward_prob.name not in (*d.given, *d.defined):
         return
     r, loss = n.reward_prob, d.inline(d.loss)
     reference = loss - loss.xreplace({n.kl_weight: sp.S.Zero})
@@ -121,6 +150,20 @@ def mixture_mistakes(d: Derivation) -> Iterator[Candidate]:
         mixed(plus.xreplace({old: new}), minus.xreplace({old: new})),
         {},
     )
+    if r in d.coefficients:
+        half, unclipped = sp.Rational(1, 2), n.advantage / (2 * n.advantage_clip)
+        clipped = sp.Min(sp.Max(n.advantage, -n.advantage_clip), n.advantage_clip)
+        for name, sentence, map_ in (
+            ("map-unclipped", "r is not clipped to [0, 1]", half + unclipped),
+            ("map-reversed", "r falls where the advantage rises", 1 - r),
+            (
+                "map-of-the-unit",
+                "the advantage is clipped at ±1 instead of ±c",
+                half + sp.Min(sp.Max(n.advantage, -1), 1) / 2,
+            ),
+            ("map-not-halved", "the clipped advantage over c is not halved", half + clipped / n.advantage_clip),
+        ):
+            yield name, sentence, weighed(map_, 1 - map_), {}
     if n.w_plus in d.coefficients:
         live = {s: drop_sg(d.inline(d.coefficients[s])) for s in (n.w_plus, n.w_minus)}
         averaged = {s: BatchMean(s) for s in (n.w_plus, n.w_minus)}

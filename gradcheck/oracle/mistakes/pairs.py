@@ -1,4 +1,4 @@
-r"""Mistakes in losses on pairs: whose preference it is, what the two samples are measured by, what is made of it."""
+r"""Mistakes in losses on pairs and groups: whose preference it is, what samples are measured by, what is made of it."""
 
 from __future__ import annotations
 
@@ -16,31 +16,55 @@ __all__ = ["pair_mistakes"]
 
 
 def pair_mistakes(d: Derivation) -> Iterator[Candidate]:
-    """Diffusion-DPO's: the loss is log(1 + exp(z)), z = β y (g − g')."""
+    """The policy's loss is log(1 + exp(z)), z = β y (g − g') of a pair, or β (A g + s) of a group."""
     if n.error_gap not in d.definitions:
         return
-    y, beta = n.preference, n.beta_dpo
-    margin = y * (n.error_gap - n.partner_gap)
-    z = beta * margin
+    policy = d.loss.xreplace({n.kl_weight: sp.S.Zero})
+    rest, beta = d.loss - policy, n.beta_dpo
+    (likelihood,) = policy.atoms(sp.exp)
+    z = likelihood.args[0]
     for name, sentence, loss in (
-        ("preference-exchanged", "winner and loser are exchanged", d.loss.xreplace({y: -y})),
-        ("preference-missing", "every sample is taken for the winner of its pair", d.loss.xreplace({y: sp.S.One})),
-        ("loser-dropped", "losers have no gradient: only winners train", (1 + y) / 2 * d.loss),
-        ("beta-halved", "β is half the declared one inside the sigmoid", d.loss.xreplace({beta: beta / 2})),
-        ("beta-doubled", "β is twice the declared one inside the sigmoid", d.loss.xreplace({beta: 2 * beta})),
-        ("beta-missing", "β is missing", d.loss.xreplace({beta: sp.S.One})),
-        ("beta-outside", "β multiplies the logarithm; it must multiply the gaps", beta * sp.log(1 + sp.exp(margin))),
-        ("partner-sign", "the gaps of a pair are added up", d.loss.xreplace({n.partner_gap: -n.partner_gap})),
-        ("partner-missing", "the partner's gap is missing", d.loss.xreplace({n.partner_gap: sp.S.Zero})),
+        *(_of_a_pair(policy) if n.preference in z.free_symbols else _of_a_group(policy)),
+        ("beta-halved", "β is half the declared one inside the sigmoid", policy.xreplace({beta: beta / 2})),
+        ("beta-doubled", "β is twice the declared one inside the sigmoid", policy.xreplace({beta: 2 * beta})),
+        ("beta-missing", "β is missing", policy.xreplace({beta: sp.S.One})),
+        ("beta-outside", "β multiplies the logarithm; it must multiply the gaps", beta * sp.log(1 + sp.exp(z / beta))),
         ("log-missing", "the probability of the wrong order is the loss, without a logarithm", 1 / (1 + sp.exp(-z))),
-        ("sigmoid-missing", "the margin itself is the loss: learnt pairs never let go", z),
+        ("sigmoid-missing", "the margin itself is the loss: what is learnt never lets go", z),
         (
             "margin-averaged",
             "the margin is averaged over the batch before the sigmoid",
             sp.log(1 + sp.exp(BatchMean(z))),
         ),
     ):
-        yield name, sentence, loss, {}
+        yield name, sentence, loss + rest, {}
     gap = d.definitions[n.error_gap]
-    alone = gap.xreplace({Norm2(n.v_ref - n.v_gt): sp.S.Zero})
-    yield "reference-missing", "the reference's error is missing from the gap", d.loss, {n.error_gap: alone}
+    subtracted = {x: sp.S.Zero for x in gap.atoms(Norm2) if not x.has(n.v_theta)}
+    yield (
+        "reference-missing",
+        "the error that is to be subtracted is missing from the gap",
+        d.loss,
+        {n.error_gap: gap.xreplace(subtracted)},
+    )
+
+
+def _of_a_pair(loss: sp.Expr) -> Iterator[tuple[str, str, sp.Expr]]:
+    y, other = n.preference, n.partner_gap
+    yield "preference-exchanged", "winner and loser are exchanged", loss.xreplace({y: -y})
+    yield "preference-missing", "every sample is taken for the winner of its pair", loss.xreplace({y: sp.S.One})
+    yield "loser-dropped", "losers have no gradient: only winners train", (1 + y) / 2 * loss
+    yield "partner-sign", "the gaps of a pair are added up", loss.xreplace({other: -other})
+    yield "partner-missing", "the partner's gap is missing", loss.xreplace({other: sp.S.Zero})
+
+
+def _of_a_group(loss: sp.Expr) -> Iterator[tuple[str, str, sp.Expr]]:
+    a, others = n.advantage, n.group_gap
+    yield "preference-exchanged", "good and bad samples are exchanged", loss.xreplace({a: -a})
+    yield "advantage-sign-alone", "only the advantage's sign counts", loss.xreplace({a: sp.sign(a)})
+    yield "bad-samples-without-gradient", "bad samples have no gradient", (1 + sp.sign(a)) / 2 * loss
+    yield "group-sign", "the rest of the group is subtracted", loss.xreplace({others: -others})
+    yield (
+        "group-missing",
+        "the rest of the group is missing: each sample has a sigmoid of its own",
+        loss.xreplace({others: sp.S.Zero}),
+    )

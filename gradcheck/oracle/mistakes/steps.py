@@ -9,7 +9,7 @@ import sympy as sp
 from derivations import notation as n
 from derivations.calculus import Norm2
 from derivations.derivation import Derivation, inline
-from derivations.sde import SDES, reverse_step
+from derivations.sde import SDES, reverse_step, step_with
 from gradcheck.oracle.mistakes.candidates import Candidate, Overrides
 from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean
 
@@ -21,6 +21,7 @@ _STEPS = tuple(step.name for step in SDES if n.sigma_min not in step.formulas.ge
 
 
 _STEP = (n.C1, n.C2, n.mean_offset, n.sigma_t)
+_TIMES = (n.t, n.dt, n.alpha_bar, n.alpha_bar_prev)
 
 
 def step_mistakes(d: Derivation) -> Iterator[Candidate]:
@@ -40,8 +41,10 @@ def step_mistakes(d: Derivation) -> Iterator[Candidate]:
     yield std("std-mean", f"{wrong_std} averaged over the batch; it must be per sample", BatchMean(n.C2 / root) * root)
     yield std("std-first", f"{wrong_std} the first sample's; it must be per sample", BatchFirst(n.C2))
     yield std("std-not-squared", "the squared error is divided by 2C2 where the variance 2C2² belongs", sp.sqrt(n.C2))
-    own = d.variant.options.get("sde", "flow")
-    formulas = reverse_step(own).formulas
+    own = step_with(d.coefficients)
+    if own is None:
+        return
+    formulas = own.formulas
 
     def step(name: str, sentence: str, changes: Overrides) -> Candidate:
         definitions = {s: e.xreplace(dict(changes)) for s, e in d.definitions.items()}
@@ -52,7 +55,7 @@ def step_mistakes(d: Derivation) -> Iterator[Candidate]:
         return inline(symbol, formulas).xreplace(dict(change))
 
     for other in _STEPS:
-        if other != own:
+        if other != own.name:
             theirs = reverse_step(other).formulas
             yield std(f"std-of-{other}", f"{wrong_std} that of the {other} step", inline(n.C2, theirs))
             mean = {s: inline(s, theirs) for s in (n.C1, n.mean_offset)}
@@ -68,8 +71,8 @@ def step_mistakes(d: Derivation) -> Iterator[Candidate]:
         ("step-of-first-sample", "the first sample's time step is used for every sample", BatchFirst),
         ("step-averaged", "the time step is averaged over the batch; it must be per sample", BatchMean),
     ):
-        both = {n.t: change(n.t), n.dt: change(n.dt)}
-        yield step(name, sentence, {s: formula(s, both) for s in changed})
+        moved = {x: change(x) for x in _TIMES}
+        yield step(name, sentence, {s: formula(s, moved) for s in changed})
     if n.sigma_t in formulas:
         reversed_time = formulas[n.sigma_t].xreplace({n.t: 1 - n.t})
         table = {**formulas, n.sigma_t: reversed_time}
@@ -84,6 +87,27 @@ def step_mistakes(d: Derivation) -> Iterator[Candidate]:
             ("drift-half-missing", "the score correction lacks its factor 1/2", sp.sqrt(2) * n.sigma_t),
         ):
             yield step(name, sentence, {s: e.xreplace({n.sigma_t: sigma}) for s, e in drift.items()})
+    if own.name == "ddim":
+        a, a_prev = n.alpha_bar, n.alpha_bar_prev
+        kept = sp.sqrt(1 - a_prev - n.C2**2)
+        yield step(
+            "signal-before-the-step",
+            "the predicted data has the coefficient √ᾱ, of x before the step; x after it has √ᾱ'",
+            {n.C1: sp.sqrt(a * (1 - a)) - sp.sqrt(a) * kept, n.mean_offset: (a + sp.sqrt(1 - a) * kept) * n.x_t},
+        )
+        spent = {s: e.xreplace({n.C2: sp.S.Zero}) for s, e in formulas.items() if s != n.C2}
+        yield step(
+            "noise-not-taken-off",
+            "the predicted noise keeps √(1 − ᾱ'); what the step adds must be taken off, √(1 − ᾱ' − C2²)",
+            spent,
+        )
+        yield std("std-without-eta", f"{wrong_std} the one of η = 1", formulas[n.C2] / n.noise_level)
+        yield std("std-is-variance", f"{wrong_std} its variance: a root is missing", n.C2**2)
+        yield std(
+            "std-of-the-chain",
+            f"{wrong_std} η √(1 − ᾱ/ᾱ'), of the noising chain; the step's is that of its posterior",
+            n.noise_level * sp.sqrt(1 - a / a_prev),
+        )
     yield from _normaliser_mistakes(d)
 
 

@@ -78,13 +78,17 @@ def tensor_result(value: Any, shape: tuple[int, ...], what: str) -> Tensor:
 def compared(comparisons: Iterable[Comparison | tuple[Spec | None, Comparison]], detail: str = "") -> Outcome:
     """The outcome of several comparisons: the first that fails, or that all hold."""
     ratios: list[float] = []
+    resolution: float | None = None
     for item in comparisons:
         spec, one = (None, item) if isinstance(item, Comparison) else item
         ratios.append(one.ratio)
+        resolution = min(one.resolution, math.inf if resolution is None else resolution)
         if not one.holds:
             text = detail or "observed {}, required {}".format(*distinct(one.observed, one.required))
-            return Outcome("failed", len(ratios), one.ratio, text, one, spec, ratios=tuple(ratios))
-    return Outcome("passed", len(ratios), max(ratios, default=0.0), ratios=tuple(ratios))
+            return Outcome(
+                "failed", len(ratios), one.ratio, text, one, spec, ratios=tuple(ratios), resolution=resolution
+            )
+    return Outcome("passed", len(ratios), max(ratios, default=0.0), ratios=tuple(ratios), resolution=resolution)
 
 
 def distinct(*numbers: float) -> tuple[str, ...]:

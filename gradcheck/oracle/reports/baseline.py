@@ -38,8 +38,9 @@ _HOLDS = ("passed", "unexpected-pass")
 _FAILS = ("failed", "expected-failure")
 _STATUSES = (*_HOLDS, *_FAILS, "skipped", "unjudged")
 _SILENT = ("skipped", "unjudged")
-_READABLE = (1, JSON_VERSION)
-"""Version 1 had no ``unjudged``, ``seconds`` and ``meaning``, which are not compared; its targets were all judged."""
+_READABLE = (1, 2, JSON_VERSION)
+"""Version 1 had no ``unjudged``, ``seconds`` and ``meaning``, and 1 and 2 no ``resolution``, which are not compared;
+version 1's targets were all judged."""
 
 
 @dataclass(frozen=True)

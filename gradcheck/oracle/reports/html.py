@@ -18,6 +18,7 @@ from gradcheck.oracle.reports.shared import (
     place,
     remark,
     several_devices,
+    sharpness,
     tally,
     timestamp,
     verdict,
@@ -136,7 +137,7 @@ def _ratios(judgement: Judgement, name: str) -> list[Markup]:
 def _table(judgement: Judgement) -> Markup:
     several = several_devices(judgement)
     heads = [tag("th", "obligation"), tag("th", "")]
-    heads += [tag("th", text, class_="figure") for text in ("cases", "worst ratio")]
+    heads += [tag("th", text, class_="figure") for text in ("cases", "worst ratio", "smallest error seen")]
     rows = [_row(r, several, judgement.threshold) for r in judgement.results]
     return tag("table", tag("thead", tag("tr", *heads)), tag("tbody", *rows), class_="obligations")
 
@@ -156,6 +157,7 @@ def _row(r: Result, several: bool, threshold: float) -> Markup:
         tag("td", mark, class_=f"status {colour}"),
         tag("td", str(o.examples or ""), class_="figure cases"),
         tag("td", against(o, threshold), class_="figure ratio"),
+        tag("td", sharpness(o), class_="figure sees"),
     )
 
 

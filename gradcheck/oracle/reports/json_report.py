@@ -24,7 +24,7 @@ __all__ = ["JSON_VERSION", "SCHEMA_NAME", "decoded", "encoded", "schema", "to_js
 SCHEMA_NAME = "gradcheck-check"
 """Name of the schema that is written."""
 
-JSON_VERSION = 2
+JSON_VERSION = 3
 """Version of the schema that is written."""
 
 _NAMES = {math.inf: "Infinity", -math.inf: "-Infinity"}
@@ -101,6 +101,7 @@ def _obligation(r: Result) -> dict[str, Any]:
         "examples": o.examples,
         "ratio": encoded(o.ratio),
         "ratios": [encoded(x) for x in o.ratios],
+        "resolution": None if o.resolution is None else encoded(o.resolution),
         "detail": o.detail,
         "meaning": o.meaning,
         "note": o.note,
@@ -120,6 +121,7 @@ def _comparison(c: Comparison) -> dict[str, Any]:
         "required": encoded(c.required),
         "bound": encoded(c.bound),
         "judged": encoded(c.judged),
+        "resolution": encoded(c.resolution),
     }
 
 

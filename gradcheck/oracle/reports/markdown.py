@@ -16,6 +16,7 @@ from gradcheck.oracle.reports.shared import (
     place,
     remark,
     several_devices,
+    sharpness,
     tally,
     verdict,
 )
@@ -64,7 +65,7 @@ def _target(judgement: Judgement, scripts: bool) -> list[str]:
     several = several_devices(judgement)
     lines = [f"## {_safe(judgement.target)} {verdict(judgement)}", ""]
     lines += [f"{_safe(tally(judgement))}. Declared: {_code(judgement.declaration)}", ""]
-    lines += ["| obligation | | cases | worst test ratio | |", "|:--|:--|--:|--:|:--|"]
+    lines += ["| obligation | | cases | worst test ratio | smallest error seen | |", "|:--|:--|--:|--:|--:|:--|"]
     lines += [_row(r, several, judgement.threshold) for r in judgement.results]
     lines.append("")
     if judgement.unjudged and judgement.printed:
@@ -77,7 +78,8 @@ def _target(judgement: Judgement, scripts: bool) -> list[str]:
 
 def _row(r: Result, several: bool, threshold: float) -> str:
     name = _code(r.id) + (f" {_safe(r.device)}" if several else "")
-    cells = (name, _MARKS[r.status], str(r.outcome.examples or ""), against(r.outcome, threshold), _safe(remark(r)))
+    figures = (str(r.outcome.examples or ""), against(r.outcome, threshold), sharpness(r.outcome))
+    cells = (name, _MARKS[r.status], *figures, _safe(remark(r)))
     return "| " + " | ".join(cell.replace("\n", " ") for cell in cells) + " |"
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "place",
     "remark",
     "several_devices",
+    "sharpness",
     "tally",
     "timestamp",
     "verdict",
@@ -164,6 +165,12 @@ def against(outcome: Outcome, threshold: float) -> str:
     if not outcome.ratios:
         return ""
     return f"{number(outcome.ratio)} {'≤' if outcome.ratio <= threshold else '>'} {threshold:g}"
+
+
+def sharpness(outcome: Outcome) -> str:
+    """The smallest relative error that would have been seen; empty where 0 was required, or no number."""
+    f = outcome.resolution
+    return number(f) if f is not None and math.isfinite(f) else ""
 
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")

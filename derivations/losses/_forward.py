@@ -1,0 +1,79 @@
+r"""What the forward process's losses share: how an error is reduced, and a term that holds the model to its reference.
+
+With the reference term, :math:`c\,\|v_\theta - v_{\mathrm{ref}}\|^2` is added to a loss.  A loss with a fixed target
+becomes a mixture of two squared distances (lemma L3), which pulls to the mean of target and v_ref by their weights; one
+whose target moves with v_theta keeps its weight, and its target moves towards v_ref.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import sympy as sp
+
+from derivations.calculus import Norm2
+from derivations.claims import EqualUpToConstant
+from derivations.derivation import Step
+from derivations.notation import D, kl_weight, v_gt, v_ref, v_theta
+
+__all__ = ["OPTIONS", "Pull", "matching", "mixture_step", "per_coordinate", "reference_weight"]
+
+OPTIONS = {"reduction": ("sum", "mean"), "reference": ("off", "on")}
+"""What an implementation may declare of any of them, the default first."""
+
+
+@dataclass(frozen=True)
+class Pull:
+    """A loss and what it does to the velocity; each field as :class:`~derivations.derivation.Derivation` has it."""
+
+    loss: sp.Expr
+    gradient: sp.Expr
+    weight: sp.Expr
+    target: sp.Expr
+
+    def held(self, strength: sp.Expr) -> Pull:
+        """With ``strength``·‖v_theta − v_ref‖² added; with 0, as it is."""
+        if strength == 0:
+            return self
+        loss = self.loss + strength * Norm2(v_theta - v_ref)
+        back = 2 * strength * (v_theta - v_ref)
+        if self.target.has(v_theta):
+            return Pull(loss, self.gradient + back, self.weight, self.target - back / (2 * self.weight))
+        total = self.weight + strength
+        centre = (self.weight * self.target + strength * v_ref) / total
+        return Pull(loss, self.gradient + back, total, centre)
+
+
+def matching(weight: sp.Expr) -> Pull:
+    """Flow matching with a positive weight, weight·‖v_theta − v_gt‖²."""
+    return Pull(weight * Norm2(v_theta - v_gt), 2 * weight * (v_theta - v_gt), weight, v_gt)
+
+
+def per_coordinate(options: Mapping[str, str]) -> sp.Expr:
+    """What multiplies a sum over coordinates: 1, or 1/D where they are averaged."""
+    return 1 / D if options["reduction"] == "mean" else sp.S.One
+
+
+def reference_weight(options: Mapping[str, str]) -> sp.Expr:
+    """c, reduced as the loss's own error is; 0 without a reference term."""
+    return kl_weight * per_coordinate(options) if options["reference"] == "on" else sp.S.Zero
+
+
+def mixture_step(weight: sp.Expr, centre: sp.Expr, strength: sp.Expr) -> tuple[Step, ...]:
+    """That weight·‖v_theta − centre‖² and the reference term are one squared distance, in value too."""
+    if strength == 0:
+        return ()
+    total = weight + strength
+    both = weight * Norm2(v_theta - centre) + strength * Norm2(v_theta - v_ref)
+    between = (weight * centre + strength * v_ref) / total
+    return (
+        Step(
+            "mixture",
+            "Lemma L3: with the reference term it is one squared distance to the weighted centre of both, as long as "
+            "their weights do not add up to 0.",
+            EqualUpToConstant(
+                both, total * Norm2(v_theta - between), weight * strength / total * Norm2(centre - v_ref)
+            ),
+        ),
+    )

@@ -1,0 +1,90 @@
+r"""AWR, advantage-weighted regression: flow matching weighted by the exponentiated advantage, up to a greatest weight.
+
+.. math:: \mathcal{L} = \min\big(e^{A/\tau},\ w_{\max}\big)\, \|v_\theta - v_{\mathrm{gt}}\|^2
+
+Proved: like RWR it pulls to v_gt, whatever the advantage; above the clip, unlike under PPO's, a sample pulls as hard as
+at it; advantages may be shifted as one likes, up to a constant factor, where nothing is clipped.  The weight is free of
+the model, so that its kink is none of the loss's.
+Source: Peng et al., arXiv:1910.00177, with flow matching where it has a log-likelihood.
+"""
+
+from __future__ import annotations
+
+import sympy as sp
+
+from derivations.claims import Equal, Parallel
+from derivations.derivation import Derivation, Step
+from derivations.identities import velocity_step
+from derivations.losses import _forward
+from derivations.losses._forward import matching, mixture_step, per_coordinate, reference_weight
+from derivations.notation import advantage, noise, temperature, v_gt, v_theta, weight_max, x_0
+from derivations.variant import Variant, chosen
+
+NAME = "awr"
+TITLE = "AWR"
+REFERENCE = """@article{peng2019awr,
+  title={Advantage-Weighted Regression: Simple and Scalable Off-Policy Reinforcement Learning},
+  author={Peng, Xue Bin and Kumar, Aviral and Zhang, Grace and Levine, Sergey},
+  journal={arXiv:1910.00177}, year={2019}}"""
+
+OPTIONS = _forward.OPTIONS
+"""What an implementation may declare, the default first."""
+
+VARIANTS = (
+    Variant("paper", "the weighted squared error, summed over coordinates"),
+    Variant("mean", "averaged over coordinates", {"reduction": "mean"}),
+    Variant("reference", "with a squared distance to the reference velocity", {"reference": "on"}),
+)
+
+
+def derive(variant: Variant = VARIANTS[0]) -> Derivation:
+    """State and derive one variant."""
+    options = chosen(variant, OPTIONS)
+    clipped = sp.Min(sp.exp(advantage / temperature), weight_max)
+    weight = clipped * per_coordinate(options)
+    pull = matching(weight).held(reference_weight(options))
+    return Derivation(
+        name=NAME,
+        variant=variant,
+        title=TITLE,
+        process="forward",
+        policy="on",
+        reference=REFERENCE,
+        loss=pull.loss,
+        gradient=pull.gradient,
+        weight=pull.weight,
+        target=pull.target,
+        definitions={v_gt: noise - x_0},
+        steps=(velocity_step(),),
+        after=(
+            Step(
+                "never-away",
+                "A bad sample pulls less than a good one, and in the same direction: nothing is ever pushed away.",
+                Parallel(-matching(weight).gradient, v_gt - v_theta, 2 * weight),
+            ),
+            *_weight_steps(clipped),
+            *mixture_step(weight, v_gt, reference_weight(options)),
+        ),
+    )
+
+
+def _weight_steps(clipped: sp.Expr) -> tuple[Step, ...]:
+    above, below, shift = sp.Symbol("s", positive=True), sp.Symbol("u", positive=True), sp.Symbol("b", real=True)
+    plain = sp.exp(advantage / temperature)
+    return (
+        Step(
+            "above-the-clip",
+            "Beyond the clip the weight is w_max, however good the sample: this clip, unlike PPO's, silences nothing.",
+            Equal(clipped, weight_max, {advantage: temperature * sp.log(weight_max + above)}),
+        ),
+        Step(
+            "below-the-clip",
+            "Under it the weight is the exponential, as RWR has it.",
+            Equal(clipped, plain, {weight_max: plain + below}),
+        ),
+        Step(
+            "baseline",
+            "There a constant that is added to every advantage multiplies every weight alike.",
+            Equal(plain.xreplace({advantage: advantage + shift}), sp.exp(shift / temperature) * plain),
+        ),
+    )

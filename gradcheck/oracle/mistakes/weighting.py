@@ -1,0 +1,68 @@
+r"""Mistakes in what weighs a sample by its time step: the step's noise, or whether it is in the window that trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import sympy as sp
+
+from derivations import notation as n
+from derivations.derivation import Derivation
+from gradcheck.oracle.mistakes.candidates import Candidate
+from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean
+
+__all__ = ["time_weight_mistakes"]
+
+
+def time_weight_mistakes(d: Derivation) -> Iterator[Candidate]:
+    """The weight by C2, and the window."""
+    policy = d.loss.xreplace({n.kl_weight: sp.S.Zero})
+    if d.loss.has(n.noise_norm):
+        root = sp.sqrt(n.dt)
+        kept, bare = d.loss - policy, policy * n.noise_norm / n.C2
+        for name, sentence, weight in (
+            ("time-weight-missing", "the policy term is not weighed by the step's noise", 1),
+            ("time-weight-unnormalised", "the weight by the step's noise is not divided by its norm", n.C2),
+            ("time-weight-variance", "the weight is the step's variance C2²; it must be C2", n.C2**2 / n.noise_norm),
+            ("time-weight-sigma", "the weight is σ_t where σ_t √Δt belongs", n.C2 / root / n.noise_norm),
+            ("time-weight-inverse", "the weight divides by the step's noise; it must multiply", n.noise_norm / n.C2),
+            (
+                "time-weight-averaged",
+                "the weight by the noise is averaged over the batch; it must be per sample",
+                BatchMean(n.C2) / n.noise_norm,
+            ),
+            (
+                "time-weight-normalised",
+                "the weight by the noise is divided by its mean over the batch; its norm is one given number",
+                n.C2 / BatchMean(n.C2),
+            ),
+        ):
+            yield name, sentence, weight * bare + kept, {}
+    if d.loss.has(n.window):
+        everywhere = d.loss.xreplace({n.window: sp.S.One})
+        free = everywhere - everywhere.xreplace({n.kl_weight: sp.S.Zero})
+        yield "window-ignored", "the steps outside the window train too", everywhere, {}
+        yield (
+            "window-for-policy-alone",
+            "outside the window the reference term still trains",
+            policy + free,
+            {},
+        )
+        yield (
+            "window-turned-round",
+            "the steps outside the window train, those inside do not",
+            (1 - n.window) * everywhere,
+            {},
+        )
+        yield (
+            "window-of-first-sample",
+            "whether the first sample is in the window decides for all",
+            BatchFirst(n.window) * everywhere,
+            {},
+        )
+        yield (
+            "window-mean",
+            "the loss is averaged over the samples inside the window, not over the batch",
+            d.loss / BatchMean(n.window),
+            {},
+        )
