@@ -19,10 +19,13 @@ from derivations.calculus import Norm2, VectorSymbol, sg
 from derivations.claims import Claim, Equal, GradientIs, Positive
 from derivations.notation import (
     NOTATION,
+    alpha_bar,
     noise_old,
     noise_ref,
     noise_theta,
     quantity,
+    reward_prob,
+    t,
     v_old,
     v_ref,
     v_theta,
@@ -32,7 +35,7 @@ from derivations.notation import (
 )
 from derivations.variant import Variant
 
-__all__ = ["Change", "Derivation", "DerivationError", "Proof", "Step", "StepResult", "Theorem", "prove"]
+__all__ = ["Change", "Derivation", "DerivationError", "Proof", "Step", "StepResult", "Theorem", "inside_unit", "prove"]
 
 
 class DerivationError(ValueError):
@@ -300,6 +303,12 @@ class Derivation:
     def prove(self) -> Proof:
         """Check every step."""
         return prove(self.label, self.all_steps, self.definitions)
+
+
+def inside_unit(expr: sp.Expr) -> dict[sp.Symbol, sp.Expr]:
+    """Where a weight's sign is judged: parametrisations of (0, 1) for the times and probabilities in it."""
+    symbols = {t: "u", alpha_bar: "z", reward_prob: "rho"}
+    return {s: 1 / (1 + sp.Symbol(name, positive=True)) for s, name in symbols.items() if expr.has(s)}
 
 
 def inline(expr: sp.Expr, definitions: Mapping[sp.Symbol, sp.Expr]) -> sp.Expr:

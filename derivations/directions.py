@@ -28,13 +28,25 @@ from derivations.notation import (
     reward_prob,
     rho_minus,
     rho_plus,
+    t,
     v_gt,
     v_old,
     v_ref,
     v_theta,
 )
 
-__all__ = ["Term", "combined", "directions", "grouped", "prettier", "tidy", "tidy_vectors", "times", "turned"]
+__all__ = [
+    "Term",
+    "combined",
+    "directions",
+    "grouped",
+    "prettier",
+    "tidy",
+    "tidy_vectors",
+    "time_left",
+    "times",
+    "turned",
+]
 
 _REWARD = {advantage, advantage_tilde, reward, reward_prob, rho_minus, rho_plus}
 
@@ -81,7 +93,13 @@ def tidy(expr: sp.Expr) -> sp.Expr:
         return atoms.setdefault(e, sp.Dummy(f"a{len(atoms)}"))
 
     flat = plain(expr)
-    return sp.factor(flat).xreplace({symbol: e for e, symbol in atoms.items()})
+    return time_left(sp.factor(flat)).xreplace({symbol: e for e, symbol in atoms.items()})
+
+
+def time_left(expr: sp.Expr) -> sp.Expr:
+    """Powers of t − 1, which factoring leaves, as powers of 1 − t."""
+    powers = {e: (-1) ** e.exp * (1 - t) ** e.exp for e in expr.atoms(sp.Pow) if e.base == t - 1 and e.exp.is_Integer}
+    return expr.xreplace(powers)
 
 
 def tidy_vectors(expr: sp.Expr) -> sp.Expr:

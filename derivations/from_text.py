@@ -15,7 +15,7 @@ import sympy as sp
 from derivations import calculus
 from derivations.calculus import ClipMask, Dot, Mask, MeanAbs, Norm2, VectorSymbol, components, sg
 from derivations.claims import Approximates, EqualUpToConstant, GradientIs, Positive, SameHessian
-from derivations.derivation import Derivation, Step, inline
+from derivations.derivation import PREDICTIONS, Derivation, DerivationError, Step, inline, inside_unit
 from derivations.directions import Term, combined, directions, grouped, prettier, tidy, tidy_vectors, times, turned
 from derivations.grammar.kinks import is_kink
 from derivations.grammar.statement import Statement
@@ -33,6 +33,7 @@ from derivations.notation import (
     t,
     v_gt,
     v_old,
+    v_ref,
     v_theta,
     x_0,
     x_t,
@@ -83,6 +84,7 @@ def derive_statement(statement: Statement, sde: str | None = None, weight: sp.Ex
 
     Raises:
         CalculusError: the loss cannot be differentiated.
+        DerivationError: the loss names a prediction that the reverse step's path does not have.
         ValueError: there is no such reverse step.
     """
     definitions, coefficients = dict(statement.definitions), _step_formulas(statement, sde)
@@ -96,6 +98,11 @@ def derive_statement(statement: Statement, sde: str | None = None, weight: sp.Ex
     definitions = {s: e for s, e in definitions.items() if s not in detached}
     found = _Form(statement, definitions, coefficients, weight).derived()
     path = "rectified" if sde is None else reverse_step(sde).path
+    predictions = sorted(s.name for s in (PREDICTIONS - {v_theta, v_old, v_ref}) & set(statement.definitions))
+    if path != "rectified" and predictions:
+        raise DerivationError(
+            f"{predictions[0]} is what belongs to a velocity of the rectified path, which {sde} is not on"
+        )
     return replace(found, derivation=replace(found.derivation, path=path))
 
 
@@ -136,7 +143,7 @@ class _Form:
         own = next((c for u, c in components(sp.Add(*(x.vector for x in terms))).items() if u == v_theta), sp.S.Zero)
         own_weight = tidy(own / 2)
         quadratic = own_weight != 0 and not any(self._moves(x.coefficient) for x in terms)
-        domain = self._domain(own_weight)
+        domain = inside_unit(self._inline(own_weight))
         if not quadratic:
             return self._assembled(terms, gradient, None)
         centre = self._centre(terms, own_weight)
@@ -201,12 +208,6 @@ class _Form:
 
     # ------------------------------------------------------------------------------------------------- the target
 
-    def _domain(self, weight: sp.Expr) -> dict[sp.Symbol, sp.Expr]:
-        """Where a weight's sign is judged: r and t strictly between 0 and 1."""
-        needed = self._inline(weight).free_symbols
-        ways = {reward_prob: sp.Symbol("rho", positive=True), t: sp.Symbol("u", positive=True)}
-        return {s: 1 / (1 + x) for s, x in ways.items() if s in needed}
-
     def _centre(self, terms: tuple[Term, ...], weight: sp.Expr) -> sp.Expr:
         """The point where a quadratic loss's gradient vanishes: a mean of the points that hold v_theta."""
         held = [x for x in terms if x.anchor is not None]
@@ -267,7 +268,7 @@ class _Form:
             steps=self._split_step(terms),
             after=(*after, *self._on_policy(gradient, quoted)),
             brief_gradient=quoted,
-            domain=domain or {},
+            domain=inside_unit(self._inline(weight)) if domain is None else domain,
         )
         own, centre = square or (None, None)
         squared = square is not None and domain is not None

@@ -16,11 +16,10 @@ import sympy as sp
 
 from derivations.calculus import Dot, MeanAbs, Norm2, VectorSymbol, components, sg
 from derivations.claims import Equal
-from derivations.derivation import Change, Derivation, DerivationError, Step, inline
-from derivations.directions import directions, grouped, tidy, turned
+from derivations.derivation import Change, Derivation, DerivationError, Step, inline, inside_unit
+from derivations.directions import directions, grouped, tidy, time_left, turned
 from derivations.notation import (
     Delta,
-    alpha_bar,
     delta,
     noise,
     noise_old,
@@ -43,6 +42,7 @@ from derivations.vectors import maximal
 
 __all__ = [
     "ERROR_SPACES",
+    "OUTPUT",
     "PREDICTIONS",
     "ChangeOfVariables",
     "changed",
@@ -61,9 +61,8 @@ _OWN: dict[str, dict[VectorSymbol, VectorSymbol]] = {
 }
 """Velocity → what belongs to it in another prediction."""
 
-_early, _noised = sp.Symbol("u", positive=True), sp.Symbol("z", positive=True)
-_DOMAIN = {t: 1 / (1 + _early), alpha_bar: 1 / (1 + _noised)}
-"""Parametrisations of (0, 1), under which weights are seen to be positive."""
+OUTPUT: dict[str, VectorSymbol] = {"v": v_theta, **{what: own[v_theta] for what, own in _OWN.items()}}
+"""What a network puts out, by what it predicts."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +120,7 @@ class ChangeOfVariables:
 def under(d: Derivation, change: ChangeOfVariables) -> Derivation:
     """The derivation of the same loss in other variables."""
     f, rewrite = change.factor, change.rewrite
+    outputs = set(change.images.values()) - set(change.images)  # what they were before is turned round
     gradient = _pulled(f * rewrite(d.gradient), change)
     target = _pulled((rewrite(d.target) - change.offset) / f, change, point=True)
     brief_gradient = None if d.brief_gradient is None else _pulled(f * rewrite(d.brief_gradient), change)
@@ -136,11 +136,14 @@ def under(d: Derivation, change: ChangeOfVariables) -> Derivation:
         target=target,
         brief_gradient=brief_gradient,
         brief_target=brief_target,
-        definitions={**change.definitions, **{s: change.define(s, e) for s, e in d.definitions.items()}},
+        definitions={
+            **change.definitions,
+            **{s: change.define(s, e) for s, e in d.definitions.items() if s not in outputs},
+        },
         coefficients={s: change.define(s, e) for s, e in d.coefficients.items()},
         steps=(*change.steps, *_carried(d, change, gradient, weight, target)),
         after=(),
-        domain={**{s: rewrite(e) for s, e in d.domain.items()}, **{s: e for s, e in _DOMAIN.items() if weight.has(s)}},
+        domain={**{s: rewrite(e) for s, e in d.domain.items()}, **inside_unit(weight)},
         output=change.output,
         noise_at=change.noise_at,
         change=Change(d, change.name, change.conversion, change.substitution, change.definitions),
@@ -352,14 +355,8 @@ def _pulled(expr: sp.Expr, change: ChangeOfVariables, *, point: bool = False) ->
     else:  # where it lies from the output
         terms = directions({**known, v_theta: own - 1})
         readable = v_theta + grouped(turned(replace(term, coefficient=-term.coefficient)) for term in terms)
-    named = _in_time_left(readable).xreplace({v: u for u, v in names.items()})
+    named = time_left(readable).xreplace({t - 1: sp.Mul(-1, 1 - t, evaluate=False), **{v: u for u, v in names.items()}})
     return named.xreplace({symbol: node for node, symbol in inside.items()})
-
-
-def _in_time_left(expr: sp.Expr) -> sp.Expr:
-    """Powers of t − 1 as powers of 1 − t."""
-    powers = {e: (-1) ** e.exp * (1 - t) ** e.exp for e in expr.atoms(sp.Pow) if e.base == t - 1 and e.exp.is_Integer}
-    return expr.xreplace(powers).xreplace({t - 1: sp.Mul(-1, 1 - t, evaluate=False)})
 
 
 def _turned_norms(expr: sp.Expr) -> sp.Expr:

@@ -33,6 +33,8 @@ __all__ = [
     "complete",
     "draw_given",
     "has_clip",
+    "in_its_variables",
+    "more_names",
 ]
 
 POLICY = ("on-policy", "near", "off", "inside", "outside", "far")
@@ -115,19 +117,19 @@ def build(
     draw = _Draw(derivation.canonical, spec, dict(fixed or {}))
     drawn: dict[str, Tensor | float] = {}
     grid: dict[str, Tensor] = {}
-    for names in (derivation.canonical.given, _more_names(derivation)):
+    for names in (derivation.canonical.given, more_names(derivation)):
         drawn |= {name: draw.quantity(name) for name in names if name != "v_theta"}
         if on_grid and "t" in drawn and not grid:
             grid = draw.grid(drawn, grid_dtype or dtype, derivation.noise_at)
         if "v_theta" not in drawn:
             drawn["v_theta"] = draw.v_theta(drawn)
     extra: dict[str, Tensor | float] = {n: x.to(dtype) if n == "sigmas" else x for n, x in grid.items()}
-    own = _in_its_variables(derivation, drawn)
+    own = in_its_variables(derivation, drawn)
     rounded = {name: value.to(dtype) if isinstance(value, Tensor) else value for name, value in own.items()}
     return complete(derivation, {name: rounded[name] for name in derivation.given}, device, extra)
 
 
-def _more_names(derivation: Derivation) -> tuple[str, ...]:
+def more_names(derivation: Derivation) -> tuple[str, ...]:
     """What changes of variables need besides what the derivation before them is given."""
     converted = {s.name for d in _changes(derivation) for s in d.conversion} - {"t"}
     return tuple(n for n in derivation.given if n not in derivation.canonical.given and n not in converted)
@@ -139,7 +141,7 @@ def _changes(derivation: Derivation) -> list[Change]:
     return [] if change is None else [*_changes(change.origin), change]
 
 
-def _in_its_variables(derivation: Derivation, drawn: dict[str, Tensor | float]) -> dict[str, Tensor | float]:
+def in_its_variables(derivation: Derivation, drawn: dict[str, Tensor | float]) -> dict[str, Tensor | float]:
     """Quantities of a problem in the derivation's own variables, which was drawn in those before all changes."""
     values = dict(drawn)
     for change in _changes(derivation):

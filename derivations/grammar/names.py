@@ -39,7 +39,9 @@ ALIASES = {
     "v_θ": "v_theta", "vθ": "v_theta", "sigma": "sigma_t", "σ": "sigma_t", "σ_t": "sigma_t", "k_t": "k",
     "mu_theta": "mean_theta", "μ_θ": "mean_theta", "mu_old": "mean_old", "μ_old": "mean_old", "mu_ref": "mean_ref",
     "μ_ref": "mean_ref", "log_prob": "log_prob_theta", "logp": "log_prob_theta",
-    "w_pos": "w_plus", "w_neg": "w_minus",
+    "w_pos": "w_plus", "w_neg": "w_minus", "eps_theta": "noise_theta", "epsilon_theta": "noise_theta",
+    "ε_θ": "noise_theta", "eps_old": "noise_old", "eps_ref": "noise_ref", "x0_theta": "x_0_theta",
+    "x0_old": "x_0_old", "x0_ref": "x_0_ref",
 }  # fmt: skip
 """Short form → the notation's name."""
 
@@ -92,6 +94,8 @@ STANDARD: dict[str, dict[str, str]] = {
         "t_prev": "t - dt",
         "log_ratio": "log_prob_theta - log_prob_old",
         "ratio": "exp(log_ratio)",
+        **{f"noise_{model}": f"x_t + (1 - t)*v_{model}" for model in ("theta", "old", "ref")},
+        **{f"x_0_{model}": f"x_t - t*v_{model}" for model in ("theta", "old", "ref")},
     },
 }
 """What the notation's names mean where the user does not define them, by process."""

@@ -10,7 +10,7 @@ import sympy as sp
 
 from derivations import calculus
 from derivations.calculus import MeanAbs, Surrogate
-from derivations.derivation import inline
+from derivations.derivation import OUTPUTS, inline
 from derivations.grammar.build import Builder
 from derivations.grammar.errors import ParseError, Span
 from derivations.grammar.kinks import is_kink, lower
@@ -78,8 +78,8 @@ def read_scalar(source: str) -> sp.Expr:
     """
     program = parse(source)
     value = Builder({}).scalar(program.loss, "a weight")
-    if value.expr.has(v_theta) or program.definitions:
-        raise ParseError("a weight is one expression, free of v_theta", program.loss.span)
+    if value.expr.has(*OUTPUTS) or program.definitions:
+        raise ParseError("a weight is one expression, free of what the network puts out", program.loss.span)
     return lower(value.expr, lambda expr: False)
 
 

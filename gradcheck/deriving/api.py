@@ -8,16 +8,17 @@ import sympy as sp
 
 from derivations.calculus import CalculusError
 from derivations.claims import Positive
-from derivations.derivation import DerivationError
+from derivations.derivation import DerivationError, inside_unit
 from derivations.from_text import derive_statement
 from derivations.grammar import ParseError, read
 from derivations.grammar.statement import read_scalar
-from derivations.notation import v_theta
+from derivations.parameterisation import OUTPUT, changed
+from derivations.render import text
 from derivations.sde import REVERSE_STEPS
 from gradcheck.deriving.checking import check
 from gradcheck.deriving.deadline import DeadlineError, deadline
 from gradcheck.deriving.matching import matches
-from gradcheck.deriving.result import Derived
+from gradcheck.deriving.result import Derived, InOutput
 from gradcheck.errors import InputError
 
 __all__ = ["TIME_LIMIT", "DeriveError", "derive"]
@@ -56,7 +57,8 @@ def derive(
         expression: the loss in the notation's names (docs/derive.md), to be minimised; definitions may stand before
             it, ``name = …``, separated by ``;`` or newlines.
         let: further definitions, by name.
-        wrt: the quantity that is trained; only ``"v_theta"``.
+        wrt: what the network puts out: ``"v_theta"``, ``"noise_theta"`` or ``"x_0_theta"``.  The derivation is in the
+            velocity; for another output the result has one more in it (``Derived.output``), by a change of variables.
         sde: the reverse step that gives C1, C2 and the mean's offset: ``"flow"``, ``"dance"``, ``"cps"``, ``"wan"`` or
             ``"ddim"``; by default they stay symbols.
         weight: a positive weight to use in the equivalent loss of a loss that is no squared distance.
@@ -79,7 +81,7 @@ def derive(
     _check_arguments(expression, let, wrt, sde, problems, time_limit)
     try:
         with deadline(time_limit):
-            return _derive(expression, dict(let or {}), sde, weight, problems, seed)
+            return _derive(expression, dict(let or {}), _OUTPUTS[wrt], sde, weight, problems, seed)
     except DeadlineError:
         raise DeriveError(f"the derivation took longer than {time_limit:g} s; raise the limit, or simplify") from None
     except ParseError as error:
@@ -90,8 +92,12 @@ def derive(
         raise DeriveError("the expression is too deep to be derived") from None
 
 
+_OUTPUTS = {name: what for what, symbol in OUTPUT.items() for name in (symbol.name, text(symbol))}
+"""Names of what a network puts out → what it predicts."""
+
+
 def _derive(
-    expression: str, let: dict[str, str], sde: str | None, weight: str | None, problems: int, seed: int
+    expression: str, let: dict[str, str], what: str, sde: str | None, weight: str | None, problems: int, seed: int
 ) -> Derived:
     statement = read(expression, let)
     form = derive_statement(statement, sde, None if weight is None else _weight(weight))
@@ -99,12 +105,17 @@ def _derive(
     checks = [check(statement, form, "float64", problems, seed)]
     if problems > 1:
         checks.append(check(statement, form, "float32", problems // 2, seed))
-    return Derived(statement, form, proof, tuple(checks), matches(form.derivation))
+    output = None
+    if what != "v":
+        changed_form = changed(form.derivation, what)
+        checked = check(statement, form, "float64", problems, seed, changed_form)
+        output = InOutput(changed_form, changed_form.prove(), checked)
+    return Derived(statement, form, proof, tuple(checks), matches(form.derivation), output)
 
 
 def _weight(text: str) -> sp.Expr:
     weight = read_scalar(text)
-    if Positive(weight).residual(lambda expr: expr) != 0:
+    if Positive(weight, inside_unit(weight)).residual(lambda expr: expr) != 0:
         raise InputError(("weight", repr(text), "an expression that is positive whatever its quantities are"))
     return weight
 
@@ -119,8 +130,9 @@ def _check_arguments(
         isinstance(let, Mapping) and all(isinstance(x, str) for pair in let.items() for x in pair)
     ):
         wrong.append(("let", f"{let!r:.60}", "a mapping of names to expressions, both texts"))
-    if wrt not in (v_theta.name, "v_θ"):
-        wrong.append(("wrt", f"{wrt!r:.60}", "'v_theta': every derivation is about the trained model's velocity"))
+    if not isinstance(wrt, str) or wrt not in _OUTPUTS:
+        outputs = ", ".join(repr(symbol.name) for symbol in OUTPUT.values())
+        wrong.append(("wrt", f"{wrt!r:.60}", f"what a network puts out, one of {outputs}"))
     steps = tuple(step.name for step in REVERSE_STEPS)
     if sde is not None and sde not in steps:
         wrong.append(("sde", f"{sde!r:.60}", f"one of {', '.join(steps)}, or none"))

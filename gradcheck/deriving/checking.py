@@ -15,13 +15,25 @@ from derivations.from_text import Derived as Derivative
 from derivations.grammar.names import ALIASES
 from derivations.grammar.statement import Statement, canonical, meanings, uses
 from derivations.notation import NOTATION, log_ratio
+from derivations.parameterisation import OUTPUT
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.compare import Comparison, branch, compare_branches, gradient_of, required_gradients, with_ties
 from gradcheck.compiled import evaluate
 from gradcheck.deriving.numeric import Evaluator, loss_of
 from gradcheck.error_scale import error_scale
-from gradcheck.problems import ADVANTAGE, POLICY, TIME, Spec, complete, draw_given, has_clip
+from gradcheck.losses._parameterisation import in_velocities
+from gradcheck.problems import (
+    ADVANTAGE,
+    POLICY,
+    TIME,
+    Spec,
+    complete,
+    draw_given,
+    has_clip,
+    in_its_variables,
+    more_names,
+)
 from gradcheck.tensor_ops import expand
 
 __all__ = ["Checked", "check"]
@@ -58,10 +70,26 @@ class Checked:
         return not self.error and self.ratio <= THRESHOLD and self.judged >= 0.01
 
 
-def check(statement: Statement, derived: Derivative, dtype: str, problems: int, seed: int = 0) -> Checked:
-    """Compare the derived gradient and the equivalent loss's with autograd of the text."""
-    derivation = derived.derivation
-    text = _Text(statement, derivation)
+def check(
+    statement: Statement,
+    derived: Derivative,
+    dtype: str,
+    problems: int,
+    seed: int = 0,
+    output: Derivation | None = None,
+) -> Checked:
+    """Compare the derived gradient and the equivalent loss's with autograd of the text.
+
+    Args:
+        statement: the text.
+        derived: its derivation in the velocity.
+        dtype: of the problems.
+        problems: how many.
+        seed: of the first one.
+        output: the derivation in what the network puts out, where that is no velocity.
+    """
+    derivation = output or derived.derivation
+    text = _Text(statement, derived.derivation, derivation)
     several = len(derivation.raw_gradient.atoms(Mask)) > 1
     worst, judged, skipped, failure = 0.0, [], 0, None
     try:
@@ -71,7 +99,7 @@ def check(statement: Statement, derived: Derivative, dtype: str, problems: int, 
                 skipped += 1
                 continue
             loss = text.loss(case)
-            both = _compare(derivation, case, gradient_of(loss, case.v_theta))
+            both = _compare(derivation, case, gradient_of(loss, case.output))
             judged.append(both[0].judged * float(loss.isfinite().double().mean()))
             comparison = max(both, key=lambda c: c.ratio)
             worst = max(worst, comparison.ratio)
@@ -88,7 +116,7 @@ def _compare(derivation: Derivation, case: Case, observed: Tensor) -> tuple[Comp
     As :func:`gradcheck.compare.compare_entry`, but the derived formula may lose digits of its own: nobody has chosen
     its form.
     """
-    dtype = case.v_theta.dtype
+    dtype = case.output.dtype
     coarser = unit_roundoff(torch.float64) / unit_roundoff(dtype)
     exact, equivalent = [], []
     for other in (False, True):
@@ -124,8 +152,8 @@ def _specs(problems: int, seed: int, policies: tuple[str, ...]) -> Iterator[Spec
 class _Text:
     """The text as an implementation: cases for it, and its loss."""
 
-    def __init__(self, statement: Statement, derivation: Derivation) -> None:
-        self.statement, self.derivation = statement, derivation
+    def __init__(self, statement: Statement, derivation: Derivation, own: Derivation | None = None) -> None:
+        self.statement, self.derivation, self.own = statement, derivation, own or derivation
         names = {*_names(statement), *derivation.given}
         if log_ratio in derivation.definitions:
             names |= {"clip_low", "clip_high"}  # what the ratio is placed against, also where nothing is clipped
@@ -144,17 +172,27 @@ class _Text:
         }
 
     def case(self, spec: Spec, dtype: torch.dtype) -> Case:
-        drawn = draw_given(self.derivation, spec, self.names)
+        names = [q.name for q in NOTATION if q.name in {*self.names, *more_names(self.own)}]
+        drawn = in_its_variables(self.own, draw_given(self.derivation, spec, names))
         rounded = {n: x.to(dtype) if isinstance(x, Tensor) else x for n, x in drawn.items()}
-        given = {name: rounded[name] for name in self.derivation.given}
+        given = {name: rounded[name] for name in self.own.given}
         extra = {name: x for name, x in rounded.items() if name not in given}
-        if self.derivation.defined:
-            return complete(self.derivation, given, extra=extra)
-        v = given["v_theta"]
+        if self.own.defined:
+            return complete(self.own, given, extra=extra)
+        output = self.own.output.name
+        v = given[output]
         assert isinstance(v, Tensor)
-        return Case(self.derivation.label, {**given, **extra, "v_theta": v.clone().requires_grad_()})
+        return Case(self.own.label, {**given, **extra, output: v.clone().requires_grad_()})
 
     def loss(self, case: Case) -> Tensor:
+        if self.own is not self.derivation:
+            what = next(name for name, output in OUTPUT.items() if output == self.own.output)
+            velocities = in_velocities(case, prediction=what, noise_at=1, path=self.own.path)
+            held = {
+                **{n: getattr(velocities, n) for n in velocities.names},
+                **{n: getattr(case, n) for n in case.names},
+            }
+            case = Case(case.label, held)
         return loss_of(self.statement, self.formulas, case)
 
 

@@ -25,7 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a per-sample loss in the notation's names (docs/derive.md), or -",
     )
     parser.add_argument("--let", action="append", default=[], metavar="NAME=EXPR", help="a definition; may be repeated")
-    parser.add_argument("--wrt", default="v_theta", metavar="NAME", help="what is trained (v_theta)")
+    parser.add_argument(
+        "--wrt",
+        default="v_theta",
+        metavar="NAME",
+        help="what the network puts out: v_theta, noise_theta or x_0_theta (v_theta)",
+    )
     parser.add_argument(
         "--sde", metavar="STEP", help="reverse step for C1, C2: flow, dance, cps, wan or ddim (symbols)"
     )

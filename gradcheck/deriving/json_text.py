@@ -10,9 +10,11 @@ import sympy as sp
 
 from derivations import render
 from derivations.calculus import Mask
+from derivations.derivation import Proof
 from derivations.grammar.kinks import shown
 from derivations.torchgen import ordered_formulas
 from gradcheck.bounds import THRESHOLD
+from gradcheck.deriving.checking import Checked
 from gradcheck.deriving.result import Derived
 from gradcheck.deriving.text import masks, shortened
 
@@ -57,23 +59,10 @@ def to_json(derived: Derived) -> Mapping[str, Any]:
         "centre": formula(form.centre),
         "own_weight": formula(form.own_weight),
         "constant": formula(form.constant),
-        "proof": [
-            {"step": r.step.name, "sentence": r.step.sentence, "proved": r.proved, "residual": shortened(r.residual)}
-            for r in derived.proof.results
-        ],
+        "output": _output(derived),
+        "proof": _proof(derived.proof),
         "threshold": THRESHOLD,
-        "checks": [
-            {
-                "dtype": c.dtype,
-                "problems": c.problems,
-                "ratio": c.ratio if math.isfinite(c.ratio) else None,
-                "judged": c.judged,
-                "skipped": c.skipped,
-                "holds": c.holds,
-                "error": c.error,
-            }
-            for c in derived.checks
-        ],
+        "checks": [_check(c) for c in derived.checks],
         "catalogue": [
             {
                 "label": m.label,
@@ -85,4 +74,43 @@ def to_json(derived: Derived) -> Mapping[str, Any]:
             for m in derived.matches
         ],
         "torch": derived.torch_source,
+    }
+
+
+def _output(derived: Derived) -> dict[str, Any] | None:
+    if derived.output is None:
+        return None
+    d, named = derived.output.derivation, masks(derived)
+
+    def formula(expr: sp.Expr) -> dict[str, str]:
+        plain = shown(expr.xreplace(named))
+        return {"text": render.text(plain, of=d), "latex": render.latex(plain, of=d)}
+
+    return {
+        "name": d.output.name,
+        "given": list(d.given),
+        "gradient": formula(d.gradient),
+        "weight": formula(d.weight),
+        "target": formula(d.target),
+        "proof": _proof(derived.output.proof),
+        "check": _check(derived.output.check),
+    }
+
+
+def _proof(proof: Proof) -> list[dict[str, Any]]:
+    return [
+        {"step": r.step.name, "sentence": r.step.sentence, "proved": r.proved, "residual": shortened(r.residual)}
+        for r in proof.results
+    ]
+
+
+def _check(c: Checked) -> dict[str, Any]:
+    return {
+        "dtype": c.dtype,
+        "problems": c.problems,
+        "ratio": c.ratio if math.isfinite(c.ratio) else None,
+        "judged": c.judged,
+        "skipped": c.skipped,
+        "holds": c.holds,
+        "error": c.error,
     }

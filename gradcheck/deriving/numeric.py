@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from derivations.derivation import PREDICTIONS
 from derivations.grammar.names import CONSTANTS, FUNCTIONS, resolve
 from derivations.grammar.statement import Statement, canonical, meanings
 from derivations.grammar.syntax import Call, Name, Negative, Node, Number, Power, Product, Sum
@@ -43,7 +44,8 @@ class Evaluator:
         self.values, self.formulas = values, formulas
         self.own = {canonical(d.name): d.value for d in statement.program.definitions}
         self.meanings = {**meanings(statement.process), **self.own}
-        self.known: dict[str, Tensor] = {}
+        # what the network puts out, where that is no velocity
+        self.known = {s.name: values[s.name] for s in PREDICTIONS if s.name in values and s.name in self.meanings}
         self.bound = ""
         self.v = values["v_theta"]
 

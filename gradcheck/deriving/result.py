@@ -17,7 +17,27 @@ from derivations.notation import v_theta
 from gradcheck.deriving.checking import Checked
 from gradcheck.deriving.matching import Match
 
-__all__ = ["Derived"]
+__all__ = ["Derived", "InOutput"]
+
+
+@dataclass(frozen=True)
+class InOutput:
+    """The same loss in what the network puts out, which is no velocity.
+
+    Attributes:
+        derivation: gradient, weight and target there.
+        proof: every step of the change of variables, and of the new derivation, checked.
+        check: autograd of the text in the output against the new gradient, on random problems.
+    """
+
+    derivation: Derivation
+    proof: Proof
+    check: Checked
+
+    @property
+    def holds(self) -> bool:
+        """Whether every step was proved and every comparison of gradients passed."""
+        return self.proof.holds and self.check.holds
 
 
 @dataclass(frozen=True)
@@ -30,6 +50,7 @@ class Derived:
         proof: every step, checked.
         checks: autograd of the text against the derived gradient, on random problems.
         matches: the catalogue's entries that have this gradient.
+        output: the same in what the network puts out, where that is no velocity.
     """
 
     statement: Statement
@@ -37,11 +58,13 @@ class Derived:
     proof: Proof
     checks: tuple[Checked, ...]
     matches: tuple[Match, ...]
+    output: InOutput | None = None
 
     @property
     def holds(self) -> bool:
         """Whether every step was proved and every comparison of gradients passed."""
-        return self.proof.holds and all(check.holds for check in self.checks)
+        own = self.proof.holds and all(check.holds for check in self.checks)
+        return own and (self.output is None or self.output.holds)
 
     @property
     def derivation(self) -> Derivation:

@@ -9,7 +9,7 @@ import sympy as sp
 
 from derivations import render
 from derivations.calculus import ClipMask, Mask, Norm2, Surrogate
-from derivations.derivation import Step
+from derivations.derivation import Proof, Step
 from derivations.grammar.kinks import is_kink, shown
 from derivations.notation import v_theta
 from derivations.torchgen import ordered_formulas
@@ -109,11 +109,52 @@ def plain(derived: Derived) -> str:
         square = f"{page(form.own_weight * Norm2(v_theta - form.centre))}"
         constant = f" + {page(form.constant)}" if form.constant != 0 else ""
         lines += ["", "In value", f"    L = {square}{constant}", f"    {_signed(derived, page)}"]
-    lines += ["", f"Catalogue   {_catalogue(derived)}", f"Proved      {_proved(derived)}"]
+    lines += _output_lines(derived)
+    lines += ["", f"Catalogue   {_catalogue(derived)}", f"Proved      {_proved(derived.proof)}"]
     lines += [f"{'Checked' if i == 0 else '':11} {_checked(c)}" for i, c in enumerate(derived.checks)]
     if not derived.holds:
         lines += ["", "NOT VERIFIED: do not rely on the formulas above."]
     return "\n".join(lines)
+
+
+def _output_lines(derived: Derived) -> list[str]:
+    """What the network that puts out something else than the velocity is told."""
+    if derived.output is None:
+        return []
+    d = derived.output.derivation
+    named, name = masks(derived), render.text(d.output)
+
+    def written(expr: sp.Expr) -> str:
+        return render.text(shown(expr.xreplace(named)), of=d)
+
+    return [
+        "",
+        f"In {name}, which the network puts out",
+        f"    ∇L      {written(d.gradient)}",
+        f"    weight  {written(d.weight)}",
+        f"    target  {written(d.target)}",
+        f"    proved  {_proved(derived.output.proof)}",
+        f"    checked {_checked(derived.output.check)}",
+    ]
+
+
+def _output_markdown(derived: Derived) -> list[str]:
+    if derived.output is None:
+        return []
+    d = derived.output.derivation
+    named, name = masks(derived), render.latex(d.output)
+
+    def written(expr: sp.Expr) -> str:
+        return render.latex(shown(expr.xreplace(named)), of=d)
+
+    rows = (
+        rf"\nabla_{{{name}}}\mathcal{{L}} = {written(d.gradient)}",
+        rf"\text{{weight}} = {written(d.weight)} \qquad \text{{target}} = {written(d.target)}",
+    )
+    out = ["", f"### In ${name}$, which the network puts out"]
+    for row in rows:
+        out += ["", "$$", row, "$$"]
+    return [*out, "", f"Proved: {_proved(derived.output.proof)}.", "", f"Checked: {_checked(derived.output.check)}."]
 
 
 def _quoted(derived: Derived) -> sp.Expr | None:
@@ -156,11 +197,11 @@ def shortened(expr: sp.Expr, longest: int = 300) -> str:
     return body if len(body) <= longest else f"{body[:longest]} … ({len(body)} characters)"
 
 
-def _proved(derived: Derived) -> str:
-    results = derived.proof.results
+def _proved(proof: Proof) -> str:
+    results = proof.results
     good = ", ".join(r.step.name for r in results if r.proved)
     out = f"{sum(r.proved for r in results)} of {len(results)} steps, for every D: {good}"
-    for r in derived.proof.refused:
+    for r in proof.refused:
         out += f"\n            NOT PROVED: {r.step.name}; what is left of it, and should be 0: {shortened(r.residual)}"
     return out
 
@@ -219,12 +260,13 @@ def markdown(derived: Derived) -> str:
     out += ["", motion[0].upper() + motion[1:] + "."]
     if form.constant is not None and form.constant != 0:
         out += ["", f"Constant: ${page(form.constant)}$"]
+    out += _output_markdown(derived)
     out += ["", "### Steps, each machine-checked"]
     for i, result in enumerate(derived.proof.results, 1):
         mark = "" if result.proved else " **NOT PROVED**"
         body = render.step_markdown(page.step(result.step), of=d)
         out += ["", f"{i}. {body}{mark}"]
-    out += ["", "### Verdict", "", f"* Catalogue: {_catalogue(derived)}", f"* Proved: {_proved(derived)}"]
+    out += ["", "### Verdict", "", f"* Catalogue: {_catalogue(derived)}", f"* Proved: {_proved(derived.proof)}"]
     out += [f"* {_checked(check)}" for check in derived.checks]
     if not derived.holds:
         out += ["", "**NOT VERIFIED: do not rely on the formulas above.**"]

@@ -12,10 +12,10 @@ __all__ = ["module_source"]
 
 _LOSS = '''
 def loss({arguments}):
-    """The equivalent loss, per sample, shape (B,); its gradient in v_theta is the original loss's."""
+    """The equivalent loss, per sample, shape (B,); its gradient in {output} is the original loss's."""
     with torch.no_grad():
         weight, point = target({arguments})
-    return (weight * (v_theta - point) ** 2).flatten(1).sum(1)
+    return (weight * ({output} - point) ** 2).flatten(1).sum(1)
 '''
 
 
@@ -24,21 +24,22 @@ def module_source(derived: Derived) -> str:
 
     Latents have shape (B, \*latent), per-sample scalars (B, 1, …, 1), one-number quantities are numbers.
     """
-    d = derived.derivation
+    d = derived.derivation if derived.output is None else derived.output.derivation
+    output = d.output.name
     body, arguments = torch_source(d, "target", {"weight": d.weight, "target": d.target})
-    if "v_theta" not in arguments:
-        body = body.replace("def target(", "def target(v_theta, ", 1).replace("(v_theta, )", "(v_theta)")
-        arguments = ("v_theta", *arguments)
+    if output not in arguments:
+        body = body.replace("def target(", f"def target({output}, ", 1).replace(f"({output}, )", f"({output})")
+        arguments = (output, *arguments)
     head, _, rest = body.partition("\n")
     doc = r'    """Weight and target. Latents (B, *latent), per-sample scalars (B, 1, ..., 1), others are numbers."""'
     helpers = sorted(name for name in tensor_ops.__all__ if re.search(rf"\b{name}\(", rest))
     imports = [f"from gradcheck.tensor_ops import {', '.join(helpers)}"] if helpers else []
     source = " ".join(derived.statement.source.split())
     lines = [
-        f"# weight * ||v_theta - sg(target)||^2 for the loss {source.encode('ascii', 'backslashreplace').decode()}"
+        f"# weight * ||{output} - sg(target)||^2 for the loss {source.encode('ascii', 'backslashreplace').decode()}"
     ]
     if not derived.holds:
         lines.append("# NOT VERIFIED: do not rely on this.")
     lines += ["import math", ""] if "math." in rest else []
     lines += ["import torch", *([""] if imports else []), *imports, "", ""]
-    return "\n".join([*lines, head, doc, rest]) + _LOSS.format(arguments=", ".join(arguments))
+    return "\n".join([*lines, head, doc, rest]) + _LOSS.format(arguments=", ".join(arguments), output=output)

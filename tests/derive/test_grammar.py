@@ -315,7 +315,9 @@ def test_short_forms_stand_for_what_the_notation_writes() -> None:
         "beta_kl": "kl_weight", "kl_coef": "kl_weight", "eta": "noise_level", "x0": "x_0", "xt": "x_t",
         "vθ": "v_theta", "sigma": "sigma_t", "σ": "sigma_t", "k_t": "k", "mu_theta": "mean_theta",
         "mu_old": "mean_old", "mu_ref": "mean_ref", "log_prob": "log_prob_theta", "logp": "log_prob_theta",
-        "w_pos": "w_plus", "w_neg": "w_minus",
+        "w_pos": "w_plus", "w_neg": "w_minus", "eps_theta": "noise_theta", "epsilon_theta": "noise_theta",
+        "eps_old": "noise_old", "eps_ref": "noise_ref", "x0_theta": "x_0_theta", "x0_old": "x_0_old",
+        "x0_ref": "x_0_ref",
     }  # fmt: skip
     assert {short: name for short, name in ALIASES.items() if written[name] != short or short in spelled} == spelled
 
