@@ -1,0 +1,302 @@
+r"""Drawing one problem: what hypothesis draws (a :class:`Spec`), and the numbers that are made of it.
+
+A spec holds shapes, regimes and a seed; the tensors come from a torch generator on the CPU in float64, so the
+same spec gives the same problem on every device.  Regimes are chosen per sample, so that a batch mixes time
+steps, signs of the advantage and sides of the clip, and a batch-averaged coefficient cannot hide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import sympy as sp
+import torch
+from torch import Tensor
+
+from derivations.derivation import Derivation
+from derivations.notation import divergence, log_ratio, quantity
+from gradcheck.case import Case
+from gradcheck.compiled import evaluate
+from gradcheck.tensor_ops import dot, norm2
+
+__all__ = ["ADVANTAGE", "CLIP_RANGES", "DIVERGENCES", "NOISE", "POLICY", "TIME", "Draw", "Spec", "has_clip"]
+
+POLICY = ("on-policy", "near", "off", "inside", "outside", "far")
+"""Regimes of v_theta against v_old, and against the clip."""
+
+ADVANTAGE = ("typical", "zero", "extreme")
+"""Regimes of the advantage."""
+
+TIME = ("middle", "near-data", "near-noise")
+"""Regimes of t."""
+
+NOISE = ("typical", "tiny")
+"""Regimes of the noise level."""
+
+CLIP_RANGES = ((0.2, 0.2), (0.2, 0.28), (0.05, 0.05), (1e-4, 1e-4))
+"""Clip ranges (low, high) that problems are drawn with."""
+
+DIVERGENCES = (0.02, 0.05, 2e-3, 1e-4)
+"""Largest divergences that problems are drawn with, in a clip's place."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a random problem is made from.
+
+    Attributes:
+        batch: number of samples.
+        latent: shape of one sample, of one to four axes.
+        seed: of the torch generator.
+        policy: regime of v_theta against v_old, one of :data:`POLICY` or ``"mixed"``.
+        advantage: one of :data:`ADVANTAGE` or ``"mixed"``.
+        time: one of :data:`TIME` or ``"mixed"``.
+        noise: one of :data:`NOISE`; it holds for the whole problem.
+        clip: index into :data:`CLIP_RANGES`, or :data:`DIVERGENCES`.
+    """
+
+    batch: int
+    latent: tuple[int, ...]
+    seed: int
+    policy: str = "mixed"
+    advantage: str = "mixed"
+    time: str = "mixed"
+    noise: str = "typical"
+    clip: int = 0
+
+
+def has_clip(derivation: Derivation) -> bool:
+    """Whether the loss has a ratio, and so a clip to be near to."""
+    return log_ratio in derivation.definitions
+
+
+class Draw:
+    """Draws the quantities of one problem, each by its row of the notation table."""
+
+    def __init__(self, derivation: Derivation, spec: Spec, fixed: Mapping[str, float]) -> None:
+        self.derivation, self.spec, self.fixed = derivation, spec, fixed
+        self.generator = torch.Generator().manual_seed(spec.seed)
+        self.shape = (spec.batch, *spec.latent)
+
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(shape, generator=self.generator, dtype=torch.float64)
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.generator, dtype=torch.float64)
+
+    def regimes(self, wanted: str, names: tuple[str, ...]) -> list[str]:
+        """One regime for each sample."""
+        if wanted != "mixed":
+            return [wanted] * self.spec.batch
+        picks = torch.randint(len(names), (self.spec.batch,), generator=self.generator)
+        return [names[i] for i in picks.tolist()]
+
+    def quantity(self, name: str) -> Tensor | float:
+        """A value inside the quantity's domain."""
+        if name in self.fixed:
+            return self.fixed[name]
+        special = getattr(self, f"_{name}", None)
+        if special is not None:
+            value: Tensor | float = special()
+            return value
+        row = quantity(name)
+        if row.axes == "latent":
+            return self.normal(*self.shape)
+        if row.domain.inf == 0 and row.domain.sup == sp.oo:  # a scale: from a third to three
+            scale = 10 ** self.uniform(-0.5, 0.5, *((self.spec.batch,) if row.axes == "sample" else ()))
+            return scale if row.axes == "sample" else float(scale)
+        low, high = (float(b) for b in (max(row.domain.inf, -3), min(row.domain.sup, 3)))
+        margin = 1e-3 * (high - low)
+        inside = self.uniform(low + margin, high - margin, *((self.spec.batch,) if row.axes == "sample" else ()))
+        return inside if row.axes == "sample" else float(inside)
+
+    def _D(self) -> float:
+        return float(math.prod(self.spec.latent))
+
+    def _t(self) -> Tensor:
+        spans = {"middle": (0.05, 0.95), "near-data": (-6.0, -2.0), "near-noise": (-6.0, -2.0)}
+        self._times = []
+        for regime in self.regimes(self.spec.time, TIME):
+            x = float(self.uniform(*spans[regime]))
+            self._times.append({"middle": x, "near-data": 10**x, "near-noise": 1 - 10**x}[regime])
+        return torch.tensor(self._times, dtype=torch.float64)
+
+    def _dt(self) -> Tensor:
+        # a step as long as half of what is left, or as short as 1/1000 of it
+        return torch.tensor(self._times, dtype=torch.float64) * 10 ** self.uniform(-3, -0.3, self.spec.batch)
+
+    def _alpha_bar(self) -> Tensor:
+        spans = {"middle": (0.05, 0.95), "near-data": (-4.0, -1.5), "near-noise": (-4.0, -1.5)}
+        self._alpha_bars = []
+        for regime in self.regimes(self.spec.time, TIME):
+            x = float(self.uniform(*spans[regime]))
+            self._alpha_bars.append({"middle": x, "near-data": 1 - 10**x, "near-noise": 10**x}[regime])
+        return torch.tensor(self._alpha_bars, dtype=torch.float64)
+
+    def _alpha_bar_prev(self) -> Tensor:
+        # a step in the log signal-to-noise ratio, of a hundredth or up to three
+        odds = torch.logit(torch.tensor(self._alpha_bars, dtype=torch.float64))
+        return torch.sigmoid(odds + 10 ** self.uniform(-2, 0.5, self.spec.batch))
+
+    def grid(self, drawn: dict[str, Tensor | float], dtype: torch.dtype, noise_at: int = 1) -> dict[str, Tensor]:
+        """A time grid through every sample's t; ``dt`` becomes the way to the next point, as rounded.
+
+        With ``noise_at`` 0 the grid is that of time that runs from noise at 0 up to data at 1; ``drawn`` keeps its own,
+        from which the grid's times come back to the last bit: 1 − (1 − p) is p where p is the rounded 1 − t.
+        """
+        t = drawn["t"]
+        assert isinstance(t, Tensor)
+        points = torch.cat(
+            [torch.ones(1, dtype=t.dtype), t, self.uniform(0.05, 0.95, 4), t.min()[None] / 2, t.new_zeros(1)]
+        )
+        turned = noise_at == 0
+        sigmas = (1 - points if turned else points).to(dtype).unique().to(torch.float64)
+        sigmas = sigmas if turned else sigmas.flip(0)
+        rounded = (1 - t if turned else t).to(dtype).to(torch.float64)
+        index = (sigmas[None, :] == rounded[:, None]).to(torch.int64).argmax(1).clamp(max=len(sigmas) - 2)
+        drawn["t"] = 1 - rounded if turned else rounded
+        if "dt" in drawn:
+            drawn["dt"] = (rounded - sigmas[index + 1]).abs()
+        return {"sigmas": sigmas, "step_index": index}
+
+    def _noise_level(self) -> float:
+        return float(self.uniform(0.2, 0.95)) if self.spec.noise == "typical" else float(10 ** self.uniform(-4, -2))
+
+    def _sigma_min(self) -> float:
+        return float(self.uniform(0, 0.2)) if self.spec.noise == "typical" else float(10 ** self.uniform(-5, -3))
+
+    def _window(self) -> Tensor:
+        return (self.uniform(0, 1, self.spec.batch) < 0.75).to(torch.float64)
+
+    def _clip_low(self) -> float:
+        return CLIP_RANGES[self.spec.clip][0]
+
+    def _clip_high(self) -> float:
+        return CLIP_RANGES[self.spec.clip][1]
+
+    def _divergence_max(self) -> float:
+        return DIVERGENCES[self.spec.clip]
+
+    def _beta(self) -> float:
+        return float(10 ** self.uniform(-1.5, 0.5))
+
+    def _kl_weight(self) -> float:
+        return float(10 ** self.uniform(-3, 1))
+
+    def _advantage(self) -> Tensor:
+        scale = {"typical": 1.0, "zero": 0.0, "extreme": 30.0}
+        factors = torch.tensor([scale[r] for r in self.regimes(self.spec.advantage, ADVANTAGE)], dtype=torch.float64)
+        return factors * self.normal(self.spec.batch)
+
+    def _reward_prob(self) -> Tensor:
+        r = self.uniform(0, 1, self.spec.batch)
+        ends = torch.randint(2, (self.spec.batch,), generator=self.generator).to(r)
+        names = self.regimes(self.spec.advantage, ADVANTAGE)
+        zero = torch.tensor([n == "zero" for n in names])
+        extreme = torch.tensor([n == "extreme" for n in names])
+        return torch.where(zero, torch.full_like(r, 0.5), torch.where(extreme, ends, r))
+
+    def _preference(self) -> Tensor:
+        return 2.0 * torch.randint(2, (self.spec.batch,), generator=self.generator).to(torch.float64) - 1
+
+    def _partner_gap(self) -> Tensor:
+        return 10 ** self.uniform(-1, 1, self.spec.batch) * self.normal(self.spec.batch)
+
+    _group_gap = _partner_gap
+
+    def _beta_dpo(self) -> float:
+        # a gap that is a sum over coordinates varies by about √D, and then decides a pair neither never nor always
+        return float(10 ** self.uniform(-1.5, 0.5)) / math.sqrt(self._D())
+
+    def v_theta(self, given: dict[str, Tensor | float]) -> Tensor:
+        """The trained model's velocity: v_old plus a step whose length puts the sample into its regime."""
+        if "v_old" not in given:
+            return self.normal(*self.shape)
+        v_old = given["v_old"]
+        assert isinstance(v_old, Tensor)
+        names = self.regimes(self.spec.policy, POLICY if has_clip(self.derivation) else POLICY[:3])
+        column = (self.spec.batch, *(1,) * len(self.spec.latent))
+        direction = self.normal(*self.shape)
+        if not has_clip(self.derivation):
+            scales = {"on-policy": 0.0, "near": 1e-3, "off": 1.0}
+            return v_old + torch.tensor([scales[n] for n in names], dtype=torch.float64).reshape(column) * direction
+        if divergence in self.derivation.definitions and "divergence_max" in given:
+            edge = given["divergence_max"]
+            assert isinstance(edge, float)
+            wanted = torch.tensor([self._divergence(n, edge) for n in names], dtype=torch.float64).reshape(column)
+            return self._place_apart(given, v_old, direction, wanted)
+        wanted = torch.tensor([self._log_ratio(n, given) for n in names], dtype=torch.float64).reshape(column)
+        return self._place(given, v_old, direction, wanted)
+
+    def _divergence(self, regime: str, edge: float) -> float:
+        """A divergence of the regime."""
+        gap = 10 ** float(self.uniform(-4, -0.5))
+        x = float(self.uniform(0, 1))
+        return {
+            "on-policy": 0.0,
+            "near": 1e-6 * x * edge,
+            "off": 0.1 * x,
+            "inside": edge * (1 - gap),
+            "outside": edge * (1 + gap),
+            "far": 1.0 + x,
+        }[regime]
+
+    def _place_apart(
+        self, given: dict[str, Tensor | float], v_old: Tensor, direction: Tensor, wanted: Tensor
+    ) -> Tensor:
+        """Move along the log-ratio's slope, or against it, until the divergence, a parabola, is the wanted one."""
+        case = Case(self.derivation.label, {**given, "v_theta": v_old})
+        start = v_old.detach().clone().requires_grad_()
+        (r,) = evaluate(self.derivation, case.replace(v_theta=start), log_ratio)
+        (slope,) = torch.autograd.grad(r.sum(), start)
+        d = slope / norm2(slope).sqrt().clamp(min=1e-300) * norm2(direction).sqrt() + 0.3 * direction
+        up = self.uniform(0, 1, self.spec.batch).reshape(wanted.shape) < 0.5
+        (unit,) = evaluate(self.derivation, case.replace(v_theta=v_old + d), divergence, dtype=torch.float64)
+        return v_old + torch.where(up, 1.0, -1.0) * torch.sqrt(wanted / unit) * d
+
+    def _log_ratio(self, regime: str, given: dict[str, Tensor | float]) -> float:
+        """A log-ratio of the regime: just inside the clip, just outside, far off …"""
+        up = float(self.uniform(0, 1)) < 0.5
+        edge = 1 + float(given["clip_high"]) if up else 1 - float(given["clip_low"])
+        gap = 10 ** float(self.uniform(-4, -0.5))  # of the clip's width
+        x = float(self.uniform(-1, 1))
+        ratio = {
+            "on-policy": 1.0,
+            "near": 1 + 1e-3 * x * (edge - 1),
+            "off": math.exp(0.5 * x),
+            "inside": 1 + (edge - 1) * (1 - gap),
+            "outside": edge + gap * (edge - 1) if up else edge - gap * min(1 - edge, edge),
+            "far": math.exp(1.5) if up else math.exp(-4),
+        }[regime]
+        return math.log(ratio)
+
+    def _place(self, given: dict[str, Tensor | float], v_old: Tensor, direction: Tensor, wanted: Tensor) -> Tensor:
+        """Move along a direction that raises (or lowers) the log-ratio until it is the wanted one, or at its peak."""
+        case = Case(self.derivation.label, {**given, "v_theta": v_old})
+
+        def log_ratio_at(v: Tensor) -> Tensor:
+            return evaluate(self.derivation, case.replace(v_theta=v), log_ratio)[0]
+
+        start = v_old.detach().clone().requires_grad_()
+        (slope,) = torch.autograd.grad(log_ratio_at(start).sum(), start)
+        length = norm2(slope).sqrt().clamp(min=1e-300)
+        d = slope / length * norm2(direction).sqrt() + 0.3 * direction
+        d = d * torch.where(dot(slope, d) * wanted < 0, -1.0, 1.0)
+        # Along d the log-ratio is close to b s − a s²; start at that parabola's root, then bisect on what it really is.
+        b = dot(slope, d)
+        probe = wanted.abs().clamp(min=1e-12) / b.abs().clamp(min=1e-300)
+        a = (b * probe - log_ratio_at(v_old + probe * d)) / probe**2
+        curved = a.abs() * wanted.abs() > 1e-12 * b**2
+        root = b**2 - 4 * a * wanted
+        s = torch.where(curved & (root > 0), 2 * wanted / (b + torch.sign(b) * root.clamp(min=0).sqrt()), wanted / b)
+        s = torch.where(root <= 0, b / (2 * a), s)
+        for _ in range(3):  # secant steps: exact for the Gaussian's parabola, a refinement for other log-densities
+            h = 1e-6 * s
+            at, ahead = log_ratio_at(v_old + s * d), log_ratio_at(v_old + (s + h) * d)
+            change = (wanted - at) * h / (ahead - at)
+            usable = change.isfinite() & (change.abs() < 0.5 * s.abs()) & (root > 0)
+            s = torch.where(usable, s + change, s)
+        s = torch.where((wanted == 0) | ~s.isfinite(), 0.0, s)
+        return v_old + s * d
