@@ -4,7 +4,8 @@ r"""DDPO: PPO's clipped surrogate on the DDIM steps of a variance-preserving dif
           r = p_\theta(x_{t'} \mid x_t) / p_{\mathrm{old}}(x_{t'} \mid x_t)
 
 It is Flow-GRPO's loss on another path: in the velocity v = √ᾱ ε − √(1−ᾱ) x_0 the step's mean is a − C1·v again, so that
-gradient and target read the same, A m r k (ε + kδ), with another k.  Its networks predict the noise √ᾱ v + √(1−ᾱ) x_t;
+gradient and target read the same, A m r k (ε + kδ), with another k; so does the KL term of DPOK (Fan et al.,
+arXiv:2305.16381), which an option adds.  Its networks predict the noise √ᾱ v + √(1−ᾱ) x_t;
 :mod:`derivations.sde` proves the step, and that η = 1 is DDPM's.
 Source: Black et al., arXiv:2305.13301 (DDPO-IS); the step is Song et al.'s, arXiv:2010.02502.
 """
@@ -46,9 +47,10 @@ REFERENCE = """@article{black2023ddpo,
 VARIANTS = (
     Variant("paper", "the true Gaussian log-density of the DDIM step"),
     Variant("mean", "log-density averaged over coordinates, as the official code does", {"log_prob_reduction": "mean"}),
+    Variant("kl", "with the KL divergence to the reference model's step (DPOK)", {"kl": "step"}),
 )
 
-OPTIONS = {"log_prob_reduction": ("sum", "mean")}
+OPTIONS = {"log_prob_reduction": ("sum", "mean"), "kl": ("none", "step")}
 """What an implementation may declare, the default first."""
 
 _surrogate = Surrogate(advantage, ratio, clip_low, clip_high)
@@ -57,8 +59,9 @@ _surrogate = Surrogate(advantage, ratio, clip_low, clip_high)
 def derive(variant: Variant = VARIANTS[0]) -> Derivation:
     """State and derive one variant."""
     policy = GaussianPolicy(sde="ddim", **variant.options)
-    gradient = advantage * mask * ratio * policy.scale * k * (noise + k * delta)
-    quoted = advantage * policy.scale * k * noise
+    pull = advantage * mask * ratio * policy.scale * k * (noise + k * delta)
+    gradient = pull + policy.kl_gradient
+    quoted = advantage * policy.scale * k * noise + policy.kl_gradient
     return Derivation(
         name=NAME,
         variant=variant,
@@ -66,7 +69,7 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
         process="backward",
         policy="on",
         reference=REFERENCE,
-        loss=_surrogate,
+        loss=_surrogate + policy.kl_loss,
         gradient=gradient,
         weight=sp.Rational(1, 2),
         target=v_theta - gradient,
@@ -78,7 +81,7 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
             Step(
                 "surrogate-gradient",
                 "PPO's clip puts a mask m on the policy's gradient (lemma L4).",
-                GradientIs(_surrogate, gradient, label=r"\left(-J\right)"),
+                GradientIs(_surrogate, pull, label=r"\left(-J\right)"),
             ),
         ),
         after=(*approximations(policy, gradient, quoted), _noise_slope()),

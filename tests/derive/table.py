@@ -82,6 +82,7 @@ EXPRESSIONS: dict[str, tuple[str, str | None]] = {
     "flow_dppo[cps]": (_KL_OLD.format(d="norm2(mean_theta - mean_old)") + _DPPO, "cps"),
     "ddpo": (_PPO, "ddim"),
     "ddpo[mean]": (_LOG_MEAN + _PPO, "ddim"),
+    "ddpo[kl]": (_PPO + _KL, "ddim"),
     "awm": ("A*norm2(v_theta - v_gt)", None),
     "awm[mean]": ("A*mean((v_theta - v_gt)**2)", None),
     "awm[reference]": ("A*norm2(v_theta - v_gt)" + _REF, None),

@@ -56,6 +56,16 @@ def ddpo_with_v_prediction(case: Case) -> Tensor:
     return ppo(ratio, case.advantage, case).mean()
 
 
+@correct("ddpo", kl="step", **MEAN)
+def ddpo_held_at_the_reference(case: Case) -> Tensor:
+    (mean, std), (mean_ref, _) = (
+        ddim_step(case, v, case.noise_level, v_prediction=True) for v in (case.v_theta, case.v_ref)
+    )
+    ratio = mean_log_ratio(case, lambda case, v: ddim_step(case, v, case.noise_level, v_prediction=True)).exp()
+    kl = ((mean - mean_ref.detach()) / std).square().flatten(1).mean(1) / 2
+    return (ppo(ratio, case.advantage, case) + case.kl_weight * kl).mean()
+
+
 @correct("ddpo")
 def ddpo_in_angles(case: Case) -> Tensor:
     """The step's mean as a rotation and what the noise takes off it."""

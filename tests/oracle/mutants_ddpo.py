@@ -128,6 +128,14 @@ def reinforce_with_a_ratio(case: Case) -> Tensor:
     return -(case.advantage * ratio(case, ddim_step)).mean()
 
 
+@mutant("ddpo", fails="kl", because="kl-without-gradient", kl="step", **MEAN)
+def kl_under_no_grad(case: Case) -> Tensor:
+    with torch.no_grad():
+        (mean, std), (mean_ref, _) = ddim_step(case, case.v_theta), ddim_step(case, case.v_ref)
+        kl = ((mean - mean_ref) ** 2 / (2 * std**2)).mean()
+    return clipped(case, ratio(case, ddim_step)) + case.kl_weight * kl
+
+
 @mutant("ddpo", fails="gradient", because="sign", **MEAN)
 def loss_and_objective_confused(case: Case) -> Tensor:
     return -clipped(case, ratio(case, ddim_step))

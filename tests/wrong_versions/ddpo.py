@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import sympy as sp
 
-from derivations.notation import advantage, k, noise, ratio, v_old, v_theta
+from derivations.notation import advantage, k, noise, ratio, v_old, v_ref, v_theta
 from wrong_versions.base import COMMON, DDIM, POLICY, Edit, WrongTarget, WrongVersion
 
 _SYMBOLIC = "derivations/losses/ddpo.py"
 _NUMERIC = "gradcheck/losses/ddpo.py"
-_GRADIENT = "gradient = advantage * mask * ratio * policy.scale * k * (noise + k * delta)"
+_GRADIENT = "pull = advantage * mask * ratio * policy.scale * k * (noise + k * delta)"
 _STEP = "torch.sqrt(a_prev) * x_0_hat + torch.sqrt(1 - a_prev - std**2) * noise_hat, std"
 
 WRONG_VERSIONS = (
     WrongVersion(
         "objective-minimised",
         "The objective J is minimised where −J is the loss.",
-        Edit(_SYMBOLIC, "loss=_surrogate,", "loss=-_surrogate,"),
+        Edit(_SYMBOLIC, "loss=_surrogate + ", "loss=-_surrogate + "),
         "gradient",
-        numeric=Edit(_NUMERIC, "return ppo_loss(", "return -ppo_loss("),
+        numeric=Edit(_NUMERIC, "policy_loss = ppo_loss(", "policy_loss = -ppo_loss("),
     ),
     WrongVersion(
         "ratio-missing",
@@ -126,6 +126,22 @@ WRONG_VERSIONS = (
         numeric=Edit(COMMON, "noise_hat = torch.sqrt(a) * v + torch.sqrt(1 - a) * x_t", "noise_hat = v"),
     ),
     WrongVersion(
+        "kl-to-old-model",
+        "v_old for v_ref in the reference term.",
+        Edit(POLICY, "Norm2(mean_theta - mean_ref) / denominator", "Norm2(mean_theta - mean_old) / denominator"),
+        "kl-gradient",
+        numeric=Edit(_NUMERIC, "ddim_step(case.v_ref", "ddim_step(case.v_old"),
+        variant="kl",
+    ),
+    WrongVersion(
+        "kl-without-variance",
+        "The reference term is not divided by the step's variance.",
+        Edit(POLICY, '{"step": 2 * C2**2,', '{"step": sp.Integer(2),'),
+        "kl-gradient",
+        numeric=Edit(_NUMERIC, "(2 * std**2), log_prob_reduction", "2, log_prob_reduction"),
+        variant="kl",
+    ),
+    WrongVersion(
         "std-averaged",
         "The standard deviation is averaged over a batch of mixed time steps.",
         numeric=Edit(COMMON, _STEP, _STEP + ".mean(0, True)"),
@@ -156,5 +172,11 @@ WRONG_TARGETS = (
         "from-old",
         "The step starts at v_old instead of v_theta.",
         lambda d: {"target": d.target - v_theta + v_old},
+    ),
+    WrongTarget(
+        "reference-forgotten",
+        "The target is not pulled to the reference.",
+        lambda d: {"target": d.target.xreplace({v_ref: v_theta})},
+        "kl",
     ),
 )
