@@ -2,7 +2,7 @@ r"""Torch source from a derivation's formulas.
 
 The text that comes out is ordinary torch: vectors have shape (B, \*latent), per-sample scalars have shape
 (B, 1, …, 1), and inner products keep their dimensions, so that everything broadcasts.  It calls the helpers of
-``gradcheck.tensor_ops`` (``dot``, ``norm2``, ``mean_abs``, ``clip_mask``, ``surrogate``).  Nothing here imports torch.
+``gradcheck.tensor_ops`` (``dot``, ``norm2``, ``clip_mask``, ``softplus`` …).  Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ _HELPERS = {
     "Unless": "unless",
     "OtherUnless": "other_unless",
     "Surrogate": "surrogate",
+    "softplus": "softplus",
 }
 
 
@@ -54,7 +55,15 @@ class _TorchPrinter(PythonCodePrinter):
             return f"{'math' if expr.is_number else 'torch'}.{name}({args})"
         raise NotImplementedError(f"torchgen does not know the function {name}")
 
-    _print_exp = _print_log = _print_sin = _print_Function
+    _print_exp = _print_sin = _print_Function
+
+    def _print_log(self, expr: Any) -> str:
+        """log(1 + eˣ) without the exponential, which overflows where the logarithm is near x."""
+        inside = expr.args[0]
+        powers = [e for e in inside.args if isinstance(e, sp.exp)] if isinstance(inside, sp.Add) else []
+        if len(powers) == 1 and inside - powers[0] == 1 and not _is_one_number(inside):
+            return f"softplus({self._print(powers[0].args[0])})"
+        return self._print_Function(expr)
 
     def _print_Max(self, expr: Any) -> str:
         return self._extremum(expr, "max", "min")

@@ -100,6 +100,7 @@ class ChunkedAnalysis:
     Attributes:
         floor: what underflow may lose, in units of u.
         undecided: (B,), samples whose clip branch the precision does not decide.
+        most: the largest number of the precision.
     """
 
     def __init__(
@@ -110,7 +111,8 @@ class ChunkedAnalysis:
         plan = planned(derivation, tuple(values), dtype, tuple(outputs))
         values[GROWTH] = np.float64(2 + math.log2(max(latents.size, 1)))
         values[SIZE] = np.float64(latents.size)
-        self.floor, self._places = plan.floor, plan.places
+        self.floor, self._places, self._peaks = plan.floor, plan.places, plan.peaks
+        self.most = float(torch.finfo(dtype).max)
         with torch.no_grad():
             found = plan.program(values, lambda level, x: self._read(plan.passes[level], x), latents.batch)
             self.undecided = torch.from_numpy(found[0] != 0).to(latents.observed.device)
@@ -124,6 +126,22 @@ class ChunkedAnalysis:
         """Coefficients of an output and of its bound, (B, names); a scalar's value and bound, (B, 1)."""
         value, error = (self._found[:, [places.get(name, 1) for name in names]] for places in self._places[expr])
         return value, error
+
+    def held(self, expr: sp.Expr, names: Sequence[str], rows: slice, block: Tensor, error: Tensor) -> Tensor:
+        """Bounds of an output's components, (rows, columns); infinite where the way to one may leave a narrow range.
+
+        Args:
+            expr: the output.
+            names: the latents in the block.
+            rows: the samples there.
+            block: the latents' magnitudes, (rows, names, columns).
+            error: the components' bounds otherwise.
+        """
+        if expr not in self._peaks:
+            return error
+        sizes = (self.weights(expr, names)[0][rows, None].abs() @ block)[:, 0]
+        peak = self._found[rows, self._peaks[expr], None]
+        return torch.where(sizes * peak + self.cu * error < self.most, error, torch.inf)
 
     def _read(self, one: Pass, coefficients: list[Any]) -> list[Any]:
         """Products, magnitudes and errors of the pairs of vectors, then sums of magnitudes and errors, each (B,)."""

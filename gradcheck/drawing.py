@@ -41,6 +41,9 @@ CLIP_RANGES = ((0.2, 0.2), (0.2, 0.28), (0.05, 0.05), (1e-4, 1e-4))
 DIVERGENCES = (0.02, 0.05, 2e-3, 1e-4)
 """Largest divergences that problems are drawn with, in a clip's place."""
 
+_HIGHEST_LOG_RATIO = 3.0
+"""To which a step of a wanted divergence may bring it: a ratio of 20."""
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -246,15 +249,23 @@ class Draw:
     def _place_apart(
         self, given: dict[str, Tensor | float], v_old: Tensor, direction: Tensor, wanted: Tensor
     ) -> Tensor:
-        """Move along the log-ratio's slope, or against it, until the divergence, a parabola, is the wanted one."""
+        """Move until the divergence, a parabola, is the wanted one.
+
+        Up or down the log-ratio's slope while the ratio is a number that trainers see, and across it for the rest.
+        """
         case = Case(self.derivation.label, {**given, "v_theta": v_old})
         start = v_old.detach().clone().requires_grad_()
         (r,) = evaluate(self.derivation, case.replace(v_theta=start), log_ratio)
         (slope,) = torch.autograd.grad(r.sum(), start)
-        d = slope / norm2(slope).sqrt().clamp(min=1e-300) * norm2(direction).sqrt() + 0.3 * direction
-        up = self.uniform(0, 1, self.spec.batch).reshape(wanted.shape) < 0.5
-        (unit,) = evaluate(self.derivation, case.replace(v_theta=v_old + d), divergence, dtype=torch.float64)
-        return v_old + torch.where(up, 1.0, -1.0) * torch.sqrt(wanted / unit) * d
+        along = slope / norm2(slope).sqrt().clamp(min=1e-300)
+        across = direction - dot(direction, along) * along
+        across = across / norm2(across).sqrt().clamp(min=1e-300)
+        up = torch.where(self.uniform(0, 1, self.spec.batch).reshape(wanted.shape) < 0.5, 1.0, -1.0)
+        (unit,) = evaluate(self.derivation, case.replace(v_theta=v_old + along), divergence, dtype=torch.float64)
+        length = torch.sqrt(wanted / unit)
+        share = (_HIGHEST_LOG_RATIO / (length * dot(slope, along)).clamp(min=1e-300)).clamp(max=0.95)
+        share = torch.where(norm2(across) > 0, share, 1.0)  # there is one coordinate
+        return v_old + length * (up * share * along + torch.sqrt(1 - share**2) * across)
 
     def _log_ratio(self, regime: str, given: dict[str, Tensor | float]) -> float:
         """A log-ratio of the regime: just inside the clip, just outside, far off …"""

@@ -68,5 +68,6 @@ def _written_out(latents: Latents, run: ChunkedAnalysis, expr: sp.Expr) -> Tenso
     names = run.names(expr)
     _, weights = run.weights(expr, names)
     for rows, columns, block in latents.blocks(names):
-        out[rows, columns] = (weights[rows, None] @ block.abs_())[:, 0] + run.floor
+        error = (weights[rows, None] @ block.abs_())[:, 0] + run.floor
+        out[rows, columns] = run.held(expr, names, rows, block, error)
     return out

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any
 
 import sympy as sp
@@ -28,10 +28,15 @@ _REDUCTIONS = (Dot, Norm2, MeanAbs)
 
 @dataclass(frozen=True)
 class Combination:
-    r"""Σ value[s]·s, off by at most u·Σ error[s]·\|s\|."""
+    r"""Σ value[s]·s, off by at most u·Σ error[s]·\|s\|.
+
+    ``peak`` says how many times as large as the result what comes before it may be: the factors of a product are
+    multiplied in some order.  It is followed in a narrow range alone, where that may overflow.
+    """
 
     value: Mapping[str, Any]
     error: Mapping[str, Any]
+    peak: Any
 
 
 @dataclass(frozen=True)
@@ -98,12 +103,13 @@ class _Recording(Analysis):
 
     def _combine(self, expr: sp.Expr) -> Combination:
         if expr == 0:
-            return Combination({}, {})
+            return Combination({}, {}, self.one)
         if expr in self.formulas:  # what an implementation received for it was rounded once more
             found = self.combination(self.formulas[expr])
-            return Combination(found.value, _merged(torch.maximum, found.error, _magnitude(found.value)))
+            error = _merged(torch.maximum, found.error, _magnitude(found.value))
+            return Combination(found.value, error, found.peak)
         if isinstance(expr, VectorSymbol):
-            return Combination({expr.name: self.one}, {expr.name: self.one})
+            return Combination({expr.name: self.one}, {expr.name: self.one}, self.one)
         if isinstance(expr, sg):
             return self.combination(expr.args[0])
         if isinstance(expr, sp.Add):
@@ -120,14 +126,22 @@ class _Recording(Analysis):
             value = _merged(torch.add, value, term.value)
             grown = {n: (len(terms) - 1) * x for n, x in _magnitude(term.value).items()}
             error = _merged(torch.add, error, _merged(torch.add, term.error, grown))
-        return Combination(value, error)
+        return Combination(value, error, reduce(torch.maximum, [term.peak for term in terms]))
 
     def _scaled(self, factors: list[sp.Expr], vector: Combination) -> Combination:
         q, e = self(sp.Mul(*factors, evaluate=False) if len(factors) > 1 else factors[0])
         value = {n: q * c for n, c in vector.value.items()}
         error = {n: q.abs() * d + (self.cu * e) * d for n, d in vector.error.items()}
         once = {n: (e + q.abs()) * c for n, c in _magnitude(vector.value).items()}
-        return Combination(value, _merged(torch.add, error, once))
+        return Combination(value, _merged(torch.add, error, once), self._peak(factors, q) * vector.peak)
+
+    def _peak(self, factors: list[sp.Expr], product: Any) -> Any:
+        if self.range is None:
+            return self.one
+        partial = self.one
+        for single in [x for factor in factors for x in sp.Mul.make_args(factor)]:
+            partial = partial * self(single)[0].abs().clamp(min=1)
+        return torch.where(product == 0, 1.0, partial / product.abs())
 
     def _reduce(self, nodes: list[sp.Expr]) -> None:
         """Inner products whose arguments' coefficients are known, in one pass."""
@@ -171,6 +185,8 @@ class Plan:
     passes: tuple[Pass, ...]
     places: Mapping[sp.Expr, tuple[Mapping[str, int], Mapping[str, int]]]
     """For each output where among the program's results its values and bounds are, by latent; ``""`` for a scalar."""
+    peaks: Mapping[sp.Expr, int]
+    """In a narrow range, where each output's :attr:`Combination.peak` is."""
     floor: float
 
 
@@ -187,6 +203,7 @@ def planned(derivation: Derivation, scalars: tuple[str, ...], dtype: torch.dtype
     run = _Recording(derivation, scalars, dtype, outputs)
     results: list[Any] = [run.undecided, run.program.constant(0.0)]
     places: dict[sp.Expr, tuple[Mapping[str, int], Mapping[str, int]]] = {}
+    peaks: dict[sp.Expr, int] = {}
 
     def placed(coefficients: Mapping[str, Any]) -> dict[str, int]:
         results.extend(coefficients.values())
@@ -197,9 +214,12 @@ def planned(derivation: Derivation, scalars: tuple[str, ...], dtype: torch.dtype
             found = run.combination(expr)
         else:
             value, error = run(expr)
-            found = Combination({"": value}, {"": error})
+            found = Combination({"": value}, {"": error}, run.one)
         places[expr] = placed(found.value), placed(found.error)
-    return Plan(run.program.compiled(READ, results), tuple(run.passes), places, run.floor)
+        if run.range is not None:
+            peaks[expr] = len(results)
+            results.append(found.peak)
+    return Plan(run.program.compiled(READ, results), tuple(run.passes), places, peaks, run.floor)
 
 
 def _magnitude(coefficients: Mapping[str, Any]) -> dict[str, Any]:

@@ -157,7 +157,7 @@ def _look(
         value = w[rows] @ block
         error = (d[rows] @ block.abs_()).add_(run.floor * abs(factor))
         observed = latents.observed[rows, columns].to(torch.float64)
-        found = [(value[:, i], error[:, i]) for i in range(len(ways))]
+        found = [(value[:, i], run.held(raw, names, rows, block, error[:, i])) for i, (_, raw) in enumerate(ways)]
         for i, (required, scale) in enumerate(with_ties(found) if len(found) == 2 else found):
             best, place, judged, signal = _worst_of(observed, required, scale, dtype)
             there = [x.gather(1, place[:, None])[:, 0] for x in (observed, required, scale)]

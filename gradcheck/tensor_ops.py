@@ -16,6 +16,7 @@ __all__ = [
     "norm2",
     "other_mask",
     "other_unless",
+    "softplus",
     "surrogate",
     "unless",
 ]
@@ -49,6 +50,11 @@ def clip_mask(advantage: Tensor, ratio: Tensor, clip_low: Tensor | float, clip_h
 def other_mask(advantage: Tensor, ratio: Tensor, clip_low: Tensor | float, clip_high: Tensor | float) -> Tensor:
     """1 − :func:`clip_mask`."""
     return 1 - clip_mask(advantage, ratio, clip_low, clip_high)
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + eˣ), to the last digit on either side and without overflow."""
+    return torch.logaddexp(x, torch.zeros_like(x))
 
 
 def unless(*conditions: Tensor) -> Tensor:

@@ -72,6 +72,15 @@ def test_divergence_regimes_lie_where_they_say(entry: Entry, clip: int) -> None:
         assert gap.max() > 1e-1
 
 
+def test_ratios_stay_within_a_trainers_reach_however_many_coordinates() -> None:
+    """A step along the noise has a log-ratio of √D: a float32 exponential would overflow."""
+    for one in (e for e in CATALOGUE if e.symbolic.NAME == "flow_dppo"):
+        for policy in ("outside", "far"):
+            case = build(one.derivation, Spec(16, (2**14,), 0, policy=policy))
+            assert float(case.log_ratio.abs().max()) < 10
+            assert float(case.log_ratio.max()) > 0 > float(case.log_ratio.min())
+
+
 @CLIPPED
 def test_ratios_come_as_close_to_the_clip_as_wanted(entry: Entry) -> None:
     case = build(entry.derivation, Spec(**BIG, seed=4, policy="inside", clip=0, noise="typical", time="middle"))

@@ -11,9 +11,11 @@ from torch import Tensor
 
 import gradcheck
 from benchmarks.speed import peak
+from derivations.notation import D
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.catalogue import CATALOGUE, Entry, entry
 from gradcheck.compare import branch, compare_branches, gradient_of, required_gradients, with_ties
+from gradcheck.compiled import evaluate
 from gradcheck.conventions import declare
 from gradcheck.error_scale import error_scale
 from gradcheck.oracle.obligations import OBLIGATIONS
@@ -46,6 +48,34 @@ def test_the_original_loss_passes_in_every_precision(one: Entry, dtype: torch.dt
         case = build(one.derivation, Spec(8, latent, seed), dtype)
         result = compare_gradient(one.derivation, case, gradient_of(one.loss(case), case.v_theta))
         assert result.holds, result
+
+
+def test_what_comes_before_a_product_may_leave_float16s_range() -> None:
+    """2·exp(R/τ)·(v_θ − v_gt), before it is divided by D, is too large where the gradient itself is not."""
+    one = entry("rwr", "mean")
+    case = build(one.derivation, Spec(64, (5, 7), 0, policy="off"), torch.float16, fixed={"temperature": 0.32})
+    case = case.replace(reward=torch.linspace(2.9, 3.0, 64).half())
+    with torch.no_grad():
+        (early,) = evaluate(one.derivation, case, one.derivation.gradient * one.derivation.inline(D))
+        divided = early / case.D
+    assert not divided.isfinite().all(), "nothing to be seen here"
+    assert compare_gradient(one.derivation, case, divided).holds
+    assert compare_gradient(one.derivation, case, divided).judged > 0.3
+    assert not compare_gradient(one.derivation, case, 1.25 * divided).holds
+    with torch.no_grad():
+        (scale,), _ = error_scale(one.derivation, case, one.derivation.raw_gradient)
+    assert bool(scale[~divided.isfinite()].isinf().all()), "the dense bound says so too"
+
+
+def test_a_softplus_does_not_overflow() -> None:
+    """Generated code has the gradient, and the value, where eᶻ is out of float32's range."""
+    one = entry("dgpo")
+    case = build(one.derivation, Spec(32, (16,), 0, policy="off", advantage="extreme"), torch.float32)
+    case = case.replace(group_gap=torch.linspace(-400, 400, 32) / case.beta_dpo)
+    (loss,) = evaluate(one.derivation, case, one.derivation.loss)
+    assert loss.isfinite().all()
+    assert float(loss.detach().max()) > 100
+    assert compare_gradient(one.derivation, case, gradient_of(loss, case.v_theta)).holds
 
 
 @LABELS
