@@ -52,7 +52,7 @@ class ReverseStep:
         mean: the mean as the source writes it, in ``v_theta``.
         formulas: the numbers behind the symbols: ``sigma_t`` (where there is one), ``C1``, ``C2``, ``mean_offset``.
         theorem: the machine-checked facts about it.
-        path: what x_t is made of, as :attr:`derivations.derivation.Derivation.path`; its velocity is that path's.
+        path: what x_t is made of, as ``Derivation.path``; its velocity is that path's.
     """
 
     name: str

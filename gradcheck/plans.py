@@ -186,7 +186,7 @@ class Plan:
     places: Mapping[sp.Expr, tuple[Mapping[str, int], Mapping[str, int]]]
     """For each output where among the program's results its values and bounds are, by latent; ``""`` for a scalar."""
     peaks: Mapping[sp.Expr, int]
-    """In a narrow range, where each output's :attr:`Combination.peak` is."""
+    """In a narrow range, where each output's ``Combination.peak`` is."""
     floor: float
 
 

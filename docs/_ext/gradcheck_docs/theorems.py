@@ -8,13 +8,23 @@ from dataclasses import dataclass
 from derivations.derivation import Theorem
 from derivations.identities import IDENTITIES
 from derivations.lemmas import LEMMAS
+from derivations.paths import PARAMETERISATIONS
 from derivations.render import claim_latex, latex, theorem_explain
 from derivations.sde import REVERSE_STEPS
 from gradcheck.catalogue import ALGORITHMS, Entry
 from gradcheck_docs.algorithms import NotProvedError, page_name
 from gradcheck_docs.text import Provable, anchor, code, display, prose, provable, sections, slug, steps
 
-__all__ = ["ERRATA", "Erratum", "article_steps", "differences_page", "identities_page", "lemmas_page", "sde_page"]
+__all__ = [
+    "ERRATA",
+    "Erratum",
+    "article_steps",
+    "differences_page",
+    "identities_page",
+    "lemmas_page",
+    "predictions_page",
+    "sde_page",
+]
 
 
 def _theorem(theorem: Theorem, opening: str = "") -> str:
@@ -63,6 +73,15 @@ def identities_page() -> str:
     """What the losses share besides the lemmas."""
     opening = "# Identities\n\nThe noised latent, the advantage, the optimality probability and the moving average."
     return "\n\n".join((opening, *map(_theorem, IDENTITIES))) + "\n"
+
+
+def predictions_page() -> str:
+    """What a network may predict, and the other direction of time."""
+    opening = (
+        "# Predictions and times\n\nEach prediction is affine in every other one, and time may run either way; "
+        "[Other variables](../parameterisations.md) says what becomes of a loss."
+    )
+    return "\n\n".join((opening, *map(_theorem, PARAMETERISATIONS))) + "\n"
 
 
 @dataclass(frozen=True)
