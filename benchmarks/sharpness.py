@@ -98,7 +98,7 @@ def specs(one: Entry, checks: int, seed: int) -> Iterator[tuple[Spec, int]]:
 def false_alarms(checks: int, seed: int = 0) -> dict[tuple[str, torch.dtype], Tally]:
     """Judge right evaluations of every entry; the law is that none is called wrong."""
     tallies: dict[tuple[str, torch.dtype], Tally] = {}
-    each = max(1, checks // (len(CATALOGUE) * len(DTYPES)))
+    each = math.ceil(checks / (len(CATALOGUE) * len(DTYPES)))
     for i, one in enumerate(CATALOGUE):
         for dtype in DTYPES:
             tally = tallies.setdefault((one.symbolic.NAME, dtype), Tally())

@@ -48,8 +48,9 @@ class Equal:
     relation = "="
 
     def residual(self, inline: Inline) -> sp.Expr:
-        left = calculus.residual(_decide(_at(inline(self.lhs) - inline(self.rhs), self.where)))
-        return calculus.residual(_at(left, self.where))
+        where = {symbol: inline(value) for symbol, value in self.where.items()}
+        left = calculus.residual(_decide(_at(inline(self.lhs) - inline(self.rhs), where)))
+        return calculus.residual(_at(left, where))
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ DDIM_FORMULAS: Mapping[sp.Symbol, sp.Expr] = {
 
 def ddim_facts() -> tuple[Step, ...]:
     """What is proved of the step on its own."""
-    at_prev = sp.sqrt(1 - alpha_bar_prev)
+    at_prev, kept = sp.sqrt(1 - alpha_bar_prev), sp.Symbol("κ", positive=True)
     path = {
         x_t: _signal * VectorSymbol("x_0") + _spread * noise,
         v_theta: _signal * noise - _spread * VectorSymbol("x_0"),
@@ -82,7 +82,7 @@ def ddim_facts() -> tuple[Step, ...]:
         Step(
             "noise-budget",
             "The noise kept and the noise added have together the variance 1 − ᾱ' of x after the step.",
-            Equal(_kept**2 + C2**2, 1 - alpha_bar_prev),
+            Equal(kept**2 + C2**2, 1 - alpha_bar_prev, {kept: _kept}),
         ),
         *_noise_level_steps(DDIM_FORMULAS[C2]),
         Step(

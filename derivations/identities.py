@@ -105,7 +105,7 @@ def _reward_prob() -> Theorem:
             Step(
                 "inverse",
                 "A = 2r − 1 is undone by r = (1 + A)/2.",
-                Equal(((1 + advantage) / 2).xreplace({advantage: a_of_r}), reward_prob),
+                Equal((1 + advantage) / 2, reward_prob, {advantage: a_of_r}),
             ),
             Step("ends", "A certain failure, r = 0, has advantage −1 …", Equal(a_of_r, -1, {reward_prob: sp.S.Zero})),
             Step("best", "… a certain success, r = 1, has advantage 1.", Equal(a_of_r, 1, {reward_prob: sp.S.One})),

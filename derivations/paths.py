@@ -23,7 +23,7 @@ import sympy as sp
 from derivations.calculus import Dot, Norm2, VectorSymbol
 from derivations.claims import Equal
 from derivations.derivation import Derivation, Step, Theorem
-from derivations.notation import D, alpha_bar, dt, noise, t, t_prev, v_gt, v_theta, x_0, x_t
+from derivations.notation import D, alpha_bar, dt, noise, noise_theta, t, t_prev, v_gt, v_theta, x_0, x_0_theta, x_t
 
 __all__ = ["PARAMETERISATIONS", "PREDICTIONS", "Path", "path_of"]
 
@@ -89,12 +89,16 @@ def _predictions(name: str, title: str, path: Path, reference: str = "", more: t
     v, h, f = v_theta, VectorSymbol("h"), path.slope
     noise_hat, data_hat = path.prediction("epsilon", v), path.prediction("x0", v)
     from_noise, from_data = (lambda u, w=what: path.velocity_from(w, u) for what in ("epsilon", "x0"))
+    of_noise, of_data = {noise_theta: noise_hat}, {x_0_theta: data_hat}
+    symbols = sp.symbols("α s α' s'", real=True)
+    own = dict(zip(symbols, (path.alpha, path.sigma, path.alpha_rate, path.sigma_rate), strict=True))
+    alpha, sigma, alpha_rate, sigma_rate = symbols
     steps = (
         *more,
         Step(
             "wronskian",
             "The path turns at unit rate: α s' − s α' = 1, so that no prediction needs another factor.",
-            Equal(path.alpha * path.sigma_rate - path.sigma * path.alpha_rate, sp.S.One),
+            Equal(alpha * sigma_rate - sigma * alpha_rate, sp.S.One, own),
         ),
         Step("noise", "The path's own velocity predicts the noise …", Equal(path.prediction("epsilon", v_gt), noise)),
         Step("data", "… and the clean latent.", Equal(path.prediction("x0", v_gt), x_0)),
@@ -104,17 +108,19 @@ def _predictions(name: str, title: str, path: Path, reference: str = "", more: t
             "other.",
             Equal(path.alpha * data_hat + path.sigma * noise_hat, x_t),
         ),
-        Step("noise-to-velocity", "From the noise back to the velocity.", Equal(from_noise(noise_hat), v)),
-        Step("data-to-velocity", "From the clean latent back to the velocity.", Equal(from_data(data_hat), v)),
+        Step("noise-to-velocity", "From the noise back to the velocity.", Equal(from_noise(noise_theta), v, of_noise)),
+        Step(
+            "data-to-velocity", "From the clean latent back to the velocity.", Equal(from_data(x_0_theta), v, of_data)
+        ),
         Step(
             "noise-factor",
             "Moving the predicted noise by h moves the velocity by h over the data's coefficient …",
-            Equal(from_noise(noise_hat + h) - v, f("epsilon") * h),
+            Equal(from_noise(noise_theta + h) - v, f("epsilon") * h, of_noise),
         ),
         Step(
             "data-factor",
             "… and moving the predicted clean latent, by −h over the noise's.",
-            Equal(from_data(data_hat + h) - v, f("x0") * h),
+            Equal(from_data(x_0_theta + h) - v, f("x0") * h, of_data),
         ),
         Step(
             "noise-error",
@@ -131,48 +137,53 @@ def _predictions(name: str, title: str, path: Path, reference: str = "", more: t
 
 
 def _rotation() -> Step:
-    angle = sp.Symbol("phi", positive=True)
+    angle = sp.Symbol("φ", positive=True)
     state = sp.cos(angle) * x_0 + sp.sin(angle) * noise
-    turned = {sp.sqrt(alpha_bar): sp.cos(angle), sp.sqrt(1 - alpha_bar): sp.sin(angle)}
-    velocity = _PATHS["vp", 1].velocity.xreplace(turned)
     return Step(
         "rotation",
         "With √ᾱ = cos φ the path turns from the data to the noise, and v is how fast: dx/dφ.",
-        Equal(sp.diff(state, angle), velocity),
+        Equal(sp.diff(state, angle), _PATHS["vp", 1].velocity, {angle: sp.acos(sp.sqrt(alpha_bar))}),
     )
 
 
 def _time_reversal() -> Theorem:
     here, there = _PATHS["rectified", 1], _PATHS["rectified", 0]
-    other = {t: 1 - t}
+    time, v, h = sp.Symbol("s", positive=True), VectorSymbol("w"), sp.Symbol("h", real=True)
+    turned = {time: 1 - t, v: -v_theta}
 
-    def turned(expr: sp.Expr) -> sp.Expr:
-        return sp.sympify(expr).xreplace(other)
+    def in_its_time(expr: sp.Expr) -> sp.Expr:
+        return sp.sympify(expr).xreplace({t: time})
 
     return Theorem(
         "time-reversal",
         "Noise at t = 1, or at t = 0",
         (
-            Step("path", "At 1 − t the one path is where the other is at t.", Equal(turned(there.state), here.state)),
+            Step(
+                "path",
+                "At s = 1 − t the one path is where the other is at t.",
+                Equal(in_its_time(there.state), here.state, turned),
+            ),
             Step(
                 "velocity",
                 "It is walked the other way: every velocity is the opposite.",
-                Equal(there.velocity, -here.velocity),
+                Equal(
+                    in_its_time(there.state).xreplace({time: time + h}) - in_its_time(there.state), -h * here.velocity
+                ),
             ),
             Step(
                 "same-noise",
                 "Both predict the same noise …",
-                Equal(turned(there.prediction("epsilon", -v_theta)), here.prediction("epsilon", v_theta)),
+                Equal(in_its_time(there.prediction("epsilon", v)), here.prediction("epsilon", v_theta), turned),
             ),
             Step(
                 "same-data",
                 "… and the same clean latent.",
-                Equal(turned(there.prediction("x0", -v_theta)), here.prediction("x0", v_theta)),
+                Equal(in_its_time(there.prediction("x0", v)), here.prediction("x0", v_theta), turned),
             ),
             Step(
                 "step",
                 "A reverse step of the same length dt > 0 goes up in this time.",
-                Equal(1 - t_prev, turned(t) - dt, {t_prev: t + dt}),
+                Equal(1 - t_prev, (1 - t) - dt, {t_prev: t + dt}),
             ),
         ),
     )

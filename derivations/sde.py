@@ -108,7 +108,7 @@ def _sde(
 
 
 def _schedule_step(sigma: sp.Expr, schedule: sp.Expr, words: str) -> tuple[Step, ...]:
-    claim = Equal(sigma**2 * schedule, noise_level**2)
+    claim = Equal(sigma_t**2 * schedule, noise_level**2, {sigma_t: sigma})
     return (Step("noise-schedule", f"The diffusion coefficient: {words}.", claim),)
 
 
@@ -138,7 +138,7 @@ def _score_steps() -> tuple[Step, ...]:
         Step(
             "score-is-noise",
             "The same score, written with the noise that made x_t.",
-            Equal(-(x_path - (1 - t) * x_clean) / t**2, -noise / t),
+            Equal(-(x_t - (1 - t) * x_clean) / t**2, -noise / t, {x_t: x_path}),
         ),
         Step(
             "drift",
@@ -154,6 +154,9 @@ def _score_steps() -> tuple[Step, ...]:
             Equal(fokker_planck, -sp.diff(velocity * p, x)),
         ),
     )
+
+
+_kept = sp.Symbol("κ", positive=True)  # of the predicted noise
 
 
 def _cps() -> ReverseStep:
@@ -179,7 +182,7 @@ def _cps() -> ReverseStep:
         Step(
             "noise-budget",
             "The noise kept and the noise added have together the variance t'² of x at time t'.",
-            Equal(direction**2 + C2**2, t_prev**2),
+            Equal(_kept**2 + C2**2, t_prev**2, {_kept: direction}),
         ),
         Step(
             "all-noise",

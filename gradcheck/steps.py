@@ -52,8 +52,8 @@ def check_step(step: Step, definitions: Mapping[sp.Symbol, sp.Expr], seed: int =
     """
     claim = step.claim
     sides = [_concrete(inline(side, definitions)) for side in _sides(claim)]
-    where = dict(getattr(claim, "where", {}))
-    sides = [_concrete(side.xreplace({s: e for s, e in where.items() if s.is_Symbol})) for side in sides]
+    where = {s: inline(e, definitions) for s, e in getattr(claim, "where", {}).items() if s.is_Symbol}
+    sides = [_concrete(side.xreplace(where)) for side in sides]
     values = _values(sides, seed)
     analysis = Analysis(values, torch.float64)
     if isinstance(claim, Positive):

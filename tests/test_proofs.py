@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from derivations.claims import Equal
 from derivations.derivation import Derivation, Theorem
 from derivations.identities import IDENTITIES
 from derivations.lemmas import LEMMAS
+from derivations.paths import PARAMETERISATIONS
 from derivations.sde import REVERSE_STEPS
 from gradcheck.catalogue import CATALOGUE, Entry
 
-THEOREMS = (*LEMMAS, *(s.theorem for s in REVERSE_STEPS), *IDENTITIES)
+THEOREMS = (*LEMMAS, *(s.theorem for s in REVERSE_STEPS), *IDENTITIES, *PARAMETERISATIONS)
 
 
 @pytest.mark.parametrize("theorem", THEOREMS, ids=lambda t: t.name)
@@ -31,6 +33,13 @@ def test_every_step_is_explained(entry: Entry) -> None:
     for step in derivation.all_steps:
         assert step.sentence.endswith((".", "…"))
     assert "title=" in derivation.reference
+
+
+@pytest.mark.parametrize("stated", [*THEOREMS, *CATALOGUE], ids=lambda x: getattr(x, "name", None) or x.label)
+def test_no_statement_is_empty(stated: Theorem | Entry) -> None:
+    """SymPy may have turned both sides into one before anybody reads them, and then nothing is said."""
+    steps = stated.steps if isinstance(stated, Theorem) else stated.derivation.all_steps
+    assert [s.name for s in steps if isinstance(s.claim, Equal) and s.claim.lhs == s.claim.rhs] == []
 
 
 @pytest.mark.parametrize("step", REVERSE_STEPS, ids=lambda s: s.name)

@@ -84,13 +84,16 @@ def _group_steps() -> tuple[Step, ...]:
         sp.Symbol("G", positive=True),
     )
     advantages = rewards - Dot(rewards, ones) / size * ones
-    first, second = _margin(a, g, b * h + s), _margin(b, h, a * g + s)
+    rest, others = sp.symbols("s_1 s_2", real=True)  # what each of two samples sees of the group
+    first, second = _margin(a, g, rest), _margin(b, h, others)
     return (
         Step(
             "one-group",
             "Two samples of a group see the same loss, and so the same q: their advantages alone tell how hard, and "
             "which way, each is pulled.",
-            Equal(negative_log_likelihood(first), negative_log_likelihood(second)),
+            Equal(
+                negative_log_likelihood(first), negative_log_likelihood(second), {rest: b * h + s, others: a * g + s}
+            ),
         ),
         Step(
             "zero-sum",

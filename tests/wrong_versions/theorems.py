@@ -233,7 +233,12 @@ WRONG_THEOREMS = (
     ),
     _sde("sde-flow", "score-variance", "The path's variance is t instead of t².", "(2 * t**2)\n", "(2 * t)\n", "score"),
     _sde(
-        "sde-flow", "score-sign", "The score points away from the data.", "-noise / t)", "noise / t)", "score-is-noise"
+        "sde-flow",
+        "score-sign",
+        "The score points away from the data.",
+        "-noise / t, {",
+        "noise / t, {",
+        "score-is-noise",
     ),
     _sde(
         "sde-flow",
