@@ -200,13 +200,13 @@ def required_gradients(
 
 def value_scale(derivation: Derivation, case: Case, loss: sp.Expr, dtype: torch.dtype) -> Tensor:
     """The error scale of a loss's value: where a mask in it is undecided, as wide as the value jumps there."""
-    (scale,), undecided = error_scale(derivation, case, loss, dtype=dtype)
     other = loss.xreplace({m: m.other for m in loss.atoms(Mask)})
+    (scale, other_scale), undecided = error_scale(derivation, case, loss, other, dtype=dtype)
     if other == loss:
         return scale
     here, there = evaluate(derivation, case, loss, other, dtype=torch.float64)
     jump = (here - there).abs() / (THRESHOLD * unit_roundoff(dtype))
-    return scale + torch.where(undecided, jump, 0.0)
+    return torch.where(undecided, torch.maximum(scale, other_scale) + jump, scale)
 
 
 @lru_cache(maxsize=1000)
