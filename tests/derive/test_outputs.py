@@ -82,6 +82,25 @@ def test_a_wrong_change_of_variables_is_seen_by_both_routes(wrong: Any) -> None:
     assert check(d.statement, d.form, "float64", 6, output=d.output.derivation).holds
 
 
+def test_a_wrong_derivation_in_the_output_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its proof and by autograd in the output itself; what was derived in the velocity stays right."""
+
+    def wrong(*args: Any) -> Any:
+        right = changed(*args)
+        return replace(right, gradient=2 * right.gradient)
+
+    monkeypatch.setattr("gradcheck.deriving.api.changed", wrong)
+    d = gradcheck.derive("A*norm2(v_theta - v_gt)", wrt="noise_theta", problems=4)
+    assert d.output is not None
+    assert not d.output.check.holds
+    assert "gradient" in {r.step.name for r in d.output.proof.refused}
+    assert d.proof.holds
+    assert not d.holds
+    assert "NOT VERIFIED" in d.text()
+    assert "NOT VERIFIED" in d.torch_source
+    assert main(["derive", "A*norm2(v_theta - v_gt)", "--wrt", "noise_theta", "--problems", "1"]) == 1
+
+
 @pytest.mark.parametrize("text", ["A*norm2(noise_theta - noise)", "-min(ratio*A, clip(ratio, 1-eps, 1+eps)*A)"])
 def test_the_torch_source_is_in_the_output(text: str) -> None:
     d = derived(text, "noise_theta")

@@ -1,10 +1,41 @@
-"""Mistakes of whole families of losses: weighted regressions, and losses on preferences."""
+"""Mistakes of whole families of losses: policy gradients, weighted regressions, and losses on preferences."""
 
 from __future__ import annotations
 
-from wrong_versions.base import FORWARD, FORWARD_TORCH, PREFERENCE, Edit, WrongVersion
+import sympy as sp
 
-__all__ = ["ranking", "regression"]
+from derivations.notation import advantage, k, noise, ratio, v_old, v_ref, v_theta
+from wrong_versions.base import FORWARD, FORWARD_TORCH, PREFERENCE, Edit, WrongTarget, WrongVersion
+
+__all__ = ["POLICY_TARGETS", "ranking", "regression"]
+
+POLICY_TARGETS = (
+    WrongTarget("sign", "The target lies on the other side of v_theta.", lambda d: {"target": 2 * v_theta - d.target}),
+    WrongTarget("double-step", "The target is as far again.", lambda d: {"target": 2 * d.target - v_theta}),
+    WrongTarget("weight-one", "Weight 1 with weight 1/2's target.", lambda d: {"weight": sp.S.One}),
+    WrongTarget(
+        "quoted",
+        "The approximate target in place of the exact one.",
+        lambda d: {"target": v_theta - advantage * k * noise},
+    ),
+    WrongTarget(
+        "quoted-ratio",
+        "The approximate target with the ratio and without the mask and kδ.",
+        lambda d: {"target": v_theta - advantage * ratio * k * noise},
+    ),
+    WrongTarget(
+        "from-old",
+        "The step starts at v_old instead of v_theta.",
+        lambda d: {"target": d.target - v_theta + v_old},
+    ),
+    WrongTarget(
+        "without-kl",
+        "The target forgets the reference.",
+        lambda d: {"target": d.target.xreplace({v_ref: v_theta})},
+        "kl",
+    ),
+)
+"""Of a loss whose target is v_theta − A m r k (ε + kδ), less the pull of its KL term."""
 
 
 def regression(algorithm: str) -> tuple[WrongVersion, ...]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sympy as sp
-
-from derivations.notation import advantage, k, noise, ratio, v_old, v_ref, v_theta
-from wrong_versions.base import COMMON, LEMMAS, POLICY, SDE, Edit, WrongTarget, WrongVersion
+from wrong_versions.base import COMMON, LEMMAS, POLICY, SDE, Edit, WrongVersion
+from wrong_versions.families import POLICY_TARGETS
 
 _SYMBOLIC = "derivations/losses/flow_grpo.py"
 _NUMERIC = "gradcheck/losses/flow_grpo.py"
@@ -485,29 +483,4 @@ WRONG_VERSIONS = (
     ),
 )
 
-WRONG_TARGETS = (
-    WrongTarget("sign", "The target lies on the other side of v_theta.", lambda d: {"target": 2 * v_theta - d.target}),
-    WrongTarget("double-step", "The target is as far again.", lambda d: {"target": 2 * d.target - v_theta}),
-    WrongTarget("weight-one", "Weight 1 with weight 1/2's target.", lambda d: {"weight": sp.S.One}),
-    WrongTarget(
-        "quoted",
-        "The approximate target in place of the exact one.",
-        lambda d: {"target": v_theta - advantage * k * noise},
-    ),
-    WrongTarget(
-        "quoted-ratio",
-        "The approximate target with the ratio and without the mask and kδ.",
-        lambda d: {"target": v_theta - advantage * ratio * k * noise},
-    ),
-    WrongTarget(
-        "from-old",
-        "The step starts at v_old instead of v_theta.",
-        lambda d: {"target": d.target - v_theta + v_old},
-    ),
-    WrongTarget(
-        "without-kl",
-        "The target forgets the reference.",
-        lambda d: {"target": d.target.xreplace({v_ref: v_theta})},
-        "kl",
-    ),
-)
+WRONG_TARGETS = POLICY_TARGETS

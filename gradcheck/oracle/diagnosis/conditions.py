@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import torch
 
-from gradcheck.conventions import Conventions
 from gradcheck.oracle.diagnosis.evidence import Evidence, lengths, rows_of
 from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.reference import reference
@@ -29,7 +28,7 @@ def lower_precision(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
     for dtype, most in (("float32", 1e-3), ("float16", 0.1), ("bfloat16", 0.1)):
         lower = replace(judge.conventions, working_dtype=dtype)
         if float(relative.median()) > most or not all(
-            reference(_sharing(lower, judge.conventions), e.case).compare(e.observed).holds for e in evidence
+            reference(lower, e.case).compare(e.observed).holds for e in evidence
         ):
             continue
         digits = f"right to a relative {float(relative.median()):.1g} in the median"
@@ -40,11 +39,6 @@ def lower_precision(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
             "half-precision", f"{digits}, as {dtype} is: part of it has that precision (or a small ε is added)"
         )
     return None
-
-
-def _sharing(conventions: Conventions, other: Conventions) -> Conventions:
-    conventions.__dict__["derivation"] = other.derivation
-    return conventions
 
 
 def one_layout(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:

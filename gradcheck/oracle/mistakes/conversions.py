@@ -108,15 +108,15 @@ def _converted_wrongly(d: Derivation, change: Change) -> Iterator[tuple[str, str
     )
     yield mixed
     yield *mixed[:2], {n.v_theta: mixed[2][n.v_theta]}
-    for kept, words in ((path.sigma_rate if what == "epsilon" else path.alpha_rate, "a part of the conversion"),):
-        yield (
-            "conversion-detached",
-            f"{words} is detached, so that the gradient lacks the chain factor ∂velocity/∂{word}",
-            {
-                n.v_theta: sg(offset + slope * used[n.v_theta]) + kept * (used[n.v_theta] - sg(used[n.v_theta])),
-                **{v: offset + slope * u for v, u in used.items() if v != n.v_theta},
-            },
-        )
+    output = used[n.v_theta]
+    yield (
+        "conversion-detached",
+        f"a part of the conversion is detached, so that the gradient lacks the chain factor ∂velocity/∂{word}",
+        {
+            n.v_theta: sg(offset + slope * output) + predicted * (output - sg(output)),
+            **{v: offset + slope * u for v, u in used.items() if v != n.v_theta},
+        },
+    )
     for model, whose in ((n.v_old, "behaviour"), (n.v_ref, "reference")):
         if model in used:
             yield (
