@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PROFILE ?= ci
 
-.PHONY: verify test lint format deep mutants bench picture notebooks notebooks-check docs docs-serve docs-test clean
+.PHONY: verify test lint format deep mutants bench picture notebooks notebooks-check docs docs-serve docs-test versions clean
 
 verify: $(VENV)/.ready
 	$(BIN)/gradcheck verify $(ARGS)
@@ -59,8 +59,14 @@ $(VENV)/.ready-docs: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[models,dev,notebooks,jax]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,notebooks,jax]"
 	touch $@
 
+# The tests on other versions than constraints.txt's: `make versions TORCH=2.6.* PYTHON=python3.12`.
+versions:
+	$(PYTHON) -m venv .venv-versions
+	.venv-versions/bin/python -m pip install --quiet "torch==$(TORCH)" --editable ".[dev]"
+	.venv-versions/bin/python -m pytest -n auto --ignore=tests/docs --ignore=tests/notebooks $(ARGS)
+
 clean:
-	rm -rf $(VENV) build docs/_build docs/generated docs/node_modules *.egg-info .hypothesis .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) .venv-versions build docs/_build docs/generated docs/node_modules *.egg-info .hypothesis .pytest_cache .ruff_cache .mypy_cache

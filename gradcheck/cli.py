@@ -11,8 +11,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from gradcheck import __version__
 from gradcheck.deriving import command as derive_command
 from gradcheck.errors import InputError
+from gradcheck.extras import need
 
 __all__ = ["main"]
 
@@ -34,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="gradcheck", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--version", action="version", version=f"gradcheck {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     verify = commands.add_parser("verify", help="prove derivations, check them on random problems, print the table")
@@ -102,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    need("hypothesis", "gradcheck verify")
     import torch
     from rich.console import Console
 

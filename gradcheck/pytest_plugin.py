@@ -60,10 +60,10 @@ def settings_of(config: pytest.Config) -> Settings:
 def run_obligation(target: Target, obligation: str, request: pytest.FixtureRequest) -> None:
     """Check one obligation of one implementation, and tell pytest how it went."""
     __tracebackhide__ = True
+    from gradcheck.devices import devices
     from gradcheck.errors import GradcheckError
     from gradcheck.oracle.obligations import OBLIGATIONS
     from gradcheck.oracle.runner import check_obligation, shortened, unjudged
-    from gradcheck.verification import devices
 
     wanted = next(o for o in OBLIGATIONS if o.id == obligation)
     known = request.config.stash.setdefault(_DIAGNOSED, {})

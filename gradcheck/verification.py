@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 
 from derivations.derivation import Proof
@@ -19,18 +18,12 @@ from gradcheck import networks
 from gradcheck.bounds import THRESHOLD
 from gradcheck.catalogue import Entry, entries
 from gradcheck.compare import Comparison, compare_entry
+from gradcheck.devices import DTYPES, devices
 from gradcheck.errors import InputError
 from gradcheck.problems import Spec, build
 from gradcheck.strategies import specs
 
-__all__ = ["Check", "NetworkCheck", "Report", "Verification", "check_random", "devices", "verify"]
-
-DTYPES = {
-    "float64": torch.float64,
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+__all__ = ["Check", "NetworkCheck", "Report", "Verification", "check_random", "verify"]
 
 
 @dataclass(frozen=True)
@@ -106,22 +99,6 @@ class Report:
     @property
     def holds(self) -> bool:
         return all(p.holds for p in self.theorems) and all(r.holds for r in self.results)
-
-
-def devices(choice: str) -> tuple[str, ...]:
-    """``cpu``, ``cuda`` or ``all`` (the CPU, and CUDA where there is a device).
-
-    Raises:
-        InputError: another word, or ``cuda`` without a device.
-    """
-    available = torch.cuda.is_available()
-    if choice == "all":
-        return ("cpu", "cuda") if available else ("cpu",)
-    if choice not in ("cpu", "cuda"):
-        raise InputError(("device", repr(choice), "cpu, cuda or all"))
-    if choice == "cuda" and not available:
-        raise InputError(("device", "'cuda', but torch sees no CUDA device", "cpu or all on this machine"))
-    return (choice,)
 
 
 class _RefusedError(AssertionError):

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from gradcheck.devices import devices
 from gradcheck.distributed.declaration import ATTRIBUTE, OBLIGATIONS, Trainer
 from gradcheck.distributed.evidence import Evidence
 from gradcheck.distributed.gradients import flat_parameters, read_gradient
@@ -23,7 +24,6 @@ from gradcheck.distributed.verdicts import no_advantages, results_of
 from gradcheck.errors import InputError
 from gradcheck.oracle.results import Judgement, Outcome, Result
 from gradcheck.oracle.target import Settings
-from gradcheck.verification import devices
 
 __all__ = ["judge", "judge_on", "usable_gpus"]
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import torch
 
+from gradcheck.devices import DTYPES, devices
 from gradcheck.errors import InputError, did_you_mean
 from gradcheck.oracle.adapter import Adapter, AdapterError
 from gradcheck.oracle.diagnosis.diagnose import diagnose
@@ -18,7 +19,6 @@ from gradcheck.oracle.results import Diagnosis, Judgement, Outcome, Result
 from gradcheck.oracle.script import script
 from gradcheck.oracle.target import Settings, Target
 from gradcheck.problems import Spec
-from gradcheck.verification import DTYPES, devices
 
 __all__ = ["Settings", "Target", "attempt", "check_obligation", "judge", "unjudged"]
 

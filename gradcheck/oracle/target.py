@@ -8,9 +8,9 @@ from typing import Any
 
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
+from gradcheck.devices import DTYPES
 from gradcheck.errors import InputError, did_you_mean
 from gradcheck.oracle.obligations import OBLIGATIONS
-from gradcheck.verification import DTYPES
 
 __all__ = ["Settings", "Target", "sizes"]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradcheck.errors import InputError
+from gradcheck.extras import need
 from gradcheck.oracle.results import Judgement
 
 if TYPE_CHECKING:
@@ -20,8 +21,10 @@ def check_writable(files: Mapping[str, str | Path | None]) -> None:
     """Refuse a report file in a folder that does not exist, before any work is done.
 
     Raises:
-        InputError: naming each such option.
+        InputError: naming each such option, or a report whose library is not installed.
     """
+    if files.get("html"):
+        need("matplotlib", "--html")
     bad = [
         (f"--{kind}", str(file), "a file in a folder that exists")
         for kind, file in files.items()

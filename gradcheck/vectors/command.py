@@ -6,6 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
+from gradcheck.extras import need
+
 __all__ = ["add_arguments"]
 
 
@@ -29,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    need("safetensors", "gradcheck vectors")
     import torch
 
     from gradcheck.vectors.export import export
@@ -41,6 +44,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     """0 every answer holds, 1 one does not, 2 one could not be judged."""
+    need("safetensors", "gradcheck vectors")
     from gradcheck.oracle.writing import check_writable
     from gradcheck.vectors.checking import check
     from gradcheck.vectors.text import answers_text, to_json

@@ -1,0 +1,115 @@
+"""The package as a stranger gets it: built, unpacked, and run where only its required libraries can be imported."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import requires
+from pathlib import Path
+
+import pytest
+
+import gradcheck
+from gradcheck.extras import EXTRAS
+
+_ROOT = Path(__file__).parents[1]
+_PROJECT = tomllib.loads((_ROOT / "pyproject.toml").read_text())
+
+_BARE = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {missing!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Missing())
+import importlib.util
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name in {missing!r} else found(name, package)
+from gradcheck.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built wheel, unpacked."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    source = folder / "source"
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=_ROOT, capture_output=True, check=True).stdout.decode()
+    for name in tracked.split("\0"):
+        if name.split("/")[0] in ("gradcheck", "derivations", "pyproject.toml", "README.md", "LICENSE"):
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((_ROOT / name).read_bytes())
+    subprocess.run([*command, "--wheel-dir", str(folder), str(source)], check=True, timeout=300)
+    (built,) = folder.glob("*.whl")
+    with zipfile.ZipFile(built) as archive:
+        archive.extractall(folder / "unpacked")
+    return folder / "unpacked"
+
+
+def _bare(wheel: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The command line from the wheel, where no extra is installed."""
+    missing = {*EXTRAS, "jax", "jsonschema", "nbformat", "IPython"}
+    return subprocess.run(
+        [sys.executable, "-c", _BARE.format(missing=missing), *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(wheel)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_the_wheel_holds_the_packages_their_types_and_the_licence(wheel: Path) -> None:
+    names = {str(p.relative_to(wheel)) for p in wheel.rglob("*") if p.is_file()}
+    assert {"gradcheck/py.typed", "derivations/py.typed", "gradcheck/oracle/reports/schema.json"} <= names
+    assert any(n.endswith("LICENSE") for n in names)
+    tops = {n.split("/")[0] for n in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"gradcheck", "derivations"}
+
+
+def test_only_torch_numpy_sympy_and_rich_are_required() -> None:
+    """Whoever installs this gets no plugin of another tool, no notebook and no plotting library."""
+    required = {r.split(">")[0].strip() for r in requires("gradcheck-rl") or [] if "extra ==" not in r}
+    assert required == {"torch", "numpy", "sympy", "rich"}
+
+
+def test_every_extra_is_one_that_the_package_has() -> None:
+    extras = _PROJECT["project"]["optional-dependencies"]
+    for library, extra in EXTRAS.items():
+        assert any(line.startswith(library) for line in extras[extra]), library
+
+
+def test_there_is_one_version_string(wheel: Path) -> None:
+    assert next(wheel.glob("gradcheck_rl-*.dist-info")).name == f"gradcheck_rl-{gradcheck.__version__}.dist-info"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "library", "extra"),
+    [
+        (("verify",), "hypothesis", "test"),
+        (("check", "losses.py", "--html", "page.html"), "matplotlib", "plots"),
+        (("vectors", "export", "--out", "folder"), "safetensors", "vectors"),
+    ],
+)
+def test_what_needs_an_extra_names_it(
+    wheel: Path, tmp_path: Path, arguments: tuple[str, ...], library: str, extra: str
+) -> None:
+    found = _bare(wheel, *arguments, cwd=tmp_path)
+    assert found.returncode == 2
+    (line,) = found.stderr.strip().splitlines()
+    assert f"no {library}" in line
+    assert f"pip install 'gradcheck-rl[{extra}]'" in line
+
+
+def test_derive_and_explain_need_no_extra(wheel: Path, tmp_path: Path) -> None:
+    for arguments in (("derive", "A*norm2(v_theta - v_gt)", "--problems", "1"), ("explain", "awm"), ("list",)):
+        found = _bare(wheel, *arguments, cwd=tmp_path)
+        assert found.returncode == 0, found.stderr
