@@ -18,6 +18,7 @@ from derivations.parameterisation import ERROR_SPACES, PREDICTIONS, changed
 from derivations.variant import Variant
 from gradcheck.catalogue import ALGORITHMS
 from gradcheck.errors import InputError, did_you_mean
+from gradcheck.typed import TypedLoss
 
 __all__ = ["PRESETS", "Conventions", "declare", "options_text", "variables_problems"]
 
@@ -27,7 +28,8 @@ class Conventions:
     """One implementation's declaration.
 
     Attributes:
-        algorithm: a name of the catalogue.
+        algorithm: a name of the catalogue; ``"loss"`` where the loss itself was written down.
+        loss: that loss, one line of ``gradcheck derive``'s grammar; empty for an algorithm of the catalogue.
         options: the algorithm's own options, such as ``log_prob_reduction``, ``sde``, ``kl``, ``omega``,
             ``weighting``; see ``gradcheck list --options``.
         batch_reduction: ``"mean"`` (default), ``"sum"``, or ``"none"`` for a loss that is returned per sample.
@@ -50,6 +52,7 @@ class Conventions:
     """
 
     algorithm: str
+    loss: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
     batch_reduction: str = "mean"
     factor: float = 1.0
@@ -65,26 +68,28 @@ class Conventions:
     @property
     def derivation(self) -> Derivation:
         """The derivation of the declared form, in the declared variables."""
-        canonical = _derive(self.algorithm, tuple(sorted(self.options.items())))
+        canonical = _derive(self.algorithm, self.loss, tuple(sorted(self.options.items())))
         return changed(canonical, self.prediction, self.noise_at, self.error_space)
 
     def describe(self) -> str:
         """The declaration as one writes it."""
-        default = Conventions(self.algorithm)
-        parts = [repr(self.algorithm)]
+        default = Conventions(self.algorithm, self.loss)
+        parts = [f"loss={self.loss!r}" if self.loss else repr(self.algorithm)]
         parts += [f"{k}={v!r}" for k, v in self.options.items()]
         if {"clip_low", "clip_high"} <= set(self.fixed):
             parts.append(f"clip_range={_clip_range(self.fixed)!r}")
         parts += [f"{k}={v!r}" for k, v in self.fixed.items() if not k.startswith("clip_")]
         for f in fields(self):
-            if f.name not in ("algorithm", "options", "fixed") and getattr(self, f.name) != getattr(default, f.name):
+            if f.name not in ("algorithm", "loss", "options", "fixed") and getattr(self, f.name) != getattr(
+                default, f.name
+            ):
                 parts.append(f"{f.name}={getattr(self, f.name)!r}")
         return ", ".join(parts)
 
     def alternatives(self) -> list[tuple[str, Conventions]]:
         """Every declaration that differs from this one in a single convention, which comes first, as one writes it."""
         out = []
-        for name, allowed in _module(self.algorithm).OPTIONS.items():
+        for name, allowed in _module(self.algorithm, self.loss).OPTIONS.items():
             current = self.options.get(name, allowed[0])
             out += [
                 (f"{name}={value!r}", replace(self, options={**self.options, name: value}))
@@ -116,8 +121,8 @@ class Conventions:
 
 
 @lru_cache(maxsize=1000)
-def _derive(algorithm: str, options: tuple[tuple[str, str], ...]) -> Derivation:
-    derivation: Derivation = _module(algorithm).derive(Variant("declared", "as declared", dict(options)))
+def _derive(algorithm: str, loss: str, options: tuple[tuple[str, str], ...]) -> Derivation:
+    derivation: Derivation = _module(algorithm, loss).derive(Variant("declared", "as declared", dict(options)))
     return derivation
 
 
@@ -126,12 +131,19 @@ def _clip_range(fixed: Mapping[str, float]) -> float | tuple[float, float]:
     return low if low == high else (low, high)
 
 
-def _module(algorithm: str) -> Any:
+def _module(algorithm: str, loss: str = "") -> Any:
+    if loss:
+        return _typed(loss)
     for symbolic, _ in ALGORITHMS:
         if algorithm == symbolic.NAME:
             return symbolic
     names = [s.NAME for s, _ in ALGORITHMS]
     raise InputError(("algorithm", repr(algorithm), f"one of {', '.join(names)}{did_you_mean(algorithm, names)}"))
+
+
+@lru_cache(maxsize=256)
+def _typed(loss: str) -> TypedLoss:
+    return TypedLoss(loss)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -189,11 +201,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Declarations by name, for ``conforms(preset=...)``."""
 
 
-def declare(algorithm: str | None = None, *, preset: str | None = None, **declared: Any) -> Conventions:
+def declare(
+    algorithm: str | None = None, *, loss: str | None = None, preset: str | None = None, **declared: Any
+) -> Conventions:
     """Build a declaration from keywords.
 
     Args:
-        algorithm: a name of the catalogue; may be left out with a preset.
+        algorithm: a name of the catalogue; may be left out with a preset, and must be with a loss.
+        loss: the loss itself, one line of ``gradcheck derive``'s grammar.
         preset: start from one of :data:`PRESETS`.
         declared: fields of :class:`Conventions`, options of the algorithm, numbers that the implementation holds,
             and ``clip_range``: one number, or the pair (low, high).
@@ -201,6 +216,9 @@ def declare(algorithm: str | None = None, *, preset: str | None = None, **declar
     Raises:
         InputError: something unknown or out of its domain; all mistakes are listed.
     """
+    if loss is not None:
+        _check_loss(loss, algorithm, preset)
+        algorithm = TypedLoss.NAME
     if preset is not None:
         if preset not in PRESETS:
             raise InputError(("preset", repr(preset), f"one of {', '.join(PRESETS)}{did_you_mean(preset, PRESETS)}"))
@@ -210,11 +228,12 @@ def declare(algorithm: str | None = None, *, preset: str | None = None, **declar
         algorithm = base.pop("algorithm")
         declared = {**base, **declared}
     if algorithm is None:
-        raise InputError(("algorithm", "nothing", f"one of {', '.join(s.NAME for s, _ in ALGORITHMS)}"))
-    module = _module(algorithm)
+        names = ", ".join(s.NAME for s, _ in ALGORITHMS)
+        raise InputError(("algorithm", "nothing", f"one of {names}; or loss=, the loss in one line"))
+    module = _module(algorithm, loss or "")
     problems: list[tuple[str, str, str]] = []
     options, fixed, rest = {}, {}, {}
-    plain = {f.name for f in fields(Conventions)} - {"algorithm", "options", "fixed"}
+    plain = {f.name for f in fields(Conventions)} - {"algorithm", "loss", "options", "fixed"}
     numbers = {q.name for q in map(quantity, _numbers(module))}
     for name, value in declared.items():
         if name in module.OPTIONS:
@@ -239,10 +258,18 @@ def declare(algorithm: str | None = None, *, preset: str | None = None, **declar
     problems += _domain_problems(fixed, rest, module.derive().path)
     if problems:
         raise InputError(*problems)
-    declaration = Conventions(algorithm, options=options, fixed=fixed, **rest)
+    declaration = Conventions(algorithm, loss or "", options=options, fixed=fixed, **rest)
     if declaration.error_space == "output":
         _check_error_space(declaration)
     return declaration
+
+
+def _check_loss(loss: Any, algorithm: str | None, preset: str | None) -> None:
+    if not isinstance(loss, str) or not loss.strip():
+        raise InputError(("loss", repr(loss), "the loss in one line: loss='A*norm2(v_theta - v_gt)'"))
+    other = next(((n, x) for n, x in (("algorithm", algorithm), ("preset", preset)) if x is not None), None)
+    if other is not None:
+        raise InputError((other[0], repr(other[1]), "nothing with it, where loss= states the loss itself"))
 
 
 def _check_error_space(declaration: Conventions) -> None:

@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "targets", nargs="+", metavar="TARGET", help="file.py, file.py::function or package.module:function"
     )
     parser.add_argument("--algorithm", metavar="NAME", help="for functions that are not decorated: what they implement")
+    parser.add_argument("--loss", metavar="EXPRESSION", help="in its place: the loss itself in one line, as for derive")
     parser.add_argument("--preset", metavar="NAME", help="for those too: a public implementation's declaration")
     parser.add_argument(
         "--declare", action="append", default=[], metavar="KEY=VALUE", help="for those too: a convention"
@@ -107,9 +108,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _declared(arguments: argparse.Namespace) -> Any:
     from gradcheck.conventions import declare
 
-    if arguments.algorithm is None and arguments.preset is None:
+    if arguments.algorithm is None and arguments.preset is None and arguments.loss is None:
         if arguments.declare:
-            raise InputError(("--declare", repr(arguments.declare[0]), "--algorithm or --preset with it"))
+            raise InputError(("--declare", repr(arguments.declare[0]), "--algorithm, --loss or --preset with it"))
         return None
     pairs = {}
     for text in arguments.declare:
@@ -117,7 +118,7 @@ def _declared(arguments: argparse.Namespace) -> Any:
         if not separator:
             raise InputError(("--declare", repr(text), "KEY=VALUE, log_prob_reduction=mean for instance"))
         pairs[key] = _value(value)
-    return declare(arguments.algorithm, preset=arguments.preset, **pairs)
+    return declare(arguments.algorithm, loss=arguments.loss, preset=arguments.preset, **pairs)
 
 
 def _value(text: str) -> Any:

@@ -2,7 +2,7 @@ r"""What a declared implementation must return: the derived gradient under its c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sympy as sp
 import torch
@@ -14,6 +14,7 @@ from gradcheck.compare import Comparison, compare, compare_branches, with_ties
 from gradcheck.compare import branch as branch_of
 from gradcheck.compiled import evaluate
 from gradcheck.conventions import Conventions
+from gradcheck.drawing import Draw
 from gradcheck.error_scale import error_scale
 from gradcheck.problems import Spec, build
 
@@ -149,8 +150,10 @@ def oracle_case(conventions: Conventions, spec: Spec, dtype: torch.dtype, device
         grid_dtype=_lower(dtype, conventions.working_dtype),
     )
     quantities: dict[str, Tensor | float] = {name: getattr(case, name) for name in case.names}
+    if conventions.derivation.process == "forward" and conventions.derivation.path == "rectified":
+        quantities |= _noised_data(conventions.derivation, case, spec)
     if "t" in quantities:
-        quantities["timestep"] = 1000 * case.t
+        quantities["timestep"] = 1000 * quantities["t"]
     if "dt" in quantities:
         # the grid's own next point, so that t − t_prev is dt to the last bit
         quantities["t_prev"] = case.sigmas[case.step_index + 1] if "sigmas" in quantities else case.t - case.dt
@@ -160,6 +163,24 @@ def oracle_case(conventions: Conventions, spec: Spec, dtype: torch.dtype, device
     if symmetric:  # else one number would be wrong on one side
         quantities["clip_range"] = case.clip_high
     return Case(case.label, quantities)
+
+
+def _noised_data(derivation: Derivation, case: Case, spec: Spec) -> dict[str, Tensor | float]:
+    """What every trainer of the forward process has at hand, though the loss may not need it: x_0, noise, t, x_t."""
+    names = [name for name in ("x_0", "noise", "t") if name not in case.names]
+    # drawn apart, so that the problem itself stays the one that its seed has always stood for
+    draw = Draw(derivation.canonical, replace(spec, seed=spec.seed + 2**40), {})
+    dtype, device = case.output.dtype, case.output.device
+    have: dict[str, Tensor] = {n: getattr(case, n) for n in ("x_0", "noise", "t") if n in case.names}
+    for name in names:
+        drawn = draw.quantity(name)
+        assert isinstance(drawn, Tensor)
+        have[name] = (1 - drawn if name == "t" and derivation.noise_at == 0 else drawn).to(dtype).to(device)
+    if "x_t" not in case.names:
+        t, x_0, noise = (have[n].to(torch.float64) for n in ("t", "x_0", "noise"))
+        share = case.expand(t if derivation.noise_at == 1 else 1 - t)
+        have["x_t"] = ((1 - share) * x_0 + share * noise).to(dtype)
+    return {name: x for name, x in have.items() if name not in case.names}
 
 
 def wrong_reference(conventions: Conventions, case: Case, gradient: sp.Expr) -> Tensor:

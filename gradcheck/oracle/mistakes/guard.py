@@ -18,7 +18,7 @@ __all__ = ["corrected_ratio_mistakes"]
 def corrected_ratio_mistakes(d: Derivation) -> Iterator[Candidate]:
     """GRPO-Guard's bias, scale and step length."""
     plain = n.log_prob_theta - n.log_prob_old
-    if n.mean_theta not in d.definitions or d.definitions[n.log_ratio] == plain:
+    if n.mean_theta not in d.definitions or d.definitions.get(n.log_ratio, plain) == plain:
         return
     bias = sp.expand(d.definitions[n.log_ratio] / n.C2 - plain)
     root = sp.sqrt(n.dt)

@@ -38,7 +38,7 @@ def pair_mistakes(d: Derivation) -> Iterator[Candidate]:
         ),
     ):
         yield name, sentence, loss + rest, {}
-    gap = d.definitions[n.error_gap]
+    gap = d.definitions.get(n.error_gap, sp.S.Zero)
     subtracted = {x: sp.S.Zero for x in gap.atoms(Norm2) if not x.has(n.v_theta)}
     yield (
         "reference-missing",

@@ -32,7 +32,7 @@ def step_mistakes(d: Derivation) -> Iterator[Candidate]:
     root = sp.sqrt(n.dt)
 
     def std(name: str, sentence: str, value: sp.Expr) -> Candidate:
-        used = (n.log_prob_theta, n.log_prob_old, n.log_ratio)
+        used = [s for s in (n.log_prob_theta, n.log_prob_old, n.log_ratio) if s in d.definitions]
         return name, sentence, d.loss, {s: d.definitions[s].xreplace({n.C2: value}) for s in used}
 
     yield std("std-without-dt", f"{wrong_std} σ_t; the step's is σ_t √Δt", n.C2 / root)
@@ -113,7 +113,7 @@ def step_mistakes(d: Derivation) -> Iterator[Candidate]:
 
 def _normaliser_mistakes(d: Derivation) -> Iterator[Candidate]:
     """The trained model's normaliser alone: it cancels in the ratio only if both log-probabilities have the same."""
-    log_prob, c = d.definitions[n.log_prob_theta], sp.Dummy("c", positive=True)
+    log_prob, c = d.definitions.get(n.log_prob_theta, sp.S.Zero), sp.Dummy("c", positive=True)
     normaliser = log_prob.replace(Norm2, lambda x: sp.S.Zero)
     if normaliser == 0:
         return

@@ -88,7 +88,7 @@ def surrogate_mistakes(d: Derivation) -> Iterator[Candidate]:
     )
     if n.mean_theta in d.definitions:
         plain = n.log_prob_theta - n.log_prob_old
-        if d.definitions[n.log_ratio] != plain:
+        if d.definitions.get(n.log_ratio, plain) != plain:
             yield (
                 "clip-on-plain-ratio",
                 "the clip is decided by the plain importance ratio; it must be by the corrected one",
@@ -110,8 +110,9 @@ def log_ratio_mistakes(d: Derivation) -> Iterator[Candidate]:
     if n.log_ratio not in d.definitions:
         return
     log_ratio = d.definitions[n.log_ratio]
-    doubled = {s: 2 * d.definitions[s] for s in (n.log_prob_theta, n.log_prob_old)}
-    halved = {s: d.definitions[s] / 2 for s in (n.log_prob_theta, n.log_prob_old)}
+    log_probs = [s for s in (n.log_prob_theta, n.log_prob_old) if s in d.definitions]
+    doubled = {s: 2 * d.definitions[s] for s in log_probs}
+    halved = {s: d.definitions[s] / 2 for s in log_probs}
     yield "log-ratio-sign", "the log-ratio has the wrong sign: old − new", d.loss, {n.log_ratio: -log_ratio}
     yield "half-missing", "the log-probability lacks a factor 1/2: it is twice the declared one", d.loss, doubled
     yield "half-twice", "the log-probability has a factor 1/2 too many: it is half the declared one", d.loss, halved
@@ -133,6 +134,8 @@ def log_ratio_mistakes(d: Derivation) -> Iterator[Candidate]:
         d.loss,
         {n.ratio: BatchMean(d.definitions[n.ratio])},
     )
+    if len(log_probs) < 2:
+        return
     live = d.definitions[n.log_prob_theta]
     yield (
         "old-prediction-live",

@@ -1,0 +1,73 @@
+r"""A loss that stands in no catalogue: stated in one line, derived, and proved before anything is judged by it.
+
+The text becomes a :class:`~derivations.derivation.Derivation` like a catalogue entry's, so that problems, error bounds
+and obligations follow from its formulas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from derivations.calculus import CalculusError
+from derivations.derivation import Derivation, DerivationError
+from derivations.from_text import derive_statement
+from derivations.grammar import ParseError, read
+from derivations.sde import REVERSE_STEPS
+from derivations.variant import Variant
+from gradcheck.errors import InputError
+
+__all__ = ["STEPS", "TypedLoss", "stated"]
+
+STEPS = tuple(step.name for step in REVERSE_STEPS)
+"""The reverse steps that may stand behind a typed loss's C1 and C2; the first is the default."""
+
+
+@dataclass(frozen=True)
+class TypedLoss:
+    """What stands in an algorithm's place in the catalogue: the options that it has, and its derivation."""
+
+    loss: str
+
+    NAME = "loss"
+    VARIANTS = (Variant("paper", "a loss that was written down"),)
+
+    @cached_property
+    def OPTIONS(self) -> Mapping[str, tuple[str, ...]]:  # noqa: N802 - as an algorithm's module has it
+        return {"sde": STEPS} if stated(self.loss).process == "backward" else {}
+
+    def derive(self, variant: Variant = VARIANTS[0]) -> Derivation:
+        return stated(self.loss, variant.options.get("sde", STEPS[0]))
+
+
+def stated(loss: str, sde: str = STEPS[0], given: Mapping[str, str] | None = None) -> Derivation:
+    """The proved derivation of a typed loss.
+
+    Args:
+        loss: the per-sample loss, to be minimised, in the notation's names (docs/derive.md).
+        sde: the reverse step that gives C1 and C2, where the loss rests on one.
+        given: quantities of the user's own, name → ``"latent"``, ``"sample"`` or ``"problem"``.
+
+    Raises:
+        InputError: the text cannot be read, derived or proved; the message shows the place.
+    """
+    return _stated(loss, sde, tuple((given or {}).items()))
+
+
+@lru_cache(maxsize=256)
+def _stated(loss: str, sde: str, given: tuple[tuple[str, str], ...]) -> Derivation:
+    try:
+        derivation = derive_statement(read(loss), sde).derivation
+        refused = derivation.prove().refused
+    except ParseError as error:
+        place = error.shown().strip("\n")
+        raise InputError(("loss", place or repr(loss), error.message)) from None
+    except (CalculusError, DerivationError) as error:
+        raise InputError(("loss", repr(loss), f"a loss that can be derived: {error}")) from None
+    except RecursionError:
+        raise InputError(("loss", f"{loss[:60]!r} …", "a loss that is less deep")) from None
+    if refused:
+        names = ", ".join(r.step.name for r in refused)
+        raise InputError(("loss", repr(loss), f"a loss whose derivation is proved, but these steps are not: {names}"))
+    return derivation
