@@ -2,6 +2,7 @@ r"""The checks behind the obligations: does it behave like a function, is its gr
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,6 +27,7 @@ from gradcheck.oracle.judging import (
 )
 from gradcheck.oracle.reference import Reference, effective_case, overall_factor, working_dtype
 from gradcheck.oracle.results import Outcome
+from gradcheck.oracle.roughness import roughness
 from gradcheck.problems import Spec, has_clip
 
 # ------------------------------------------------------------------------------- behaving like a function
@@ -84,7 +86,38 @@ def check_finite(judge: Judge) -> Outcome:
 def check_gradient(judge: Judge) -> Outcome:
     """Where rounding leaves nothing of the gradient itself, the implementation cannot be judged at all."""
     outcome = gradient_on(judge, policy="mixed", time="middle")
-    return replace(outcome, status="unjudged") if outcome.status == "skipped" else outcome
+    if outcome.status == "skipped":
+        return replace(outcome, status="unjudged")
+    return _systematic(judge) or outcome if outcome.status == "passed" else outcome
+
+
+_ROUGH = 3
+
+
+def _systematic(judge: Judge) -> Outcome | None:
+    """An error that a declared lower precision allows for, and that is not its rounding; ``None`` if there is none."""
+    if judge.conventions.working_dtype is None:
+        return None
+    specs = judge.specs(policy="off", advantage="typical", time="middle")
+    for spec, count in zip(specs, range(1, _ROUGH + 1), strict=False):
+        case = judge.case(spec)
+        dtype = working_dtype(judge.conventions, case)
+        if dtype == case.output.dtype:
+            return None  # the cases are of that precision themselves
+        found = roughness(judge, case, dtype)
+        if bool(found.is_systematic.any()):
+            name = str(dtype).removeprefix("torch.")
+            detail = (
+                f"off by a relative {found.relative:.2g} that stays when the inputs move by some units of {name}'s "
+                f"last place: not {name}'s rounding, which would be drawn anew"
+            )
+            return Outcome("failed", count, math.inf, detail, spec=spec)
+    return None
+
+
+def as_computed(judge: Judge) -> Judge:
+    """The same judge without a declared precision: what its cases' own precision demands."""
+    return replace(judge, conventions=replace(judge.conventions, working_dtype=None))
 
 
 def check_equivalence(judge: Judge) -> Outcome:

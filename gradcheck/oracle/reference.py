@@ -18,7 +18,7 @@ from gradcheck.drawing import Draw
 from gradcheck.error_scale import error_scale
 from gradcheck.problems import Spec, build
 
-__all__ = ["Reference", "oracle_case", "reference", "required_gradient"]
+__all__ = ["Reference", "as_trainers_have_it", "oracle_case", "reference", "required_gradient"]
 
 
 _EDGE = 0.05
@@ -74,12 +74,12 @@ def _lower(own: torch.dtype, declared: str | None) -> torch.dtype:
     return other if torch.finfo(other).eps > torch.finfo(own).eps else own
 
 
-def reference(conventions: Conventions, case: Case) -> Reference:
-    """What the implementation's gradient in ``v_theta`` must be on this case."""
+def reference(conventions: Conventions, case: Case, dtype: torch.dtype | None = None) -> Reference:
+    """What the implementation's gradient in ``v_theta`` must be on this case, for the precision that it works in."""
     derivation = conventions.derivation
     effective = effective_case(conventions, case)
     factor = overall_factor(conventions, case)
-    dtype = working_dtype(conventions, case)
+    dtype = dtype or working_dtype(conventions, case)
     branches, undecided = [], torch.zeros((), dtype=torch.bool)
     for other in (False, True):
         raw, gradient, _, _ = branch_of(derivation, other)
@@ -149,6 +149,11 @@ def oracle_case(conventions: Conventions, spec: Spec, dtype: torch.dtype, device
         on_grid=True,
         grid_dtype=_lower(dtype, conventions.working_dtype),
     )
+    return as_trainers_have_it(conventions, case)
+
+
+def as_trainers_have_it(conventions: Conventions, case: Case) -> Case:
+    """A problem with the quantities that schedulers and trainers ask for besides."""
     quantities: dict[str, Tensor | float] = {name: getattr(case, name) for name in case.names}
     if conventions.derivation.process == "forward" and conventions.derivation.path == "rectified":
         quantities |= _noised_data(conventions.derivation, case, spec)

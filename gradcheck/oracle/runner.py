@@ -12,6 +12,7 @@ import torch
 from gradcheck.devices import DTYPES, devices
 from gradcheck.errors import InputError, did_you_mean
 from gradcheck.oracle.adapter import Adapter, AdapterError
+from gradcheck.oracle.checks import as_computed
 from gradcheck.oracle.diagnosis.diagnose import diagnose
 from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.obligations import OBLIGATIONS, Obligation
@@ -199,6 +200,8 @@ _DIRECT = {
 def _diagnosis(one: Judge, obligation: Obligation, outcome: Outcome, diagnosed: dict[str, Diagnosis]) -> Diagnosis:
     """The cause of a failing gradient, sought where this obligation looks; else what the obligation itself says."""
     known = next(iter(diagnosed.values()), None)
+    if obligation.id == "gradient" and outcome.comparison is None:
+        one = as_computed(one)  # it is within the declared precision's bound, and yet no rounding
     if obligation.id in _DIRECT and known is None:
         if obligation.id in ("micro-batching", "permutation") and _gradient_is_wrong(one):
             pass

@@ -36,6 +36,8 @@ def script(target: Target, judge: Judge, obligation: Obligation, outcome: Outcom
     if outcome.spec is None:
         return ""
     dtype = getattr(torch, obligation.dtype) if obligation.dtype else judge.dtype
+    if obligation.id == "gradient" and outcome.comparison is None:
+        judge = checks.as_computed(judge)  # it is within the declared precision's bound, and yet no rounding
     case = judge.case(outcome.spec, dtype)
     try:
         body = _BODIES.get(obligation.id, _gradient)(judge, case)

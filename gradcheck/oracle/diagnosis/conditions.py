@@ -10,6 +10,7 @@ from gradcheck.oracle.diagnosis.evidence import Evidence, lengths, rows_of
 from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.reference import reference
 from gradcheck.oracle.results import Diagnosis
+from gradcheck.oracle.roughness import roughness
 
 __all__ = ["lower_precision", "one_layout"]
 
@@ -31,6 +32,8 @@ def lower_precision(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
             reference(lower, e.case).compare(e.observed).holds for e in evidence
         ):
             continue
+        if not _rounds(judge, evidence, getattr(torch, dtype)):
+            continue
         digits = f"right to a relative {float(relative.median()):.1g} in the median"
         if dtype == "float32":
             cause = f"{digits}, as float32 is: the implementation casts to it inside"
@@ -39,6 +42,12 @@ def lower_precision(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
             "half-precision", f"{digits}, as {dtype} is: part of it has that precision (or a small ε is added)"
         )
     return None
+
+
+def _rounds(judge: Judge, evidence: list[Evidence], dtype: torch.dtype) -> bool:
+    """Whether the errors are rough, as that precision's rounding is: on the first problems that show any."""
+    wrong = [e for e in evidence if bool(e.wrong.any())]
+    return all(roughness(judge, e.case, dtype).is_rounding for e in wrong[:3])
 
 
 def one_layout(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
