@@ -149,11 +149,11 @@ def oracle_case(conventions: Conventions, spec: Spec, dtype: torch.dtype, device
         on_grid=True,
         grid_dtype=_lower(dtype, conventions.working_dtype),
     )
-    return as_trainers_have_it(conventions, case)
+    return as_trainers_have_it(conventions, case, spec)
 
 
-def as_trainers_have_it(conventions: Conventions, case: Case) -> Case:
-    """A problem with the quantities that schedulers and trainers ask for besides."""
+def as_trainers_have_it(conventions: Conventions, case: Case, spec: Spec) -> Case:
+    """A problem with the quantities that schedulers and trainers ask for besides; ``spec`` draws what is lacking."""
     quantities: dict[str, Tensor | float] = {name: getattr(case, name) for name in case.names}
     if conventions.derivation.process == "forward" and conventions.derivation.path == "rectified":
         quantities |= _noised_data(conventions.derivation, case, spec)

@@ -21,7 +21,7 @@ from gradcheck.case import Case
 from gradcheck.conventions import Conventions
 from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.reference import Reference, as_trainers_have_it, reference
-from gradcheck.problems import complete
+from gradcheck.problems import Spec, complete
 
 __all__ = ["Roughness", "moved", "roughness"]
 
@@ -163,7 +163,8 @@ def moved(conventions: Conventions, case: Case, dtype: torch.dtype, step: float,
     if extra:
         extra["sigmas"], times = _compressed(case, dtype, float(share()))
         given |= times
-    return as_trainers_have_it(conventions, complete(derivation, given, case.output.device, extra))
+    spec = Spec(len(case.output), tuple(case.output.shape[1:]), seed)
+    return as_trainers_have_it(conventions, complete(derivation, given, case.output.device, extra), spec)
 
 
 def _compressed(case: Case, dtype: torch.dtype, share: float) -> tuple[Tensor, dict[str, Tensor]]:
