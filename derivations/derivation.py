@@ -18,13 +18,13 @@ from derivations import calculus
 from derivations.calculus import Norm2, VectorSymbol, sg
 from derivations.claims import Claim, Equal, GradientIs, Positive
 from derivations.notation import (
-    NOTATION,
     alpha_bar,
     noise_old,
     noise_ref,
     noise_theta,
     quantity,
     reward_prob,
+    rows,
     t,
     v_old,
     v_ref,
@@ -190,7 +190,7 @@ class Derivation:
     def __post_init__(self) -> None:
         if self.path not in PATHS:
             raise DerivationError(f"{self.label}: path must be one of {', '.join(PATHS)}, but is {self.path!r}")
-        declared = {q.symbol for q in NOTATION}
+        declared = {q.symbol for q in rows()}
         stated = (self.loss, self.gradient, self.weight, self.target, *self.coefficients.values())
         unknown = set().union(*(self.inline(e).free_symbols for e in stated)) - declared
         if unknown:
@@ -288,7 +288,7 @@ class Derivation:
     def given(self) -> tuple[str, ...]:
         """Names of the quantities that a problem must provide, in the notation table's order."""
         needed = self.inputs(self.loss, self.gradient, self.weight, self.target)
-        return tuple(q.name for q in NOTATION if q.symbol in needed)
+        return tuple(q.name for q in rows() if q.symbol in needed)
 
     @cached_property
     def defined(self) -> tuple[str, ...]:
@@ -298,7 +298,7 @@ class Derivation:
         """
         formulas = {**self.definitions, **self.coefficients}
         available = {s for s in formulas if all(i.name in self.given for i in self.inputs(s))}
-        return tuple(q.name for q in NOTATION if q.symbol in available - PREDICTIONS)
+        return tuple(q.name for q in rows() if q.symbol in available - PREDICTIONS)
 
     def prove(self) -> Proof:
         """Check every step."""

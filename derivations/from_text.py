@@ -40,6 +40,7 @@ from derivations.notation import (
 )
 from derivations.sde import reverse_step
 from derivations.variant import Variant
+from derivations.vectors import drop_vector_sg, maximal
 
 __all__ = ["Derived", "derive_statement"]
 
@@ -121,6 +122,11 @@ def _is_detached(expr: sp.Expr, definitions: Mapping[sp.Symbol, sp.Expr]) -> boo
     return bool(whole.has(v_theta)) and not calculus.freeze(whole)[0].has(v_theta)
 
 
+def _moving_targets(expr: sp.Expr) -> bool:
+    """Whether a detached vector depends on the trained velocity."""
+    return any(calculus.kind(node) == "vector" and node.has(v_theta) for node in maximal(expr, (sg,)))
+
+
 class _Form:
     def __init__(
         self,
@@ -142,7 +148,9 @@ class _Form:
         gradient = grouped(terms)
         own = next((c for u, c in components(sp.Add(*(x.vector for x in terms))).items() if u == v_theta), sp.S.Zero)
         own_weight = tidy(own / 2)
-        quadratic = own_weight != 0 and not any(self._moves(x.coefficient) for x in terms)
+        # ‖v − sg(target)‖² is no quadratic form in v if its target moves with v: the gradient is right, the value not
+        pulled = _moving_targets(self._inline(self.loss))
+        quadratic = own_weight != 0 and not pulled and not any(self._moves(x.coefficient) for x in terms)
         domain = inside_unit(self._inline(own_weight))
         if not quadratic:
             return self._assembled(terms, gradient, None)
@@ -161,7 +169,7 @@ class _Form:
         if not self.backward and not own_gt:
             vectors.pop(v_gt, None)
             vectors |= {x_0: noise - v_gt} | ({} if x_t.name in self.statement.own else {x_t: noise - (1 - t) * v_gt})
-        flat = inline(raw, vectors)
+        flat = drop_vector_sg(inline(raw, vectors))
         found = {u: tidy(tidy_vectors(c)) for u, c in components(flat).items()} if flat != 0 else {}
         found = {u: c for u, c in found.items() if not calculus.is_zero(c)}
         if not self.backward and not own_gt:

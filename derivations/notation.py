@@ -14,7 +14,7 @@ import sympy as sp
 
 from derivations.calculus import VectorSymbol
 
-__all__ = ["NOTATION", "Quantity", "latex_names", "quantity"]
+__all__ = ["NOTATION", "OWN_KINDS", "Quantity", "latex_names", "own_quantity", "quantity", "rows"]
 
 
 @dataclass(frozen=True)
@@ -195,17 +195,54 @@ assert len(_BY_NAME) == len(NOTATION), "a name stands twice in the notation tabl
 
 
 def quantity(name: str) -> Quantity:
-    """Look a row up by name.
+    """Look a row up by name, a user's own ones included.
 
     Raises:
         KeyError: there is no such row.
     """
-    return _BY_NAME[name]
+    return _BY_NAME[name] if name in _BY_NAME else _OWN[name]
+
+
+OWN_KINDS = {
+    "latent": ("latent", _REAL),
+    "sample": ("sample", _REAL),
+    "sample > 0": ("sample", _POSITIVE),
+    "problem": ("problem", _REAL),
+    "problem > 0": ("problem", _POSITIVE),
+}
+"""What a quantity of the user's own may be: a tensor of latents, a number per sample, or one number."""
+
+_OWN: dict[str, Quantity] = {}
+
+
+def own_quantity(name: str, kind: str) -> Quantity:
+    """The row of a quantity that a user's loss brings along; it is data, and no gradient is taken in it.
+
+    Raises:
+        ValueError: the table has such a name, the kind is none of :data:`OWN_KINDS`, or the same name was declared
+            as something else before (a symbol has one meaning in a process).
+    """
+    if name in _BY_NAME:
+        raise ValueError(f"a name that the notation does not have yet: {name} is {_BY_NAME[name].meaning}")
+    if kind not in OWN_KINDS:
+        raise ValueError(f"one of {', '.join(map(repr, OWN_KINDS))}")
+    axes, domain = OWN_KINDS[kind]
+    latex = name if len(name) == 1 else rf"\mathrm{{{name.replace('_', ' ')}}}"
+    row = _OWN.setdefault(name, Quantity(name, latex, axes, domain, "a quantity of your own"))
+    if (row.axes, row.domain) != (axes, domain):
+        was = next(k for k, v in OWN_KINDS.items() if v == (row.axes, row.domain))
+        raise ValueError(f"{was!r}, as which {name} was declared before; else another name")
+    return row
+
+
+def rows() -> tuple[Quantity, ...]:
+    """The table, and what users' losses have brought along, in the order of their coming."""
+    return (*NOTATION, *_OWN.values())
 
 
 def latex_names() -> dict[sp.Symbol, str]:
     """Symbol → LaTeX, as SymPy's printer takes it."""
-    return {q.symbol: q.latex for q in NOTATION}
+    return {q.symbol: q.latex for q in rows()}
 
 
 # One Python name for each symbol, so that derivations read like their papers.

@@ -38,7 +38,7 @@ from derivations.claims import (
     Substitution,
 )
 from derivations.derivation import OUTPUTS, Derivation, Step, Theorem
-from derivations.notation import NOTATION, latex_names, log_prob_old, log_prob_theta, log_ratio, ratio, v_theta
+from derivations.notation import latex_names, log_prob_old, log_prob_theta, log_ratio, ratio, rows, v_theta
 from derivations.torchgen import ordered_formulas
 
 __all__ = [
@@ -72,7 +72,7 @@ def _plain(source: str) -> str:
 def text_names() -> dict[sp.Symbol, str]:
     """Symbol → Unicode name, from the notation table's LaTeX; a few that are shorter in a terminal."""
     short = {"x_prev": "x_prev", "ratio": "r", "log_ratio": "log r", "C1": "C1", "C2": "C2"}
-    return {q.symbol: short.get(q.name, _plain(q.latex)) for q in NOTATION}
+    return {q.symbol: short.get(q.name, _plain(q.latex)) for q in rows()}
 
 
 def _names(plain: bool, of: Derivation | None) -> dict[sp.Symbol, str]:
@@ -165,7 +165,7 @@ def _nabla(claim: GradientIs, w: Writer) -> str:
 def _where(where: Substitution, w: Writer) -> str:
     if not where:
         return ""
-    declared = {q.symbol for q in NOTATION}
+    declared = {q.symbol for q in rows()}
     new = set().union(*(sp.sympify(e).free_symbols for e in where.values())) - declared - set(where)
     positive = sorted((s for s in new if s.is_positive), key=lambda s: str(s.name))
     conditions = [f"{w.write(s)} = {w.write(e)}" for s, e in where.items()]

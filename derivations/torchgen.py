@@ -14,7 +14,7 @@ import sympy as sp
 from sympy.printing.pycode import PythonCodePrinter
 
 from derivations.derivation import Derivation
-from derivations.notation import NOTATION
+from derivations.notation import NOTATION, rows
 
 __all__ = ["ordered_formulas", "torch_source"]
 
@@ -34,11 +34,8 @@ _HELPERS = {
 _RANK = {q.symbol: i for i, q in enumerate(NOTATION)}
 
 
-_ONE_NUMBER = {q.symbol for q in NOTATION if q.axes == "problem"}
-
-
 def _is_one_number(expr: sp.Expr) -> bool:
-    return bool(expr.free_symbols <= _ONE_NUMBER)
+    return bool(expr.free_symbols <= {q.symbol for q in rows() if q.axes == "problem"})
 
 
 class _TorchPrinter(PythonCodePrinter):
@@ -55,7 +52,7 @@ class _TorchPrinter(PythonCodePrinter):
             return f"{'math' if expr.is_number else 'torch'}.{name}({args})"
         raise NotImplementedError(f"torchgen does not know the function {name}")
 
-    _print_exp = _print_sin = _print_Function
+    _print_exp = _print_sin = _print_cos = _print_tanh = _print_Function
 
     def _print_log(self, expr: Any) -> str:
         """log(1 + eˣ) without the exponential, which overflows where the logarithm is near x."""
@@ -106,7 +103,7 @@ def ordered_formulas(derivation: Derivation, *wanted: sp.Expr) -> list[tuple[sp.
     done: dict[sp.Symbol, sp.Expr] = {}
 
     def visit(expr: sp.Expr) -> None:
-        for symbol in sorted(expr.free_symbols, key=lambda s: _RANK.get(s, len(_RANK))):
+        for symbol in sorted(expr.free_symbols, key=lambda s: (_RANK.get(s, len(_RANK)), s.name)):
             if symbol in formulas and symbol not in done:
                 visit(formulas[symbol])
                 done[symbol] = formulas[symbol]
@@ -127,7 +124,7 @@ def torch_source(derivation: Derivation, name: str, outputs: Mapping[str, sp.Exp
     lines = ordered_formulas(derivation, *outputs.values())
     defined = {symbol for symbol, _ in lines}
     used = set().union(*(e.free_symbols for _, e in lines), *(e.free_symbols for e in outputs.values()))
-    arguments = tuple(q.name for q in NOTATION if q.symbol in used - defined)
+    arguments = tuple(q.name for q in rows() if q.symbol in used - defined)
     body = [f"    {symbol.name} = {printer.doprint(formula)}" for symbol, formula in lines]
     results = ", ".join(printer.doprint(expr) for expr in outputs.values())
     text = "\n".join([f"def {name}({', '.join(arguments)}):", *body, f"    return ({results},)"])

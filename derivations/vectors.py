@@ -12,7 +12,7 @@ import sympy as sp
 
 from derivations.nodes import CalculusError, Dot, MeanAbs, Norm2, VectorSymbol, sg
 
-__all__ = ["components", "drop_sg", "expand", "freeze", "kind", "maximal"]
+__all__ = ["components", "drop_sg", "drop_vector_sg", "expand", "freeze", "kind", "maximal"]
 
 _OPAQUE = (Dot, Norm2, MeanAbs)
 
@@ -85,6 +85,12 @@ def drop_sg(expr: sp.Expr) -> sp.Expr:
     while expr.has(sg):
         expr = expr.replace(sg, lambda x: x)
     return expr
+
+
+def drop_vector_sg(expr: sp.Expr) -> sp.Expr:
+    """The same value with every ``sg(vector)`` outside of a detached number written as the vector."""
+    detached = {node: drop_vector_sg(node.args[0]) if kind(node) == "vector" else node for node in maximal(expr, (sg,))}
+    return expr.xreplace(detached)
 
 
 def expand(expr: sp.Expr) -> sp.Expr:

@@ -30,6 +30,7 @@ def conforms(
     algorithm: str | None = None,
     *,
     loss: str | None = None,
+    given: Mapping[str, str] | None = None,
     preset: str | None = None,
     expected_failures: Mapping[str, str] | None = None,
     **declared: Any,
@@ -43,6 +44,7 @@ def conforms(
     Args:
         algorithm: a name of the catalogue (``gradcheck list``).
         loss: in its place, the per-sample loss itself in one line of ``gradcheck derive``'s grammar.
+        given: quantities of your own on which that line rests, name → ``"latent"``, ``"sample"`` or ``"problem"``.
         preset: the declaration of a public implementation (:data:`gradcheck.conventions.PRESETS`).
         expected_failures: obligation → reason; an obligation that is listed and holds counts as failing.
         declared: conventions, see :class:`gradcheck.conventions.Conventions`.
@@ -57,7 +59,7 @@ def conforms(
         ...     v_gt = case.noise - case.x_0
         ...     return (case.advantage * ((case.v_theta - v_gt) ** 2).flatten(1).sum(1)).mean()
     """
-    conventions = declare(algorithm, loss=loss, preset=preset, **declared)
+    conventions = declare(algorithm, loss=loss, given=given, preset=preset, **declared)
 
     def decorate(function: Callable[[Case], Any]) -> Callable[..., None]:
         import pytest

@@ -18,7 +18,7 @@ from derivations.parameterisation import ERROR_SPACES, PREDICTIONS, changed
 from derivations.variant import Variant
 from gradcheck.catalogue import ALGORITHMS
 from gradcheck.errors import InputError, did_you_mean
-from gradcheck.typed import TypedLoss
+from gradcheck.typed import TypedLoss, own_quantities
 
 __all__ = ["PRESETS", "Conventions", "declare", "options_text", "variables_problems"]
 
@@ -30,6 +30,8 @@ class Conventions:
     Attributes:
         algorithm: a name of the catalogue; ``"loss"`` where the loss itself was written down.
         loss: that loss, one line of ``gradcheck derive``'s grammar; empty for an algorithm of the catalogue.
+        given: quantities of the user's own on which that loss rests: pairs of a name and ``"latent"``, ``"sample"``,
+            ``"sample > 0"``, ``"problem"`` or ``"problem > 0"``.
         options: the algorithm's own options, such as ``log_prob_reduction``, ``sde``, ``kl``, ``omega``,
             ``weighting``; see ``gradcheck list --options``.
         batch_reduction: ``"mean"`` (default), ``"sum"``, or ``"none"`` for a loss that is returned per sample.
@@ -53,6 +55,7 @@ class Conventions:
 
     algorithm: str
     loss: str = ""
+    given: tuple[tuple[str, str], ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
     batch_reduction: str = "mean"
     factor: float = 1.0
@@ -68,19 +71,20 @@ class Conventions:
     @property
     def derivation(self) -> Derivation:
         """The derivation of the declared form, in the declared variables."""
-        canonical = _derive(self.algorithm, self.loss, tuple(sorted(self.options.items())))
+        canonical = _derive(self.algorithm, self.loss, self.given, tuple(sorted(self.options.items())))
         return changed(canonical, self.prediction, self.noise_at, self.error_space)
 
     def describe(self) -> str:
         """The declaration as one writes it."""
-        default = Conventions(self.algorithm, self.loss)
+        default = Conventions(self.algorithm, self.loss, self.given)
         parts = [f"loss={self.loss!r}" if self.loss else repr(self.algorithm)]
+        parts += [f"given={dict(self.given)!r}"] if self.given else []
         parts += [f"{k}={v!r}" for k, v in self.options.items()]
         if {"clip_low", "clip_high"} <= set(self.fixed):
             parts.append(f"clip_range={_clip_range(self.fixed)!r}")
         parts += [f"{k}={v!r}" for k, v in self.fixed.items() if not k.startswith("clip_")]
         for f in fields(self):
-            if f.name not in ("algorithm", "loss", "options", "fixed") and getattr(self, f.name) != getattr(
+            if f.name not in ("algorithm", "loss", "given", "options", "fixed") and getattr(self, f.name) != getattr(
                 default, f.name
             ):
                 parts.append(f"{f.name}={getattr(self, f.name)!r}")
@@ -89,7 +93,7 @@ class Conventions:
     def alternatives(self) -> list[tuple[str, Conventions]]:
         """Every declaration that differs from this one in a single convention, which comes first, as one writes it."""
         out = []
-        for name, allowed in _module(self.algorithm, self.loss).OPTIONS.items():
+        for name, allowed in _module(self.algorithm, self.loss, self.given).OPTIONS.items():
             current = self.options.get(name, allowed[0])
             out += [
                 (f"{name}={value!r}", replace(self, options={**self.options, name: value}))
@@ -115,14 +119,17 @@ class Conventions:
             for value in PREDICTIONS
             if value != self.prediction
         ]
-        if self.derivation.path == "rectified":
+        own_latents = any(kind == "latent" for _, kind in self.given)  # what time's reversal does to them is not known
+        if self.derivation.path == "rectified" and not own_latents:
             out.append((f"noise_at={1 - self.noise_at}", replace(self, noise_at=1 - self.noise_at)))
         return out
 
 
 @lru_cache(maxsize=1000)
-def _derive(algorithm: str, loss: str, options: tuple[tuple[str, str], ...]) -> Derivation:
-    derivation: Derivation = _module(algorithm, loss).derive(Variant("declared", "as declared", dict(options)))
+def _derive(
+    algorithm: str, loss: str, given: tuple[tuple[str, str], ...], options: tuple[tuple[str, str], ...]
+) -> Derivation:
+    derivation: Derivation = _module(algorithm, loss, given).derive(Variant("declared", "as declared", dict(options)))
     return derivation
 
 
@@ -131,9 +138,9 @@ def _clip_range(fixed: Mapping[str, float]) -> float | tuple[float, float]:
     return low if low == high else (low, high)
 
 
-def _module(algorithm: str, loss: str = "") -> Any:
+def _module(algorithm: str, loss: str = "", given: tuple[tuple[str, str], ...] = ()) -> Any:
     if loss:
-        return _typed(loss)
+        return _typed(loss, given)
     for symbolic, _ in ALGORITHMS:
         if algorithm == symbolic.NAME:
             return symbolic
@@ -142,8 +149,8 @@ def _module(algorithm: str, loss: str = "") -> Any:
 
 
 @lru_cache(maxsize=256)
-def _typed(loss: str) -> TypedLoss:
-    return TypedLoss(loss)
+def _typed(loss: str, given: tuple[tuple[str, str], ...]) -> TypedLoss:
+    return TypedLoss(loss, given)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -202,13 +209,19 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def declare(
-    algorithm: str | None = None, *, loss: str | None = None, preset: str | None = None, **declared: Any
+    algorithm: str | None = None,
+    *,
+    loss: str | None = None,
+    given: Mapping[str, str] | None = None,
+    preset: str | None = None,
+    **declared: Any,
 ) -> Conventions:
     """Build a declaration from keywords.
 
     Args:
         algorithm: a name of the catalogue; may be left out with a preset, and must be with a loss.
         loss: the loss itself, one line of ``gradcheck derive``'s grammar.
+        given: quantities of your own on which that line rests: ``{"adjoint": "latent", "w": "sample"}``.
         preset: start from one of :data:`PRESETS`.
         declared: fields of :class:`Conventions`, options of the algorithm, numbers that the implementation holds,
             and ``clip_range``: one number, or the pair (low, high).
@@ -216,6 +229,9 @@ def declare(
     Raises:
         InputError: something unknown or out of its domain; all mistakes are listed.
     """
+    if given and loss is None:
+        raise InputError(("given", repr(given), "loss= with it, the line that uses these quantities"))
+    own = tuple(sorted((name, str(given[name])) for name in own_quantities(given))) if given else ()
     if loss is not None:
         _check_loss(loss, algorithm, preset)
         algorithm = TypedLoss.NAME
@@ -230,10 +246,10 @@ def declare(
     if algorithm is None:
         names = ", ".join(s.NAME for s, _ in ALGORITHMS)
         raise InputError(("algorithm", "nothing", f"one of {names}; or loss=, the loss in one line"))
-    module = _module(algorithm, loss or "")
+    module = _module(algorithm, loss or "", own)
     problems: list[tuple[str, str, str]] = []
     options, fixed, rest = {}, {}, {}
-    plain = {f.name for f in fields(Conventions)} - {"algorithm", "loss", "options", "fixed"}
+    plain = {f.name for f in fields(Conventions)} - {"algorithm", "loss", "given", "options", "fixed"}
     numbers = {q.name for q in map(quantity, _numbers(module))}
     for name, value in declared.items():
         if name in module.OPTIONS:
@@ -258,7 +274,7 @@ def declare(
     problems += _domain_problems(fixed, rest, module.derive().path)
     if problems:
         raise InputError(*problems)
-    declaration = Conventions(algorithm, loss or "", options=options, fixed=fixed, **rest)
+    declaration = Conventions(algorithm, loss or "", own, options=options, fixed=fixed, **rest)
     if declaration.error_space == "output":
         _check_error_space(declaration)
     return declaration

@@ -150,3 +150,57 @@ def test_a_bad_declaration_says_what_is_wanted(declared: dict[str, str], name: s
         declare(**declared)  # type: ignore[arg-type]
     assert raised.value.problems[0][0] == name
     assert wanted in str(raised.value)
+
+
+_ADJOINT = {"adjoint": "latent", "s": "sample > 0", "w": "problem > 0"}
+
+
+def _adjoint_matching(case: Case, sign: float = 1.0) -> Tensor:
+    pull = case.v_theta - case.v_ref + sign * case.expand(case.s) * case.adjoint
+    return (case.w * (pull**2).flatten(1).sum(1)).mean()
+
+
+def test_a_loss_may_rest_on_quantities_that_the_notation_does_not_have() -> None:
+    """Latents, numbers per sample and numbers of the problem, drawn like any other; numbers may be fixed."""
+    line = "w*norm2(v_theta - v_ref + s*adjoint)"
+    assert _judged(_adjoint_matching, loss=line, given=_ADJOINT).holds
+    assert not _gradient_holds(lambda case: _adjoint_matching(case, -1.0), loss=line, given=_ADJOINT)
+    halved = lambda case: 0.5 * _adjoint_matching(case) / case.w  # noqa: E731
+    assert _gradient_holds(halved, loss=line, given=_ADJOINT, w=0.5)
+    assert not _gradient_holds(halved, loss=line, given=_ADJOINT, w=0.25)
+
+
+@pytest.mark.parametrize(
+    ("line", "target"),
+    [
+        (
+            "norm2(v_theta - sg(v_theta + A*(v_gt - v_theta)))",
+            lambda c: c.v_theta + c.expand(c.advantage) * (c.v_gt - c.v_theta),
+        ),
+        (
+            "norm2(v_theta - sg(v_old + A*(v_gt - v_old)))",
+            lambda c: c.v_old + c.expand(c.advantage) * (c.v_gt - c.v_old),
+        ),
+    ],
+)
+def test_the_squared_distance_to_a_detached_target_is_a_loss_like_any_other(
+    line: str, target: Callable[[Case], Tensor]
+) -> None:
+    assert _judged(lambda case: _error(case.v_theta, target(case).detach()).mean(), loss=line).holds
+    if "sg(v_theta" in line:  # what is live there pulls the other way
+        assert not _gradient_holds(lambda case: _error(case.v_theta, target(case)).mean(), loss=line)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"advantage": "sample"}, "advantage"),
+        ({"adjoint": "tensor"}, "'latent'"),
+        ({"norm2": "latent"}, "function"),
+        ({"a b": "latent"}, "identifier"),
+    ],
+)
+def test_a_bad_quantity_of_ones_own_says_what_is_wanted(given: dict[str, str], wanted: str) -> None:
+    with pytest.raises(InputError, match="given") as raised:
+        declare(loss="norm2(v_theta - v_ref)", given=given)
+    assert wanted in str(raised.value)

@@ -20,7 +20,7 @@ from derivations.grammar.kinks import Clip, Greatest, Least, Magnitude
 from derivations.grammar.limits import EXPONENT, NODES, NUMBER_BITS, TERMS
 from derivations.grammar.names import CONSTANTS, FUNCTIONS, resolve, suggestion
 from derivations.grammar.syntax import Call, Name, Negative, Node, Number, Power, Product, Sum
-from derivations.notation import D, quantity
+from derivations.notation import D, Quantity, quantity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,9 +55,11 @@ class Builder:
     Attributes:
         defined: names that the user defined and what they stand for.
         sizes: for the notation's names that stand for a formula, that formula's size and number of terms.
+        given: the user's own quantities.
     """
 
-    def __init__(self, sizes: Mapping[str, tuple[int, int]]) -> None:
+    def __init__(self, sizes: Mapping[str, tuple[int, int]], given: Mapping[str, Quantity] | None = None) -> None:
+        self.given = dict(given or {})
         self.defined: dict[str, Value] = {}
         self.sizes = dict(sizes)
         self.bound, self.clipped = "", False
@@ -101,9 +103,12 @@ class Builder:
     def _name(self, node: Name) -> Value:
         if node.name in self.defined:
             return self.defined[node.name]
+        if node.name in self.given:
+            row = self.given[node.name]
+            return Value(row.symbol, "vector" if row.axes == "latent" else "scalar")
         if node.name in CONSTANTS:
             return Value(sp.pi, "scalar")
-        name = resolve(node.name, node.span, known=self.defined, bound=self.bound, clipped=self.clipped)
+        name = resolve(node.name, node.span, known=(*self.defined, *self.given), bound=self.bound, clipped=self.clipped)
         if name in self.defined:
             return self.defined[name]
         row = quantity(name)
@@ -296,6 +301,7 @@ _ELEMENTARY: dict[str, Callable[[sp.Expr], sp.Expr]] = {
     "sign": sp.sign,
     "sigmoid": lambda x: 1 / (1 + sp.exp(-x)),
     "softplus": lambda x: sp.log(1 + sp.exp(x)),
+    "logsigmoid": lambda x: -sp.log(1 + sp.exp(-x)),
     "tanh": lambda x: 2 / (1 + sp.exp(-2 * x)) - 1,
 }
 _ARGUMENTS = {"dot": (2, 2), "mse": (2, 2), "clip": (3, 3), "min": (2, 8), "max": (2, 8), "unless": (1, 8)}

@@ -68,7 +68,8 @@ FUNCTIONS = {
     "norm2": "norm2", "dot": "dot", "inner": "dot", "mse": "mse", "mean": "mean", "sum": "sum",
     "mean_abs": "mean_abs", "sg": "sg", "stop_grad": "sg", "stopgrad": "sg", "detach": "sg",
     "exp": "exp", "log": "log", "ln": "log", "sqrt": "sqrt", "sin": "sin", "cos": "cos", "tanh": "tanh",
-    "sigmoid": "sigmoid", "softplus": "softplus", "min": "min", "minimum": "min", "max": "max", "maximum": "max",
+    "sigmoid": "sigmoid", "softplus": "softplus", "logsigmoid": "logsigmoid", "log_sigmoid": "logsigmoid",
+    "min": "min", "minimum": "min", "max": "max", "maximum": "max",
     "clip": "clip", "clamp": "clip", "abs": "abs", "relu": "relu", "sign": "sign",
     "unless": "unless",
 }  # fmt: skip

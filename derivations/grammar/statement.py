@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import sympy as sp
@@ -30,7 +30,7 @@ from derivations.grammar.syntax import (
     parse,
     parse_definition,
 )
-from derivations.notation import D, log_ratio, quantity, ratio, v_theta
+from derivations.notation import D, Quantity, log_ratio, quantity, ratio, v_theta
 
 __all__ = ["Statement", "canonical", "meanings", "read", "read_scalar", "uses"]
 
@@ -46,6 +46,7 @@ class Statement:
         loss: the per-sample loss in the calculus's terms.
         definitions: the notation's symbols that stand for formulas, the user's own and the notation's.
         own: names of those that the user defined.
+        given: the user's own quantities.
     """
 
     source: str
@@ -54,10 +55,16 @@ class Statement:
     loss: sp.Expr
     definitions: Mapping[sp.Symbol, sp.Expr]
     own: tuple[str, ...]
+    given: Mapping[str, Quantity] = field(default_factory=dict)
 
 
-def read(source: str, let: Mapping[str, str] | None = None) -> Statement:
+def read(source: str, let: Mapping[str, str] | None = None, given: Mapping[str, Quantity] | None = None) -> Statement:
     """Read a loss, with definitions before it (``ratio = …; loss``) or given apart.
+
+    Args:
+        source: the text.
+        let: definitions, by name.
+        given: quantities of the user's own, by name: data that the notation has no name for.
 
     Raises:
         ParseError: with the offending place.
@@ -67,7 +74,7 @@ def read(source: str, let: Mapping[str, str] | None = None) -> Statement:
     if len(apart) + len(program.definitions) > DEFINITIONS:
         raise ParseError(f"more than {DEFINITIONS} definitions", program.definitions[-1].span)
     program = Program((*apart, *program.definitions), program.loss)
-    return _Reader(source, program).statement()
+    return _Reader(source, program, given or {}).statement()
 
 
 def read_scalar(source: str) -> sp.Expr:
@@ -116,10 +123,10 @@ def uses(node: Node) -> Iterator[str]:
 
 
 class _Reader:
-    def __init__(self, source: str, program: Program) -> None:
-        self.source, self.program = source, program
+    def __init__(self, source: str, program: Program, given: Mapping[str, Quantity]) -> None:
+        self.source, self.program, self.given = source, program, given
         self.process = self._process()
-        self.builder = Builder({})
+        self.builder = Builder({}, given)
         self.definitions: dict[sp.Symbol, sp.Expr] = {}
         self.own: list[str] = []
 
@@ -148,7 +155,8 @@ class _Reader:
             )
         needed = self._needed(expr)
         kept = {s: e for s, e in self.definitions.items() if s.name in needed}
-        return Statement(self.source, self.program, self.process, expr, kept, tuple(n for n in self.own if n in needed))
+        own = tuple(n for n in self.own if n in needed)
+        return Statement(self.source, self.program, self.process, expr, kept, own, self.given)
 
     def _process(self) -> str:
         """Backward, if the loss rests on a quantity that only a reverse step has."""
@@ -158,7 +166,7 @@ class _Reader:
         pending = list(uses(self.program.loss))
         while pending:
             name = pending.pop()
-            name = name if name in own else ALIASES.get(name, name)
+            name = name if name in own or name in self.given else ALIASES.get(name, name)
             if name in seen:
                 continue
             seen.add(name)
@@ -181,6 +189,8 @@ class _Reader:
             )
         if name in (v_theta.name, D.name):
             raise ParseError(f"{name} cannot be defined: it is what everything else is about", definition.span)
+        if definition.name in self.given:
+            raise ParseError(f"{definition.name!r} is given, so it cannot be defined too", definition.span)
         if definition.name in self.builder.defined or name in self.own:
             raise ParseError(f"{definition.name!r} is defined twice", definition.span)
         value = self.builder.build(definition.value)

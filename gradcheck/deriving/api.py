@@ -12,6 +12,7 @@ from derivations.derivation import DerivationError, inside_unit
 from derivations.from_text import derive_statement
 from derivations.grammar import ParseError, read
 from derivations.grammar.statement import read_scalar
+from derivations.notation import Quantity
 from derivations.parameterisation import OUTPUT, changed
 from derivations.render import text
 from derivations.sde import REVERSE_STEPS
@@ -20,6 +21,7 @@ from gradcheck.deriving.deadline import DeadlineError, deadline
 from gradcheck.deriving.matching import matches
 from gradcheck.deriving.result import Derived, InOutput
 from gradcheck.errors import InputError
+from gradcheck.typed import own_quantities
 
 __all__ = ["TIME_LIMIT", "DeriveError", "derive"]
 
@@ -42,6 +44,7 @@ def derive(
     expression: str,
     *,
     let: Mapping[str, str] | None = None,
+    given: Mapping[str, str] | None = None,
     wrt: str = "v_theta",
     sde: str | None = None,
     weight: str | None = None,
@@ -57,6 +60,8 @@ def derive(
         expression: the loss in the notation's names (docs/derive.md), to be minimised; definitions may stand before
             it, ``name = …``, separated by ``;`` or newlines.
         let: further definitions, by name.
+        given: quantities of your own that the loss rests on, by name: data, each a ``"latent"``, one number per
+            ``"sample"`` or one for the ``"problem"``; ``"sample > 0"`` and ``"problem > 0"`` are positive.
         wrt: what the network puts out: ``"v_theta"``, ``"noise_theta"`` or ``"x_0_theta"``.  The derivation is in the
             velocity; for another output the result has one more in it (``Derived.output``), by a change of variables.
         sde: the reverse step that gives C1, C2 and the mean's offset: ``"flow"``, ``"dance"``, ``"cps"``, ``"wan"`` or
@@ -81,7 +86,9 @@ def derive(
     _check_arguments(expression, let, wrt, sde, problems, time_limit)
     try:
         with deadline(time_limit):
-            return _derive(expression, dict(let or {}), _OUTPUTS[wrt], sde, weight, problems, seed)
+            return _derive(
+                expression, dict(let or {}), own_quantities(given), _OUTPUTS[wrt], sde, weight, problems, seed
+            )
     except DeadlineError:
         raise DeriveError(f"the derivation took longer than {time_limit:g} s; raise the limit, or simplify") from None
     except ParseError as error:
@@ -97,9 +104,16 @@ _OUTPUTS = {name: what for what, symbol in OUTPUT.items() for name in (symbol.na
 
 
 def _derive(
-    expression: str, let: dict[str, str], what: str, sde: str | None, weight: str | None, problems: int, seed: int
+    expression: str,
+    let: dict[str, str],
+    given: Mapping[str, Quantity],
+    what: str,
+    sde: str | None,
+    weight: str | None,
+    problems: int,
+    seed: int,
 ) -> Derived:
-    statement = read(expression, let)
+    statement = read(expression, let, given)
     form = derive_statement(statement, sde, None if weight is None else _weight(weight))
     proof = form.derivation.prove()
     checks = [check(statement, form, "float64", problems, seed)]

@@ -14,7 +14,7 @@ from derivations.derivation import Derivation
 from derivations.from_text import Derived as Derivative
 from derivations.grammar.names import ALIASES
 from derivations.grammar.statement import Statement, canonical, meanings, uses
-from derivations.notation import NOTATION, log_ratio
+from derivations.notation import log_ratio, rows
 from derivations.parameterisation import OUTPUT
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
@@ -159,7 +159,7 @@ class _Text:
             names |= {"clip_low", "clip_high"}  # what the ratio is placed against, also where nothing is clipped
         if "dt" in names or "t_prev" in names:
             names |= {"t", "dt"}
-        self.names = [q.name for q in NOTATION if q.name in names]
+        self.names = [q.name for q in rows() if q.name in names]
         self.formulas = {
             symbol.name: _formula(derivation, symbol.name)
             for symbol in derivation.coefficients
@@ -172,7 +172,7 @@ class _Text:
         }
 
     def case(self, spec: Spec, dtype: torch.dtype) -> Case:
-        names = [q.name for q in NOTATION if q.name in {*self.names, *more_names(self.own)}]
+        names = [q.name for q in rows() if q.name in {*self.names, *more_names(self.own)}]
         drawn = in_its_variables(self.own, draw_given(self.derivation, spec, names))
         rounded = {n: x.to(dtype) if isinstance(x, Tensor) else x for n, x in drawn.items()}
         given = {name: rounded[name] for name in self.own.given}
@@ -216,7 +216,7 @@ def _names(statement: Statement) -> set[str]:
     clips = {"eps", "epsilon", "clip_range", "ε"}
     while pending:
         name = pending.pop()
-        if name not in own:
+        if name not in own and name not in statement.given:
             if name in clips:
                 pending += [] if name in seen else ["clip_low", "clip_high", *(["noise"] if name == "ε" else [])]
                 seen.add(name)
@@ -225,5 +225,5 @@ def _names(statement: Statement) -> set[str]:
         if name not in seen:
             seen.add(name)
             pending += uses(known[name]) if name in known else ()
-    rows = {q.name for q in NOTATION}
-    return {name for name in seen if name in rows and name not in known} | {"v_theta"}
+    known_rows = {q.name for q in rows()}
+    return {name for name in seen if name in known_rows and name not in known} | {"v_theta"}

@@ -26,6 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--let", action="append", default=[], metavar="NAME=EXPR", help="a definition; may be repeated")
     parser.add_argument(
+        "--given",
+        action="append",
+        default=[],
+        metavar="NAME=KIND",
+        help="a quantity of your own: latent, sample or problem (one number); 'sample > 0' is positive",
+    )
+    parser.add_argument(
         "--wrt",
         default="v_theta",
         metavar="NAME",
@@ -60,18 +67,24 @@ def run(arguments: argparse.Namespace) -> int:
         if not sign:
             raise InputError(("--let", repr(definition), "NAME=EXPR"))
         let[name.strip()] = value.strip()
+    given = {}
+    for quantity in arguments.given:
+        name, sign, kind = quantity.partition("=")
+        if not sign:
+            raise InputError(("--given", repr(quantity), "NAME=KIND, adjoint=latent for instance"))
+        given[name.strip()] = kind.strip()
     expression = sys.stdin.read(100_000) if arguments.expression.strip() == "-" else arguments.expression.strip()
     if 0 < arguments.time_limit < 1e6:
         with open(os.devnull, "w") as nowhere:
             faulthandler.dump_traceback_later(arguments.time_limit + _GRACE, exit=True, file=nowhere)
             try:
-                return _run(arguments, expression, let)
+                return _run(arguments, expression, let, given)
             finally:
                 faulthandler.cancel_dump_traceback_later()
-    return _run(arguments, expression, let)
+    return _run(arguments, expression, let, given)
 
 
-def _run(arguments: argparse.Namespace, expression: str, let: dict[str, str]) -> int:
+def _run(arguments: argparse.Namespace, expression: str, let: dict[str, str], given: dict[str, str]) -> int:
     import torch
 
     from gradcheck.deriving.api import derive
@@ -80,6 +93,7 @@ def _run(arguments: argparse.Namespace, expression: str, let: dict[str, str]) ->
     derived = derive(
         expression,
         let=let,
+        given=given,
         wrt=arguments.wrt,
         sde=arguments.sde,
         weight=arguments.weight,

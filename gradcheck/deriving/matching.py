@@ -11,7 +11,7 @@ from derivations.calculus import ClipMask
 from derivations.claims import Equal
 from derivations.derivation import Derivation, Step, inline
 from derivations.grammar.kinks import is_kink
-from derivations.notation import NOTATION, D, clip_high, clip_low
+from derivations.notation import D, clip_high, clip_low, rows
 from gradcheck.catalogue import CATALOGUE, Entry
 from gradcheck.compare import Comparison
 from gradcheck.steps import check_step
@@ -103,7 +103,7 @@ def _match(own: Derivation, pair: _Pair, factor: sp.Expr) -> Match | None:
         for a, b in ((own.weight, other.weight), (own.target, other.target))
     )
     open_symbols = set() if deep else pair.left.free_symbols - set(own.coefficients)
-    step = tuple(q.name for q in NOTATION if q.symbol in open_symbols & set(other.coefficients))
+    step = tuple(q.name for q in rows() if q.symbol in open_symbols & set(other.coefficients))
     if claim.residual(lambda e: e) != 0:
         return None  # equal on some numbers alone, or nothing that can be proved
     return Match(pair.entry.label, factor, step, tuple(clip.values()), same)

@@ -41,7 +41,7 @@ class Evaluator:
         values: Mapping[str, Tensor],
         formulas: Mapping[str, Callable[[Evaluator], Tensor]],
     ) -> None:
-        self.values, self.formulas = values, formulas
+        self.values, self.formulas, self.given = values, formulas, statement.given
         self.own = {canonical(d.name): d.value for d in statement.program.definitions}
         self.meanings = {**meanings(statement.process), **self.own}
         # what the network puts out, where that is no velocity
@@ -78,6 +78,8 @@ class Evaluator:
     def name(self, node: Name) -> Tensor:
         if node.name in self.own:
             return self.quantity(node.name)
+        if node.name in self.given:
+            return self.values[node.name]
         if node.name in CONSTANTS:
             return self.number(math.pi)
         return self.quantity(resolve(node.name, node.span, bound=self.bound))
@@ -146,6 +148,7 @@ _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "tanh": lambda x: 2 / (1 + torch.exp(-2 * x)) - 1,
     "sigmoid": lambda x: 1 / (1 + torch.exp(-x)),
     "softplus": lambda x: torch.log(1 + torch.exp(x)),
+    "logsigmoid": lambda x: -torch.log(1 + torch.exp(-x)),
     "abs": torch.abs,
     "relu": torch.relu,
     "unless": lambda *conditions: (~torch.stack([c > 0 for c in torch.broadcast_tensors(*conditions)]).all(0)).double(),

@@ -21,6 +21,9 @@ from gradcheck.problems import Spec, build
 __all__ = ["Reference", "as_trainers_have_it", "oracle_case", "reference", "required_gradient"]
 
 
+_APART = 0x9E3779B9
+"""How far the seed of what is drawn besides a problem is from the problem's own."""
+
 _EDGE = 0.05
 _CONVERTED = 0.25
 
@@ -173,8 +176,9 @@ def as_trainers_have_it(conventions: Conventions, case: Case, spec: Spec) -> Cas
 def _noised_data(derivation: Derivation, case: Case, spec: Spec) -> dict[str, Tensor | float]:
     """What every trainer of the forward process has at hand, though the loss may not need it: x_0, noise, t, x_t."""
     names = [name for name in ("x_0", "noise", "t") if name not in case.names]
-    # drawn apart, so that the problem itself stays the one that its seed has always stood for
-    draw = Draw(derivation.canonical, replace(spec, seed=spec.seed + 2**40), {})
+    # Drawn apart, so that the problem itself stays the one that its seed has always stood for.  torch's generator on
+    # the CPU looks at the lowest 32 bits of its seed alone.
+    draw = Draw(derivation.canonical, replace(spec, seed=spec.seed + _APART), {})
     dtype, device = case.output.dtype, case.output.device
     have: dict[str, Tensor] = {n: getattr(case, n) for n in ("x_0", "noise", "t") if n in case.names}
     for name in names:
