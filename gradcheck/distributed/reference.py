@@ -7,8 +7,7 @@ may take it off by
 .. math:: c\,u \sum_i |c_i| \Big( |J_i|^{\mathsf T} e_i + n |G_i| + d_i \Big)
 
 where e_i bounds the loss's own error (:mod:`gradcheck.bounds`), n terms are added up in whatever order, and d_i is
-what the network itself loses.  d_i is not derived but measured: the largest difference, within each parameter, between
-G_i in float32 and in float64, in units of float32's u.
+what the network itself loses (:mod:`gradcheck.distributed.rounding`).
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,10 @@ from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.distributed.declaration import Declaration
 from gradcheck.distributed.problems import Layout, Problem, required_advantages
+from gradcheck.distributed.rounding import network_rounding
 from gradcheck.errors import GradcheckError
 from gradcheck.oracle.reference import reference as at_velocity
+from gradcheck.oracle.reference import required_gradient
 
 __all__ = ["Required", "required", "weights"]
 
@@ -122,8 +124,7 @@ def required(
         advantage: other advantages than the declared ones, (B,), to see what they would give.
     """
     case = problem.case if advantage is None else problem.case.replace(advantage=advantage.to(dtype))
-    exact = _Pass(declaration, problem, case, network, torch.float64, dtype)
-    coarse = _Pass(declaration, problem, case, network, torch.float32, dtype)
+    exact = _Pass(declaration, problem, case, network, dtype)
     loss_error = exact.scale
     if declaration.advantages is not None:
         _, rounding = required_advantages(declaration, problem.layout, problem.reward, problem.group)
@@ -131,19 +132,14 @@ def required(
     contributions = exact.contributions()
     terms = problem.layout.total + problem.layout.steps + len(problem.layout.sizes) + 4
     errors = exact.through_absolute(loss_error) + terms * contributions.abs()
-    lost = (coarse.contributions() - contributions).abs() / unit_roundoff(torch.float32)
-    start = 0
-    for shape in exact.names.values():
-        stop = start + torch.Size(shape).numel()
-        errors[:, start:stop] += lost[:, start:stop].amax(1, keepdim=True)
-        start = stop
+    errors += exact.network_rounding(contributions, unit_roundoff(dtype), problem.number)
     reduction = declaration.conventions.batch_reduction
     declared = weights(problem.layout, declaration.mean_over if reduction == "mean" else "sum")
     return Required(problem, contributions, errors, declared, unit_roundoff(dtype), exact.names)
 
 
 class _Pass:
-    r"""One evaluation of a problem: the velocities with their graphs, and the derived gradient there.
+    r"""A problem in float64: the velocities with their graphs, and the derived gradient there.
 
     Attributes:
         names: trained parameters with their shapes.
@@ -157,23 +153,23 @@ class _Pass:
         problem: Problem,
         case: Case,
         network: nn.Module,
-        dtype: torch.dtype,
         judged: torch.dtype,
     ) -> None:
-        model = copy.deepcopy(network).to(dtype)
-        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.model = copy.deepcopy(network).to(torch.float64)
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.names = {name: tuple(p.shape) for name, p in trained.items()}
         self.parameters = list(trained.values())
         device = self.parameters[0].device
-        x_t, t = (problem.offered[name].to(device, dtype) for name in ("x_t", "t"))  # type: ignore[union-attr]
-        self.velocities = [model(x_t[i : i + 1], t[i : i + 1]) for i in range(problem.layout.total)]
+        offered: Mapping[str, Any] = problem.offered
+        self.x_t, self.t = (offered[name].to(device, torch.float64) for name in ("x_t", "t"))
+        self.velocities = [self.model(x[None], t[None]) for x, t in zip(self.x_t, self.t, strict=True)]
         v = torch.cat([one.detach() for one in self.velocities]).to("cpu", torch.float64)
         self.conventions = replace(
             declaration.conventions, batch_reduction="sum", working_dtype=str(judged).removeprefix("torch.")
         )
         self.case = case.replace(v_theta=v)
         found = at_velocity(self.conventions, self.case)
-        if dtype == torch.float64 and bool(found.undecided.any()):
+        if bool(found.undecided.any()):
             raise GradcheckError("[gradcheck] a sample lies on a clip's kink; try another --seed")
         self.gradient, self.scale = found.gradient, found.scale
 
@@ -187,6 +183,14 @@ class _Pass:
     def contributions(self) -> Tensor:
         pairs = zip(self.velocities, self.gradient, strict=True)
         return torch.cat([self._pulled(v, g[None, None].to(v), batched=False) for v, g in pairs])
+
+    def network_rounding(self, contributions: Tensor, u: float, seed: int) -> Tensor:
+        """d, (B, P), of the contributions."""
+
+        def gradient(v: Tensor) -> Tensor:
+            return required_gradient(self.conventions, self.case.replace(v_theta=v))
+
+        return network_rounding(self.model, self.x_t, self.t, gradient, contributions, u, seed)
 
     def through_absolute(self, scale: Tensor) -> Tensor:
         r"""|J_i|ᵀ e_i, (B, P), with one sample's Jacobian in memory at a time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
@@ -14,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.catalogue import CATALOGUE, Entry
 from gradcheck.cli import main
 from gradcheck.distributed import Shard, VelocityMLP, conforms, judge, launch
@@ -21,6 +23,7 @@ from gradcheck.distributed.declaration import OBLIGATIONS, Declaration
 from gradcheck.distributed.hypotheses import hypotheses, predicted
 from gradcheck.distributed.problems import Layout, layouts, make_problem
 from gradcheck.distributed.reference import required, weights
+from gradcheck.distributed.rounding import Imitated, network_rounding
 from gradcheck.errors import GradcheckError, InputError
 from gradcheck.oracle.reports.json_report import schema
 from gradcheck.oracle.target import Settings
@@ -190,22 +193,67 @@ def test_the_bound_is_sharp(dtype: str, factor: float) -> None:
 class Lossy(VelocityMLP):
     """A network that rounds: it adds 0 as the difference of two large numbers, summed up in different orders."""
 
+    size = 1e6
+
     def forward(self, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        x = 1e6 * x_t.flatten(1)
+        x = self.size * x_t.flatten(1)
         total = x @ torch.ones(x.shape[1], 1, dtype=x.dtype)
         backwards = sum(reversed(x.unbind(1)))
-        return super().forward(x_t, t) + (total[:, 0] - backwards).reshape(-1, 1, 1) * len(t)
+        return super().forward(x_t, t) + (total[:, 0] - backwards).reshape(-1, 1, 1)
 
 
-def test_what_the_network_loses_is_no_alarm() -> None:
-    """Batches of other sizes round differently; here by far more than the loss does."""
+class LossyInFloat32(Lossy):
+    size = 1e2
 
-    @conforms("awm", network=Lossy)
+
+class SinglePrecision(VelocityMLP):
+    """A network that normalises in float32 whatever its dtype, as many do."""
+
+    def forward(self, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        v = super().forward(x_t, t)
+        return (v.float() / (1 + v.float().square().mean((1, 2), keepdim=True)).sqrt()).to(v.dtype)
+
+
+class Attention(nn.Module):
+    """A small transformer: softmax, layer normalisation, and operations that vmap cannot batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(4, 16), nn.Linear(16, 4)
+        self.layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+
+    def forward(self, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return self.out(self.layer(self.into(x_t) + torch.sin(10 * t).reshape(-1, 1, 1)))
+
+
+def awm(network: Callable[[], nn.Module], factor: float = 1.0) -> Callable[..., None]:
+    @conforms("awm", network=network)
     def step(model: nn.Module, shard: Shard) -> None:
         case = shard.case(model(shard.x_t, shard.t))
-        (case.advantage * ((case.v_theta - case.v_gt) ** 2).flatten(1).sum(1)).mean().backward()
+        (factor * case.advantage * ((case.v_theta - case.v_gt) ** 2).flatten(1).sum(1)).mean().backward()
 
-    assert judge(step, ONE).holds
+    return step
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    ("network", "dtype"),
+    [
+        (Lossy, "float64"),
+        (LossyInFloat32, "float32"),
+        (SinglePrecision, "float64"),
+        (Attention, "float64"),
+        (Attention, "float32"),
+    ],
+)
+def test_what_the_network_loses_is_no_alarm(network: type[nn.Module], dtype: str, seed: int) -> None:
+    """Batches of other sizes round differently; here by far more than the loss does."""
+    assert judge(awm(network), Settings(max_examples=1, seed=seed, dtype=dtype)).holds
+
+
+@pytest.mark.parametrize(("network", "factor"), [(Lossy, 1e-7), (SinglePrecision, 1e-3), (Attention, 1e-11)])
+def test_a_network_that_rounds_hides_nothing_larger(network: type[nn.Module], factor: float) -> None:
+    assert not judge(awm(network, 1 + factor), ONE).holds
 
 
 @pytest.mark.parametrize("entry", [e for e in CATALOGUE if has_clip(e.derivation)], ids=lambda e: e.label)
@@ -282,6 +330,53 @@ def test_the_command_without_torchrun(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 # ------------------------------------------------------------------------------------------------ the parts
+
+
+def test_imitated_errors_are_those_of_each_operation() -> None:
+    """Independent errors add up in square; what only moves numbers has none; sums err as if added up one by one."""
+    x = torch.ones(4, 20_000, dtype=torch.float64)
+    root = math.sqrt(2 * x[0].numel())  # of the number of squares: a root mean square is known to one part in this
+    with Imitated(1e-6, 0) as errors:
+        products = x[0] * x[1] * x[2] * x[3]
+        in_place = x[0].clone().mul_(x[1]).mul_(x[2])
+        moved = torch.cat([x[:2].T, x[2:].T.clone()], dim=1)
+        sums = torch.stack([x[:, :6].sum() for _ in range(2_000)])
+    assert not errors.lower
+    assert float((products - 1).square().mean().sqrt()) == pytest.approx(1e-6 * math.sqrt(3), rel=5 / root)
+    assert float((in_place - 1).square().mean().sqrt()) == pytest.approx(1e-6 * math.sqrt(2), rel=5 / root)
+    assert bool((moved == 1).all())
+    # 24 terms of 1: each off by s·u, and their sum by 24 s·u, s² = 1 + 23/6
+    expected = 1e-6 * math.sqrt(1 + 23 / 6) * math.sqrt(24 + 24**2)
+    assert float((sums - 24).square().mean().sqrt()) == pytest.approx(expected, rel=5 / math.sqrt(4_000))
+
+
+@pytest.mark.parametrize("network", [VelocityMLP, Lossy, Attention])
+def test_imitated_errors_bound_the_real_ones(network: Callable[[], nn.Module]) -> None:
+    """Real float32: below the threshold, and not by orders of magnitude."""
+    torch.manual_seed(0)
+    model = network().float()
+    exact_model = copy.deepcopy(model).double()
+    x_t, t, centre = torch.randn(4, 3, 4), torch.rand(4), torch.randn(4, 3, 4, dtype=torch.float64)
+
+    def gradient(v: torch.Tensor) -> torch.Tensor:
+        return 2 * (v - centre)
+
+    def contributions(model: nn.Module, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        v = model(x_t, t)
+        g = gradient(v.detach().double()).to(v)
+        rows = []
+        for i in range(len(t)):
+            found = torch.autograd.grad((v[i] * g[i]).sum(), list(model.parameters()), retain_graph=True)
+            rows.append(torch.cat([x.double().flatten() for x in found]))
+        return torch.stack(rows)
+
+    exact = contributions(exact_model, x_t.double(), t.double())
+    u = unit_roundoff(torch.float32)
+    lost = network_rounding(exact_model, x_t.double(), t.double(), gradient, exact, u, 0)
+    difference = (contributions(model, x_t, t) - exact).abs()
+    ratios = torch.where(difference == 0, 0.0, difference / (u * lost))
+    assert float(ratios.max()) < THRESHOLD
+    assert float(ratios.square().mean().sqrt()) > 0.01
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])

@@ -26,7 +26,9 @@ def test_drift_is_the_way_that_samples_move() -> None:
     a = normal(3, 50, 2)
     shift = torch.tensor([3.0, -4.0], dtype=torch.float64)
     order = torch.randperm(50, generator=torch.Generator().manual_seed(1))
-    assert (sliced_wasserstein(a[:, order], a[0])[0] == 0).all()
+    # a projection x cos + y sin is off by at most 2u(|x| + |y|), in either order of the points; sorting adds nothing
+    rounding = 4 * 2**-53 * float(a[0].abs().sum(-1).max())
+    assert float(sliced_wasserstein(a[:1, order], a[0])) <= 1.01 * rounding
     # the mean over directions of cos² is ½: √(25/2)
     assert float(sliced_wasserstein(a[:1] + shift, a[0])) == pytest.approx(5 / math.sqrt(2), rel=1e-12)
 
