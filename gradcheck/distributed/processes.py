@@ -38,7 +38,10 @@ _GRACE = 3.0  # seconds that other ranks have to end their calls by themselves a
 _POLL = 0.05
 _SETTLE = 0.05  # gloo's thread needs the interpreter to let go of the last message, and torch 2.6 waits for it for ever
 _PACKAGE = Path(__file__).resolve().parents[1]
-_LIBRARIES = tuple(sysconfig.get_paths()[key] for key in ("stdlib", "purelib", "platlib"))
+_LIBRARIES = (
+    *(sysconfig.get_paths()[key] for key in ("stdlib", "purelib", "platlib")),
+    str(Path(torch.__file__).parents[1]),  # another environment's, where this one borrows its packages
+)
 
 T = TypeVar("T")
 

@@ -9,8 +9,8 @@ by which every operation's result is perturbed, and so finds the standard deviat
 **Sums.**  An operation that adds up n terms rounds on the way.  In sequence, which is the worst order, errors of
 variance u²/3 in the partial sums make up a variance of :math:`u^2 n^2 t^2/6` if the terms ±t have no common sign and
 of :math:`u^2 n^3 t^2/9` if they have.  Perturbing the terms by s·u gives n s²u²t², perturbing the sum by s·u gives
-n²s²u²t² in the second case: s² = 1 + (n − 1)/6 covers both, and the products' own rounding.  By Cauchy and Schwarz the same s
-covers one error that is common to the n outputs, such as that of a softmax's denominator, to within √6.
+n²s²u²t² in the second case: s² = 1 + (n − 1)/6 covers both, and the products' own rounding.  By Cauchy and Schwarz the
+same s covers one error that is common to the n outputs, such as that of a softmax's denominator, to within √6.
 
 **The bound.**  From K imitations S_j a correct evaluation's error E is judged by the root of their mean square.  With
 normal S_j and an E of no greater standard deviation, E over that root follows, at worst, Student's t with K degrees of
