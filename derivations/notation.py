@@ -142,7 +142,13 @@ NOTATION: tuple[Quantity, ...] = (
     Quantity("log_prob_old", r"\log p_{\mathrm{old}}", "sample", _REAL, "log-density under the behaviour model"),
     Quantity("ratio", r"r_t(\theta)", "sample", _POSITIVE, "importance ratio"),
     Quantity("log_ratio", r"\log r_t(\theta)", "sample", _REAL, "logarithm of the importance ratio"),
-    Quantity("clip_low", r"\epsilon^-", "problem", _UNIT, "PPO clip: the ratio is clipped below at 1 − clip_low"),
+    Quantity(
+        "clip_low",
+        r"\epsilon^-",
+        "problem",
+        sp.Interval.Lopen(0, 1),
+        "PPO clip: the ratio is clipped below at 1 − clip_low; 1 leaves no lower edge",
+    ),
     Quantity("clip_high", r"\epsilon^+", "problem", _POSITIVE, "PPO clip: the ratio is clipped above at 1 + clip_high"),
     Quantity(
         "divergence", r"d", "sample", sp.Interval(0, sp.oo), "KL divergence between the two models' reverse steps"

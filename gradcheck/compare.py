@@ -183,13 +183,16 @@ def with_ties(branches: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tenso
 
 
 def required_gradients(
-    derivation: Derivation, case: Case, other_branch: bool
+    derivation: Derivation, case: Case, other_branch: bool, dtype: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The derived gradient and the equivalent loss's, with the error scales of each, and the undecided samples."""
+    """The derived gradient and the equivalent loss's, with the error scales of each, and the undecided samples.
+
+    ``dtype`` is the precision that is judged, the case's own by default; the equivalent loss is computed in the case's.
+    """
     raw_gradient, gradient, weight, target = branch(derivation, other_branch)
     v = case.output.detach().to(torch.float64)
     w, point, exact = evaluate(derivation, case, weight, target, gradient, dtype=torch.float64)
-    (raw, w_error, point_error), undecided = error_scale(derivation, case, raw_gradient, weight, target)
+    (raw, w_error, point_error), undecided = error_scale(derivation, case, raw_gradient, weight, target, dtype=dtype)
     distance = (v - point).abs()
     pull = 2 * (w * (point_error + v.abs() + distance) + (w_error + 2 * w) * distance)
     with torch.no_grad():

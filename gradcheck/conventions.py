@@ -36,6 +36,8 @@ class Conventions:
             ``weighting``; see ``gradcheck list --options``.
         batch_reduction: ``"mean"`` (default), ``"sum"``, or ``"none"`` for a loss that is returned per sample.
         factor: a constant by which the implementation multiplies the whole loss (default 1).
+        policy_factor: a constant by which it multiplies the policy term alone, and not a KL or reference term (default
+            1).
         adv_clip_max: the loss clamps the advantage to ± this; ``None`` (default): it doesn't.
         fixed: numbers that the implementation holds itself, and does not read from the case: ``noise_level``,
             ``beta``, ``kl_weight``, ``temperature``, ``weight_max``, ``advantage_clip``, ``beta_dpo``,
@@ -59,6 +61,7 @@ class Conventions:
     options: Mapping[str, str] = field(default_factory=dict)
     batch_reduction: str = "mean"
     factor: float = 1.0
+    policy_factor: float = 1.0
     adv_clip_max: float | None = None
     fixed: Mapping[str, float] = field(default_factory=dict)
     working_dtype: str | None = None
@@ -196,13 +199,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "clip_range": 2e-6,
         "adv_clip_max": 5.0,
     },
-    "awm-official": {"algorithm": "awm", "clip": "ppo", "reduction": "mean", "clip_range": (0.999999, 1.0)},
+    "awm-official": {"algorithm": "awm", "clip": "ppo", "reduction": "mean", "clip_range": 1.0},
     "diffusion_nft-official": {
         "algorithm": "diffusion_nft",
         "reduction": "mean",
         "weighting": "adaptive",
         "reference": "on",
-        "factor": 5.0,
+        "policy_factor": 5.0,
     },
 }
 """Declarations by name, for ``conforms(preset=...)``."""
@@ -312,8 +315,7 @@ def _domain_problems(fixed: Mapping[str, Any], rest: Mapping[str, Any], path: st
     problems = []
     for name, value in fixed.items():
         row = quantity(name)
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or not row.domain.contains(float(value)):
+        if not _is_number(value) or not row.domain.contains(float(value)):
             problems.append((name, repr(value), f"a number in {row.domain}"))
     if rest.get("batch_reduction", "mean") not in ("mean", "sum", "none"):
         problems.append(("batch_reduction", repr(rest["batch_reduction"]), "'mean', 'sum' or 'none'"))
@@ -321,8 +323,10 @@ def _domain_problems(fixed: Mapping[str, Any], rest: Mapping[str, Any], path: st
         problems.append(
             ("working_dtype", repr(rest["working_dtype"]), "'float64', 'float32', 'bfloat16', 'float16' or None")
         )
-    if not isinstance(rest.get("factor", 1.0), (int, float)) or rest.get("factor", 1.0) == 0:
-        problems.append(("factor", repr(rest["factor"]), "a number other than 0"))
+    for name in ("factor", "policy_factor"):
+        value = rest.get(name, 1.0)
+        if not _is_number(value) or value == 0 or (name == "policy_factor" and value < 0):
+            problems.append((name, repr(value), "a number other than 0" if name == "factor" else "a positive number"))
     if rest.get("error_space", "velocity") not in ERROR_SPACES:
         problems.append(("error_space", repr(rest["error_space"]), f"one of {', '.join(map(repr, ERROR_SPACES))}"))
     problems += variables_problems(rest.get("prediction", "v"), rest.get("noise_at", 1), path)
@@ -330,6 +334,10 @@ def _domain_problems(fixed: Mapping[str, Any], rest: Mapping[str, Any], path: st
     if limit is not None and not (isinstance(limit, (int, float)) and limit > 0):
         problems.append(("adv_clip_max", repr(limit), "a positive number or None"))
     return problems
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def variables_problems(prediction: Any, noise_at: Any, path: str = "rectified") -> list[tuple[str, str, str]]:

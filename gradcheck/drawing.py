@@ -270,6 +270,7 @@ class Draw:
     def _log_ratio(self, regime: str, given: dict[str, Tensor | float]) -> float:
         """A log-ratio of the regime: just inside the clip, just outside, far off …"""
         up = float(self.uniform(0, 1)) < 0.5
+        up = up or (float(given["clip_low"]) == 1 and regime in ("inside", "outside"))  # there is no lower edge
         edge = 1 + float(given["clip_high"]) if up else 1 - float(given["clip_low"])
         gap = 10 ** float(self.uniform(-4, -0.5))  # of the clip's width
         x = float(self.uniform(-1, 1))

@@ -18,7 +18,7 @@ import torch
 from derivations.calculus import Dot, MeanAbs, Norm2, VectorSymbol, kind, sg
 from derivations.derivation import Derivation
 from derivations.torchgen import ordered_formulas
-from gradcheck.bounds import Analysis
+from gradcheck.bounds import Analysis, factors_of
 from gradcheck.straight import Compiled, Program
 
 __all__ = ["GROWTH", "READ", "SIZE", "Pass", "Plan", "planned"]
@@ -139,7 +139,7 @@ class _Recording(Analysis):
         if self.range is None:
             return self.one
         partial = self.one
-        for single in [x for factor in factors for x in sp.Mul.make_args(factor)]:
+        for single in factors_of([x for factor in factors for x in sp.Mul.make_args(factor)]):
             partial = partial * self(single)[0].abs().clamp(min=1)
         return torch.where(product == 0, 1.0, partial / product.abs())
 

@@ -53,7 +53,7 @@ BAD = [
     ("flow_grpo", "noise_level", lambda q: 0.0, "0.0", "(0, ∞)"),
     ("flow_grpo", "noise_level", lambda q: float("nan"), "nan", "(0, ∞)"),
     ("flow_grpo", "noise_level", lambda q: "0.7", "'0.7' (str)", "a Python number"),
-    ("flow_grpo", "clip_low", lambda q: 1.0, "1.0", "(0, 1)"),
+    ("flow_grpo", "clip_low", lambda q: 1.5, "1.5", "(0, 1]"),
     ("flow_grpo", "clip_high", lambda q: True, "True (bool)", "a Python number"),
     ("flow_grpo", "advantage", lambda q: q[:2], "shape (2,)", "shape (3,)"),
     ("diffusion_nft", "reward_prob", lambda q: with_value(q, 1.5), "1.5 for sample 1", "[0, 1]"),

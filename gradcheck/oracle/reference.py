@@ -85,15 +85,25 @@ def reference(conventions: Conventions, case: Case, dtype: torch.dtype | None = 
     dtype = dtype or working_dtype(conventions, case)
     branches, undecided = [], torch.zeros((), dtype=torch.bool)
     for other in (False, True):
-        raw, gradient, _, _ = branch_of(derivation, other)
-        (exact,) = evaluate(derivation, effective, gradient, dtype=torch.float64)
+        raw, gradient, weight, target = branch_of(derivation, other)
+        exact, w, point = evaluate(derivation, effective, gradient, weight, target, dtype=torch.float64)
         (scale,), undecided = error_scale(derivation, effective, raw, dtype=dtype)
         shape = case.output.shape
-        wide = _by_detours(derivation, case) * (scale + 2 * exact.abs())
+        wide = _by_detours(derivation, case) * (scale + 2 * exact.abs()) + _by_target(case, w, point)
         branches.append((factor * exact.expand(shape), abs(factor) * wide.expand(shape)))
         if not bool(undecided.any()):
             break
     return Reference(with_ties(branches) if len(branches) == 2 else branches, undecided, dtype)
+
+
+def _by_target(case: Case, weight: Tensor, point: Tensor) -> Tensor:
+    r"""What the form w‖v − sg(v*)‖² loses besides, which is the one that this package recommends.
+
+    v* is rounded to its own size, and v is subtracted from it: 2w(v − v*) is off by 2w (\|v\| + \|v*\|) however small
+    the difference is.  (What v* − v lost before it was added to v, the gradient's own bound has.)  Errors of the
+    gradient below 8 u w (\|v\| + \|v*\|) are not seen for it.
+    """
+    return 2 * weight * (case.output.detach().to(torch.float64).abs() + point.abs())
 
 
 def _by_detours(derivation: Derivation, case: Case) -> Tensor | float:
@@ -128,12 +138,16 @@ def required_gradient(conventions: Conventions, case: Case) -> Tensor:
 
 
 def overall_factor(conventions: Conventions, case: Case) -> float:
-    """What multiplies every sample's gradient: the constant factor and the batch reduction."""
-    return conventions.factor / (case.output.shape[0] if conventions.batch_reduction == "mean" else 1)
+    """What multiplies every sample's effective gradient: the constant factors and the batch reduction."""
+    factor = conventions.factor * conventions.policy_factor
+    return factor / (case.output.shape[0] if conventions.batch_reduction == "mean" else 1)
 
 
 def effective_case(conventions: Conventions, case: Case) -> Case:
-    """The case as the loss sees it, with the advantage clamped where that is declared."""
+    """The case as the loss sees it: the advantage clamped where that is declared, and a factor of the policy term alone
+    taken out of the KL's or reference term's weight, so that it multiplies the whole."""
+    if conventions.policy_factor != 1 and "kl_weight" in case.names:
+        case = case.replace(kl_weight=case.kl_weight / conventions.policy_factor)
     limit = conventions.adv_clip_max
     if limit is None or "advantage" not in conventions.derivation.given:
         return case

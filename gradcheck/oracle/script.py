@@ -104,7 +104,16 @@ def _value(judge: Judge, case: Case) -> list[str]:
 
 
 def _compiled(judge: Judge, case: Case) -> list[str]:
-    return ["implementation = torch.compile(implementation, dynamic=False)", *_gradient(judge, case)]
+    wanted, plain = judge.reference(case), judge.observe(case).gradient
+    bound = _bound(plain, checks.of_two(judge, case, wanted, plain), wanted.dtype)
+    return [
+        "case.output.requires_grad_()",
+        "(required,) = torch.autograd.grad(implementation(case).sum(), case.output)",
+        "implementation = torch.compile(implementation, dynamic=False)",
+        *_OBSERVED[1:],
+        f"bound = {literal(bound)}  # of two evaluations",
+        *_COMPARISON,
+    ]
 
 
 _OBSERVED = [
@@ -169,7 +178,7 @@ def _sample_independence(judge: Judge, case: Case) -> list[str]:
         "# sample 0's gradient, in two batches of one size that share nothing else",
         f"required = gradient({_arguments(first)})[:1]",
         f"observed = gradient({_arguments(second)})[:1]",
-        scale=checks.two_roundings(wanted, before)[:1],
+        scale=checks.of_two(judge, part, wanted, before)[:1],
         dtype=wanted.dtype,
         like=before[:1],
     )
@@ -184,7 +193,7 @@ def _permutation(judge: Judge, case: Case) -> list[str]:
         "# the samples' gradients, in two orders of the batch",
         f"required = gradient({_arguments(sorted(order))})[{order!r}]",
         f"observed = gradient({_arguments(order)})",
-        scale=checks.two_roundings(wanted, before)[order],
+        scale=checks.of_two(judge, case, wanted, before)[order],
         dtype=wanted.dtype,
         like=before[order],
     )
@@ -203,7 +212,7 @@ def _micro_batching(judge: Judge, case: Case) -> list[str]:
         "# the batch at once, and in two halves" + (", each times its share" if halves[0][1] != 1 else ""),
         f"required = gradient({_arguments(list(range(batch)))})",
         f"observed = torch.cat([{parts}])",
-        scale=checks.two_roundings(wanted, whole),
+        scale=checks.of_two(judge, case, wanted, whole),
         dtype=wanted.dtype,
         like=whole,
     )
