@@ -69,6 +69,7 @@ class Coincidence:
         where: what symbols stand for, in the two sides' own symbols; it is put in after everything is inlined.
         factor: a scalar, in the two sides' own symbols.
         own_steps: the two sides are on different reverse steps, and each has its own C1 and C2.
+        given: what is positive besides, so that each of ``where`` lies in its domain.
 
     Raises:
         DerivationError: the two sides are on different reverse steps, or define a symbol of the condition differently.
@@ -82,6 +83,7 @@ class Coincidence:
     where: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict)
     factor: sp.Expr = sp.S.One
     own_steps: bool = False
+    given: tuple[sp.Expr, ...] = ()
 
     def __post_init__(self) -> None:
         used = set().union(*(sp.sympify(e).free_symbols for e in self.where.values()))
@@ -104,6 +106,7 @@ class Coincidence:
                 _opened(self.left, getattr(self.left, part)),
                 inline(self.factor, formulas) * _opened(self.right, getattr(self.right, part)),
                 condition,
+                tuple(inline(e, formulas) for e in self.given),
             )
             for part in self.parts
         }
@@ -226,12 +229,13 @@ COINCIDENCES: tuple[Coincidence, ...] = (
     ),
     Coincidence(
         "nft-is-held-awm",
-        "Off-policy too, if AWM is held at v_old by a reference term of weight β − A: more for bad samples than for "
-        "good ones.",
+        "Off-policy too, if AWM is held at v_old by a reference term of weight β − A, where that is positive: more for "
+        "bad samples than for good ones.",
         diffusion_nft.derive(),
         _held,
         where={v_ref: v_old, advantage: _signed, kl_weight: beta - _signed},
         factor=beta,
+        given=(beta - _signed,),
     ),
     Coincidence(
         "guard-starts-as-flow-grpo",
@@ -289,6 +293,8 @@ def coincidence_table() -> str:
             raise ArithmeticError(f"{c.name} is refused")
         times = "" if c.factor == 1 else f"{text(c.factor)} · "
         where = ", ".join(f"{text(s)} = {text(e)}" for s, e in c.where.items())
+        if c.given:
+            where += " if " + ", ".join(f"{text(e)} > 0" for e in c.given)
         where = where or ("C1 and C2 are each step's own" if c.own_steps else "always")
         rows.append((_title(c.left), times + _title(c.right), where, ", ".join(c.parts), c.sentence))
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import sympy as sp
 
 from derivations.calculus import VectorSymbol
-from derivations.claims import Equal
+from derivations.claims import Equal, Positive
 from derivations.derivation import Step
 from derivations.notation import (
     C1,
@@ -58,7 +58,7 @@ DDIM_FORMULAS: Mapping[sp.Symbol, sp.Expr] = {
 
 def ddim_facts() -> tuple[Step, ...]:
     """What is proved of the step on its own."""
-    at_prev, kept = sp.sqrt(1 - alpha_bar_prev), sp.Symbol("κ", positive=True)
+    at_prev, kept = sp.sqrt(1 - alpha_bar_prev), sp.Symbol("κ", nonnegative=True)
     path = {
         x_t: _signal * VectorSymbol("x_0") + _spread * noise,
         v_theta: _signal * noise - _spread * VectorSymbol("x_0"),
@@ -86,17 +86,20 @@ def ddim_facts() -> tuple[Step, ...]:
         ),
         *_noise_level_steps(DDIM_FORMULAS[C2]),
         Step(
-            "slope-positive",
-            "C1 is the sine of the angle that the step turns by and √ᾱ (√(1 − ᾱ') − √(1 − ᾱ' − C2²)) ≥ 0.",
+            "slope-split",
+            "C1 is the sine of the angle that the step turns by, and what the noise that is not kept adds.",
             Equal(C1, _signal_prev * _spread - _signal * at_prev + _signal * (at_prev - _kept)),
         ),
         Step(
             "angle-positive",
-            "That sine, times a positive number, is ᾱ' − ᾱ > 0: more velocity always means less mean.",
+            "That sine, times a sum of positive numbers, is ᾱ' − ᾱ, which is positive.",
             Equal(
                 (_signal_prev * _spread - _signal * at_prev) * (_signal_prev * _spread + _signal * at_prev),
                 alpha_bar_prev - alpha_bar,
             ),
+        ),
+        Step(
+            "slope-positive", "C1 > 0 for every step down, ᾱ' > ᾱ: more velocity always means less mean.", Positive(C1)
         ),
     )
 
@@ -114,12 +117,18 @@ def _noise_level_steps(std: sp.Expr) -> tuple[Step, ...]:
     return (
         Step(
             "noise-room",
-            "For η ≤ 1 the noise added leaves room for the noise kept: both summands in the bracket are positive.",
+            "What the noise added leaves for the noise kept …",
             Equal(
                 1 - a_prev - std**2,
                 (1 - a_prev) * ((1 - noise_level**2) * (a_prev - a) + a * (1 - a_prev)) / (a_prev * (1 - a)),
             ),
         ),
+        Step(
+            "noise-room-positive",
+            "… is positive for η up to 1, so that the root is real.",
+            Positive(1 - a_prev - std**2, within={noise_level: sp.Interval.Lopen(0, 1)}),
+        ),
+        Step("noise-positive", "Every step adds noise.", Positive(std)),
         Step("no-noise", "At η = 0 the step adds no noise.", Equal(std, sp.S.Zero, {noise_level: sp.S.Zero})),
         Step(
             "rotation",

@@ -16,7 +16,7 @@ import sympy as sp
 
 from derivations import calculus
 from derivations.calculus import Norm2, VectorSymbol, sg
-from derivations.claims import Claim, Equal, GradientIs, Positive
+from derivations.claims import Claim, Equal, GradientIs, Inliner, Positive, refusal
 from derivations.notation import (
     alpha_bar,
     noise_old,
@@ -35,7 +35,18 @@ from derivations.notation import (
 )
 from derivations.variant import Variant
 
-__all__ = ["Change", "Derivation", "DerivationError", "Proof", "Step", "StepResult", "Theorem", "inside_unit", "prove"]
+__all__ = [
+    "Change",
+    "Derivation",
+    "DerivationError",
+    "Proof",
+    "Step",
+    "StepResult",
+    "Theorem",
+    "inliner",
+    "inside_unit",
+    "prove",
+]
 
 
 class DerivationError(ValueError):
@@ -55,7 +66,7 @@ PREDICTIONS = {
 }
 """What the trained, the behaviour and the reference model put out, or would have."""
 
-_weight = sp.Symbol("w", positive=True)
+_weight = sp.Symbol("w", real=True)
 
 
 @dataclass(frozen=True)
@@ -79,6 +90,11 @@ class StepResult:
     @property
     def proved(self) -> bool:
         return self.residual == 0
+
+    @property
+    def reason(self) -> str:
+        """Why it is refused, in words; empty where it is proved."""
+        return refusal(self.step.claim, self.residual)
 
 
 @dataclass(frozen=True)
@@ -110,9 +126,15 @@ class Theorem:
     steps: tuple[Step, ...]
     definitions: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict)
     reference: str = ""
+    within: Mapping[sp.Symbol, sp.Interval] = field(default_factory=dict)
+
+    @cached_property
+    def inliner(self) -> Inliner:
+        """What its claims are judged with."""
+        return inliner(self.definitions, within=self.within)
 
     def prove(self) -> Proof:
-        return prove(self.name, self.steps, self.definitions)
+        return prove(self.name, self.steps, self.inliner)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +182,7 @@ class Derivation:
         change: how this derivation was made of another one, in whose variables a problem is drawn; ``None`` for one
             that stands for itself.  See :mod:`derivations.parameterisation`.
         coarse: given quantities that implementations may round more coarsely than to their own size, and to what.
+        within: domains that are narrower than the notation table's: where a coefficient's formula is what it should be.
         path: what x_t is made of: ``"rectified"``, (1 − t)·x_0 + t·noise, whose velocity is noise − x_0; or ``"vp"``,
             √ᾱ·x_0 + √(1 − ᾱ)·noise, whose velocity is √ᾱ·noise − √(1 − ᾱ)·x_0.
     """
@@ -186,6 +209,7 @@ class Derivation:
     noise_at: int = 1
     change: Change | None = None
     coarse: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict)
+    within: Mapping[sp.Symbol, sp.Interval] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.path not in PATHS:
@@ -302,7 +326,12 @@ class Derivation:
 
     def prove(self) -> Proof:
         """Check every step."""
-        return prove(self.label, self.all_steps, self.definitions)
+        return prove(self.label, self.all_steps, self.inliner)
+
+    @cached_property
+    def inliner(self) -> Inliner:
+        """What its claims are judged with: definitions are put in, coefficients known."""
+        return inliner(self.definitions, self.coefficients, self.within)
 
 
 def inside_unit(expr: sp.Expr) -> dict[sp.Symbol, sp.Expr]:
@@ -322,12 +351,29 @@ def inline(expr: sp.Expr, definitions: Mapping[sp.Symbol, sp.Expr]) -> sp.Expr:
     raise DerivationError(f"the definitions of {', '.join(map(str, table))} go round in a circle")
 
 
-def prove(name: str, steps: tuple[Step, ...], definitions: Mapping[sp.Symbol, sp.Expr]) -> Proof:
-    """Check steps in order; every step is checked, also after one was refused."""
+def inliner(
+    definitions: Mapping[sp.Symbol, sp.Expr],
+    coefficients: Mapping[sp.Symbol, sp.Expr] | None = None,
+    within: Mapping[sp.Symbol, sp.Interval] | None = None,
+) -> Inliner:
+    """What claims are judged with.
+
+    Args:
+        definitions: symbols that stand for expressions, which are put in.
+        coefficients: symbols that are left opaque, with their formulas: what depends on these is not taken for a
+            constant, and each formula must lie in its symbol's domain.
+        within: domains that are narrower than the notation table's.
+    """
     closed = {symbol: inline(formula, definitions) for symbol, formula in definitions.items()}
+    return Inliner(closed, coefficients, within)
+
+
+def prove(name: str, steps: tuple[Step, ...], definitions: Mapping[sp.Symbol, sp.Expr] | Inliner) -> Proof:
+    """Check steps in order; every step is checked, also after one was refused."""
+    known = definitions if isinstance(definitions, Inliner) else inliner(definitions)
     results = []
     for step in steps:
         start = time.perf_counter()
-        left = step.claim.residual(lambda e: sp.sympify(e).xreplace(closed))
+        left = step.claim.residual(known)
         results.append(StepResult(step, left, time.perf_counter() - start))
     return Proof(name, tuple(results))

@@ -14,8 +14,8 @@ import sympy as sp
 
 from derivations import calculus
 from derivations.calculus import ClipMask, Dot, Mask, MeanAbs, Norm2, VectorSymbol, components, sg
-from derivations.claims import Approximates, EqualUpToConstant, GradientIs, Positive, SameHessian
-from derivations.derivation import PREDICTIONS, Derivation, DerivationError, Step, inline, inside_unit
+from derivations.claims import Approximates, EqualUpToConstant, GradientIs, Inliner, Positive, SameHessian
+from derivations.derivation import PREDICTIONS, Derivation, DerivationError, Step, inline, inliner, inside_unit
 from derivations.directions import Term, combined, directions, grouped, prettier, tidy, tidy_vectors, times, turned
 from derivations.grammar.kinks import is_kink
 from derivations.grammar.statement import Statement
@@ -104,7 +104,8 @@ def derive_statement(statement: Statement, sde: str | None = None, weight: sp.Ex
         raise DerivationError(
             f"{predictions[0]} is what belongs to a velocity of the rectified path, which {sde} is not on"
         )
-    return replace(found, derivation=replace(found.derivation, path=path))
+    within = {} if sde is None else reverse_step(sde).within
+    return replace(found, derivation=replace(found.derivation, path=path, within=within))
 
 
 def _step_formulas(statement: Statement, sde: str | None) -> dict[sp.Symbol, sp.Expr]:
@@ -155,12 +156,16 @@ class _Form:
         if not quadratic:
             return self._assembled(terms, gradient, None)
         centre = self._centre(terms, own_weight)
-        if self.wanted_weight is None and Positive(own_weight, domain).residual(self._inline) == 0:
+        if self.wanted_weight is None and Positive(own_weight, domain).residual(self._known) == 0:
             return self._assembled(terms, gradient, (own_weight, centre), domain)
         return self._assembled(terms, gradient, (own_weight, centre), None)
 
     def _inline(self, expr: sp.Expr) -> sp.Expr:
         return inline(expr, self.definitions)
+
+    @property
+    def _known(self) -> Inliner:
+        return inliner(self.definitions, self.coefficients)
 
     def _terms(self) -> tuple[Term, ...]:
         raw = self._chain(self.loss, {})
@@ -322,7 +327,7 @@ class _Form:
         square = weight * Norm2(v_theta - centre)
         for constant in self._constants(weight, centre):
             claim = EqualUpToConstant(self.loss, square, constant)
-            if claim.residual(self._inline) == 0:
+            if claim.residual(self._known) == 0:
                 break
         else:
             return None, None
@@ -335,10 +340,13 @@ class _Form:
         return constant, Step("value", sentence, claim)
 
     def _hessian_step(self, weight: sp.Expr, centre: sp.Expr) -> Step:
+        square = weight * Norm2(v_theta - sg(centre) if self._depends(centre) else v_theta - centre)
+        symbols = set().union(*(self._inline(side).free_symbols for side in (self.loss, square)))
+        held = tuple(sorted((s for s in symbols & set(self.coefficients) if self._depends(s)), key=str))
         return Step(
             "hessian",
             "The loss and that squared distance have the same Hessian (detached factors held).",
-            SameHessian(self.loss, weight * Norm2(v_theta - sg(centre) if self._depends(centre) else v_theta - centre)),
+            SameHessian(self.loss, square, held=held),
         )
 
     def _constants(self, weight: sp.Expr, centre: sp.Expr) -> Iterator[sp.Expr]:
@@ -400,7 +408,7 @@ class _Form:
         if quoted is None or calculus.is_zero(self._inline(gradient - quoted)):
             return ()
         claim = Approximates(gradient, quoted, {v_theta: v_old}, gradient - quoted)
-        if claim.residual(self._inline) != 0:
+        if claim.residual(self._known) != 0:
             return ()
         return (Step("on-policy", "On-policy, at v_theta = v_old, this is what is left of the gradient.", claim),)
 

@@ -126,12 +126,12 @@ def _mixture() -> Theorem:
 
 def _ppo_clip() -> Theorem:
     # Every branch is parametrised by positive symbols, so that the order of the two terms is decided by signs.
-    a, s, u, low, high, r = sp.symbols("a s u l h r", positive=True)
-    A = sp.Symbol("A", real=True)
+    a, s, u, low, high = sp.symbols("a s u l h", positive=True)
+    A, r = sp.symbols("A r", real=True)
     clipped = sp.Min(sp.Max(r, 1 - low, evaluate=False), 1 + high, evaluate=False)
     surrogate = -sp.Min(r * A, clipped * A, evaluate=False)
     below, above = {r: 1 - low - s}, {r: 1 + high + s}
-    inside = {low: 1 - r + s, high: r - 1 + u}  # the clip range is (r − s, r + u)
+    inside = {r: 1 - low + (low + high) / (1 + u)}
     steps = []
     for sign, word, bound in ((1, "positive", 1 + high), (-1, "negative", 1 - low)):
         for place, at in (("below", below), ("inside", inside), ("above", above)):

@@ -40,6 +40,17 @@ class VectorSymbol(sp.Symbol):
     def __new__(cls, name: str) -> VectorSymbol:
         return super().__new__(cls, name, real=True)
 
+    @staticmethod
+    def dummy(name: str) -> VectorSymbol:
+        """A vector that is equal to no other one, of the same name either."""
+        return _VectorDummy(name)
+
+
+class _VectorDummy(VectorSymbol, sp.Dummy):
+    def __new__(cls, name: str) -> _VectorDummy:
+        vector: _VectorDummy = sp.Dummy.__new__(cls, name, real=True)
+        return vector
+
 
 class Dot(sp.Function):
     r"""Inner product :math:`\langle a, b\rangle` over the latent coordinates of one sample."""

@@ -21,6 +21,7 @@ from derivations.directions import directions, grouped, tidy, time_left, turned
 from derivations.notation import (
     Delta,
     delta,
+    dt,
     noise,
     noise_old,
     noise_ref,
@@ -83,6 +84,7 @@ class ChangeOfVariables:
         noise_at: the time at which x_t is all noise, afterwards.
         coarse: see :class:`Derivation`.
         steps: what is proved of the change itself.
+        within: where the new variables live, if that is not where the old ones did.
     """
 
     name: str
@@ -97,6 +99,7 @@ class ChangeOfVariables:
     noise_at: int
     coarse: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict)
     steps: tuple[Step, ...] = ()
+    within: Mapping[sp.Symbol, sp.Interval] = field(default_factory=dict)
 
     def velocity(self, u: sp.Expr) -> sp.Expr:
         return self.offset + self.factor * u
@@ -148,6 +151,7 @@ def under(d: Derivation, change: ChangeOfVariables) -> Derivation:
         noise_at=change.noise_at,
         change=Change(d, change.name, change.conversion, change.substitution, change.definitions),
         coarse={**d.coarse, **change.coarse},
+        within={**{s: e.xreplace(change.substitution) for s, e in d.within.items()}, **change.within},
     )
 
 
@@ -255,6 +259,7 @@ def reversing_time(d: Derivation) -> ChangeOfVariables:
         noise_at=0,
         coarse={t: sp.S.One},
         steps=tuple(steps),
+        within={dt: sp.Interval.open(0, 1 - t), t_prev: sp.Interval.Lopen(t, 1)},
     )
 
 

@@ -183,7 +183,7 @@ def _time_reversal() -> Theorem:
             Step(
                 "step",
                 "A reverse step of the same length dt > 0 goes up in this time.",
-                Equal(1 - t_prev, (1 - t) - dt, {t_prev: t + dt}),
+                Equal(1 - t_prev, (1 - t) - dt, {t_prev: t + dt}, (1 - t - dt,)),
             ),
         ),
     )

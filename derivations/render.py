@@ -37,8 +37,18 @@ from derivations.claims import (
     SameHessian,
     Substitution,
 )
-from derivations.derivation import OUTPUTS, Derivation, Step, Theorem
-from derivations.notation import latex_names, log_prob_old, log_prob_theta, log_ratio, ratio, rows, v_theta
+from derivations.derivation import Derivation, Step, Theorem
+from derivations.notation import (
+    delta,
+    latex_names,
+    log_prob_old,
+    log_prob_theta,
+    log_ratio,
+    ratio,
+    rows,
+    v_old,
+    v_theta,
+)
 from derivations.torchgen import ordered_formulas
 
 __all__ = [
@@ -125,24 +135,45 @@ def _claim(claim: Claim, w: Writer) -> str:
 
     match claim:
         case Equal():
-            return f"{p(claim.lhs)} = {p(claim.rhs)}{_where(claim.where, w)}"
+            given = aside("if", *(f"{p(e)} > 0" for e in claim.given)) if claim.given else ""
+            return f"{p(claim.lhs)} = {p(claim.rhs)}{_where(claim.where, w)}{given}"
         case GradientIs():
             return f"{_nabla(claim, w)} = {p(claim.gradient)}"
         case Approximates():
             limit = aside("as", *(f"{p(s)} {to} {p(e)}" for s, e in claim.limit.items()))
-            return f"{p(claim.lhs)} {approx} {p(claim.rhs)}{limit}{aside('with remainder', p(claim.remainder))}"
+            exactly = "" if claim.remainder is None else aside("with remainder", p(claim.remainder))
+            return f"{p(claim.lhs)} {approx} {p(claim.rhs)} + {_order(claim, w)}{limit}{exactly}"
         case Parallel():
             return f"{p(claim.lhs)} {parallel} {p(claim.rhs)}{aside('by the factor', f'{p(claim.factor)} > 0')}"
         case EqualUpToConstant():
             constant = p(claim.constant)
             last = w.group(constant) if isinstance(claim.constant, sp.Add) or constant.startswith(w.minus) else constant
             right = f"{p(claim.rhs)} + {last}"
-            return f"{p(claim.lhs)} = {right}{aside('the last term being free of', p(v_theta))}"
+            return f"{p(claim.lhs)} = {right}{aside('the last term being free of', p(claim.wrt or v_theta))}"
         case SameHessian():
-            sign = "∇²" if plain else rf"\nabla_{{{p(v_theta)}}}^{{2}}"
-            return f"{sign}{_bracket(p(claim.lhs), w)} = {sign}{_bracket(p(claim.rhs), w)}"
+            sign = "∇²" if plain else rf"\nabla_{{{p(claim.wrt or v_theta)}}}^{{2}}"
+            held = aside("held fixed:", *map(p, claim.held)) if claim.held else ""
+            return f"{sign}{_bracket(p(claim.lhs), w)} = {sign}{_bracket(p(claim.rhs), w)}{held}"
         case Positive():
-            return f"{p(claim.expr)} > 0{_where(claim.where, w)}"
+            within = aside("for", *(_inside(s, e, w) for s, e in claim.within.items())) if claim.within else ""
+            return f"{p(claim.expr)} > 0{_where(claim.where, w)}{within}"
+
+
+def _order(claim: Approximates, w: Writer) -> str:
+    """O(…) of the distance to the limit, δ where v_theta goes to v_old."""
+    plain = isinstance(w, TextWriter)
+    ((symbol, value), *others) = claim.limit.items()
+    size = w.write(delta if (symbol, value) == (v_theta, v_old) else sp.sympify(symbol - value))
+    body = "s" if others else f"‖{size}‖" if plain else rf"\|{size}\|"
+    power = "" if claim.order == 1 else str(claim.order).translate(SUPERSCRIPT) if plain else f"^{{{claim.order}}}"
+    return f"O({body}{power})"
+
+
+def _inside(symbol: sp.Symbol, domain: sp.Interval, w: Writer) -> str:
+    """low < symbol ≤ high, as the domain's ends are."""
+    at_most = "≤" if isinstance(w, TextWriter) else r"\leq"
+    left, right = ("<" if is_open else at_most for is_open in (domain.left_open, domain.right_open))
+    return f"{w.write(domain.start)} {left} {w.write(symbol)} {right} {w.write(domain.end)}"
 
 
 def _bracket(body: str, w: Writer) -> str:
@@ -196,7 +227,7 @@ def explain(derivation: Derivation, *, latex: bool = False) -> str:
         out.formula(_mask(mask, w))
     coefficients = [f"{w.write(s)} = {w.write(e)}" for s, e in formulas if s in d.coefficients]
     if coefficients:
-        out.section(f"Coefficients, free of the trained {OUTPUTS[d.output].removeprefix('predicted ')}")
+        out.section("Coefficients, which no gradient reaches")
         out.formulas(coefficients)
     out.steps(d.all_steps)
     out.section("In short")

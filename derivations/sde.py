@@ -17,7 +17,7 @@ one (:mod:`derivations.ddim`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import sympy as sp
 
@@ -53,6 +53,7 @@ class ReverseStep:
         formulas: the numbers behind the symbols: ``sigma_t`` (where there is one), ``C1``, ``C2``, ``mean_offset``.
         theorem: the machine-checked facts about it.
         path: what x_t is made of, as ``Derivation.path``; its velocity is that path's.
+        within: where it is a step that adds noise: its quantities' domains, where they are narrower than the table's.
     """
 
     name: str
@@ -61,6 +62,7 @@ class ReverseStep:
     formulas: Mapping[sp.Symbol, sp.Expr]
     theorem: Theorem
     path: str = "rectified"
+    within: Mapping[sp.Symbol, sp.Interval] = field(default_factory=dict)
 
 
 def _affine_steps(mean: sp.Expr) -> tuple[Step, ...]:
@@ -156,7 +158,9 @@ def _score_steps() -> tuple[Step, ...]:
     )
 
 
-_kept = sp.Symbol("κ", positive=True)  # of the predicted noise
+_kept = sp.Symbol("κ", nonnegative=True)  # of the predicted noise
+_UP_TO_ONE = {noise_level: sp.Interval.Lopen(0, 1)}
+_BEFORE_THE_LAST = {t_prev: sp.Interval.open(0, t), C2: sp.Interval.Lopen(0, t_prev)}
 
 
 def _cps() -> ReverseStep:
@@ -192,9 +196,15 @@ def _cps() -> ReverseStep:
         Step("no-noise", "At η = 0 the step is the ODE's.", Equal(formulas[C2], sp.S.Zero, {noise_level: sp.S.Zero})),
         *_affine_steps(mean),
         Step(
-            "slope-positive",
-            "C1 is a sum of Δt > 0 and of (t' − √(t'² − C2²))(1 − t) ≥ 0, so more velocity always means less mean.",
+            "slope-split",
+            "C1 is the sum of Δt and of what the noise that is not kept adds.",
             Equal(C1, (t - t_prev) + (t_prev - direction) * (1 - t)),
+        ),
+        Step("slope-positive", "C1 > 0 where 0 < C2 ≤ t' < t: more velocity always means less mean.", Positive(C1)),
+        Step(
+            "noise-positive",
+            "For η up to 1 every step but the last, which ends at t' = 0, adds noise.",
+            Positive(formulas[C2], within=_UP_TO_ONE),
         ),
     )
     inlined = {C1: formulas[C1], mean_offset: formulas[mean_offset]}
@@ -203,7 +213,15 @@ def _cps() -> ReverseStep:
         "Coefficients-Preserving Sampling",
         mean,
         formulas,
-        Theorem("sde-cps", "Coefficients-Preserving Sampling", steps, inlined, _CPS),
+        Theorem(
+            "sde-cps",
+            "Coefficients-Preserving Sampling",
+            steps,
+            inlined,
+            _CPS,
+            _BEFORE_THE_LAST,
+        ),
+        within=_UP_TO_ONE | _BEFORE_THE_LAST,
     )
 
 
@@ -238,7 +256,7 @@ def _ddim() -> ReverseStep:
     steps = (*ddim_facts(), *_affine_steps(DDIM_MEAN), *cps_is_ddim(cps.mean, cps.formulas[C1]))
     inlined = {s: DDIM_FORMULAS[s] for s in (C1, mean_offset)}
     theorem = Theorem("sde-ddim", "DDIM and DDPM", steps, inlined, DDIM_REFERENCE)
-    return ReverseStep("ddim", "DDIM", DDIM_MEAN, DDIM_FORMULAS, theorem, "vp")
+    return ReverseStep("ddim", "DDIM", DDIM_MEAN, DDIM_FORMULAS, theorem, "vp", _UP_TO_ONE)
 
 
 _FLOW_GRPO = """@article{liu2025flowgrpo,

@@ -122,12 +122,13 @@ def maximal(expr: sp.Expr, types: tuple[type, ...]) -> list[sp.Expr]:
 
 
 def freeze(expr: sp.Expr) -> tuple[sp.Expr, dict[sp.Expr, sp.Expr]]:
-    """Replace every ``sg(...)`` by a constant of its kind; the mapping restores it."""
-    frozen = {}
-    for i, node in enumerate(maximal(expr, (sg,))):
-        frozen[node] = (
-            VectorSymbol(f"_sg{i}")
-            if _kind(node) == "vector"
-            else sp.Dummy(f"sg{i}", real=True, positive=True if node.is_positive else None)
-        )
+    """Replace every ``sg(...)`` by a constant of its kind that is nothing else's; the mapping restores it."""
+    frozen = {node: _frozen(node) for node in maximal(expr, (sg,))}
     return expr.xreplace(frozen), {v: k for k, v in frozen.items()}
+
+
+@lru_cache(maxsize=10_000)  # the same for the same node, so that what is made of it is found again
+def _frozen(node: sp.Expr) -> sp.Expr:
+    if _kind(node) == "vector":
+        return VectorSymbol.dummy("sg")
+    return sp.Dummy("sg", real=True, positive=True if node.is_positive else None)

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from derivations import render
 from derivations.calculus import Mask
 from derivations.claims import Claim
-from derivations.derivation import Derivation, Step, Theorem, inline, prove
+from derivations.derivation import Derivation, Step, Theorem, prove
 from derivations.notation import NOTATION
 from derivations.sde import ReverseStep
 from derivations.torchgen import ordered_formulas
@@ -116,7 +116,7 @@ def statement(derivation: Derivation) -> Shown:
     parts += [_mask(m, d) for m in sorted(d.gradient.atoms(Mask), key=str)]
     fixed = [formula(e, render.latex(s, of=d), of=d) for s, e in formulas if s in d.coefficients]
     if fixed:
-        parts += [_words("and, free of the trained velocity,"), *fixed]
+        parts += [_words("and, with no gradient through them,"), *fixed]
     return _joined(*parts)
 
 
@@ -133,7 +133,7 @@ def steps(subject: Derivation | Theorem, *names: str) -> Shown:
     """
     chosen = _chosen(subject, names)
     of = subject if isinstance(subject, Derivation) else None
-    proof = prove(subject.name, chosen, subject.definitions)
+    proof = prove(subject.name, chosen, subject.inliner)
     parts = []
     for number, (step, result) in enumerate(zip(chosen, proof.results, strict=True), 1):
         verdict = "✓ *proved*" if result.proved else f"✗ *refused; left over:* `{result.residual}`"
@@ -164,7 +164,7 @@ def refused(subject: Derivation | Theorem, name: str, **changed: sp.Expr) -> Sho
     """What the prover says of a step whose claim was changed: a proof that cannot fail would prove nothing."""
     (step,) = _chosen(subject, (name,))
     claim: Claim = replace(step.claim, **changed)
-    left = claim.residual(lambda e: inline(e, subject.definitions))
+    left = claim.residual(subject.inliner)
     verdict = "proved" if left == 0 else "refused"
     return _joined(
         Shown(f"$$\n{render.claim_latex(claim)}\n$$", render.claim_text(claim)),

@@ -83,8 +83,7 @@ def failures(report: Report) -> list[str]:
     for proof in (*report.theorems, *(r.proof for r in report.results)):
         for refused in proof.refused:
             out.append(
-                f"{proof.name}: step '{refused.step.name}' is refused: {refused.step.sentence}\n"
-                f"  what is left of it, and should be 0: {refused.residual}"
+                f"{proof.name}: step '{refused.step.name}' is refused: {refused.step.sentence}\n  {refused.reason}"
             )
     for result in report.results:
         for check in result.checks:

@@ -54,7 +54,7 @@ def check_step(step: Step, definitions: Mapping[sp.Symbol, sp.Expr], seed: int =
     sides = [_concrete(inline(side, definitions)) for side in _sides(claim)]
     where = {s: inline(e, definitions) for s, e in getattr(claim, "where", {}).items() if s.is_Symbol}
     sides = [_concrete(side.xreplace(where)) for side in sides]
-    values = _values(sides, seed)
+    values = _values(sides, seed, getattr(claim, "within", {}))
     analysis = Analysis(values, torch.float64)
     if isinstance(claim, Positive):
         smallest = analysis(sides[0])[0].min()
@@ -77,7 +77,7 @@ def _sides(claim: Claim) -> tuple[sp.Expr, ...]:
     if isinstance(claim, GradientIs):
         return claim.loss, claim.gradient
     if isinstance(claim, Approximates):
-        return claim.lhs, claim.rhs + claim.remainder
+        return claim.lhs, claim.rhs + (claim.lhs - claim.rhs if claim.remainder is None else claim.remainder)
     if isinstance(claim, Parallel):
         return claim.lhs, claim.factor * claim.rhs
     if isinstance(claim, EqualUpToConstant):
@@ -93,7 +93,7 @@ def _concrete(expr: sp.Expr) -> sp.Expr:
     return expr.replace(lambda e: isinstance(e, AppliedUndef), lambda e: forms[e.func.__name__](*e.args)).doit()
 
 
-def _values(sides: list[sp.Expr], seed: int) -> dict[str, Tensor]:
+def _values(sides: list[sp.Expr], seed: int, within: Mapping[sp.Symbol, sp.Interval]) -> dict[str, Tensor]:
     """A random value for each symbol: vectors as latents, scalars per sample, by their assumptions."""
     generator = torch.Generator().manual_seed(seed)
     names = sorted(set().union(*(side.free_symbols for side in sides)) | {v_theta}, key=str)
@@ -104,7 +104,9 @@ def _values(sides: list[sp.Expr], seed: int) -> dict[str, Tensor]:
             value = torch.randn((_BATCH, *_LATENT), generator=generator, dtype=torch.float64)
             out[symbol.name] = torch.ones_like(value) if symbol.name == "ones" else value
             continue
-        low, high = _RANGES.get(symbol.name, (0.2, 2.0) if symbol.is_nonnegative else (-2.0, 2.0))
+        narrow = within.get(symbol, sp.S.Reals)
+        inside = (0.1, 0.9) if narrow == sp.Interval.Lopen(0, 1) else None
+        low, high = inside or _RANGES.get(symbol.name, (0.2, 2.0) if symbol.is_nonnegative else (-2.0, 2.0))
         value = low + (high - low) * torch.rand(column, generator=generator, dtype=torch.float64)
         if symbol.name in ("D", "G"):  # the latent's own size, which ‖ones‖² is
             value = torch.full(column, float(torch.Size(_LATENT).numel()), dtype=torch.float64)

@@ -308,9 +308,15 @@ def formulas_of(whole: Derivation | Theorem) -> list[sp.Expr]:
         for step in steps_of(whole):
             for field in fields(step.claim):
                 content = getattr(step.claim, field.name)
-                yield from content.values() if isinstance(content, dict) else [content] if field.name != "label" else []
+                if isinstance(content, dict):
+                    yield from content.values()
+                elif isinstance(content, tuple):
+                    yield from content
+                elif isinstance(content, (sp.Expr, int)) and not isinstance(content, bool):
+                    yield content
 
-    return [e for e in map(sp.sympify, every()) if not e.has(AppliedUndef)]
+    found = (e for e in map(sp.sympify, every()) if isinstance(e, sp.Expr))  # a domain is no formula
+    return [e for e in found if not e.has(AppliedUndef)]
 
 
 @WHOLE

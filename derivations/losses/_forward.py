@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import sympy as sp
 
 from derivations.calculus import Norm2
-from derivations.claims import EqualUpToConstant
+from derivations.claims import EqualUpToConstant, GradientIs
 from derivations.derivation import Step
 from derivations.notation import D, kl_weight, v_gt, v_ref, v_theta
 
@@ -60,13 +60,29 @@ def reference_weight(options: Mapping[str, str]) -> sp.Expr:
     return kl_weight * per_coordinate(options) if options["reference"] == "on" else sp.S.Zero
 
 
-def mixture_step(weight: sp.Expr, centre: sp.Expr, strength: sp.Expr) -> tuple[Step, ...]:
-    """That weight·‖v_theta − centre‖² and the reference term are one squared distance, in value too."""
+def mixture_step(weight: sp.Expr, centre: sp.Expr, strength: sp.Expr, moves: bool = False) -> tuple[Step, ...]:
+    """That weight·‖v_theta − centre‖² and the reference term are one squared distance, in value too.
+
+    If ``moves``, weight and centre depend on v_theta through detached factors: then in gradient alone.
+    """
     if strength == 0:
         return ()
     total = weight + strength
     both = weight * Norm2(v_theta - centre) + strength * Norm2(v_theta - v_ref)
     between = (weight * centre + strength * v_ref) / total
+    if moves:
+        return (
+            Step(
+                "mixture",
+                "Lemma L3: with the reference term it has the gradient of one squared distance, to the weighted centre "
+                "of both.",
+                GradientIs(
+                    both,
+                    2 * total * (v_theta - between),
+                    label=r"\left[w\|v_\theta-v^*\|^2+c\|v_\theta-v_{ref}\|^2\right]",
+                ),
+            ),
+        )
     return (
         Step(
             "mixture",

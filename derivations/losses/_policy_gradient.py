@@ -6,6 +6,7 @@ reads like the true Gaussian's (s = 1); the mean over coordinates has s = 1/D.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import sympy as sp
@@ -121,6 +122,11 @@ class GaussianPolicy:
     @property
     def coefficients(self) -> dict[sp.Symbol, sp.Expr]:
         return dict(reverse_step(self.sde).formulas)
+
+    @property
+    def within(self) -> Mapping[sp.Symbol, sp.Interval]:
+        """Where the reverse step is one that adds noise."""
+        return reverse_step(self.sde).within
 
     @property
     def path(self) -> str:

@@ -75,6 +75,7 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
         target=v_theta - gradient,
         definitions={**policy.definitions, ratio: sp.exp(log_ratio)},
         coefficients=policy.coefficients,
+        within=policy.within,
         steps=(
             *policy.steps,
             ratio_gradient(policy),

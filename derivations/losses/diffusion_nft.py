@@ -4,8 +4,9 @@ r"""DiffusionNFT: contrast an implicit positive and negative policy, both mixtur
           v^\pm = (1\mp\beta) v_{\mathrm{old}} \pm \beta v_\theta
 
 Proved: the gradient's split into an optimisation direction and a trust region; equality in value, up to a
-constant, with β²‖v_theta − v*‖², v* = v_old + (A/β)(v_gt − v_old), A = 2r − 1, hence in every derivative; and that
-the authors' adaptive weighting only replaces A, as their maps from an advantage to r do.
+constant, with β²‖v_theta − v*‖², v* = v_old + (A/β)(v_gt − v_old), A = 2r − 1, hence in every derivative.  The authors'
+maps from an advantage to r only replace A.  So does their adaptive weighting, in the gradient: its weights are
+detached, but depend on v_theta, so that v* moves with it, and the values differ by no constant.
 Source: DiffusionNFT, arXiv:2509.16117, Eq. 5 and Theorem 3.2.
 """
 
@@ -125,9 +126,14 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
         },
         steps=_steps(matching, own_gradient, strength, good, bad),
         after=(
-            *_remarks(matching, own_gradient, own_weight, v_star, constant),
+            *(
+                _held_weights(matching, own_weight, v_star)
+                if adaptive
+                else _in_value(matching, own_weight, v_star, constant)
+            ),
+            *_remarks(own_gradient, own_weight, v_star),
             *mode_steps(mode),
-            *mixture_step(own_weight, v_star, reference_weight(options)),
+            *mixture_step(own_weight, v_star, reference_weight(options), moves=adaptive),
         ),
         domain={reward_prob: 1 / (1 + sp.Symbol("rho", positive=True))},
     )
@@ -183,11 +189,8 @@ def _steps(matching: sp.Expr, gradient: sp.Expr, strength: sp.Expr, good: sp.Exp
     )
 
 
-def _remarks(
-    matching: sp.Expr, gradient: sp.Expr, weight: sp.Expr, v_star: sp.Expr, constant: sp.Expr
-) -> tuple[Step, ...]:
+def _in_value(matching: sp.Expr, weight: sp.Expr, v_star: sp.Expr, constant: sp.Expr) -> tuple[Step, ...]:
     one = weight * Norm2(v_theta - v_star)
-    centre = (v_gt - v_old) / beta
     return (
         Step(
             "value",
@@ -195,6 +198,37 @@ def _remarks(
             EqualUpToConstant(matching, one, constant),
         ),
         Step("hessian", "… so it has the same Hessian.", SameHessian(matching, one)),
+    )
+
+
+def _held_weights(matching: sp.Expr, weight: sp.Expr, v_star: sp.Expr) -> tuple[Step, ...]:
+    """The weights depend on v_theta, detached or not: the target moves with it, and no value is a constant."""
+    plus, minus = (formula.args[0] for formula in _adaptive_weights().values())
+    one = weight * Norm2(v_theta - v_star)
+    return (
+        Step(
+            "hessian",
+            "With the weights w⁺ and w⁻ held, the loss has the Hessian of the squared distance to v*.",
+            SameHessian(matching, one, held=(w_plus, w_minus)),
+        ),
+        Step(
+            "starts-as-plain",
+            "At v_theta = v_old both weights are the same, so that Ã is A there.",
+            Equal(_tilde(plus, minus), 2 * reward_prob - 1, {v_theta: v_old}),
+        ),
+    )
+
+
+def _tilde(plus: sp.Expr, minus: sp.Expr) -> sp.Expr:
+    """Ã for given weights."""
+    good, bad = reward_prob / plus, (1 - reward_prob) / minus
+    return (good - bad) / (good + bad)
+
+
+def _remarks(gradient: sp.Expr, weight: sp.Expr, v_star: sp.Expr) -> tuple[Step, ...]:
+    one = weight * Norm2(v_theta - v_star)
+    centre = (v_gt - v_old) / beta
+    return (
         Step(
             "mixture-centres",
             "Lemma L3: the two branches are squared distances to v_old ± (v_gt − v_old)/β.",

@@ -83,6 +83,7 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
             divergence: policy.per_coordinate * Norm2(mean_theta - mean_old) / (2 * C2**2),
         },
         coefficients=policy.coefficients,
+        within=policy.within,
         steps=(
             *policy.steps,
             ratio_gradient(policy),

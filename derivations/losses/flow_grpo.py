@@ -98,6 +98,7 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
         target=v_theta - gradient,
         definitions={**policy.definitions, ratio: sp.exp(log_ratio)},
         coefficients=policy.coefficients,
+        within=policy.within,
         steps=(
             *policy.steps,
             ratio_gradient(policy),
@@ -108,13 +109,13 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
             ),
             *time_weight_steps(policy, gradient),
         ),
-        after=(*approximations(policy, gradient, quoted), *_article(surrogate, pull)),
+        after=(*approximations(policy, gradient, quoted), *_article(policy, surrogate, pull)),
         brief_gradient=quoted,
         brief_target=v_theta - quoted,
     )
 
 
-def _article(surrogate: sp.Expr, pull: sp.Expr) -> tuple[Step, ...]:
+def _article(policy: GaussianPolicy, surrogate: sp.Expr, pull: sp.Expr) -> tuple[Step, ...]:
     """Where the article that started this project reads differently."""
     quoted = advantage * k * noise
     return (
@@ -144,20 +145,29 @@ def _article(surrogate: sp.Expr, pull: sp.Expr) -> tuple[Step, ...]:
         ),
         Step(
             "article-mean",
-            "The article's first log-probability has the behaviour model's mean, which no gradient reaches …",
+            "The article's first log-probability has the behaviour model's mean, which no gradient reaches.",
             GradientIs(
                 -Norm2(x_prev - mean_old) / (2 * sigma_t**2),
                 sp.S.Zero,
                 label=r"\left[-\|x_{t-\Delta t}-\mu_{\mathrm{old}}\|^2/(2\sigma_t^2)\right]",
             ),
         ),
+        *_article_variance(policy),
+    )
+
+
+def _article_variance(policy: GaussianPolicy) -> tuple[Step, ...]:
+    std = sigma_t * sp.sqrt(dt)
+    if policy.coefficients[C2] != std:
+        return ()  # another step's variance is another
+    return (
         Step(
             "article-variance",
-            "… and 2σ_t² where the step's variance is σ_t²Δt: Δt times the true log-density.",
+            "It has 2σ_t² where the step's variance is σ_t²Δt: Δt times the true log-density.",
             Equal(
                 -Norm2(x_prev - mean_theta) / (2 * sigma_t**2),
                 -dt * Norm2(x_prev - mean_theta) / (2 * C2**2),
-                {C2: sigma_t * sp.sqrt(dt)},
+                {C2: std},
             ),
         ),
     )

@@ -95,6 +95,7 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
         target=v_theta - gradient,
         definitions={**policy.definitions, log_ratio: log_ratio_norm, ratio: sp.exp(log_ratio)},
         coefficients=policy.coefficients,
+        within=policy.within,
         steps=(
             *(step for step in policy.steps if step.name != "log-ratio"),
             Step(

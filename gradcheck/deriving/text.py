@@ -191,8 +191,8 @@ def _match(match: Match) -> str:
     return f"{what}{bounds}{where}{sign}"
 
 
-def shortened(expr: sp.Expr, longest: int = 300) -> str:
-    """What is left of a refused step, as text; only the beginning of a long one."""
+def shortened(expr: sp.Expr | str, longest: int = 300) -> str:
+    """What is left of a refused step, or the reason, as text; only the beginning of a long one."""
     body = str(expr)
     return body if len(body) <= longest else f"{body[:longest]} … ({len(body)} characters)"
 
@@ -202,7 +202,7 @@ def _proved(proof: Proof) -> str:
     good = ", ".join(r.step.name for r in results if r.proved)
     out = f"{sum(r.proved for r in results)} of {len(results)} steps, for every D: {good}"
     for r in proof.refused:
-        out += f"\n            NOT PROVED: {r.step.name}; what is left of it, and should be 0: {shortened(r.residual)}"
+        out += f"\n            NOT PROVED: {r.step.name}; {shortened(r.reason)}"
     return out
 
 

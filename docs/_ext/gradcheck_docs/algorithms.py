@@ -17,7 +17,7 @@ __all__ = ["algorithm_page", "closing_page", "closing_table", "index_page", "pag
 
 _SHORT = "In short"
 _QUOTED = "As it is quoted (≈ is exact on-policy alone)"
-_DEFINED = ("Definitions", "Coefficients, free of the trained velocity")
+_DEFINED = ("Definitions", "Coefficients, which no gradient reaches")
 
 
 class NotProvedError(RuntimeError):
