@@ -43,6 +43,9 @@ class Conventions:
             ``beta``, ``kl_weight``, ``temperature``, ``weight_max``, ``advantage_clip``, ``beta_dpo``,
             ``clip_low``, ``clip_high``.
         working_dtype: the precision that it casts to inside, ``"float32"`` for instance; ``None``: that of its inputs.
+        output_dtype: mixed precision as trained: what networks put out arrives in this dtype, ``"bfloat16"`` or
+            ``"float16"``, and everything else in the case's.  The gradient is that of the upcast values, rounded to
+            this dtype at the end; the loss is then computed in float32, unless another ``working_dtype`` is declared.
         inputs_detached: the trainer hands v_old, v_ref, x_prev … over without a graph (default); if not, the loss
             itself must detach them, and ``stop-gradient`` checks that.
         compare_values: also compare the loss's value; by default only gradients count.
@@ -65,6 +68,7 @@ class Conventions:
     adv_clip_max: float | None = None
     fixed: Mapping[str, float] = field(default_factory=dict)
     working_dtype: str | None = None
+    output_dtype: str | None = None
     inputs_detached: bool = True
     compare_values: bool = False
     prediction: str = "v"
@@ -76,6 +80,14 @@ class Conventions:
         """The derivation of the declared form, in the declared variables."""
         canonical = _derive(self.algorithm, self.loss, self.given, tuple(sorted(self.options.items())))
         return changed(canonical, self.prediction, self.noise_at, self.error_space)
+
+    @property
+    def computes_in(self) -> str | None:
+        """The precision that the loss is computed in, where that is lower than its inputs'; ``None`` if it is theirs.
+
+        Mixed precision upcasts with ``.float()``.
+        """
+        return self.working_dtype or (None if self.output_dtype is None else "float32")
 
     def describe(self) -> str:
         """The declaration as one writes it."""
@@ -323,6 +335,8 @@ def _domain_problems(fixed: Mapping[str, Any], rest: Mapping[str, Any], path: st
         problems.append(
             ("working_dtype", repr(rest["working_dtype"]), "'float64', 'float32', 'bfloat16', 'float16' or None")
         )
+    if rest.get("output_dtype") not in (None, "bfloat16", "float16"):
+        problems.append(("output_dtype", repr(rest["output_dtype"]), "'bfloat16', 'float16', or None"))
     for name in ("factor", "policy_factor"):
         value = rest.get(name, 1.0)
         if not _is_number(value) or value == 0 or (name == "policy_factor" and value < 0):

@@ -31,6 +31,7 @@ __all__ = [
     "POLICY",
     "TIME",
     "Spec",
+    "as_put_out",
     "build",
     "complete",
     "draw_given",
@@ -49,6 +50,7 @@ def build(
     fixed: Mapping[str, float] | None = None,
     on_grid: bool = False,
     grid_dtype: torch.dtype | None = None,
+    output_dtype: torch.dtype | None = None,
 ) -> Case:
     """Make the case.
 
@@ -67,6 +69,7 @@ def build(
         grid_dtype: the precision whose numbers the grid's points are; ``dtype`` by default.  An implementation
             that casts its times to float32 and takes their difference works on another grid than the one of a
             float64 case, unless its points are float32 numbers.
+        output_dtype: the lower precision whose numbers networks put out; ``dtype`` by default.
     """
     draw = Draw(derivation.canonical, spec, dict(fixed or {}))
     drawn: dict[str, Tensor | float] = {}
@@ -79,8 +82,23 @@ def build(
             drawn["v_theta"] = draw.v_theta(drawn)
     extra: dict[str, Tensor | float] = {n: x.to(dtype) if n == "sigmas" else x for n, x in grid.items()}
     own = in_its_variables(derivation, drawn)
-    rounded = {name: value.to(dtype) if isinstance(value, Tensor) else value for name, value in own.items()}
+    rounded = as_put_out(
+        {name: value.to(dtype) if isinstance(value, Tensor) else value for name, value in own.items()}, output_dtype
+    )
     return complete(derivation, {name: rounded[name] for name in derivation.given}, device, extra)
+
+
+def as_put_out(quantities: Mapping[str, Tensor | float], output_dtype: torch.dtype | None) -> dict[str, Tensor | float]:
+    """Quantities of which those that a network puts out are numbers of its precision, held in their own dtype."""
+    if output_dtype is None:
+        return dict(quantities)
+    return {
+        name: x.to(output_dtype).to(x.dtype) if isinstance(x, Tensor) and name in _PUT_OUT else x
+        for name, x in quantities.items()
+    }
+
+
+_PUT_OUT = {symbol.name for symbol in PREDICTIONS}
 
 
 def more_names(derivation: Derivation) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from gradcheck.bounds import unit_roundoff
+from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.compare import judgeable, required_gradients, value_scale
 from gradcheck.compiled import evaluate
@@ -250,7 +250,11 @@ def per_sample(case: Case) -> list[str]:
 
 def two_roundings(wanted: Reference, observed: Tensor) -> Tensor:
     """The error scale of two evaluations of the same gradient, by the bound of the declared loss."""
-    return 2 * wanted.scale + 4 * observed.abs().to(torch.float64)
+    size = observed.abs().to(torch.float64)
+    lost = 0.0  # by each where it is rounded to what the network puts out
+    if wanted.output_dtype is not None:
+        lost = unit_roundoff(wanted.output_dtype) / (THRESHOLD * unit_roundoff(wanted.dtype))
+    return 2 * wanted.scale + (4 + 2 * lost) * size
 
 
 _SWAYS = 6

@@ -10,12 +10,13 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from derivations.derivation import PREDICTIONS
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.compare import Comparison, compare
 from gradcheck.conventions import Conventions
 from gradcheck.oracle.adapter import Adapter, Observation
-from gradcheck.oracle.reference import Reference, oracle_case, reference
+from gradcheck.oracle.reference import Reference, oracle_case, output_dtype, reference
 from gradcheck.oracle.results import Outcome
 from gradcheck.problems import Spec
 
@@ -75,7 +76,15 @@ class Judge:
         return oracle_case(self.conventions, spec, dtype or self.dtype, self.device)
 
     def observe(self, case: Case, watch_leaks: bool = False) -> Observation:
-        return self.adapter.observe(case, watch_leaks)
+        return self.adapter.observe(self.handed(case), watch_leaks)
+
+    def handed(self, case: Case) -> Case:
+        """The case as an implementation gets it: what networks put out in their own precision, if one is declared."""
+        dtype = output_dtype(self.conventions)
+        if dtype is None:
+            return case
+        put_out = {s.name for s in PREDICTIONS} & set(case.names)
+        return case.replace(**{name: getattr(case, name).detach().to(dtype) for name in put_out})
 
     def reference(self, case: Case) -> Reference:
         return reference(self.conventions, case)

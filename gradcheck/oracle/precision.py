@@ -40,7 +40,7 @@ def _kept(judge: Judge) -> str:
     """A sentence on the digits that are kept on a large latent near the old policy, measured on the implementation."""
     spec = Spec(4, _LATENT, judge.seed, policy="near", time="middle", advantage="typical")
     found: dict[torch.dtype, float | None] = {}
-    for dtype in _TRAINED_IN:
+    for dtype in _TRAINED_IN if judge.conventions.output_dtype is None else _TRAINED_IN[:1]:
         case = judge.case(spec, dtype)
         required = required_gradient(judge.conventions, case)
         try:

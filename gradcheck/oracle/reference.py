@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from derivations.derivation import Derivation
+from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.compare import Comparison, compare, compare_branches, with_ties
 from gradcheck.compare import branch as branch_of
@@ -30,11 +31,15 @@ _CONVERTED = 0.25
 
 @dataclass(frozen=True)
 class Reference:
-    """The required gradient, on each clip branch that rounding leaves open, with the error scale of each."""
+    """The required gradient, on each clip branch that rounding leaves open, with the error scale of each.
+
+    ``output_dtype`` is the precision that the gradient is rounded to at the end, where that is lower than ``dtype``.
+    """
 
     branches: list[tuple[Tensor, Tensor]]
     undecided: Tensor
     dtype: torch.dtype
+    output_dtype: torch.dtype | None = None
 
     @property
     def gradient(self) -> Tensor:
@@ -66,7 +71,7 @@ class Reference:
 
 def working_dtype(conventions: Conventions, case: Case) -> torch.dtype:
     """The lower of the case's precision and of the one that the implementation works in."""
-    return _lower(case.output.dtype, conventions.working_dtype)
+    return _lower(case.output.dtype, conventions.computes_in)
 
 
 def _lower(own: torch.dtype, declared: str | None) -> torch.dtype:
@@ -90,10 +95,40 @@ def reference(conventions: Conventions, case: Case, dtype: torch.dtype | None = 
         (scale,), undecided = error_scale(derivation, effective, raw, dtype=dtype)
         shape = case.output.shape
         wide = _by_detours(derivation, case) * (scale + 2 * exact.abs()) + _by_target(case, w, point)
-        branches.append((factor * exact.expand(shape), abs(factor) * wide.expand(shape)))
+        required, allowed = factor * exact.expand(shape), abs(factor) * wide.expand(shape)
+        if conventions.output_dtype is not None:
+            uses = evaluate(derivation, effective, *sp.Add.make_args(raw), dtype=torch.float64)
+            allowed = _rounded_at_the_end(conventions, dtype, required, allowed, [factor * use for use in uses])
+        branches.append((required, allowed))
         if not bool(undecided.any()):
             break
-    return Reference(with_ties(branches) if len(branches) == 2 else branches, undecided, dtype)
+    return Reference(
+        with_ties(branches) if len(branches) == 2 else branches, undecided, dtype, output_dtype(conventions)
+    )
+
+
+def output_dtype(conventions: Conventions) -> torch.dtype | None:
+    """The precision that networks put out, where it is declared."""
+    found: torch.dtype | None = getattr(torch, conventions.output_dtype) if conventions.output_dtype else None
+    return found
+
+
+def _rounded_at_the_end(
+    conventions: Conventions, dtype: torch.dtype, required: Tensor, scale: Tensor, uses: list[Tensor]
+) -> Tensor:
+    r"""The error scale of a gradient that the upcast's backward pass rounds to the output's precision, to nearest.
+
+    Rounding g to it is off by u_out·\|g\|, or by half its smallest number.  Where a loss reads the output in n places,
+    autograd rounds what each sends back, and every sum of them: n roundings of numbers up to Σ\|use\|.  This is a
+    bound, which the threshold must not widen; a gradient beyond the dtype's range cannot be judged.
+    """
+    out = output_dtype(conventions)
+    assert out is not None
+    lost = len(uses) * unit_roundoff(out) * sum((use.abs() for use in uses), torch.zeros_like(required))
+    least = torch.finfo(out).smallest_normal * torch.finfo(out).eps / 2
+    unit = THRESHOLD * unit_roundoff(dtype)
+    fits = required.abs() + lost + unit * scale < torch.finfo(out).max
+    return torch.where(fits, (1 + unit_roundoff(out)) * scale + (lost + least) / unit, torch.inf)
 
 
 def _by_target(case: Case, weight: Tensor, point: Tensor) -> Tensor:
@@ -164,7 +199,8 @@ def oracle_case(conventions: Conventions, spec: Spec, dtype: torch.dtype, device
         device,
         fixed=conventions.fixed,
         on_grid=True,
-        grid_dtype=_lower(dtype, conventions.working_dtype),
+        grid_dtype=_lower(dtype, conventions.computes_in),
+        output_dtype=output_dtype(conventions),
     )
     return as_trainers_have_it(conventions, case, spec)
 

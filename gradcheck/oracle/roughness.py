@@ -20,8 +20,8 @@ from gradcheck.bounds import unit_roundoff
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
 from gradcheck.oracle.judging import Judge
-from gradcheck.oracle.reference import Reference, as_trainers_have_it, reference
-from gradcheck.problems import Spec, complete
+from gradcheck.oracle.reference import Reference, as_trainers_have_it, output_dtype, reference
+from gradcheck.problems import Spec, as_put_out, complete
 
 __all__ = ["Roughness", "moved", "roughness"]
 
@@ -157,6 +157,7 @@ def moved(conventions: Conventions, case: Case, dtype: torch.dtype, step: float,
         elif not isinstance(value, Tensor) and name != "D" and name not in conventions.fixed:
             value = value * float(share())
         given[name] = value
+    given = as_put_out(given, output_dtype(conventions))
     extra: dict[str, Tensor | float] = {
         name: getattr(case, name) for name in ("sigmas", "step_index") if name in case.names
     }

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from derivations.derivation import PREDICTIONS
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.compare import judgeable
@@ -69,9 +70,13 @@ def _quantities(judge: Judge, case: Case, spec: Spec, strided: bool) -> list[str
             "quantities = {name: getattr(drawn, name) for name in drawn.names}",
             f"quantities[{case.output_name!r}] = drawn.output.detach()",
         ]
+        dtype = judge.conventions.output_dtype
+        put_out = sorted({s.name for s in PREDICTIONS} & set(case.names)) if dtype else []
+        lines += [f"quantities[{name!r}] = quantities[{name!r}].to(torch.{dtype})" for name in put_out]
     else:
         lines = ["quantities = {"]
-        lines += [f"    {name!r}: {literal(getattr(case, name))}," for name in case.names]
+        handed = judge.handed(case)
+        lines += [f"    {name!r}: {literal(getattr(handed, name))}," for name in case.names]
         lines.append("}")
     if strided:
         lines += [

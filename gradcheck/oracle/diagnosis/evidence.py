@@ -13,7 +13,7 @@ from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
 from gradcheck.oracle.judging import Judge
-from gradcheck.oracle.reference import reference, working_dtype
+from gradcheck.oracle.reference import output_dtype, reference, working_dtype
 from gradcheck.problems import Spec
 
 __all__ = ["SHAPES", "Evidence", "explains", "lengths", "observe", "rows_of"]
@@ -54,7 +54,9 @@ class Evidence:
     @cached_property
     def equal(self) -> float:
         """Relative distance below which two gradients are one."""
-        return max(_EQUAL, 64 * unit_roundoff(working_dtype(self.conventions, self.case)))
+        out = output_dtype(self.conventions)
+        rounded = 0.0 if out is None else 4 * unit_roundoff(out)
+        return max(_EQUAL, 64 * unit_roundoff(working_dtype(self.conventions, self.case)), rounded)
 
     @cached_property
     def wrong(self) -> Tensor:
