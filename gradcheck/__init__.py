@@ -27,6 +27,7 @@ _WHERE = {
     "original_loss": "gradcheck.inputs",
     "target": "gradcheck.inputs",
     "verify": "gradcheck.verification",
+    "watch": "gradcheck.watching.door",
 }
 
 __all__ = sorted(_WHERE)

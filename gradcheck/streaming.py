@@ -3,6 +3,7 @@ r"""A gradient on latents of any size, judged in chunks (:mod:`gradcheck.chunks`
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sympy as sp
@@ -16,7 +17,7 @@ from gradcheck.case import Case
 from gradcheck.chunks import ChunkedAnalysis, Latents
 from gradcheck.compare import TIES, Comparison, branch, error_ratios, judgeable, with_ties
 
-__all__ = ["compare_gradient", "sample_ratios"]
+__all__ = ["Judged", "compare_gradient", "judge_gradient", "sample_ratios"]
 
 
 def compare_gradient(
@@ -62,6 +63,49 @@ def sample_ratios(
     return ratio, judged / math.prod(found.shape[1:])
 
 
+@dataclass(frozen=True)
+class Judged:
+    """A comparison, sample by sample.
+
+    Attributes:
+        comparison: the worst component, as :func:`compare_gradient` gives it.
+        ratios: (B,), each sample's worst test ratio.
+        resolution: (B,), the least relative error of each sample's gradient that would have been refused; infinite
+            where nothing of it would be seen.  Where rounding leaves the clip's branch open, that of the one that fits.
+        numbers: the values of the scalar expressions that were asked for, (B,) each.
+    """
+
+    comparison: Comparison
+    ratios: Tensor
+    resolution: Tensor
+    numbers: tuple[Tensor, ...]
+
+
+def judge_gradient(
+    derivation: Derivation,
+    case: Case,
+    observed: Tensor,
+    *,
+    factor: float,
+    dtype: torch.dtype,
+    output_dtype: torch.dtype | None = None,
+    widen: Tensor | None = None,
+    scalars: Sequence[sp.Expr] = (),
+) -> Judged:
+    r"""As :func:`compare_gradient`, sample by sample, for a network that works in a precision of its own.
+
+    Args:
+        output_dtype: what the network puts out, where that is lower than ``dtype``.  Its gradient g is rounded to it
+            once, to nearest: with \|g − required\| ≤ b, what is observed is off by b + u_out·(\|required\| + b), and by
+            half the smallest number of ``output_dtype``.
+        scalars: scalar expressions whose values are wanted besides.
+    """
+    found = _judge(derivation, case, observed, factor, dtype, widen, None, output_dtype, scalars)
+    way = found.way()[None]
+    ratios, resolution = (x.gather(0, way)[0] for x in (found.ratio, found.resolution))
+    return Judged(found.comparison(), ratios, resolution, found.numbers)
+
+
 def _judge(
     derivation: Derivation,
     case: Case,
@@ -70,6 +114,8 @@ def _judge(
     dtype: torch.dtype | None,
     widen: Tensor | None,
     chunk: int | None,
+    output_dtype: torch.dtype | None = None,
+    scalars: Sequence[sp.Expr] = (),
 ) -> _Worst:
     dtype = dtype or case.output.dtype
     with torch.no_grad():
@@ -78,12 +124,13 @@ def _judge(
         if branches[0][1].has(Mask):
             branches.append(branch(derivation, True))
         outputs = [expr for raw, gradient, *_ in branches for expr in (gradient, raw)]
-        run = ChunkedAnalysis(derivation, latents, case, dtype, outputs)
+        run = ChunkedAnalysis(derivation, latents, case, dtype, [*outputs, *scalars])
         if not bool(run.undecided.any()):
             branches = branches[:1]
         ways = [(gradient, raw) for raw, gradient, *_ in branches]
         found = _Worst.none(2 + len(TIES) if len(branches) == 2 else 1, case.output.shape, run.undecided)
-        _look(found, latents, run, ways, factor, widen, dtype)
+        found.numbers = tuple(run.weights(expr)[0][:, 0] for expr in scalars)
+        _look(found, latents, run, ways, factor, widen, dtype, output_dtype)
         return found
 
 
@@ -99,6 +146,7 @@ class _Worst:
     resolution: Tensor  # (ways, B)
     undecided: Tensor  # (B,)
     shape: torch.Size
+    numbers: tuple[Tensor, ...] = ()  # (B,) each
 
     @classmethod
     def none(cls, ways: int, shape: torch.Size, undecided: Tensor) -> _Worst:
@@ -146,6 +194,7 @@ def _look(
     factor: float,
     widen: Tensor | None,
     dtype: torch.dtype,
+    output_dtype: torch.dtype | None,
 ) -> None:
     """Compare chunk by chunk with each way's gradient, within its bound."""
     names = run.names(*(expr for pair in ways for expr in pair))
@@ -159,6 +208,8 @@ def _look(
         observed = latents.observed[rows, columns].to(torch.float64)
         found = [(value[:, i], run.held(raw, names, rows, block, error[:, i])) for i, (_, raw) in enumerate(ways)]
         for i, (required, scale) in enumerate(with_ties(found) if len(found) == 2 else found):
+            if output_dtype is not None:
+                scale = _rounded_once_more(required, scale, dtype, output_dtype)
             best, place, judged, signal = _worst_of(observed, required, scale, dtype)
             there = [x.gather(1, place[:, None])[:, 0] for x in (observed, required, scale)]
             there[2] *= THRESHOLD * unit_roundoff(dtype)
@@ -167,6 +218,13 @@ def _look(
             out.worst[:, i, rows] = torch.where(best > before[0], worst, before)
             out.judged[i, rows] += judged
             out.resolution[i, rows] = torch.minimum(out.resolution[i, rows], THRESHOLD * unit_roundoff(dtype) / signal)
+
+
+def _rounded_once_more(required: Tensor, scale: Tensor, dtype: torch.dtype, output_dtype: torch.dtype) -> Tensor:
+    """The error scale of a gradient that was rounded to the network's own dtype at the end."""
+    unit, narrow = THRESHOLD * unit_roundoff(dtype), torch.finfo(output_dtype)
+    rounding = (required.abs() + unit * scale) * unit_roundoff(output_dtype) + narrow.smallest_normal * narrow.eps / 2
+    return scale + rounding / unit
 
 
 def _worst_of(

@@ -19,7 +19,7 @@ from gradcheck.drawing import Draw
 from gradcheck.error_scale import error_scale
 from gradcheck.problems import Spec, build
 
-__all__ = ["Reference", "as_trainers_have_it", "oracle_case", "reference", "required_gradient"]
+__all__ = ["Reference", "as_trainers_have_it", "detours", "oracle_case", "reference", "required_gradient"]
 
 
 _APART = 0x9E3779B9
@@ -94,7 +94,7 @@ def reference(conventions: Conventions, case: Case, dtype: torch.dtype | None = 
         exact, w, point = evaluate(derivation, effective, gradient, weight, target, dtype=torch.float64)
         (scale,), undecided = error_scale(derivation, effective, raw, dtype=dtype)
         shape = case.output.shape
-        wide = _by_detours(derivation, case) * (scale + 2 * exact.abs()) + _by_target(case, w, point)
+        wide = detours(derivation, case) * (scale + 2 * exact.abs()) + _by_target(case, w, point)
         required, allowed = factor * exact.expand(shape), abs(factor) * wide.expand(shape)
         if conventions.output_dtype is not None:
             uses = evaluate(derivation, effective, *sp.Add.make_args(raw), dtype=torch.float64)
@@ -141,7 +141,7 @@ def _by_target(case: Case, weight: Tensor, point: Tensor) -> Tensor:
     return 2 * weight * (case.output.detach().to(torch.float64).abs() + point.abs())
 
 
-def _by_detours(derivation: Derivation, case: Case) -> Tensor | float:
+def detours(derivation: Derivation, case: Case) -> Tensor | float:
     """What an implementation may lose besides, at the ends of time, by what it computes on the way.
 
     Public code forms the step's mean from the score, −(x_t − (1 − t)x̂_0)/t², whose numerator cancels to order t; a

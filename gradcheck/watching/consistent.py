@@ -1,0 +1,241 @@
+r"""What was given and follows from the rest: times, x_t, v_gt, σ_t, C1, C2, the guided velocity.
+
+A check fails on numbers, never on their absence.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from derivations import notation as n
+from gradcheck.watching.faults import Checked, Fault
+from gradcheck.watching.given import Given
+from gradcheck.watching.linear import residual
+from gradcheck.watching.problem import StepProblem, numbers_of
+
+__all__ = ["check_given", "check_grid", "check_guidance", "check_timestep"]
+
+_TIMES = 2.0**-18
+"""Relative distance within which two times are one: two roundings to float32, and a product by 1000."""
+_NUMBERS = 1e-3
+"""Within which coefficients in float32 are one: near t = 1 a division by 1 − t costs some digits."""
+
+
+def check_grid(problem: StepProblem, given: Given) -> Checked:
+    """Whether each step goes from one point of the scheduler's grid to the next one."""
+    name = "grid"
+    sigmas = given.extra.get("sigmas")
+    case = problem.case
+    if sigmas is None:
+        return Checked(name, unchecked="sigmas was not given")
+    if "t" not in given.names | set(case.names):
+        return Checked(name, unchecked="no time was given")
+    grid = torch.as_tensor(sigmas).detach().to("cpu", torch.float64).flatten()
+    t = case.t if "t" in case.names else given.samples["t"]
+    start, off = _nearest(grid, t)
+    if bool((off > _TIMES).any()):
+        i = int(off.argmax())
+        sentence = (
+            f"t = {float(t[i]):.6g} of sample {i} is no point of the grid; the nearest is {float(grid[start[i]]):.6g}"
+        )
+        return Checked(name, (Fault("time-off-grid", sentence),))
+    index = given.samples.get("step_index")
+    if index is not None and bool((index != start).any()):
+        i = int((index != start).nonzero()[0])
+        sentence = f"step_index is {int(index[i])} for sample {i}, whose t is at place {int(start[i])} of the grid"
+        return Checked(name, (Fault("step-index", sentence),))
+    if "dt" not in case.names:
+        return Checked(name)
+    end, off = _nearest(grid, t - case.dt)
+    wrong = (end != start + 1) | (off * (t - case.dt) > _TIMES)
+    if not bool(wrong.any()):
+        return Checked(name)
+    i = int(wrong.nonzero()[0])
+    after = float(grid[start[i] + 1]) if int(start[i]) + 1 < len(grid) else 0.0
+    sentence = (
+        f"the step of sample {i} goes from t = {float(t[i]):.6g} to {float((t - case.dt)[i]):.6g}; the next point "
+        f"of the grid is {after:.6g}"
+    )
+    return Checked(name, (Fault("step-index", sentence),))
+
+
+def _nearest(grid: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest point of the grid, and the relative distance from it."""
+    distance, place = (grid[None] - t[:, None]).abs().min(1)
+    return place, distance / t.abs().clamp(min=1e-6)
+
+
+def check_timestep(problem: StepProblem, given: Given) -> Checked:
+    """Whether the network received the time of the loss, as t or as 1000·t."""
+    name = "timestep"
+    seen = given.samples.get("timestep")
+    t = given.samples.get("t", getattr(problem.case, "t", None) if "t" in problem.case.names else None)
+    if seen is None or t is None:
+        return Checked(name, unchecked="timestep was not given")
+    unit = 1000.0 if float(seen.max()) > 1 else 1.0
+    got = seen / unit
+    slack = 2.0**-8  # schedulers' timesteps are rounded to bfloat16 with the network
+    sigmas = given.extra.get("sigmas")
+    if sigmas is not None:  # half the way to the next point of the grid
+        grid = torch.as_tensor(sigmas).detach().to("cpu", torch.float64).flatten()
+        wrong = (got - t).abs() > 0.25 * _spacing(grid, t)
+    else:
+        wrong = (got - t).abs() > slack * t
+    if not bool(wrong.any()):
+        return Checked(name)
+    i = int(wrong.nonzero()[0])
+    after = given.samples.get("t_prev", t - problem.case.dt if "dt" in problem.case.names else t)
+    for value, words in ((after, "the time after the step, t_prev"), (1 - t, "1 − t")):
+        if not bool(((got - value).abs() > slack * value.clamp(min=1e-3)).any()) and bool((value != t).any()):
+            return Checked(name, (Fault("timestep", f"the network received {words}; the loss is that of t"),))
+    sentence = f"sample {i}: the network received time {float(got[i]):.6g}, the loss is that of t = {float(t[i]):.6g}"
+    return Checked(name, (Fault("timestep", sentence),))
+
+
+def _spacing(grid: Tensor, t: Tensor) -> Tensor:
+    place, _ = _nearest(grid, t)
+    gaps = grid.diff().abs()
+    before, after = (place - 1).clamp(min=0), place.clamp(max=len(gaps) - 1)
+    return torch.minimum(gaps[before], gaps[after])
+
+
+def check_given(problem: StepProblem, given: Given, unit: float) -> Checked:
+    """Every given quantity that has a formula in the others, beside it."""
+    faults = [*_coefficients(problem, given), *_forward(problem, given, unit)]
+    return Checked("given", tuple(faults))
+
+
+def _coefficients(problem: StepProblem, given: Given) -> list[Fault]:
+    if problem.derivation.process != "backward":
+        return []
+    faults = []
+    symbols = [
+        n.sigma_t,
+        n.C1,
+        n.C2,
+    ]
+    known = [s for s in symbols if s.name in given.samples and s in problem.derivation.coefficients]
+    known = [s for s in known if problem.derived.get("noise_level") != s.name]
+    for symbol, value in zip(known, numbers_of(problem, *known) if known else [], strict=True):
+        own = given.samples[symbol.name]
+        off = (own / value - 1).abs()
+        if bool((off <= _NUMBERS).all()):
+            continue
+        i = int(off.argmax())
+        said = f"{symbol.name} is {float(own[i]):.6g} for sample {i}, and that step's is {float(value[i]):.6g}"
+        faults.append(Fault(f"given-{symbol.name}", said + _twin(symbol.name, own, problem)))
+    return faults
+
+
+def _twin(name: str, own: Tensor, problem: StepProblem) -> str:
+    """What else it is."""
+    if "dt" not in problem.case.names or n.sigma_t not in problem.derivation.coefficients:
+        return ""
+    sigma, c2, dt = *numbers_of(problem, n.sigma_t, n.C2), problem.case.dt
+    for value, words in (
+        (sigma, "σ_t, without √Δt"),
+        (c2, "σ_t√Δt, with √Δt"),
+        (c2**2, "the step's variance"),
+        (c2 * dt.sqrt(), "σ_tΔt, with √Δt twice"),
+    ):
+        if bool(((own / value - 1).abs() <= _NUMBERS).all()):
+            return f": it is {words}"
+    return ""
+
+
+def _forward(problem: StepProblem, given: Given, unit: float) -> list[Fault]:
+    """x_t = (1 − t) x_0 + t·noise and v_gt = noise − x_0, where all of them are given."""
+    if problem.derivation.process != "forward" or problem.derivation.path != "rectified":
+        return []
+    if problem.derivation.noise_at != 1 or not {"x_0", "noise"} <= given.latents.keys():
+        return []
+    one = torch.ones(given.batch, dtype=torch.float64, device="cpu")
+    faults = []
+    if "x_t" in given.latents and "t" in given.samples:
+        t = given.samples["t"]
+        faults += _combination(
+            given,
+            "x_t",
+            {"x_0": 1 - t, "noise": t},
+            unit,
+            "(1 − t) x_0 + t·noise",
+            [
+                ({"x_0": t, "noise": 1 - t}, "time-turned", "x_t is t·x_0 + (1 − t)·noise: time runs the other way"),
+                (
+                    {"x_0": 1 - t, "noise": -t},
+                    "noise-sign",
+                    "x_t is (1 − t) x_0 − t·noise: the noise has the wrong sign",
+                ),
+            ],
+        )
+    if "v_gt" in given.latents:
+        faults += _combination(
+            given,
+            "v_gt",
+            {"noise": one, "x_0": -one},
+            unit,
+            "noise − x_0",
+            [
+                (
+                    {"noise": -one, "x_0": one},
+                    "v_gt-sign",
+                    "v_gt is x_0 − noise; with the noise at t = 1 it is the opposite",
+                ),
+            ],
+        )
+    return faults
+
+
+def _combination(
+    given: Given,
+    name: str,
+    terms: dict[str, Tensor],
+    unit: float,
+    formula: str,
+    others: list[tuple[dict[str, Tensor], str, str]],
+) -> list[Fault]:
+    tensors = [given.latents[x] for x in (name, *terms)]
+    allowed = 8 * max(unit, *(torch.finfo(x.dtype).eps for x in tensors))
+    if float(residual(terms, given.latents, given.latents[name])[0].max()) <= allowed:
+        return []
+    for other, cause, sentence in others:
+        if float(residual(other, given.latents, given.latents[name])[0].max()) <= allowed:
+            return [Fault(cause, sentence)]
+    sentence = f"{name} is not {formula} of what is given: of other noise, another time, or in another order"
+    return [Fault("noised-latent" if name == "x_t" else f"given-{name}", sentence)]
+
+
+def check_guidance(given: Given, unit: float) -> Checked:
+    """Whether the velocity is v_uncond + w (v_cond − v_uncond), of two branches that are both live."""
+    name = "guidance"
+    if not {"v_uncond", "v_cond"} <= given.latents.keys():
+        return Checked(name, unchecked="v_uncond and v_cond were not given")
+    dead = [x for x in ("v_uncond", "v_cond") if x not in given.live]
+    if dead:
+        which = " and ".join(dead)
+        sentence = f"{which} is detached: the gradient in the parameters lacks that branch, and is of another length"
+        return Checked(name, (Fault("guidance-detached", sentence),))
+    scale = given.extra.get("guidance")
+    if scale is None:
+        return Checked(name, unchecked="guidance was not given")
+    w = float(scale)
+    one = torch.ones(given.batch, dtype=torch.float64, device="cpu")
+    value = given.output.detach()
+    worst = float(residual({"v_uncond": (1 - w) * one, "v_cond": w * one}, given.latents, value)[0].max())
+    if worst <= 16 * unit:
+        return Checked(name)
+    found = _scale_of(given)
+    if found is not None and abs(found - w) > 1e-3 * max(1.0, abs(w)):
+        return Checked(name, (Fault("guidance-scale", f"the guidance is {found:.4g}, and {w:g} is given"),))
+    return Checked(name, (Fault("guidance", f"{given.output_name} is not v_uncond + {w:g} (v_cond − v_uncond)"),))
+
+
+def _scale_of(given: Given) -> float | None:
+    """The w that fits, of the first numbers."""
+    u, c, v = (
+        x.detach().reshape(-1)[: 2**16].to("cpu", torch.float64)
+        for x in (given.latents["v_uncond"], given.latents["v_cond"], given.output)
+    )
+    size = float((c - u).square().sum())
+    return float(((v - u) * (c - u)).sum()) / size if size else None

@@ -1,0 +1,171 @@
+r"""What one call hands over: latents as they are, numbers per sample, and what is wrong with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from derivations.notation import NOTATION
+from gradcheck.errors import did_you_mean
+
+__all__ = ["EXTRA", "Given", "Problem", "read_call"]
+
+Problem = tuple[str, str, str]
+"""Name, what was given, what is wanted: as :class:`gradcheck.errors.InputError` takes it."""
+
+EXTRA = {
+    "clip_range": "one number, or the pair (low, high)",
+    "group": "(B,): which group of rewards each sample belongs to",
+    "guidance": "the scale w of v_uncond + w (v_cond − v_uncond)",
+    "loss_scale": "what the loss is multiplied by before backward: a number, or a GradScaler",
+    "accumulation": "the number of micro-batches that one update averages",
+    "on_policy": "True where no update lies between the rollout and this step",
+    "sigmas": "the scheduler's grid of times, from 1 down to 0",
+    "step": "the number under which this step is reported",
+    "step_index": "(B,): where on the grid each sample's step starts",
+    "timestep": "what the network received as its time",
+    "v_cond": "the velocity with the prompt, live",
+    "v_uncond": "the velocity without it, live",
+}
+"""What a call may hand over besides the quantities of the notation table."""
+
+_AXES = {q.name: q.axes for q in NOTATION} | {"v_cond": "latent", "v_uncond": "latent"}
+_PER_SAMPLE = {"group", "step_index", "timestep"}
+
+
+@dataclass
+class Given:
+    r"""One call's tensors and numbers.
+
+    Attributes:
+        output_name: the quantity that the network puts out.
+        output: it, live.
+        latents: detached, (B, \*latent), in whatever dtype they came.
+        samples: one number a sample, (B,), float64, on the CPU.
+        numbers: one number for all.
+        live: what came with a graph, by name, besides the output.
+        extra: what no formula takes: the grid, the groups, the declared constants.
+        versions: of every tensor that is kept, to see whether somebody changed it in place.
+    """
+
+    output_name: str
+    output: Tensor
+    latents: dict[str, Tensor] = field(default_factory=dict)
+    samples: dict[str, Tensor] = field(default_factory=dict)
+    numbers: dict[str, float] = field(default_factory=dict)
+    live: dict[str, Tensor] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def batch(self) -> int:
+        return self.output.shape[0]
+
+    @property
+    def names(self) -> set[str]:
+        return {self.output_name, *self.latents, *self.samples, *self.numbers}
+
+    def changed_in_place(self) -> list[str]:
+        """The tensors that are not what they were when the call was made."""
+        kept = {self.output_name: self.output, **self.latents}
+        return [name for name, x in kept.items() if x._version != self.versions[name]]
+
+
+def read_call(output_name: str, values: Mapping[str, Any]) -> tuple[Given | None, list[Problem]]:
+    """Sort a call's keywords by what they are; ``None`` where there is no output to watch."""
+    known = [*_AXES, *EXTRA]
+    problems: list[Problem] = [
+        (name, "a name that there is not", f"a quantity of the notation table{did_you_mean(name, known)}")
+        for name in values
+        if name not in known
+    ]
+    output = values.get(output_name)
+    if not isinstance(output, Tensor) or output.ndim < 2 or not output.is_floating_point() or 0 in output.shape:
+        wanted = "what the network put out, a floating-point tensor of shape (B, *latent)"
+        return None, [*problems, (output_name, describe(output), wanted)]
+    given = Given(output_name, output)
+    given.versions[output_name] = output._version
+    for name, value in values.items():
+        if name == output_name or name not in known or value is None:
+            continue
+        if isinstance(value, Tensor) and value.requires_grad and value is not output:
+            given.live[name] = value
+        axes = _AXES.get(name, "")
+        if axes == "latent":
+            problems += _latent(given, name, value)
+        elif axes == "sample" or name in _PER_SAMPLE:
+            problems += _sample(given, name, value)
+        elif axes == "problem":
+            problems += _number(given, name, value)
+        else:
+            given.extra[name] = value
+    return given, problems
+
+
+def _latent(given: Given, name: str, value: Any) -> list[Problem]:
+    shape, device = tuple(given.output.shape), given.output.device
+    if not isinstance(value, Tensor) or tuple(value.shape) != shape or not value.is_floating_point():
+        return [(name, describe(value), f"a floating-point tensor of shape {shape}, like {given.output_name}")]
+    if value.device != device:
+        return [(name, f"a tensor on {value.device}", f"one on {device}, like {given.output_name}")]
+    given.latents[name] = value.detach()
+    given.versions[name] = value._version
+    return []
+
+
+def _sample(given: Given, name: str, value: Any) -> list[Problem]:
+    batch = given.batch
+    wanted = f"a tensor of shape ({batch},), one number a sample"
+    if isinstance(value, bool) or not isinstance(value, (int, float, Tensor)):
+        try:
+            value = torch.as_tensor(value, dtype=torch.float64, device="cpu")
+        except (TypeError, ValueError, RuntimeError):
+            return [(name, describe(value), wanted)]
+    x = (
+        value.detach().to("cpu", torch.float64)
+        if isinstance(value, Tensor)
+        else torch.tensor(value, dtype=torch.float64, device="cpu")
+    )
+    if x.numel() == 1:
+        x = x.reshape(1).expand(batch)
+    elif x.shape[0] != batch or x.numel() != batch:
+        return [(name, describe(value), wanted)]
+    x = x.reshape(batch)
+    if not bool(x.isfinite().all()):
+        return [(name, f"{float(x[~x.isfinite()][0])!r}", "finite numbers")]
+    given.samples[name] = x
+    return _outside(name, x)
+
+
+def _outside(name: str, x: Tensor) -> list[Problem]:
+    """A time that is no fraction, in the commonest ways."""
+    if name in ("t", "t_prev", "dt") and not bool(((x >= 0) & (x <= 1)).all()):
+        worst = float(x[(x < 0) | (x > 1)][0])
+        hint = "; divide the scheduler's timestep by 1000" if worst > 1 else "; it goes from t down to t_prev"
+        return [(name, f"{worst:g}", f"a fraction between 0 and 1{hint}")]
+    if name == "reward_prob" and not bool(((x >= 0) & (x <= 1)).all()):
+        return [(name, f"{float(x[(x < 0) | (x > 1)][0]):g}", "a probability between 0 and 1")]
+    return []
+
+
+def _number(given: Given, name: str, value: Any) -> list[Problem]:
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = float(value.detach())
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return [(name, describe(value), "a number")]
+    given.numbers[name] = float(value)
+    return []
+
+
+def describe(value: object) -> str:
+    """A value in a few words."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, Tensor):
+        return f"shape {tuple(value.shape)}, dtype {str(value.dtype).removeprefix('torch.')}, on {value.device}"
+    return f"{value!r:.60} ({type(value).__name__})"

@@ -1,0 +1,88 @@
+r"""Latents that are combinations of others, with coefficients read off the derivation: means, the sampled state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import sympy as sp
+import torch
+from torch import Tensor
+
+from derivations.derivation import Derivation
+from derivations.notation import quantity
+from gradcheck.case import Case
+from gradcheck.compiled import evaluate
+
+__all__ = ["coefficients", "combined", "residual", "solved"]
+
+_CHUNK = 2**18
+"""Coordinates that are looked at together."""
+
+Combination = Mapping[str, Tensor]
+"""Latent → its coefficient, (B,), float64, on the CPU."""
+
+
+def coefficients(
+    derivation: Derivation, symbol: sp.Symbol, samples: Mapping[str, Tensor], numbers: Mapping[str, float]
+) -> dict[str, Tensor]:
+    """A vector of the derivation as a combination of the given latents.
+
+    It is linear in them, so one latent of ones and the others 0 gives that one's coefficient.
+
+    Raises:
+        KeyError: a quantity is missing.
+    """
+    latents = sorted(s.name for s in derivation.inputs(symbol) if quantity(s.name).axes == "latent")
+    batch = len(next(iter(samples.values())))
+    zero = torch.zeros(batch, 1, dtype=torch.float64, device="cpu")
+    output = derivation.output.name
+    out = {}
+    for name in latents:
+        values: dict[str, Tensor | float] = {**numbers, **samples, **dict.fromkeys([*latents, output], zero)}
+        values[name] = torch.ones_like(zero)
+        (found,) = evaluate(derivation, Case(derivation.label, values), symbol, dtype=torch.float64)
+        out[name] = found.expand(batch, 1)[:, 0].clone()
+    return out
+
+
+def combined(terms: Combination, latents: Mapping[str, Tensor], over: Tensor | None = None) -> Tensor:
+    r"""Σ c·x over the coordinates, divided by ``over`` (B,), (B, \*latent) in float64; one sample's part at a time."""
+    first = next(iter(latents.values()))
+    out = torch.empty(first.shape, dtype=torch.float64, device=first.device)
+    rows = out.view(first.shape[0], -1)
+    flat = {name: latents[name].reshape(first.shape[0], -1) for name in terms}
+    for i in range(first.shape[0]):
+        by = 1.0 if over is None else float(over[i])
+        for j in range(0, rows.shape[1], _CHUNK):
+            here = rows[i, j : j + _CHUNK]
+            here.zero_()
+            for name, c in terms.items():
+                here.add_(flat[name][i, j : j + _CHUNK].to(torch.float64), alpha=float(c[i]) / by)
+    return out
+
+
+def solved(terms: Combination, unknown: str, latents: Mapping[str, Tensor], value: Tensor) -> Tensor:
+    """The unknown latent of Σ c·x = value."""
+    known = {name: -c for name, c in terms.items() if name != unknown}
+    one = torch.ones_like(terms[unknown])
+    return combined({**known, "": one}, {**latents, "": value}, over=terms[unknown])
+
+
+def residual(terms: Combination, latents: Mapping[str, Tensor], value: Tensor) -> tuple[Tensor, Tensor]:
+    """How far a latent is from Σ c·x: the largest difference over the size of all that it is made of, and the mean
+    square of the difference, of each sample; (B,) each, float64, on the CPU."""
+    batch = value.shape[0]
+    rows = {name: latents[name].reshape(batch, -1) for name in terms}
+    own = value.detach().reshape(batch, -1)
+    worst, squares = torch.zeros(2, batch, dtype=torch.float64, device="cpu")
+    for i in range(batch):
+        for j in range(0, own.shape[1], _CHUNK):
+            x = own[i, j : j + _CHUNK].to(torch.float64)
+            difference, size = x.clone(), x.abs()
+            for name, c in terms.items():
+                part = rows[name][i, j : j + _CHUNK].to(torch.float64) * float(c[i])
+                difference -= part
+                size += part.abs_()
+            worst[i] = torch.maximum(worst[i], (difference.abs() / size.clamp(min=1e-300)).max().cpu())
+            squares[i] += difference.square().sum().cpu()
+    return worst, squares / own.shape[1]

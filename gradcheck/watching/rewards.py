@@ -1,0 +1,138 @@
+r"""Advantages beside the rewards that they are made of: a centred, scaled copy of them, in their own order.
+
+Within a group A = (R − m)/s with s > 0: so A rises with R along one line.  Which line (the group's mean and standard
+deviation, all rewards' …) can be told where whole groups are there; the mini-batch of an update often holds parts.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gradcheck.watching.faults import Checked, Fault
+
+__all__ = ["check_advantages"]
+
+_LINE = 1e-3
+"""Of an advantage's size: rewards and advantages in float32, and a small ε in the divisor."""
+
+
+def check_advantages(
+    advantage: Tensor, reward: Tensor, group: Tensor | None, whole: bool, clamp: float | None = None
+) -> Checked:
+    """Judge advantages, (N,), against rewards, (N,).
+
+    Args:
+        group: (N,), ids; one group by default.
+        whole: whether every member of each group is there, so that mean and standard deviation can be told.
+        clamp: the advantage may be clamped to ± this.
+    """
+    name = "advantages"
+    ids = torch.zeros_like(reward) if group is None else group
+    a, r = advantage.to(torch.float64), reward.to(torch.float64)
+    rows = [(ids == i).nonzero().flatten() for i in ids.unique()]
+    inside = torch.ones_like(a, dtype=torch.bool) if clamp is None else a.abs() < clamp * (1 - 1e-6)
+    slopes: list[float] = []
+    for row in rows:
+        kept = row[inside[row]]
+        if len(kept) < 2 or float(r[kept].max() - r[kept].min()) <= 1e-9 * float(r[kept].abs().max() + 1):
+            continue
+        slope, off = _line(r[kept], a[kept])
+        if slope <= 0 or off > _LINE * float(a[kept].abs().max()):
+            return Checked(name, (_bent(a, r, rows, row, slope, off),))
+        slopes.append(slope)
+    if whole:
+        fault = _estimator(a, r, rows, inside)
+        if fault is not None:
+            return Checked(name, (fault,))
+    if not slopes and not whole:
+        return Checked(name, unchecked="no group has two different rewards in a batch")
+    return Checked(name)
+
+
+def _line(x: Tensor, y: Tensor) -> tuple[float, float]:
+    """Slope, and the largest distance from the line."""
+    dx, dy = x - x.mean(), y - y.mean()
+    slope = float((dx * dy).sum() / (dx * dx).sum())
+    return slope, float((dy - slope * dx).abs().max())
+
+
+def _bent(a: Tensor, r: Tensor, rows: list[Tensor], row: Tensor, slope: float, off: float) -> Fault:
+    """What else may be: another sign, another order, other groups."""
+    if slope < 0 and off <= _LINE * float(a[row].abs().max()):
+        return Fault("advantage-sign", "the advantage falls where the reward rises: its sign is wrong")
+    everything = torch.cat(rows)
+    whole_slope, whole_off = _line(r[everything], a[everything])
+    if len(rows) > 1 and whole_slope > 0 and whole_off <= _LINE * float(a.abs().max()):
+        return Fault("advantage-group", "the advantages are normalised over all samples, not within each group")
+    for words, order in _orders(a, r, rows):
+        if _fits(a[order], r, rows):
+            return Fault("advantage-order", f"the advantages are in another order than the samples: {words}")
+    return Fault(
+        "advantage-order",
+        "within a group the advantage is no rising line of the reward: they are in another order than the samples, of "
+        "other groups, or of another batch",
+    )
+
+
+def _orders(a: Tensor, r: Tensor, rows: list[Tensor]) -> list[tuple[str, Tensor]]:
+    size = len(a)
+    out = [(f"they are shifted by {k}", torch.arange(size).roll(-k)) for k in range(1, min(size, 65))]
+    out.append(("they are reversed", torch.arange(size).flip(0)))
+    for parts in range(2, size):
+        if size % parts == 0:
+            transposed = torch.arange(size).reshape(parts, size // parts).T.flatten()
+            out.append((f"{parts} parts are interleaved: gathered by rank, read by sample", transposed))
+    sorted_order = torch.empty(size, dtype=torch.int64)
+    sorted_order[r.argsort()] = a.argsort()
+    out.append(("sorted by size they fit", sorted_order))
+    return out
+
+
+def _fits(a: Tensor, r: Tensor, rows: list[Tensor]) -> bool:
+    for row in rows:
+        if len(row) < 2 or float(r[row].max() - r[row].min()) == 0:
+            continue
+        slope, off = _line(r[row], a[row])
+        if slope <= 0 or off > _LINE * float(a[row].abs().max()):
+            return False
+    return True
+
+
+def _estimator(a: Tensor, r: Tensor, rows: list[Tensor], inside: Tensor) -> Fault | None:
+    """Mean and divisor, of the group or of all, biased or not, with some ε."""
+    centred = torch.cat([r[row] - r[row].mean() for row in rows])
+    everything = torch.cat(rows)
+    for row in rows:
+        kept = row[inside[row]]
+        if len(kept) == len(row) and len(row) > 1:
+            size = float(a[row].abs().max())
+            if abs(float(a[row].mean())) > _LINE * max(size, 1e-12) + 1e-6:
+                return Fault(
+                    "advantage-mean",
+                    "the advantages of a group do not have the mean 0: the group's mean reward "
+                    "is not what was subtracted",
+                )
+    kept = everything[inside[everything]]
+    order = {int(i): k for k, i in enumerate(everything.tolist())}
+    c = torch.stack([centred[order[int(i)]] for i in kept]) if len(kept) else centred[:0]
+    seen = a[kept]
+    spread = torch.zeros_like(a)
+    for biased in (True, False):
+        for of_all in (False, True):
+            for row in rows:
+                group = r if of_all else r[row]
+                spread[row] = group.std(correction=0 if biased else 1) if len(group) > 1 else 1.0
+            for eps in (0.0, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3):
+                if bool(((c / (spread[kept] + eps)).nan_to_num() - seen).abs().le(_LINE * (1 + seen.abs())).all()):
+                    return None
+            if bool((c / spread[kept] ** 2 - seen).abs().le(_LINE * (1 + seen.abs())).all()):
+                return Fault(
+                    "advantage-variance", "the advantages are divided by the variance, not the standard deviation"
+                )
+    if bool((c - seen).abs().le(_LINE * (1 + seen.abs())).all()):
+        return None  # centred alone, as Dr. GRPO
+    return Fault(
+        "advantage-scale",
+        "the advantages are not the centred rewards over the standard deviation of the group, or of all rewards",
+    )

@@ -1,0 +1,297 @@
+r"""The state that was sampled: is x_prev what the behaviour model's step gives?
+
+Where the noise was stored, x_prev must be mean + C2·noise.  Where it was not, the noise is read off x_prev, and it must
+be noise: D independent numbers of mean 0 and variance 1, independent of everything that the step was made of.  So
+‖ε‖² is χ² with D degrees of freedom, and ⟨ε, y⟩/‖y‖ is normal for y = 1, x_t and v_old.  The wrong time, index, noise
+level, velocity or order of samples shows in them, the sooner the larger D.
+
+A sample fails beyond seven standard deviations: one in 10¹¹ of right ones, for four statistics.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from derivations import notation as n
+from gradcheck.conventions import Conventions
+from gradcheck.errors import GradcheckError
+from gradcheck.watching.faults import Checked, Fault
+from gradcheck.watching.given import Given
+from gradcheck.watching.half import held_in, word
+from gradcheck.watching.linear import coefficients, residual, solved
+from gradcheck.watching.problem import StepProblem, numbers_of, step_problem
+
+__all__ = ["check_state"]
+
+_BEYOND = 7.0
+_LEVELS = [x / 20 for x in range(2, 41)]
+_COORDINATES = 2**14
+"""Of each sample, that are looked at for the cause."""
+
+
+def check_state(problem: StepProblem, given: Given, unit: float) -> Checked:
+    """Whether x_prev is the behaviour model's step from x_t."""
+    name = "state"
+    if problem.derivation.process != "backward":
+        return Checked(name, unchecked="no state is sampled")
+    if not problem.recovered:
+        return Checked(name, unchecked="x_prev was not given")
+    old = problem.derivation.output.name.replace("theta", "old")
+    if old in problem.derived and problem.derived[old] == "on_policy=True":
+        return Checked(name, unchecked=f"{old} was not given")
+    (c2,) = numbers_of(problem, n.C2)
+    faults: list[Fault] = []
+    if "noise" in given.latents:
+        faults += _against_stored(problem, given, c2, unit)
+    if not faults:
+        off = _statistics(problem.case.noise, _beside(problem, old), _slack(given, c2))
+        if bool((off > _BEYOND).any()):
+            faults.append(_explained(problem, given, off))
+        else:
+            faults += _rounded(given)
+    return Checked(name, tuple(faults))
+
+
+def _beside(problem: StepProblem, old: str) -> list[Tensor]:
+    return [problem.case.x_t, getattr(problem.case, old)]
+
+
+def _slack(given: Given, c2: Tensor) -> Tensor:
+    """By how much the variance of noise that is read off a rounded state may exceed 1."""
+    x_prev = given.latents["x_prev"]
+    dtype = held_in(x_prev)
+    if dtype is None:
+        return torch.zeros_like(c2)
+    size = float(x_prev.detach().float().square().mean())
+    return 3 * size * (float(torch.finfo(dtype).eps) / c2) ** 2
+
+
+def _statistics(noise: Tensor, beside: list[Tensor], slack: Tensor) -> Tensor:
+    """The largest of the four statistics of each sample, in standard deviations, (B,)."""
+    rows = [x.reshape(x.shape[0], -1) for x in (noise, *beside)]
+    batch, size = rows[0].shape
+    sums = torch.zeros(2 + 2 * len(beside), batch, dtype=torch.float64, device=noise.device)
+    for j in range(0, size, 2**16):
+        e, *others = (x[:, j : j + 2**16].to(torch.float64) for x in rows)
+        sums[0] += e.square().sum(1)
+        sums[1] += e.sum(1)
+        for k, y in enumerate(others):
+            sums[2 + 2 * k] += (e * y).sum(1)
+            sums[3 + 2 * k] += y.square().sum(1)
+    sums = sums.cpu()
+    variance = sums[0] / size
+    # Wilson and Hilferty: the cube root of χ²/D is normal to a good approximation, for small D too
+    spread = 2 / (9 * size)
+    low, high = variance, (variance - slack).clamp(min=0)
+    z = [(x.clamp(min=1e-300) ** (1 / 3) - (1 - spread)) / math.sqrt(spread) for x in (low, high)]
+    worst = torch.maximum(-z[0], z[1])
+    scale = 1 / (1 + slack).sqrt()
+    worst = torch.maximum(worst, sums[1].abs() / math.sqrt(size) * scale)
+    for k in range(len(beside)):
+        length = sums[3 + 2 * k].sqrt().clamp(min=1e-300)
+        worst = torch.maximum(worst, sums[2 + 2 * k].abs() / length * scale)
+    return worst.nan_to_num(nan=math.inf)
+
+
+def _against_stored(problem: StepProblem, given: Given, c2: Tensor, unit: float) -> list[Fault]:
+    """x_prev beside mean + C2·noise of the stored noise, within 16 roundings of everything that it is made of."""
+    terms = coefficients(problem.derivation, n.x_prev, *_numbers(problem))
+    latents = {x: getattr(problem.case, x) for x in terms if x != "noise"} | {"noise": given.latents["noise"]}
+    relative, squares = residual(terms, latents, given.latents["x_prev"])
+    worst = float(relative.max())
+    if worst <= 16 * unit:
+        return []
+    dtype = held_in(given.latents["x_prev"])
+    if dtype is not None and worst <= 2 * float(torch.finfo(dtype).eps):
+        return [Fault("state-rounded", _ROUNDED.format(word(dtype)))]
+    typical = float((squares / c2**2).mean().sqrt())
+    sentence = (
+        f"x_prev is not mean + C2·noise of v_old's step and the stored noise: it is off by {typical:.2g} standard "
+        "deviations of the step"
+    )
+    own = _statistics(
+        problem.case.noise,
+        _beside(problem, problem.derivation.output.name.replace("theta", "old")),
+        torch.zeros_like(c2),
+    )
+    if bool((own > _BEYOND).any()):
+        found = _explained(problem, given, own)
+        return [Fault(found.name, f"{sentence}; {found.sentence}")]
+    return [
+        Fault(
+            "stored-noise",
+            f"{sentence}, and what is read off x_prev is other noise: the stored one belongs to "
+            "another step, sample or run",
+        )
+    ]
+
+
+_ROUNDED = (
+    "x_prev was rounded to {} after it was sampled: the log-probabilities of the rollout belong to the state before "
+    "that; store it, and train on it, in the sampler's precision"
+)
+
+
+def _rounded(given: Given) -> list[Fault]:
+    """States of one trajectory that are not held alike: x_prev is the next step's x_t."""
+    dtype = held_in(given.latents["x_prev"])
+    if dtype is None or given.latents["x_prev"].dtype == dtype or held_in(given.latents["x_t"]) is not None:
+        return []
+    return [Fault("state-rounded", _ROUNDED.format(word(dtype)))]
+
+
+def _numbers(problem: StepProblem) -> tuple[dict[str, Tensor], dict[str, float]]:
+    values = {name: getattr(problem.case, name) for name in problem.case.names}
+    samples = {name: x for name, x in values.items() if isinstance(x, Tensor) and x.ndim == 1}
+    return samples, {name: x for name, x in values.items() if not isinstance(x, Tensor)}
+
+
+# ------------------------------------------------------------------------------------------------ the cause
+
+
+@dataclass(frozen=True)
+class _Way:
+    """Another story of how x_prev came about."""
+
+    name: str
+    sentence: str
+    conventions: Conventions
+    given: Given
+
+
+def _explained(problem: StepProblem, given: Given, off: Tensor) -> Fault:
+    """The first other story under which what is read off x_prev is noise."""
+    few = _fewer(given, problem)
+    best: tuple[float, _Way] | None = None
+    for way in _ways(problem, few):
+        worst = _off_under(way)
+        if worst is None or not bool((worst <= _BEYOND).all()):
+            continue
+        if way.name != "noise-level":
+            return Fault(way.name, way.sentence) if best is None else Fault(best[1].name, best[1].sentence)
+        if best is None or float(worst.max()) < best[0]:  # several levels may fit: the one that fits best
+            best = float(worst.max()), way
+    if best is not None:
+        return Fault(best[1].name, best[1].sentence)
+    order = _order(problem, few)
+    if order:
+        return Fault("states-order", order)
+    count = int((off > _BEYOND).sum())
+    sentence = (
+        f"x_prev is not what v_old's step from x_t gives: in {count} of {len(off)} samples what is read off it is no "
+        f"noise ({float(off.max()):.3g} standard deviations from it); another time, index, noise level, model or sample"
+    )
+    return Fault("state", sentence)
+
+
+def _fewer(given: Given, problem: StepProblem) -> Given:
+    """The call on the first coordinates alone, in float64 on the CPU: the statistics are sums over coordinates."""
+
+    def cut(x: Tensor) -> Tensor:
+        return x.detach().reshape(x.shape[0], -1)[:, :_COORDINATES].to("cpu", torch.float64)
+
+    latents = {name: cut(x) for name, x in given.latents.items() if name != "noise"}
+    old = problem.derivation.output.name.replace("theta", "old")
+    latents.setdefault(old, cut(getattr(problem.case, old)))
+    few = replace(given, output=cut(given.output), latents=latents, live={})
+    few.samples = {name: x for name, x in given.samples.items() if name not in ("C1", "C2", "sigma_t")}
+    for name in ("t", "dt"):
+        if name in problem.case.names:
+            few.samples[name] = getattr(problem.case, name)
+    few.samples.pop("t_prev", None)
+    return few
+
+
+def _off_under(way: _Way) -> Tensor | None:
+    try:
+        problem, missing = step_problem(way.conventions, way.given)
+    except (GradcheckError, KeyError, ValueError):
+        return None
+    if problem is None or missing or not problem.recovered or bool(problem.left_out.any()):
+        return None
+    (c2,) = numbers_of(problem, n.C2)
+    old = problem.derivation.output.name.replace("theta", "old")
+    return _statistics(problem.case.noise, _beside(problem, old), _slack(way.given, c2))
+
+
+def _ways(problem: StepProblem, given: Given) -> Iterator[_Way]:
+    declared = problem.conventions
+
+    def put(**latents: Tensor) -> Given:
+        return replace(given, latents={**given.latents, **latents})
+
+    yield from _other_times(problem, given)
+    for written, other in declared.alternatives():
+        if written.startswith("sde="):
+            sentence = f"x_prev was sampled as {written} says"
+            yield _Way("convention:sde", sentence, other, given)
+    own = getattr(problem.case, "noise_level", None)
+    for level in _LEVELS:
+        if own is not None and abs(level - own) > 1e-6:
+            fixed = {name: x for name, x in declared.fixed.items() if name != "noise_level"}
+            moved = replace(given, numbers={**given.numbers, "noise_level": level})
+            sentence = f"x_prev was sampled with noise_level={level:g}; {own:g} is given here"
+            yield _Way("noise-level", sentence, replace(declared, fixed=fixed), moved)
+    old = problem.derivation.output.name.replace("theta", "old")
+    sentence = f"x_prev was sampled with {given.output_name}, not with {old}: {old} is not the rollout's"
+    yield _Way("stale-old", sentence, declared, put(**{old: given.output}))
+    if "v_ref" in given.latents and old == "v_old":
+        yield _Way(
+            "old-is-reference",
+            "x_prev was sampled with v_ref, not with v_old",
+            declared,
+            put(v_old=given.latents["v_ref"]),
+        )
+    x_t, x_prev = given.latents["x_t"], given.latents["x_prev"]
+    yield _Way("states-exchanged", "x_t and x_prev are exchanged", declared, put(x_t=x_prev, x_prev=x_t))
+
+
+def _other_times(problem: StepProblem, given: Given) -> Iterator[_Way]:
+    """Neighbours on the grid."""
+    sigmas = given.extra.get("sigmas")
+    if sigmas is None or "dt" not in problem.case.names:
+        return
+    grid = torch.as_tensor(sigmas).detach().to("cpu", torch.float64).flatten()
+    t, dt = problem.case.t, problem.case.dt
+    here = (grid[None] - t[:, None]).abs().argmin(1)
+    there = (grid[None] - (t - dt)[:, None]).abs().argmin(1)
+    for start, end, words in (
+        (here - 1, here, "one place earlier on the grid"),
+        (here + 1, here + 2, "one place later on the grid"),
+        (here, here + 1, "to the next place on the grid"),
+        (there - 1, there, "that ends where this one does, and starts one place before it"),
+        (here, here + 2, "over two places of the grid"),
+    ):
+        inside = bool(((start >= 0) & (end < len(grid)) & (start < end)).all())
+        if not inside or (bool((start == here).all()) and bool((end == there).all())):
+            continue
+        moved = {**given.samples, "t": grid[start], "dt": grid[start] - grid[end]}
+        sentence = (
+            f"the index is off: x_prev was sampled by the step {words}, not by the one from t to t_prev given here"
+        )
+        yield _Way("step-index", sentence, problem.conventions, replace(given, samples=moved))
+
+
+def _order(problem: StepProblem, given: Given) -> str:
+    """Whether some other order of the states fits."""
+    batch = given.batch
+    if not 2 <= batch <= 64:
+        return ""
+    x_prev = given.latents["x_prev"]
+    terms = coefficients(problem.derivation, n.x_prev, *_numbers(problem))
+    old = problem.derivation.output.name.replace("theta", "old")
+    found = []
+    for shift in range(1, batch):
+        latents = {**given.latents, old: given.latents[old]}
+        noise = solved(terms, "noise", latents, x_prev.roll(-shift, 0))
+        ok = _statistics(noise, [given.latents["x_t"], given.latents[old]], torch.zeros(batch, dtype=torch.float64))
+        found += [(i, (i + shift) % batch) for i in range(batch) if float(ok[i]) <= _BEYOND]
+    if len(found) < 2:
+        return ""
+    pairs = ", ".join(f"{i}'s is at {j}" for i, j in sorted(found)[:4])
+    return f"the states are in another order than the rest of the batch: sample {pairs}"

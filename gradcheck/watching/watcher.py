@@ -1,0 +1,341 @@
+r"""The watch of one run: the hook on the gradient, what is made of it, and what is written down."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import sys
+import time
+import warnings
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradcheck.errors import GradcheckError
+from gradcheck.watching.averaged import Average
+from gradcheck.watching.faults import Checked
+from gradcheck.watching.given import Given, Problem, read_call
+from gradcheck.watching.lines import Report, StepLine
+from gradcheck.watching.pending import Pending, goes_on, network_dtype, quiet
+from gradcheck.watching.saving import Kept, write_step
+from gradcheck.watching.step import Context, Judgement, judge_call
+from gradcheck.watching.text import failure_line, summary
+from gradcheck.watching.trainer import Arrivals, Parameters, dropout_of
+
+__all__ = ["Watch", "WatchError", "WatchWarning"]
+
+_EXPLAINED = 3
+"""Wrong steps whose cause is looked for; after them, the first of these is repeated where the checks are the same."""
+
+
+class WatchWarning(UserWarning):
+    """A call that cannot be judged, or something that cannot be checked; training goes on."""
+
+
+class WatchError(GradcheckError):
+    """A wrong step, with ``strict=True``."""
+
+
+class Watch:
+    """The watch of one training run; made by :func:`watch`.
+
+    Attributes:
+        report: what was seen so far.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        every: int,
+        log: str | os.PathLike[str] | None,
+        strict: bool,
+        model: nn.Module | None,
+        parameters: dict[str, Tensor],
+        average: Average | None,
+    ) -> None:
+        self._context, self._every, self._strict = context, every, strict
+        self._model, self._parameters, self._average = model, parameters, average
+        self._rank = _rank()
+        self._log = None if log is None else _of_rank(Path(log), self._rank)
+        self._calls = 0
+        self._said: set[str] = set()
+        self._waiting: dict[int, Pending] = {}
+        self._report = Report()
+        self._explained: list[StepLine] = []
+        self._kept: Kept | None = None
+        self._first_wrong: Kept | None = None
+        self._save_next: Path | None = None
+        self._begun = False
+        atexit.register(_at_exit, weakref.ref(self))
+
+    def __call__(self, **quantities: Any) -> None:
+        r"""Look at one training step, before ``backward``.
+
+        Args:
+            quantities: what the loss is made of, by the notation table's names: ``v_theta`` (live, as the network
+                put it out), latents of shape (B, \*latent), numbers per sample of shape (B,), numbers.  What follows
+                from others may be left out: ``t_prev`` or ``dt``; ``noise``, read off ``x_prev``; ``v_old`` with
+                ``mean_old``, or with ``on_policy=True``.  Besides, for more checks: ``timestep``, ``sigmas``,
+                ``step_index``, ``reward`` and ``group``, ``v_cond``, ``v_uncond`` and ``guidance``, ``loss_scale``,
+                ``on_policy``, ``step``.
+        """
+        number = self._calls
+        self._calls += 1
+        if number % self._every and self._save_next is None and not (self._average and self._average.waiting):
+            return
+        try:
+            self._look(number, quantities)
+        except WatchError:
+            raise
+        except Exception as error:  # a fault of ours must not stop the training
+            self._say("internal", f"the watch failed, and training goes on: {type(error).__name__}: {error}")
+
+    # Dynamo must not trace into it: a hook on a tensor of the graph would be a part of the compiled step.
+    __call__._torchdynamo_disable = True  # type: ignore[attr-defined]
+
+    @property
+    def report(self) -> Report:
+        self._close_dead()
+        return self._report
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write a judged step's tensors, for ``gradcheck replay FOLDER``.
+
+        That is the step judged last, or the first wrong one where its tensors are gone; else the next call is judged
+        and written.
+        """
+        path = Path(folder)
+        for kept in (self._kept, self._first_wrong):
+            if kept is not None and not kept.changed():
+                write_step(path, kept, self._context)
+                return
+        self._save_next = path
+
+    # ------------------------------------------------------------------------------------------- one call
+
+    def _look(self, number: int, quantities: dict[str, Any]) -> None:
+        if torch._C._current_graph_task_id() != -1:
+            return  # a checkpointed forward that runs again inside backward
+        if self._average is not None and self._average.waiting:
+            self._old_model_moved(number)
+        if number % self._every and self._save_next is None:
+            return
+        self._kept = None
+        self._close_dead()
+        step = quantities.pop("step", number)
+        given, problems = read_call(self._context.output_name, quantities)
+        problems = [*problems, *self._context.also(given)]
+        output = None if given is None else given.output
+        if output is not None and not output.requires_grad:
+            because = "it was computed under torch.no_grad" if not torch.is_grad_enabled() else "it was detached"
+            problems.append(
+                (self._context.output_name, f"a tensor without a graph: {because}", "the network's output, live")
+            )
+        elif output is not None and not torch.is_grad_enabled():
+            self._say("no-grad", "called under torch.no_grad: call it in the training step, where the loss is computed")
+        if output is not None and any(p.output() is output for p in self._waiting.values()):
+            self._say("twice", f"called twice with the same {self._context.output_name}; the second call is ignored")
+            return
+        if given is None or output is None or problems:
+            self._refuse(step, problems)
+            return
+        self._pend(step, number, given, output)
+
+    def _refuse(self, step: int, problems: list[Problem]) -> None:
+        text = "; ".join(f"{name}: got {got}; wanted {wanted}" for name, got, wanted in problems)
+        dead = next((p for p in problems if "without a graph" in p[1]), None)
+        self._say(text, text)
+        if dead is not None and self._model is not None and any(p.requires_grad for p in self._parameters.values()):
+            sentence = (
+                f"{dead[0]} has no graph: no gradient can reach the parameters (adapter off, no_grad, or detached)"
+            )
+            self._finish(StepLine(step, "wrong", ("no-graph",), sentence, rank=self._rank))
+            return
+        self._finish(StepLine(step, "unjudged", because=text, rank=self._rank))
+
+    def _pend(self, step: int, number: int, given: Given, output: Tensor) -> None:
+        given.extra.setdefault("on_policy", self._is_on_policy(number, given, output))
+        pending = Pending(step, given, weakref.ref(output), Arrivals(given.live))
+        pending.parameters = Parameters(self._parameters) if self._parameters else None
+        given.output, given.live = output.detach(), dict.fromkeys(given.live, output.detach())
+        pending.dropout = dropout_of(self._model)
+        pending.network_dtype = network_dtype(output)
+        if self._average is not None:
+            pending.checks.append(self._average.aliased())
+            self._average.remember()
+        key = id(pending)
+        self._waiting[key] = pending
+        pending.hook = output.register_hook(self._hook(key))
+
+    def _is_on_policy(self, number: int, given: Given, output: Tensor) -> bool | None:
+        """What was declared; else the first call of a run, where a network's output follows its own rollout."""
+        if self._context.on_policy is not None:
+            return self._context.on_policy
+        first = number == 0 and self._context.declared.on_policy_first and not output.is_leaf
+        return True if first and given.output_name.replace("theta", "old") in given.latents else None
+
+    def _hook(self, key: int) -> Callable[[Tensor], None]:
+        owner = weakref.ref(self)
+
+        def arrived(gradient: Tensor) -> None:
+            watch = owner()
+            if watch is not None:
+                watch._arrived(key, gradient)
+
+        return arrived
+
+    def _arrived(self, key: int, gradient: Tensor) -> None:
+        """The gradient is there, inside backward."""
+        pending = self._waiting.pop(key, None)
+        if pending is None:
+            return
+        start = time.perf_counter()
+        try:
+            pending.hook.remove()
+            changed = pending.given.changed_in_place()
+            if changed:
+                self._say("in-place", f"{', '.join(changed)} was changed in place between the call and backward")
+                line = StepLine(pending.step, "unjudged", because=f"{', '.join(changed)} was changed in place")
+                pending.judgement = Judgement(line, None)
+            else:
+                with quiet(gradient):
+                    pending.judgement = judge_call(
+                        self._context,
+                        pending.step,
+                        pending.given,
+                        gradient,
+                        pending.network_dtype,
+                        pending.dropout,
+                        explain=len(self._explained) < _EXPLAINED,
+                    )
+                    pending.length = float(gradient.detach().to(torch.float32).norm())
+                self._kept = Kept.of(pending.given, gradient)
+            pending.seconds = time.perf_counter() - start
+            pending.goes_on = goes_on(pending.output())
+            torch.autograd.Variable._execution_engine.queue_callback(lambda: self._end(pending))
+        except WatchError:
+            raise
+        except Exception as error:
+            self._say("internal", f"the watch failed, and training goes on: {type(error).__name__}: {error}")
+
+    def _end(self, pending: Pending) -> None:
+        """Backward is over: what it left in the parameters and in the other inputs."""
+        start = time.perf_counter()
+        try:
+            with torch.no_grad():
+                checks = list(pending.checks)
+                guidance = pending.given.extra.get("guidance")
+                w = None if guidance is None else float(guidance)
+                checks += pending.arrivals.checked(pending.length > 0, w, max(pending.length, 1e-300))
+                pending.arrivals.close()
+                if pending.parameters is not None:
+                    checks.append(
+                        pending.parameters.checked()
+                        if pending.goes_on
+                        else Checked("parameters", unchecked="this backward pass stops at the network's output")
+                    )
+            assert pending.judgement is not None
+            line = pending.judgement.with_checks(checks, self._rank, pending.seconds + time.perf_counter() - start)
+            self._conclude(line, pending)
+        except WatchError:
+            raise
+        except Exception as error:
+            self._say("internal", f"the watch failed, and training goes on: {type(error).__name__}: {error}")
+
+    def _conclude(self, line: StepLine, pending: Pending) -> None:
+        assert pending.judgement is not None
+        for name, why in pending.judgement.unchecked.items():
+            self._report.unchecked.setdefault(name, why)
+        if line.verdict == "wrong":
+            repeated = next((x for x in self._explained if set(x.checks.items()) == set(line.checks.items())), None)
+            if len(self._explained) < _EXPLAINED:
+                self._explained.append(line)
+            elif repeated is not None and line.causes == ("gradient",):
+                line = pending.judgement.as_before(line, repeated)
+            if self._first_wrong is None and self._kept is not None:
+                self._first_wrong = self._kept.copy()
+        if self._save_next is not None and self._kept is not None:
+            folder, self._save_next = self._save_next, None
+            write_step(folder, self._kept, self._context)
+        self._finish(line)
+
+    # --------------------------------------------------------------------------------------- writing down
+
+    def _finish(self, line: StepLine) -> None:
+        first = line.verdict == "wrong" and self._report.first_wrong is None
+        self._report.add(line)
+        if self._log is not None:
+            try:
+                with self._log.open("a" if self._begun else "w", encoding="utf-8") as file:
+                    file.write(line.to_json() + "\n")
+                self._begun = True
+            except OSError as error:
+                self._say("log", f"{self._log} cannot be written: {error.strerror}")
+        if first:
+            print(failure_line(line), file=sys.stderr, flush=True)
+        if line.verdict == "wrong" and self._strict:
+            raise WatchError(failure_line(line))
+
+    def _old_model_moved(self, number: int) -> None:
+        assert self._average is not None
+        with torch.no_grad():
+            found = self._average.moved()
+        if found is not None and found.faults:
+            fault = found.faults[0]
+            line = StepLine(
+                number, "wrong", (fault.name,), fault.sentence, checks={"old-model": "fails"}, rank=self._rank
+            )
+            self._finish(line)
+
+    def _close_dead(self) -> None:
+        """Calls whose output is gone without a gradient."""
+        for key, pending in list(self._waiting.items()):
+            if pending.output() is None:
+                del self._waiting[key]
+                text = (
+                    f"no gradient reached the {self._context.output_name} of step {pending.step}: backward did not "
+                    "run, ran before the call, or the loss is made of another tensor"
+                )
+                self._say("never", text)
+                with contextlib.suppress(WatchError):
+                    self._finish(StepLine(pending.step, "unjudged", because=text, rank=self._rank))
+
+    def _say(self, kind: str, text: str) -> None:
+        """One warning of each kind; never an exception, also where warnings are errors."""
+        if kind in self._said:
+            return
+        self._said.add(kind)
+        try:
+            warnings.warn(f"[gradcheck] watch: {text}", WatchWarning, stacklevel=_outside())
+        except WatchWarning as warning:
+            print(warning, file=sys.stderr, flush=True)
+
+
+def _rank() -> int:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank()
+    value = os.environ.get("RANK", "0")
+    return int(value) if value.isdigit() else 0
+
+
+def _of_rank(path: Path, rank: int) -> Path:
+    return path if rank == 0 else path.with_suffix(f".rank{rank}{path.suffix}")
+
+
+def _outside() -> int:
+    """How far up the first frame outside this package is."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("gradcheck.watching"):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def _at_exit(watch: weakref.ref[Watch]) -> None:
+    found = watch()
+    if found is not None and found.report.lines:
+        print(summary(found.report), file=sys.stderr)
