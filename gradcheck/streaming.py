@@ -90,6 +90,7 @@ def judge_gradient(
     dtype: torch.dtype,
     output_dtype: torch.dtype | None = None,
     widen: Tensor | None = None,
+    uses: Sequence[sp.Expr] = (),
     scalars: Sequence[sp.Expr] = (),
 ) -> Judged:
     r"""As :func:`compare_gradient`, sample by sample, for a network that works in a precision of its own.
@@ -98,9 +99,11 @@ def judge_gradient(
         output_dtype: what the network puts out, where that is lower than ``dtype``.  Its gradient g is rounded to it
             once, to nearest: with \|g − required\| ≤ b, what is observed is off by b + u_out·(\|required\| + b), and by
             half the smallest number of ``output_dtype``.
+        uses: vectors whose sum is the gradient, where the loss reads the output in several places: what each of them
+            sends back is rounded to ``output_dtype``, and so is every sum of them, by up to u_out·Σ\|use\| each.
         scalars: scalar expressions whose values are wanted besides.
     """
-    found = _judge(derivation, case, observed, factor, dtype, widen, None, output_dtype, scalars)
+    found = _judge(derivation, case, observed, factor, dtype, widen, None, output_dtype, uses, scalars)
     way = found.way()[None]
     ratios, resolution = (x.gather(0, way)[0] for x in (found.ratio, found.resolution))
     return Judged(found.comparison(), ratios, resolution, found.numbers)
@@ -115,6 +118,7 @@ def _judge(
     widen: Tensor | None,
     chunk: int | None,
     output_dtype: torch.dtype | None = None,
+    uses: Sequence[sp.Expr] = (),
     scalars: Sequence[sp.Expr] = (),
 ) -> _Worst:
     dtype = dtype or case.output.dtype
@@ -124,13 +128,13 @@ def _judge(
         if branches[0][1].has(Mask):
             branches.append(branch(derivation, True))
         outputs = [expr for raw, gradient, *_ in branches for expr in (gradient, raw)]
-        run = ChunkedAnalysis(derivation, latents, case, dtype, [*outputs, *scalars])
+        run = ChunkedAnalysis(derivation, latents, case, dtype, [*outputs, *uses, *scalars])
         if not bool(run.undecided.any()):
             branches = branches[:1]
         ways = [(gradient, raw) for raw, gradient, *_ in branches]
         found = _Worst.none(2 + len(TIES) if len(branches) == 2 else 1, case.output.shape, run.undecided)
         found.numbers = tuple(run.weights(expr)[0][:, 0] for expr in scalars)
-        _look(found, latents, run, ways, factor, widen, dtype, output_dtype)
+        _look(found, latents, run, ways, factor, widen, dtype, output_dtype, uses)
         return found
 
 
@@ -195,21 +199,24 @@ def _look(
     widen: Tensor | None,
     dtype: torch.dtype,
     output_dtype: torch.dtype | None,
+    uses: Sequence[sp.Expr],
 ) -> None:
     """Compare chunk by chunk with each way's gradient, within its bound."""
-    names = run.names(*(expr for pair in ways for expr in pair))
+    names = run.names(*(expr for pair in ways for expr in pair), *uses)
+    parts = [run.weights(use, names)[0] * factor for use in uses]
     w = torch.stack([run.weights(gradient, names)[0] for gradient, _ in ways], 1) * factor
     d = torch.stack([run.weights(raw, names)[1] for _, raw in ways], 1) * abs(factor)
     if widen is not None:
         d = d * widen.reshape(-1, 1, 1)
     for rows, columns, block in latents.blocks(names):
         value = w[rows] @ block
+        used = (torch.stack([part[rows] for part in parts], 1) @ block).abs_().sum(1) * len(uses) if uses else None
         error = (d[rows] @ block.abs_()).add_(run.floor * abs(factor))
         observed = latents.observed[rows, columns].to(torch.float64)
         found = [(value[:, i], run.held(raw, names, rows, block, error[:, i])) for i, (_, raw) in enumerate(ways)]
         for i, (required, scale) in enumerate(with_ties(found) if len(found) == 2 else found):
             if output_dtype is not None:
-                scale = _rounded_once_more(required, scale, dtype, output_dtype)
+                scale = _rounded_once_more(required, scale, used, dtype, output_dtype)
             best, place, judged, signal = _worst_of(observed, required, scale, dtype)
             there = [x.gather(1, place[:, None])[:, 0] for x in (observed, required, scale)]
             there[2] *= THRESHOLD * unit_roundoff(dtype)
@@ -220,10 +227,13 @@ def _look(
             out.resolution[i, rows] = torch.minimum(out.resolution[i, rows], THRESHOLD * unit_roundoff(dtype) / signal)
 
 
-def _rounded_once_more(required: Tensor, scale: Tensor, dtype: torch.dtype, output_dtype: torch.dtype) -> Tensor:
-    """The error scale of a gradient that was rounded to the network's own dtype at the end."""
+def _rounded_once_more(
+    required: Tensor, scale: Tensor, used: Tensor | None, dtype: torch.dtype, output_dtype: torch.dtype
+) -> Tensor:
+    """The error scale of a gradient that was rounded to the network's own dtype at the end, or in the parts used."""
     unit, narrow = THRESHOLD * unit_roundoff(dtype), torch.finfo(output_dtype)
-    rounding = (required.abs() + unit * scale) * unit_roundoff(output_dtype) + narrow.smallest_normal * narrow.eps / 2
+    size = required.abs() if used is None else required.abs() + used
+    rounding = (size + unit * scale) * unit_roundoff(output_dtype) + narrow.smallest_normal * narrow.eps / 2
     return scale + rounding / unit
 
 

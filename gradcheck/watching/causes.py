@@ -18,10 +18,12 @@ from gradcheck.oracle.reference import reference
 from gradcheck.watching.evidence import Evidence
 from gradcheck.watching.faults import Fault
 from gradcheck.watching.judge import Seen
-from gradcheck.watching.stories import of_declaration, of_loss, of_trainer
+from gradcheck.watching.stories import Story, of_declaration, of_loss, of_trainer
 
-__all__ = ["causes"]
+__all__ = ["causes", "declared_otherwise"]
 
+_ROUGHLY = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.1}
+"""The largest relative error that is called a precision's."""
 _NAMED = 4
 """Causes of one step that are told."""
 
@@ -31,7 +33,19 @@ def causes(e: Evidence, seen: Seen) -> list[Fault]:
     found = _without_prediction(e)
     if found:
         return found
-    stories = [*of_trainer(e), *of_declaration(e), *of_loss(e)]
+    fitting = _fitting(e, [*of_trainer(e), *of_declaration(e), *of_loss(e)])
+    if fitting:
+        return sorted(fitting, key=lambda f: not f.name.startswith("convention:"))
+    return [_by_shape(e, seen)]
+
+
+def declared_otherwise(e: Evidence) -> list[Fault]:
+    """Other declarations under which the step is right."""
+    return _fitting(e, list(of_declaration(e)))
+
+
+def _fitting(e: Evidence, stories: list[Story]) -> list[Fault]:
+    """Those that predict what was observed, one of each name."""
     fitting: dict[str, Fault] = {}
     for fault, predict in stories:
         if fault.name in fitting:
@@ -44,9 +58,7 @@ def causes(e: Evidence, seen: Seen) -> list[Fault]:
             fitting[fault.name] = fault
         if len(fitting) >= _NAMED:
             break
-    if fitting:
-        return sorted(fitting.values(), key=lambda f: not f.name.startswith("convention:"))
-    return [_by_shape(e, seen)]
+    return list(fitting.values())
 
 
 # ------------------------------------------------------------------------- what the gradient itself shows
@@ -109,15 +121,19 @@ def _by_shape(e: Evidence, seen: Seen) -> Fault:
             "each sample's gradient has the right direction and another length: times "
             f"{shown} … of the required one (advantage, weight, time or standard deviation of another sample?)",
         )
-    for name in ("bfloat16", "float16"):
+    for name in ("float32", "bfloat16", "float16"):
         low = reference(replace(e.conventions, working_dtype=name), e.case)
-        off = (e.observed - e.required).norm() / e.required.norm()
-        if low.compare(e.observed).holds and float(off) < 0.1 and _rough(e):
-            return Fault(
-                "half-precision",
-                f"right to a relative {float(off):.1g}, and rough, as {name} is: a part of "
-                "the loss is computed in it (autocast around the loss?)",
-            )
+        off = float((e.observed - e.required).norm() / e.required.norm())
+        if off > _ROUGHLY[name] or not low.compare(e.observed).holds or not _rough(e):
+            continue
+        if name == "float32":
+            sentence = f"right to a relative {off:.1g}, as float32 is: the loss casts to it inside"
+            return Fault("convention:working_dtype", f"{sentence} (working_dtype='float32')")
+        sentence = (
+            f"right to a relative {off:.1g}, and rough, as {name} is: a part of the loss is computed in it (autocast "
+            "around the loss?)"
+        )
+        return Fault("half-precision", sentence)
     off = (e.observed - e.required).norm(dim=1) / e.required.norm(dim=1).clamp(min=1e-300)
     wrong = ((e.observed - e.required).abs() > e.bound).any(1)
     which = ", ".join(map(str, wrong.nonzero().flatten().tolist()[:5]))

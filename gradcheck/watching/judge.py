@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import sympy as sp
 import torch
 from torch import Tensor
 
 from derivations import notation as n
+from derivations.derivation import Derivation
 from gradcheck.bounds import unit_roundoff
 from gradcheck.case import Case
 from gradcheck.compiled import evaluate
 from gradcheck.oracle.reference import detours, effective_case, overall_factor
 from gradcheck.streaming import Judged, judge_gradient
 from gradcheck.watching.constants import Constants, Found
+from gradcheck.watching.given import Given
 from gradcheck.watching.problem import StepProblem
 
 __all__ = ["Precision", "Seen", "judge_step", "on_device"]
+
+_SINGLE = torch.finfo(torch.float32).eps
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,12 @@ class Precision:
     output: torch.dtype | None = None
 
     @classmethod
-    def of(cls, output: Tensor, declared: str | None) -> Precision:
-        """A loss is computed in float32 where the network puts out less, unless another precision is declared."""
-        own = output.dtype
-        wide = own if torch.finfo(own).eps <= torch.finfo(torch.float32).eps else torch.float32
-        loss = wide if declared is None else getattr(torch, declared)
+    def of(cls, given: Given, declared: str | None) -> Precision:
+        """A loss is computed in float32 where the network puts out less, or where anything else is in float32; unless
+        another precision is declared."""
+        own = given.output.dtype
+        single = any(torch.finfo(x.dtype).eps >= _SINGLE for x in (given.output, *given.latents.values()))
+        loss = (torch.float32 if single else own) if declared is None else getattr(torch, declared)
         narrower = torch.finfo(own).eps > torch.finfo(loss).eps
         return cls(loss, own if narrower else None)
 
@@ -95,17 +101,27 @@ def _compared(problem: StepProblem, gradient: Tensor, precision: Precision, fact
     wide = detours(derivation, case)
     widen = wide.flatten() if isinstance(wide, Tensor) else None
     scalars = (n.ratio,) if n.ratio in derivation.definitions else ()
-    judged = judge_gradient(
-        derivation,
-        case,
-        gradient,
-        factor=factor,
-        dtype=precision.loss,
-        output_dtype=precision.output,
-        widen=None if widen is None else widen.to(gradient.device),
-        scalars=scalars,
-    )
+    judged = None
+    for uses in ((), _uses(derivation)) if precision.output is not None else ((),):
+        if judged is None or (len(uses) > 1 and not judged.comparison.holds):
+            judged = judge_gradient(
+                derivation,
+                case,
+                gradient,
+                factor=factor,
+                dtype=precision.loss,
+                output_dtype=precision.output,
+                uses=uses,
+                widen=None if widen is None else widen.to(gradient.device),
+                scalars=scalars,
+            )
+    assert judged is not None
     return Seen(judged, factor, constant, judged.numbers[0] if scalars else None)
+
+
+def _uses(derivation: Derivation) -> tuple[sp.Expr, ...]:
+    """The places in which a loss may read a half-precision output, each of which sends a rounded gradient back."""
+    return tuple(sp.Add.make_args(derivation.raw_gradient))
 
 
 def _constant_factor(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradcheck.watching.causes import causes
+from gradcheck.watching.causes import causes, declared_otherwise
 from gradcheck.watching.consistent import check_given, check_grid, check_guidance, check_timestep
 from gradcheck.watching.constants import Constants
 from gradcheck.watching.declared import Declared
@@ -128,7 +128,7 @@ def judge_call(
     if problem is None:
         text = "; ".join(f"{name}: got {got}; wanted {wanted}" for name, got, wanted in missing)
         return Judgement(StepLine(step, "unjudged", because=text), None)
-    precision = Precision.of(given.output, context.declared.conventions.working_dtype)
+    precision = Precision.of(given, context.declared.conventions.working_dtype)
     checks = [
         check_grid(problem, given),
         check_timestep(problem, given),
@@ -213,7 +213,11 @@ def _line(
         return _constant_told(context, line, seen, constants)
     line = replace(line, verdict="wrong", checks={"gradient": "fails"})
     if seen.holds:
-        return replace(line, causes=(seen.constant.cause,), because=seen.constant.because)
+        own = Fault(seen.constant.cause, seen.constant.because)
+        found = [own]
+        if own.name in ("mean-for-sum", "sum-for-mean"):
+            found = [*declared_otherwise(evidence_of(problem, given, gradient, constants.expected, precision)), own]
+        return replace(line, causes=tuple(f.name for f in found), because="; ".join(f.sentence for f in found))
     if not all(bool(x.isfinite().all()) for x in (given.output, *given.latents.values())):
         names = [k for k, x in {given.output_name: given.output, **given.latents}.items() if not x.isfinite().all()]
         return replace(line, verdict="unjudged", because=f"{', '.join(names)} is not finite", checks={})

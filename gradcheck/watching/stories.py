@@ -137,7 +137,7 @@ def _of_latents(e: Evidence) -> Iterator[Story]:
                 "old-is-new",
                 f"the loss has {e.given.output_name} itself, detached, in the place of v_old: the ratio is always 1",
             ),
-            partial(_required, e.conventions, e.case.replace(v_old=e.case.output.detach())),
+            partial(_under, e, None, v_old=e.given.output),
         )
     if batch > 1:
         for name in latents:

@@ -149,7 +149,7 @@ class Watch:
     def _refuse(self, step: int, problems: list[Problem]) -> None:
         text = "; ".join(f"{name}: got {got}; wanted {wanted}" for name, got, wanted in problems)
         dead = next((p for p in problems if "without a graph" in p[1]), None)
-        self._say(text, text)
+        self._say(", ".join(sorted({name for name, *_ in problems})), text)
         if dead is not None and self._model is not None and any(p.requires_grad for p in self._parameters.values()):
             sentence = (
                 f"{dead[0]} has no graph: no gradient can reach the parameters (adapter off, no_grad, or detached)"

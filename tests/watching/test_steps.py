@@ -1,0 +1,137 @@
+"""A right step conforms, in every precision that trainers work in; and what is wrong with a wrong one is named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import gradcheck
+from gradcheck.catalogue import entries
+from gradcheck.problems import Spec, build
+from gradcheck.watching.lines import StepLine
+from tests.watching.steps import DECLARED, GRID, ForwardStep, PolicyStep
+
+
+def judged(step: Any, loss: torch.Tensor, algorithm: str = "flow_grpo", **declared: Any) -> StepLine:
+    if algorithm == "flow_grpo":
+        declared = {**DECLARED, **declared}
+    watch = gradcheck.watch(algorithm, every=1, **declared)
+    watch(**step.call)
+    loss.backward()
+    (line,) = watch.report.lines
+    return line
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("off", [0.0, 0.01, 0.3])
+def test_a_right_policy_step_conforms(dtype: torch.dtype, off: float) -> None:
+    """On-policy, near it, and where the clip bites; a mistake of a hundredth would be seen in each precision."""
+    for seed in range(3):
+        step = PolicyStep(seed, off, dtype)
+        line = judged(step, step.loss(), sigmas=GRID)
+        assert line.verdict == "conforms", line
+        assert line.resolution is not None
+        assert line.resolution <= 0.01
+        assert line.factor == "1"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_right_forward_step_conforms(dtype: torch.dtype) -> None:
+    for seed in range(3):
+        step = ForwardStep(seed, dtype)
+        line = judged(step, step.loss(), "diffusion_nft")
+        assert line.verdict == "conforms", line
+        assert line.resolution is not None
+        assert line.resolution <= 0.01
+
+
+def test_what_a_bfloat16_output_sends_back_in_parts_is_rounded_in_parts() -> None:
+    """Read in two places, with β = ½ exact: autograd rounds each place's gradient, and their sum."""
+    for seed in range(5):
+        step = ForwardStep(seed, torch.bfloat16)
+        line = judged(step, step.loss(read=lambda v: v), "diffusion_nft")
+        assert line.verdict == "conforms", line
+
+
+def test_an_error_of_a_hundredth_is_seen_in_bfloat16() -> None:
+    step = ForwardStep(0, torch.bfloat16)
+    line = judged(step, 1.02 * step.loss(), "diffusion_nft", accumulation=1)
+    assert line.verdict == "wrong"
+    assert line.causes == ("factor",)
+
+
+_CHOSEN = (
+    "flow_grpo",
+    "flow_grpo[kl]",
+    "flow_grpo[cps]",
+    "grpo_guard[mean]",
+    "flow_dppo",
+    "ddpo",
+    "awm",
+    "awm[clipped-reference]",
+    "diffusion_nft[adaptive-reference]",
+    "rwr",
+    "awr",
+    "fpo",
+    "diffusion_dpo",
+    "dgpo",
+)
+
+
+@pytest.mark.parametrize("label", _CHOSEN)
+def test_the_catalogue_in_a_trainer(label: str) -> None:
+    """Each loss by hand, as the trainer's: with x_prev in the noise's place, where a state was sampled."""
+    (e,) = [x for x in entries(label.partition("[")[0]) if x.label == label]
+    case = build(e.derivation, Spec(3, (4, 5), seed=1, time="middle"), torch.float32)
+    call = {name: getattr(case, name) for name in e.derivation.given if name != "D"}
+    if e.derivation.process == "backward":
+        del call["noise"]
+        call["x_prev"] = case.x_prev
+    options = e.derivation.variant.options
+    watch = gradcheck.watch(e.symbolic.NAME, every=1, **options)
+    watch(**call)
+    e.loss(case).mean().backward()
+    assert watch.report.holds, watch.report
+
+
+@pytest.mark.parametrize(
+    ("wrong", "cause"),
+    [
+        (lambda s: -s.loss(), "sign"),
+        (lambda s: s.loss(advantage=s.call["advantage"].roll(1)), "advantage-order"),
+        (lambda s: s.loss(t=GRID[3:7], t_prev=GRID[4:8]) + 0 * s.loss(), "unknown"),
+        (lambda s: s.loss(x_prev=s.call["x_prev"].bfloat16().float()), "state-rounded"),
+        (lambda s: s.loss(noise_level=0.9), "noise-level"),
+        (lambda s: s.loss(v_old=s.call["v_theta"].detach()), "old-is-new"),
+        (lambda s: s.loss(advantage=torch.ones(4) * s.call["advantage"].mean()), "advantage-of-another"),
+        (lambda s: s.loss(v_theta=s.call["v_theta"].detach()) + 0 * s.call["v_theta"].sum(), "no-gradient"),
+        (lambda s: s.loss() * float("inf"), "not-finite"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_the_loss_of_other_tensors_is_named(wrong: Any, cause: str) -> None:
+    """The loss is right; what the trainer puts into it is not what it told."""
+    step = PolicyStep(seed=3, off=0.3)
+    line = judged(step, wrong(step), sigmas=GRID)
+    assert line.verdict == "wrong"
+    assert cause in line.causes, line
+
+
+def test_a_wrong_declaration_is_named_as_one() -> None:
+    step = PolicyStep(off=0.3)
+    line = judged(step, step.loss(), log_prob_reduction="sum")
+    assert line.verdict == "wrong"
+    assert line.causes[0] == "convention:log_prob_reduction", line
+
+
+def test_the_loss_in_one_line() -> None:
+    step = ForwardStep()
+    watch = gradcheck.watch(loss="A*norm2(v_theta - v_gt)", every=1)
+    a = torch.tensor([0.3, -1.0, 2.0, 0.1])
+    call = {k: step.call[k] for k in ("v_theta", "x_0", "noise")}
+    watch(**call, advantage=a)
+    error = (step.call["v_theta"] - step.call["noise"] + step.call["x_0"]) ** 2
+    (a * error.flatten(1).sum(1)).mean().backward()
+    assert watch.report.holds, watch.report
