@@ -98,6 +98,7 @@ class ChunkedAnalysis:
     The numbers are few, so the program runs on the CPU wherever the latents are.
 
     Attributes:
+        output: the name of what the network puts out.
         floor: what underflow may lose, in units of u.
         undecided: (B,), samples whose clip branch the precision does not decide.
         most: the largest number of the precision.
@@ -107,6 +108,7 @@ class ChunkedAnalysis:
         self, derivation: Derivation, latents: Latents, case: Case, dtype: torch.dtype, outputs: Sequence[sp.Expr]
     ) -> None:
         self.latents, self.cu = latents, THRESHOLD * unit_roundoff(dtype)
+        self.output = case.output_name
         values = _numbers(case, latents)
         plan = planned(derivation, tuple(values), dtype, tuple(outputs))
         values[GROWTH] = np.float64(2 + math.log2(max(latents.size, 1)))

@@ -91,6 +91,7 @@ def judge_gradient(
     output_dtype: torch.dtype | None = None,
     widen: Tensor | None = None,
     uses: Sequence[sp.Expr] = (),
+    by_target: bool = False,
     scalars: Sequence[sp.Expr] = (),
 ) -> Judged:
     r"""As :func:`compare_gradient`, sample by sample, for a network that works in a precision of its own.
@@ -101,9 +102,10 @@ def judge_gradient(
             half the smallest number of ``output_dtype``.
         uses: vectors whose sum is the gradient, where the loss reads the output in several places: what each of them
             sends back is rounded to ``output_dtype``, and so is every sum of them, by up to u_out·Σ\|use\| each.
+        by_target: allow for what the form w‖v − sg(v*)‖² loses: 2w (\|v\| + \|v*\|), however small the difference.
         scalars: scalar expressions whose values are wanted besides.
     """
-    found = _judge(derivation, case, observed, factor, dtype, widen, None, output_dtype, uses, scalars)
+    found = _judge(derivation, case, observed, factor, dtype, widen, None, output_dtype, uses, by_target, scalars)
     way = found.way()[None]
     ratios, resolution = (x.gather(0, way)[0] for x in (found.ratio, found.resolution))
     return Judged(found.comparison(), ratios, resolution, found.numbers)
@@ -119,6 +121,7 @@ def _judge(
     chunk: int | None,
     output_dtype: torch.dtype | None = None,
     uses: Sequence[sp.Expr] = (),
+    by_target: bool = False,
     scalars: Sequence[sp.Expr] = (),
 ) -> _Worst:
     dtype = dtype or case.output.dtype
@@ -127,14 +130,15 @@ def _judge(
         branches = [branch(derivation, False)]
         if branches[0][1].has(Mask):
             branches.append(branch(derivation, True))
+        pull = branches[0][2:] if by_target else ()
         outputs = [expr for raw, gradient, *_ in branches for expr in (gradient, raw)]
-        run = ChunkedAnalysis(derivation, latents, case, dtype, [*outputs, *uses, *scalars])
+        run = ChunkedAnalysis(derivation, latents, case, dtype, [*outputs, *uses, *scalars, *pull])
         if not bool(run.undecided.any()):
             branches = branches[:1]
         ways = [(gradient, raw) for raw, gradient, *_ in branches]
         found = _Worst.none(2 + len(TIES) if len(branches) == 2 else 1, case.output.shape, run.undecided)
         found.numbers = tuple(run.weights(expr)[0][:, 0] for expr in scalars)
-        _look(found, latents, run, ways, factor, widen, dtype, output_dtype, uses)
+        _look(found, latents, run, ways, factor, widen, dtype, output_dtype, uses, pull)
         return found
 
 
@@ -200,9 +204,11 @@ def _look(
     dtype: torch.dtype,
     output_dtype: torch.dtype | None,
     uses: Sequence[sp.Expr],
+    pull: Sequence[sp.Expr],
 ) -> None:
     """Compare chunk by chunk with each way's gradient, within its bound."""
-    names = run.names(*(expr for pair in ways for expr in pair), *uses)
+    names = run.names(*(expr for pair in ways for expr in pair), *uses, *pull[1:])
+    pulled = _pulled(run, names, pull, factor) if pull else None
     parts = [run.weights(use, names)[0] * factor for use in uses]
     w = torch.stack([run.weights(gradient, names)[0] for gradient, _ in ways], 1) * factor
     d = torch.stack([run.weights(raw, names)[1] for _, raw in ways], 1) * abs(factor)
@@ -212,6 +218,8 @@ def _look(
         value = w[rows] @ block
         used = (torch.stack([part[rows] for part in parts], 1) @ block).abs_().sum(1) * len(uses) if uses else None
         error = (d[rows] @ block.abs_()).add_(run.floor * abs(factor))
+        if pulled is not None:
+            error += pulled[rows, None] @ block
         observed = latents.observed[rows, columns].to(torch.float64)
         found = [(value[:, i], run.held(raw, names, rows, block, error[:, i])) for i, (_, raw) in enumerate(ways)]
         for i, (required, scale) in enumerate(with_ties(found) if len(found) == 2 else found):
@@ -225,6 +233,14 @@ def _look(
             out.worst[:, i, rows] = torch.where(best > before[0], worst, before)
             out.judged[i, rows] += judged
             out.resolution[i, rows] = torch.minimum(out.resolution[i, rows], THRESHOLD * unit_roundoff(dtype) / signal)
+
+
+def _pulled(run: ChunkedAnalysis, names: Sequence[str], pull: Sequence[sp.Expr], factor: float) -> Tensor:
+    """Coefficients of what a squared distance to a detached target loses, on the latents' magnitudes, (B, names)."""
+    weight, target = pull
+    size = run.weights(target, names)[0].abs()
+    size[:, names.index(run.output)] += 1
+    return 2 * abs(factor) * run.weights(weight)[0] * size
 
 
 def _rounded_once_more(

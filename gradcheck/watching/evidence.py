@@ -69,14 +69,18 @@ def evidence_of(
     own = replace(
         given, output=_small(given.output[keep.to(given.output.device)]), latents=latents, samples=samples, live={}
     )
-    conventions = replace(problem.conventions, working_dtype=str(precision.loss).removeprefix("torch."))
+    conventions = replace(
+        problem.conventions, working_dtype=_name(precision.loss), output_dtype=_name(precision.output)
+    )
     observed = _small(gradient[keep.to(gradient.device)]) / constant * share
     wanted = reference(conventions, case)
     required, scale = wanted.gradient, wanted.scale
     bound = THRESHOLD * unit_roundoff(wanted.dtype) * scale
-    if precision.output is not None:
-        bound = bound + unit_roundoff(precision.output) * (required.abs() + bound)
     return Evidence(conventions, own, case, observed, required, bound, precision)
+
+
+def _name(dtype: torch.dtype | None) -> str | None:
+    return None if dtype is None else str(dtype).removeprefix("torch.")
 
 
 def _items(case: Case) -> list[tuple[str, Tensor | float]]:

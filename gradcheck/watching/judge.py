@@ -102,8 +102,8 @@ def _compared(problem: StepProblem, gradient: Tensor, precision: Precision, fact
     widen = wide.flatten() if isinstance(wide, Tensor) else None
     scalars = (n.ratio,) if n.ratio in derivation.definitions else ()
     judged = None
-    for uses in ((), _uses(derivation)) if precision.output is not None else ((),):
-        if judged is None or (len(uses) > 1 and not judged.comparison.holds):
+    for generous in (False, True):  # what the loss reads in one place; in several, or as a squared distance to a target
+        if judged is None or not judged.comparison.holds:
             judged = judge_gradient(
                 derivation,
                 case,
@@ -111,7 +111,8 @@ def _compared(problem: StepProblem, gradient: Tensor, precision: Precision, fact
                 factor=factor,
                 dtype=precision.loss,
                 output_dtype=precision.output,
-                uses=uses,
+                uses=_uses(derivation) if generous and precision.output is not None else (),
+                by_target=generous,
                 widen=None if widen is None else widen.to(gradient.device),
                 scalars=scalars,
             )

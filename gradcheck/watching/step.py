@@ -128,7 +128,7 @@ def judge_call(
     if problem is None:
         text = "; ".join(f"{name}: got {got}; wanted {wanted}" for name, got, wanted in missing)
         return Judgement(StepLine(step, "unjudged", because=text), None)
-    precision = Precision.of(given, context.declared.conventions.working_dtype)
+    precision = Precision.of(given, context.declared.conventions.computes_in)
     checks = [
         check_grid(problem, given),
         check_timestep(problem, given),

@@ -17,7 +17,7 @@ from gradcheck.case import Case
 from gradcheck.compiled import evaluate
 from gradcheck.conventions import Conventions
 from gradcheck.oracle.mistakes import Mistake, gradient_of_mistake, mistakes
-from gradcheck.oracle.reference import effective_case
+from gradcheck.oracle.reference import effective_case, overall_factor
 from gradcheck.watching.evidence import Evidence
 from gradcheck.watching.faults import Fault
 from gradcheck.watching.problem import step_problem
@@ -31,8 +31,7 @@ Story = tuple[Fault, Callable[[], Tensor | None]]
 def _required(conventions: Conventions, case: Case) -> Tensor:
     effective = effective_case(conventions, case)
     (exact,) = evaluate(conventions.derivation, effective, conventions.derivation.gradient, dtype=torch.float64)
-    batch = case.output.shape[0] if conventions.batch_reduction == "mean" else 1
-    return conventions.factor / batch * exact.expand(case.output.shape)
+    return overall_factor(conventions, case) * exact.expand(case.output.shape)
 
 
 def _under(e: Evidence, conventions: Conventions | None = None, **changed: Any) -> Tensor | None:
@@ -202,8 +201,7 @@ def of_loss(e: Evidence) -> Iterator[Story]:
 
 
 def _mistaken(e: Evidence, mistake: Mistake) -> Tensor:
-    batch = e.case.output.shape[0] if e.conventions.batch_reduction == "mean" else 1
-    return e.conventions.factor / batch * gradient_of_mistake(mistake, effective_case(e.conventions, e.case))
+    return overall_factor(e.conventions, e.case) * gradient_of_mistake(mistake, effective_case(e.conventions, e.case))
 
 
 def _times(e: Evidence, value: sp.Expr) -> Tensor | None:

@@ -55,6 +55,20 @@ def test_what_a_bfloat16_output_sends_back_in_parts_is_rounded_in_parts() -> Non
         assert line.verdict == "conforms", line
 
 
+def test_the_squared_distance_to_the_target_conforms() -> None:
+    """The form that this package recommends, near its target, where v − v* keeps few digits in float32."""
+    step = ForwardStep(0)
+    c = step.call
+    target = c["v_old"] + (2 * c["reward_prob"] - 1).reshape(-1, 1, 1, 1) / 0.5 * (c["noise"] - c["x_0"] - c["v_old"])
+    c["v_theta"] = (100 + target + 1e-3 * c["x_0"]).requires_grad_()
+    c["v_old"] = c["v_old"] + 100
+    c["noise"] = c["noise"] + 100
+    c.pop("x_t")
+    loss = 0.25 * ((c["v_theta"] - (100 + target)) ** 2).flatten(1).sum(1).mean()
+    line = judged(step, loss, "diffusion_nft")
+    assert line.verdict == "conforms", line
+
+
 def test_an_error_of_a_hundredth_is_seen_in_bfloat16() -> None:
     step = ForwardStep(0, torch.bfloat16)
     line = judged(step, 1.02 * step.loss(), "diffusion_nft", accumulation=1)
