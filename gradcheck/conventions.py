@@ -42,6 +42,8 @@ class Conventions:
         fixed: numbers that the implementation holds itself, and does not read from the case: ``noise_level``,
             ``beta``, ``kl_weight``, ``temperature``, ``weight_max``, ``advantage_clip``, ``beta_dpo``,
             ``clip_low``, ``clip_high``.
+        eps: a small number that the implementation adds to a standard deviation, a variance or a denominator against
+            division by zero; 0 (default): it adds none.  What such a number changes is allowed for, wherever it stands.
         working_dtype: the precision that it casts to inside, ``"float32"`` for instance; ``None``: that of its inputs.
         output_dtype: mixed precision as trained: what networks put out arrives in this dtype, ``"bfloat16"`` or
             ``"float16"``, and everything else in the case's.  The gradient is that of the upcast values, rounded to
@@ -67,6 +69,7 @@ class Conventions:
     policy_factor: float = 1.0
     adv_clip_max: float | None = None
     fixed: Mapping[str, float] = field(default_factory=dict)
+    eps: float = 0.0
     working_dtype: str | None = None
     output_dtype: str | None = None
     inputs_detached: bool = True
@@ -167,6 +170,9 @@ def _module(algorithm: str, loss: str = "", given: tuple[tuple[str, str], ...] =
 def _typed(loss: str, given: tuple[tuple[str, str], ...]) -> TypedLoss:
     return TypedLoss(loss, given)
 
+
+_MOST_EPS = 1e-3
+"""A number that is larger than this is no guard against division by zero, but another loss."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     # the public official implementations, as their code stands
@@ -344,6 +350,8 @@ def _domain_problems(fixed: Mapping[str, Any], rest: Mapping[str, Any], path: st
     if rest.get("error_space", "velocity") not in ERROR_SPACES:
         problems.append(("error_space", repr(rest["error_space"]), f"one of {', '.join(map(repr, ERROR_SPACES))}"))
     problems += variables_problems(rest.get("prediction", "v"), rest.get("noise_at", 1), path)
+    if not _is_number(rest.get("eps", 0.0)) or not 0 <= rest.get("eps", 0.0) <= _MOST_EPS:
+        problems.append(("eps", repr(rest["eps"]), f"a number from 0 to {_MOST_EPS:g}"))
     limit = rest.get("adv_clip_max")
     if limit is not None and not (isinstance(limit, (int, float)) and limit > 0):
         problems.append(("adv_clip_max", repr(limit), "a positive number or None"))

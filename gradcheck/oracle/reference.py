@@ -17,6 +17,7 @@ from gradcheck.compiled import evaluate
 from gradcheck.conventions import Conventions
 from gradcheck.drawing import Draw
 from gradcheck.error_scale import error_scale
+from gradcheck.oracle.displaced import by_guards, by_times
 from gradcheck.problems import Spec, build
 
 __all__ = ["Reference", "as_trainers_have_it", "detours", "oracle_case", "reference", "required_gradient"]
@@ -95,6 +96,11 @@ def reference(conventions: Conventions, case: Case, dtype: torch.dtype | None = 
         (scale,), undecided = error_scale(derivation, effective, raw, dtype=dtype)
         shape = case.output.shape
         wide = detours(derivation, case) * (scale + 2 * exact.abs()) + _by_target(case, w, point)
+        wide = wide + by_times(derivation, effective, other)
+        if conventions.eps:
+            moved, changed = by_guards(derivation, effective, conventions.eps, other)
+            wide = wide + moved / (THRESHOLD * unit_roundoff(dtype))
+            undecided = undecided | changed
         required, allowed = factor * exact.expand(shape), abs(factor) * wide.expand(shape)
         if conventions.output_dtype is not None:
             uses = evaluate(derivation, effective, *sp.Add.make_args(raw), dtype=torch.float64)

@@ -17,6 +17,7 @@ from gradcheck.oracle.diagnosis.conditions import lower_precision, one_layout
 from gradcheck.oracle.diagnosis.evidence import SHAPES, Evidence, observe, rows_of
 from gradcheck.oracle.diagnosis.factors import advantage_normalised, factor, sample_factor, term_factor, term_scaled
 from gradcheck.oracle.diagnosis.named import named, no_gradient
+from gradcheck.oracle.diagnosis.small_numbers import guard_added
 from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.reference import effective_case
 from gradcheck.oracle.results import Diagnosis
@@ -95,6 +96,7 @@ _EXPLANATIONS: tuple[Callable[[Judge, list[Evidence]], Diagnosis | None], ...] =
     clip_edges,
     factor,
     term_factor,
+    guard_added,
     lower_precision,
     advantage_normalised,
     term_scaled,

@@ -1,0 +1,133 @@
+r"""What right code may do to a loss's scalars: times that lost digits, and small numbers that guard a denominator.
+
+Both change a number of which the whole gradient is made, and every component of it alike.  A running error analysis
+would count them once for each place, as if they were independent; here the gradient itself is evaluated with the
+changed number, and the difference is what it may be off by.  The sampled state is what the case hands over, whatever
+the code's own step would have made of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import sympy as sp
+import torch
+from torch import Tensor
+
+from derivations.calculus import Mask
+from derivations.derivation import Derivation
+from derivations.notation import C2, D, sigma_t, x_prev
+from derivations.render import text
+from derivations.torchgen import ordered_formulas
+from gradcheck.case import Case
+from gradcheck.compare import branch
+from gradcheck.compiled import evaluate
+
+__all__ = ["Guard", "by_guards", "by_times", "guards"]
+
+_STEP = 2.0**-30
+"""A time's displacement: so small that the gradient is linear in it and no clip's edge is passed, and so large that the
+evaluation's own rounding is a billionth of what it does."""
+_LOST = {"t": 2.0, "dt": 3.0}
+"""Units of roundoff of 1 that a time may be off by: 1 − (1 − t) by one or two, and (1 − t_prev) − (1 − t) by one more,
+which code takes that counts time the other way, or shifts its grid; a time that is kept as 1 − t is off by as much."""
+
+
+@lru_cache(maxsize=1000)
+def _on_given_states(derivation: Derivation) -> Derivation:
+    """The derivation of code that is given the sampled state."""
+    definitions = {s: e for s, e in derivation.definitions.items() if s != x_prev}
+    return replace(derivation, definitions=definitions, steps=(), after=())
+
+
+def by_times(derivation: Derivation, case: Case, other: bool) -> Tensor | float:
+    """How far times that lost digits carry the raw gradient, in units of u; on the clip's own branch or the other."""
+    raw, *_ = branch(derivation, other)
+    names = [n for n in _LOST if n in derivation.given]
+    if not names:
+        return 0.0
+    own = _on_given_states(derivation)
+    (here,) = evaluate(own, case, raw, dtype=torch.float64)
+    lost: Tensor | float = 0.0
+    for name in names:
+        time = getattr(case, name).detach().to(torch.float64)
+        moved = case.replace(**{name: time - _STEP})
+        (there,) = evaluate(own, moved, raw, dtype=torch.float64)
+        lost = lost + _LOST[name] / _STEP * (there - here).abs()
+    return lost
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A small number that code adds somewhere.
+
+    Attributes:
+        words: to what.
+        derivation: whose formulas have it there.
+    """
+
+    words: str
+    derivation: Derivation
+
+    def gradient(self, case: Case, other: bool) -> tuple[Tensor, ...]:
+        """The gradient with it, and the clip's masks, in float64."""
+        raw = branch(self.derivation, other)[0]
+        return evaluate(self.derivation, case, raw, *sorted(raw.atoms(Mask), key=str), dtype=torch.float64)
+
+
+@lru_cache(maxsize=200)
+def guards(derivation: Derivation, eps: float) -> tuple[Guard, ...]:
+    """The places where code may add ``eps``: to a standard deviation or a variance as a whole, and to each denominator
+    and root of the stated loss."""
+    own = _on_given_states(derivation)
+    number = sp.Float(eps)
+    found = []
+    for symbol in (C2, sigma_t):
+        if symbol in own.coefficients:
+            formula = own.coefficients[symbol]
+            for words, value in (("", formula + number), ("²", sp.sqrt(formula**2 + number))):
+                changed = {**own.coefficients, symbol: value}
+                found.append(Guard(f"{text(symbol)}{words}", replace(own, coefficients=changed)))
+    formulas = dict(ordered_formulas(own, own.loss))
+    powers = sp.Tuple(own.loss, *formulas.values()).atoms(sp.Pow)
+    for base in sorted({p.base for p in powers if _guarded(p)}, key=str):
+        found.append(Guard(text(base), _rewritten(own, base, lambda p: (p.base + number) ** p.exp)))
+        if any(p.base == base and p.exp == -2 for p in powers):
+            found.append(Guard(f"{text(base)}²", _rewritten(own, base, lambda p: (p.base**2 + number) ** (p.exp / 2))))
+    return tuple(found)
+
+
+def _guarded(power: sp.Pow) -> bool:
+    base, exponent = power.args
+    return bool(exponent.is_number and base.free_symbols - {D} and (exponent < 0 or not exponent.is_Integer))
+
+
+def _rewritten(derivation: Derivation, base: sp.Expr, change: Callable[[sp.Pow], sp.Expr]) -> Derivation:
+    def rewrite(expr: sp.Expr) -> sp.Expr:
+        return expr.xreplace({p: change(p) for p in expr.atoms(sp.Pow) if p.base == base and _guarded(p)})
+
+    def all_of(formulas: Mapping[sp.Symbol, sp.Expr]) -> dict[sp.Symbol, sp.Expr]:
+        return {s: rewrite(e) for s, e in formulas.items()}
+
+    return replace(
+        derivation,
+        loss=rewrite(derivation.loss),
+        definitions=all_of(derivation.definitions),
+        coefficients=all_of(derivation.coefficients),
+    )
+
+
+def by_guards(derivation: Derivation, case: Case, eps: float, other: bool) -> tuple[Tensor | float, Tensor]:
+    """How far small numbers in all of these places together carry the raw gradient, and the samples whose branch of a
+    clip they may change, (B, 1, …, 1) or ()."""
+    here, *masks = Guard("", _on_given_states(derivation)).gradient(case, other)
+    moved: Tensor | float = 0.0
+    changed = torch.zeros((), dtype=torch.bool, device=here.device)
+    for guard in guards(derivation, eps):
+        there, *theirs = guard.gradient(case, other)
+        moved = moved + (there - here).abs()
+        for own, its in zip(masks, theirs, strict=True):
+            changed = changed | (own != its)
+    return moved, changed
