@@ -30,6 +30,12 @@ RULES: dict[str, tuple[sp.Expr, object]] = {
     "power": (a**b, lambda a, b: a**b),
     "exponential": (sp.exp(a - b), lambda a, b: torch.exp(a - b)),
     "logarithm": (sp.log(a), torch.log),
+    "logistic": (sp.exp(a - b) / (1 + sp.exp(a - b)), lambda a, b: torch.sigmoid(a - b)),
+    "logistic slope": (
+        sp.exp(a - b) / (1 + sp.exp(a - b)) ** 2,
+        lambda a, b: torch.sigmoid(a - b) * torch.sigmoid(b - a),
+    ),
+    "softplus": (sp.log(1 + sp.exp(a - b)), lambda a, b: torch.logaddexp(a - b, torch.zeros_like(a))),
     "sine": (sp.sin(a), torch.sin),
     "cosine": (sp.cos(a), torch.cos),
     "least": (sp.Min(a, b, c), lambda a, b, c: torch.minimum(torch.minimum(a, b), c)),

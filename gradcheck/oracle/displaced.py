@@ -8,7 +8,7 @@ the code's own step would have made of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -91,11 +91,15 @@ def guards(derivation: Derivation, eps: float) -> tuple[Guard, ...]:
                 changed = {**own.coefficients, symbol: value}
                 found.append(Guard(f"{text(symbol)}{words}", replace(own, coefficients=changed)))
     formulas = dict(ordered_formulas(own, own.loss))
-    powers = sp.Tuple(own.loss, *formulas.values()).atoms(sp.Pow)
-    for base in sorted({p.base for p in powers if _guarded(p)}, key=str):
-        found.append(Guard(text(base), _rewritten(own, base, lambda p: (p.base + number) ** p.exp)))
-        if any(p.base == base and p.exp == -2 for p in powers):
-            found.append(Guard(f"{text(base)}²", _rewritten(own, base, lambda p: (p.base**2 + number) ** (p.exp / 2))))
+    powers = [p for p in sp.Tuple(own.loss, *formulas.values()).atoms(sp.Pow) if _guarded(p)]
+    for base in sorted({p.base for p in powers}, key=str):
+        exponents = sorted({p.exp for p in powers if p.base == base}, key=str)
+        for some in ([e] for e in exponents) if len(exponents) > 1 else ():
+            found.append(Guard(text(base), _rewritten(own, base, some, lambda p: (p.base + number) ** p.exp)))
+        found.append(Guard(text(base), _rewritten(own, base, exponents, lambda p: (p.base + number) ** p.exp)))
+        if -2 in exponents:
+            squared = _rewritten(own, base, [sp.Integer(-2)], lambda p: 1 / (p.base**2 + number))
+            found.append(Guard(f"{text(base)}²", squared))
     return tuple(found)
 
 
@@ -104,9 +108,11 @@ def _guarded(power: sp.Pow) -> bool:
     return bool(exponent.is_number and base.free_symbols - {D} and (exponent < 0 or not exponent.is_Integer))
 
 
-def _rewritten(derivation: Derivation, base: sp.Expr, change: Callable[[sp.Pow], sp.Expr]) -> Derivation:
+def _rewritten(
+    derivation: Derivation, base: sp.Expr, exponents: Sequence[sp.Expr], change: Callable[[sp.Pow], sp.Expr]
+) -> Derivation:
     def rewrite(expr: sp.Expr) -> sp.Expr:
-        return expr.xreplace({p: change(p) for p in expr.atoms(sp.Pow) if p.base == base and _guarded(p)})
+        return expr.xreplace({p: change(p) for p in expr.atoms(sp.Pow) if p.base == base and p.exp in exponents})
 
     def all_of(formulas: Mapping[sp.Symbol, sp.Expr]) -> dict[sp.Symbol, sp.Expr]:
         return {s: rewrite(e) for s, e in formulas.items()}

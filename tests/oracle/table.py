@@ -15,6 +15,7 @@ from . import (
     correct_compiled,
     correct_flow_grpo,
     correct_forward,
+    correct_official,
     correct_predictions,
     mutants_awm,
     mutants_awr,
@@ -50,6 +51,7 @@ CORRECT: tuple[Correct, ...] = (
     *correct_flow_grpo.CORRECT,
     *correct_backward.CORRECT,
     *correct_forward.CORRECT,
+    *correct_official.CORRECT,
     *correct_predictions.CORRECT,
     *correct_compiled.CORRECT,
 )

@@ -31,8 +31,10 @@ def guard_added(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
             continue
         eps = float(f"{size:.1g}") if abs(float(f"{size:.1g}") / size - 1) < _EXPLAINED else float(f"{size:.2g}")
         if _explains(shown, guards(judge.conventions.derivation, eps)[place]):
-            cause = f"{eps:g} is added to {guard.words}, as a guard against division by zero; if that is meant"
-            return Diagnosis("convention:eps", f"{cause}, declare eps={eps:g}", f"eps={eps:g}")
+            twice = f"{eps:e}".startswith("5.0")  # 2 C2² + 1e-8 is meant, where C2² + 5e-9 fits
+            eps, words = (2 * eps, f"2 {guard.words}") if twice else (eps, guard.words)
+            cause = f"{eps:g} is added to {words}, as a guard against division by zero"
+            return Diagnosis("convention:eps", cause, f"eps={eps:g}")
     return None
 
 
