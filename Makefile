@@ -3,14 +3,22 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PROFILE ?= ci
+PYTEST = $(BIN)/python -m pytest -n auto --hypothesis-profile=$(PROFILE)
 
-.PHONY: verify test lint format deep mutants bench picture notebooks notebooks-check docs docs-serve docs-test versions clean
+.PHONY: verify test kernels lint format deep mutants bench picture notebooks notebooks-check docs docs-serve docs-test versions clean
 
 verify: $(VENV)/.ready
 	$(BIN)/gradcheck verify $(ARGS)
 
 test: $(VENV)/.ready lint
-	$(BIN)/python -m pytest -n auto --hypothesis-profile=$(PROFILE) $(ARGS)
+	$(PYTEST) $(ARGS)
+	$(if $(ARGS),,$(MAKE) kernels)
+
+# As other processors would round: the other kernels of MKL and of torch, and two threads. Of each test that computes with
+# tensors two parameter sets, other ones in each setting.
+kernels: $(VENV)/.ready
+	MKL_CBWR=COMPATIBLE GRADCHECK_THREADS=2 $(PYTEST) -m numerical --some 2 --some-from 0 $(ARGS)
+	MKL_CBWR=AVX2 ATEN_CPU_CAPABILITY=default $(PYTEST) -m numerical --some 2 --some-from 1 $(ARGS)
 
 deep: $(VENV)/.ready
 	$(BIN)/python -m pytest -n auto --hypothesis-profile=deep -k derived_gradient --junitxml=deep.xml \

@@ -1,6 +1,15 @@
-"""Settings of the test run: hypothesis profiles, one thread, and the CUDA devices that there are."""
+"""Settings of the test run: hypothesis profiles, threads, CUDA devices, and the tests that a processor may decide."""
 
 from __future__ import annotations
+
+import ast
+import os
+import sys
+from collections import defaultdict
+from functools import cache
+from importlib.util import resolve_name
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -17,7 +26,61 @@ settings.register_profile("ci", max_examples=_EXAMPLES, derandomize=True, databa
 settings.register_profile("deep", max_examples=100 * _EXAMPLES, database=None, **_COMMON)
 settings.load_profile("dev")
 
-torch.set_num_threads(1)  # small tensors, and one worker for each core
+torch.set_num_threads(int(os.environ.get("GRADCHECK_THREADS", "1")))  # small tensors, and a worker for each core
+
+
+_OURS = Path(__file__).parents[1]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--some",
+        type=int,
+        metavar="N",
+        help="of each test run N parameter sets at most, spread over all of them; other ones for another --some-from",
+    )
+    parser.addoption("--some-from", type=int, default=0, metavar="K", help="where --some begins to count")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and _numerical(item.module):
+            item.add_marker("numerical")
+    count = config.getoption("--some")
+    if count:
+        sets = defaultdict(list)
+        for item in items:
+            sets[item.nodeid.partition("[")[0]].append(item)
+        kept = {item for some in sets.values() for item in _spread(some, count, config.getoption("--some-from"))}
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = [item for item in items if item in kept]
+
+
+def _spread(items: list[pytest.Item], count: int, start: int) -> list[pytest.Item]:
+    """At most so many of them, evenly spread; with starts 0, 1, 2 … all of them in turn."""
+    stride = -(-len(items) // count)
+    return items[start % stride :: stride]
+
+
+def _numerical(module: ModuleType) -> bool:
+    """Whether tensors are computed there: it imports torch, or something from a module of ours that does."""
+    named = [module, *(sys.modules[name] for name in _imported(module) if name in sys.modules)]
+    ours = [one for one in named if _OURS in Path(getattr(one, "__file__", None) or "").parents]
+    return any("torch" in _imported(one) for one in ours)
+
+
+@cache
+def _imported(module: ModuleType) -> frozenset[str]:
+    """What a module's source names in its imports, modules and what is taken from them."""
+    file = getattr(module, "__file__", None)
+    nodes = list(ast.walk(ast.parse(Path(file).read_text()))) if file else []
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            name = resolve_name("." * node.level + (node.module or ""), module.__package__)
+            names |= {name, *(f"{name}.{alias.name}" for alias in node.names)}
+    return frozenset(names)
+
 
 CUDA = pytest.param(
     "cuda",
