@@ -119,13 +119,15 @@ def test_the_chunks_do_not_matter(one: Entry) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("place", [0, 4_999, 5_000, 12_344])
-def test_one_wrong_component_is_found(dtype: torch.dtype, place: int) -> None:
+def test_one_wrong_component_is_found(dtype: torch.dtype, place: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Off by twice what passes, by the bound of latents in chunks."""
+    monkeypatch.setattr("gradcheck.error_scale.LARGE", 0)
     one = entry("flow_grpo", "mean")
     case = build(one.derivation, Spec(2, (12_345,), 1, policy="off", time="middle"), dtype)
     observed = gradient_of(one.loss(case), case.v_theta)
     raw, *_ = branch(one.derivation, False)
     (scale,), _ = error_scale(one.derivation, case, raw)
-    observed[1, place] += 4 * THRESHOLD * unit_roundoff(dtype) * scale[1, place]
+    observed[1, place] += 2 * THRESHOLD * unit_roundoff(dtype) * scale[1, place]
     result = compare_gradient(one.derivation, case, observed, chunk=5_000)
     assert not result.holds
     assert result.index == (1, place)
