@@ -27,6 +27,7 @@ _WHERE = {
     "original_loss": "gradcheck.inputs",
     "target": "gradcheck.inputs",
     "verify": "gradcheck.verification",
+    "Watch": "gradcheck.watching.door",
     "watch": "gradcheck.watching.door",
 }
 

@@ -82,6 +82,14 @@ def _parser() -> argparse.ArgumentParser:
     vectors = commands.add_parser("vectors", help="golden vectors: gradients to meet in any language, and the judge")
     vectors_command.add_arguments(vectors)
 
+    from gradcheck.watching import command as watching_command
+
+    watched = commands.add_parser("watch", help="what the log of a watched training run says")
+    watching_command.add_arguments(watched)
+
+    replay = commands.add_parser("replay", help="judge and explain a training step that watch.save wrote")
+    watching_command.add_replay(replay)
+
     derive = commands.add_parser("derive", help="what a loss that you write down optimises: gradient, target, proof")
     derive_command.add_arguments(derive)
 

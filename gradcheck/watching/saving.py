@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gradcheck.errors import InputError
+from gradcheck.extras import need
 from gradcheck.watching.declared import declare_watch
 from gradcheck.watching.given import Given
 from gradcheck.watching.lines import StepLine
@@ -57,7 +56,14 @@ class Kept:
 
 
 def write_step(folder: Path, kept: Kept, context: Context) -> None:
-    """Write a step into a folder, which is made."""
+    """Write a step into a folder, which is made.
+
+    Raises:
+        InputError: safetensors is not installed.
+    """
+    need("safetensors", "watch.save")
+    from safetensors.torch import save_file
+
     folder.mkdir(parents=True, exist_ok=True)
     given = kept.given
     sigmas = given.extra.get("sigmas")
@@ -95,6 +101,10 @@ def replayed(folder: Path) -> tuple[StepLine, Context, Given, Tensor]:
     Raises:
         InputError: the folder holds none.
     """
+    need("safetensors", "gradcheck replay")
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         rest = json.loads((folder / _REST).read_text())
         tensors = load_file(folder / _TENSORS)

@@ -1,0 +1,1 @@
+"""Trainers of diffusion RL on tiny networks, as one writes them, under ``gradcheck.watch``."""

@@ -1,0 +1,62 @@
+"""A written step explained: its line, and its gradient on the field's own directions beside the required one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gradcheck.bounds import unit_roundoff
+from gradcheck.oracle.reference import required_gradient
+from gradcheck.oracle.xray import decompose, directions
+from gradcheck.problems import complete
+from gradcheck.watching.evidence import Evidence, evidence_of
+from gradcheck.watching.given import Given
+from gradcheck.watching.judge import Precision
+from gradcheck.watching.lines import StepLine
+from gradcheck.watching.problem import step_problem
+from gradcheck.watching.step import Context
+
+__all__ = ["explained", "on_directions"]
+
+
+def explained(line: StepLine, context: Context, given: Given, gradient: Tensor) -> str:
+    """The findings in plain text."""
+    rows = [
+        f"[gradcheck] replay: {line.verdict}" + (f" ({', '.join(line.causes)})" if line.causes else ""),
+        f"  declared     {context.declared.conventions.describe()}",
+    ]
+    if line.because:
+        rows.append(f"  because      {line.because}")
+    if line.ratio is not None:
+        rows.append(f"  test ratio   {line.ratio:.3g} (4 passes)")
+    if line.resolution is not None:
+        rows.append(f"  resolution   an error of {line.resolution:.2g} of the gradient would be seen")
+    if line.factor is not None:
+        rows.append(f"  constant     {line.factor}")
+    if line.importance_ratio is not None:
+        rows.append("  ratio        {:.6g} to {:.6g}".format(*line.importance_ratio))
+    rows += [f"  {name:12} {status}" for name, status in line.checks.items()]
+    problem, _ = step_problem(context.declared.conventions, given)
+    if problem is not None and not bool(problem.left_out.any()):
+        precision = Precision.of(given, context.declared.conventions.computes_in)
+        e = evidence_of(problem, given, gradient, context.constants_of(given).expected, precision)
+        observed, required = on_directions(e)
+        rows += ["  observed     " + observed, "  required     " + required]
+    return "\n".join(rows)
+
+
+def on_directions(e: Evidence) -> tuple[str, str]:
+    """Observed and required gradient as Σ coefficient·direction, coefficients as formulas where they are."""
+    derivation = e.conventions.derivation
+    full = complete(derivation, {name: getattr(e.case, name) for name in derivation.given})
+    exact = required_gradient(e.conventions, e.case)
+    units = (max(e.precision.unit, unit_roundoff(torch.float32)), unit_roundoff(torch.float64))
+    out = []
+    for gradient, unit in zip((e.observed, exact), units, strict=True):
+        samples = decompose(full, gradient, unit=unit)
+        terms = [f"({d.text}) · ({d.name})" for d in directions(samples)] if samples else []
+        left = max((s.residual for s in samples), default=0.0)
+        if left > 100 * unit:
+            terms.append(f"{left:.2g} of its length outside these directions")
+        out.append(" + ".join(terms) or "0")
+    return out[0], out[1]

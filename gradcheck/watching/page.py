@@ -1,0 +1,158 @@
+"""The report as one HTML file that loads nothing: test ratio, resolution and importance ratio over the steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+
+from gradcheck.bounds import THRESHOLD
+from gradcheck.oracle.reports.markup import Markup, join, tag
+from gradcheck.watching.lines import Report, StepLine
+
+__all__ = ["to_html"]
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 860, 190, 70, 12, 12, 30
+_CLASS = {"conforms": "good", "wrong": "bad", "unjudged": "line"}
+_ROWS = 200
+"""Steps in the table: all wrong ones first, then the latest."""
+
+
+def to_html(report: Report, name: str) -> str:
+    """The page.
+
+    Args:
+        report: the lines of a log.
+        name: where they are from.
+    """
+    style = files("gradcheck.oracle.reports").joinpath("style.css").read_text(encoding="utf-8")
+    lines = list(report.lines)
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        tag("title", f"gradcheck watch: {name}"),
+        tag("style", Markup(style)),
+    )
+    body = tag(
+        "main",
+        _verdict(report, name),
+        _chart("Test ratio of the gradient; up to 4 passes", lines, lambda x: x.ratio, limit=THRESHOLD),
+        _chart("Resolution: the smallest relative error that would have been refused", lines, lambda x: x.resolution),
+        _chart("Distance of the importance ratio from 1", lines, _ratio_off),
+        _table(lines),
+    )
+    return "<!doctype html>\n" + tag("html", head, tag("body", body), lang="en")
+
+
+def _ratio_off(line: StepLine) -> float | None:
+    return None if line.importance_ratio is None else max(abs(x - 1) for x in line.importance_ratio)
+
+
+def _verdict(report: Report, name: str) -> Markup:
+    counts = report.verdicts
+    kind = "good" if report.holds else "bad"
+    if report.holds:
+        said = f"Every judged step conforms: {counts['conforms']} of them."
+    elif counts["wrong"]:
+        said = f"{counts['wrong']} of {report.judged} judged steps are wrong."
+    else:
+        said = "No step could be judged."
+    first = report.first_wrong
+    return tag(
+        "section",
+        tag("h1", said),
+        tag("p", f"{name}, {sum(counts.values())} steps looked at, {counts['unjudged']} could not be judged."),
+        None if first is None else tag("p", tag("b", f"Step {first.step}, {', '.join(first.causes)}: "), first.because),
+        class_=f"verdict {kind}",
+    )
+
+
+def _chart(
+    title: str, lines: Sequence[StepLine], value: Callable[[StepLine], float | None], limit: float | None = None
+) -> Markup | None:
+    """Points over the steps, on a logarithmic scale; ``None`` where there is none."""
+    points = [(x.step, v, x) for x in lines if (v := value(x)) is not None and math.isfinite(v)]
+    if not points:
+        return None
+    floor = min((v for _, v, _ in points if v > 0), default=1e-8)
+    shown = [max(v, floor) for _, v, _ in points] + ([] if limit is None else [limit])
+    low, high = math.floor(math.log10(min(shown))), math.ceil(math.log10(max(shown)) + 1e-9)
+    high = max(high, low + 1)
+    first, last = min(s for s, *_ in points), max(s for s, *_ in points)
+
+    def x_of(step: int) -> float:
+        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * ((step - first) / (last - first) if last > first else 0.5)
+
+    def y_of(v: float) -> float:
+        part = (math.log10(max(v, floor)) - low) / (high - low)
+        return _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * part
+
+    marks = [
+        tag(
+            "circle",
+            tag("title", f"step {s}: {v:.4g}, {line.verdict}"),
+            cx=f"{x_of(s):.1f}",
+            cy=f"{y_of(v):.1f}",
+            r="3",
+            fill=f"var(--{_CLASS[line.verdict]})",
+        )
+        for s, v, line in points
+    ]
+    every = max(1, math.ceil((high - low) / 6))
+    grid = [_ruled(y_of(10.0**e), f"1e{e}" if e else "1") for e in range(low, high + 1, every)]
+    bound = (
+        None
+        if limit is None
+        else tag(
+            "line",
+            x1=str(_LEFT),
+            x2=str(_WIDTH - _RIGHT),
+            y1=f"{y_of(limit):.1f}",
+            y2=f"{y_of(limit):.1f}",
+            stroke="var(--bad)",
+            stroke_dasharray="5 4",
+        )
+    )
+    ends = [
+        tag("text", str(s), x=f"{x_of(s):.0f}", y=str(_HEIGHT - 8), text_anchor=anchor, fill="var(--faint)")
+        for s, anchor in dict.fromkeys([(first, "start"), (last, "end")])
+    ]
+    drawing = tag("svg", *grid, bound, *marks, *ends, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", font_size="12")
+    return tag("section", tag("h3", title), tag("figure", drawing), class_="target")
+
+
+def _ruled(y: float, label: str) -> Markup:
+    return join(
+        tag("line", x1=str(_LEFT), x2=str(_WIDTH - _RIGHT), y1=f"{y:.1f}", y2=f"{y:.1f}", stroke="var(--line)"),
+        tag("text", label, x=str(_LEFT - 8), y=f"{y + 4:.1f}", text_anchor="end", fill="var(--faint)"),
+    )
+
+
+def _table(lines: Sequence[StepLine]) -> Markup:
+    wrong = [x for x in lines if x.verdict == "wrong"]
+    others = [x for x in lines if x.verdict != "wrong"]
+    shown = [*wrong, *reversed(others)][:_ROWS]
+    header = tag("tr", *(tag("th", x) for x in ("step", "verdict", "causes", "test ratio", "factor", "because")))
+    rows = [
+        tag(
+            "tr",
+            tag("td", str(x.step) if x.rank == 0 else f"{x.step} (rank {x.rank})"),
+            tag("td", x.verdict, class_={"conforms": "good-text", "wrong": "bad-text"}.get(x.verdict, "faint")),
+            tag("td", ", ".join(x.causes)),
+            tag("td", "" if x.ratio is None else f"{x.ratio:.3g}"),
+            tag("td", x.factor or ""),
+            tag("td", x.because, class_="small"),
+        )
+        for x in shown
+    ]
+    rest = f"The latest {_ROWS} of {len(lines)} steps, wrong ones first." if len(lines) > _ROWS else ""
+    return tag(
+        "section",
+        tag("h3", "Steps"),
+        tag("p", rest, class_="faint") if rest else None,
+        tag("table", header, *rows),
+        class_="target",
+    )
