@@ -21,7 +21,22 @@ from gradcheck.case import Case
 from gradcheck.compiled import evaluate
 from gradcheck.tensor_ops import dot, norm2
 
-__all__ = ["ADVANTAGE", "CLIP_RANGES", "DIVERGENCES", "NOISE", "POLICY", "TIME", "Draw", "Spec", "has_clip"]
+__all__ = [
+    "ADVANTAGE",
+    "CLIP_RANGES",
+    "DIVERGENCES",
+    "MARGIN",
+    "NOISE",
+    "POLICY",
+    "RARE_ADVANTAGE",
+    "RARE_NOISE",
+    "RARE_POLICY",
+    "RARE_TIME",
+    "TIME",
+    "Draw",
+    "Spec",
+    "has_clip",
+]
 
 POLICY = ("on-policy", "near", "off", "inside", "outside", "far")
 """Regimes of v_theta against v_old, and against the clip."""
@@ -35,11 +50,32 @@ TIME = ("middle", "near-data", "near-noise")
 NOISE = ("typical", "tiny")
 """Regimes of the noise level."""
 
+RARE_POLICY = ("ratios", "huge-ratios", "start")
+"""Regimes of v_theta that ``"mixed"`` holds none of: ratios between 1/1000 and 50, however the log-probability is
+reduced; ratios beyond e^±20; the first step of a training, where v_theta, v_old and v_ref are one."""
+
+RARE_ADVANTAGE = ("unit", "equal", "good", "bad", "tiny", "huge")
+"""The same for the advantage: ±1, one number for all samples, none that is negative, none that is positive, about
+1e-9, about 10⁴."""
+
+RARE_TIME = ("between", "same")
+"""The same for t: between the middle of the time axis and its ends; one t for all samples."""
+
+RARE_NOISE = ("full",)
+"""The same for the noise level: about 1, up to where a step allows it."""
+
+MARGIN = ("typical", "wide", "beyond")
+"""Regimes of what stands in a sigmoid, or in the exponent of a weight: a few; 15 to 80; 120 to 2,000; of both signs."""
+
 CLIP_RANGES = ((0.2, 0.2), (0.2, 0.28), (0.05, 0.05), (1e-4, 1e-4))
 """Clip ranges (low, high) that problems are drawn with."""
 
 DIVERGENCES = (0.02, 0.05, 2e-3, 1e-4)
 """Largest divergences that problems are drawn with, in a clip's place."""
+
+_REACH = 8.0
+"""How far the noise is scaled where large ratios are wanted.  A Gaussian step's log-ratio, averaged over coordinates,
+is at most ½ mean ε², where v_theta puts the mean onto the sample: with ε of size 8 that is 32."""
 
 _HIGHEST_LOG_RATIO = 3.0
 """To which a step of a wanted divergence may bring it: a ratio of 20."""
@@ -53,11 +89,12 @@ class Spec:
         batch: number of samples.
         latent: shape of one sample, of one to four axes.
         seed: of the torch generator.
-        policy: regime of v_theta against v_old, one of :data:`POLICY` or ``"mixed"``.
-        advantage: one of :data:`ADVANTAGE` or ``"mixed"``.
-        time: one of :data:`TIME` or ``"mixed"``.
-        noise: one of :data:`NOISE`; it holds for the whole problem.
+        policy: regime of v_theta against v_old, one of :data:`POLICY` or ``"mixed"``, or of :data:`RARE_POLICY`.
+        advantage: one of :data:`ADVANTAGE` or ``"mixed"``, or of :data:`RARE_ADVANTAGE`.
+        time: one of :data:`TIME` or ``"mixed"``, or of :data:`RARE_TIME`.
+        noise: one of :data:`NOISE` or :data:`RARE_NOISE`; it holds for the whole problem.
         clip: index into :data:`CLIP_RANGES`, or :data:`DIVERGENCES`.
+        margin: one of :data:`MARGIN`.
     """
 
     batch: int
@@ -68,6 +105,7 @@ class Spec:
     time: str = "mixed"
     noise: str = "typical"
     clip: int = 0
+    margin: str = "typical"
 
 
 def has_clip(derivation: Derivation) -> bool:
@@ -82,6 +120,7 @@ class Draw:
         self.derivation, self.spec, self.fixed = derivation, spec, fixed
         self.generator = torch.Generator().manual_seed(spec.seed)
         self.shape = (spec.batch, *spec.latent)
+        self._numbers: dict[str, float] = {}
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(shape, generator=self.generator, dtype=torch.float64)
@@ -106,7 +145,7 @@ class Draw:
             return value
         row = quantity(name)
         if row.axes == "latent":
-            return self.normal(*self.shape)
+            return self.normal(*self.shape) * (_REACH if name == "noise" and self._ratios else 1.0)
         if row.domain.inf == 0 and row.domain.sup == sp.oo:  # a scale: from a third to three
             scale = 10 ** self.uniform(-0.5, 0.5, *((self.spec.batch,) if row.axes == "sample" else ()))
             return scale if row.axes == "sample" else float(scale)
@@ -115,15 +154,22 @@ class Draw:
         inside = self.uniform(low + margin, high - margin, *((self.spec.batch,) if row.axes == "sample" else ()))
         return inside if row.axes == "sample" else float(inside)
 
+    @property
+    def _ratios(self) -> bool:
+        return self.spec.policy in ("ratios", "huge-ratios")
+
     def _D(self) -> float:
         return float(math.prod(self.spec.latent))
 
     def _t(self) -> Tensor:
         spans = {"middle": (0.05, 0.95), "near-data": (-6.0, -2.0), "near-noise": (-6.0, -2.0)}
-        self._times = []
+        spans |= {"between": (-0.05, 0.05), "same": (0.1, 0.9)}
+        self._times: list[float] = []
         for regime in self.regimes(self.spec.time, TIME):
             x = float(self.uniform(*spans[regime]))
-            self._times.append({"middle": x, "near-data": 10**x, "near-noise": 1 - 10**x}[regime])
+            between = 0.008 + x if x > 0 else 0.992 + x
+            at = {"middle": x, "near-data": 10**x, "near-noise": 1 - 10**x, "between": between, "same": x}
+            self._times.append(self._times[0] if regime == "same" and self._times else at[regime])
         return torch.tensor(self._times, dtype=torch.float64)
 
     def _dt(self) -> Tensor:
@@ -132,10 +178,13 @@ class Draw:
 
     def _alpha_bar(self) -> Tensor:
         spans = {"middle": (0.05, 0.95), "near-data": (-4.0, -1.5), "near-noise": (-4.0, -1.5)}
-        self._alpha_bars = []
+        spans |= {"between": (-0.05, 0.05), "same": (0.1, 0.9)}
+        self._alpha_bars: list[float] = []
         for regime in self.regimes(self.spec.time, TIME):
             x = float(self.uniform(*spans[regime]))
-            self._alpha_bars.append({"middle": x, "near-data": 1 - 10**x, "near-noise": 10**x}[regime])
+            between = 0.025 + x if x > 0 else 0.975 + x
+            at = {"middle": x, "near-data": 1 - 10**x, "near-noise": 10**x, "between": between, "same": x}
+            self._alpha_bars.append(self._alpha_bars[0] if regime == "same" and self._alpha_bars else at[regime])
         return torch.tensor(self._alpha_bars, dtype=torch.float64)
 
     def _alpha_bar_prev(self) -> Tensor:
@@ -165,10 +214,12 @@ class Draw:
         return {"sigmas": sigmas, "step_index": index}
 
     def _noise_level(self) -> float:
+        if self.spec.noise == "full":
+            return float(self.uniform(0.95, 0.999))
         return float(self.uniform(0.2, 0.95)) if self.spec.noise == "typical" else float(10 ** self.uniform(-4, -2))
 
     def _sigma_min(self) -> float:
-        return float(self.uniform(0, 0.2)) if self.spec.noise == "typical" else float(10 ** self.uniform(-5, -3))
+        return float(self.uniform(0, 0.2)) if self.spec.noise != "tiny" else float(10 ** self.uniform(-5, -3))
 
     def _window(self) -> Tensor:
         return (self.uniform(0, 1, self.spec.batch) < 0.75).to(torch.float64)
@@ -189,12 +240,18 @@ class Draw:
         return float(10 ** self.uniform(-3, 1))
 
     def _advantage(self) -> Tensor:
-        scale = {"typical": 1.0, "zero": 0.0, "extreme": 30.0}
+        scale = {"typical": 1.0, "zero": 0.0, "extreme": 30.0, "tiny": 1e-9, "huge": 1e4}
+        rare = {"unit": torch.sign, "good": torch.abs, "bad": lambda a: -a.abs(), "equal": lambda a: a[:1].expand_as(a)}
+        if self.spec.advantage in rare:
+            return rare[self.spec.advantage](self.normal(self.spec.batch)).clone()
         factors = torch.tensor([scale[r] for r in self.regimes(self.spec.advantage, ADVANTAGE)], dtype=torch.float64)
         return factors * self.normal(self.spec.batch)
 
     def _reward_prob(self) -> Tensor:
         r = self.uniform(0, 1, self.spec.batch)
+        if self.spec.advantage in RARE_ADVANTAGE:
+            a = torch.as_tensor(self._advantage()).clamp(-1, 1)
+            return 0.5 + a / 2
         ends = torch.randint(2, (self.spec.batch,), generator=self.generator).to(r)
         names = self.regimes(self.spec.advantage, ADVANTAGE)
         zero = torch.tensor([n == "zero" for n in names])
@@ -205,20 +262,57 @@ class Draw:
         return 2.0 * torch.randint(2, (self.spec.batch,), generator=self.generator).to(torch.float64) - 1
 
     def _partner_gap(self) -> Tensor:
+        if self.spec.margin != "typical":
+            return self._margins() / self._given_number("beta_dpo")
         return 10 ** self.uniform(-1, 1, self.spec.batch) * self.normal(self.spec.batch)
 
     _group_gap = _partner_gap
 
     def _beta_dpo(self) -> float:
+        if self.spec.margin != "typical" and "beta_dpo" in self._numbers:
+            return self._numbers["beta_dpo"]
         # a gap that is a sum over coordinates varies by about √D, and then decides a pair neither never nor always
         return float(10 ** self.uniform(-1.5, 0.5)) / math.sqrt(self._D())
 
+    def _reward(self) -> Tensor:
+        if self.spec.margin != "typical":
+            # the weight itself must be a number: exp(700) is one
+            return self._margins().clamp(-700, 300) * self._given_number("temperature")
+        return self.uniform(-3 + 6e-3, 3 - 6e-3, self.spec.batch)
+
+    def _temperature(self) -> float:
+        if self.spec.margin != "typical" and "temperature" in self._numbers:
+            return self._numbers["temperature"]
+        return float(10 ** self.uniform(-0.5, 0.5))
+
+    def _margins(self) -> Tensor:
+        """What a margin is to be, (B,), of both signs."""
+        low, high = {"wide": (15.0, 80.0), "beyond": (120.0, 2000.0)}[self.spec.margin]
+        sizes = torch.exp(self.uniform(math.log(low), math.log(high), self.spec.batch))
+        signs = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(self.spec.batch)[: self.spec.batch]
+        return sizes * (signs if float(self.uniform(0, 1)) < 0.5 else -signs)
+
+    def _given_number(self, name: str) -> float:
+        """A number of the problem that another quantity is measured in, whichever of the two is asked for first."""
+        if name not in self.fixed and name not in self._numbers:
+            value = self.quantity(name)
+            assert isinstance(value, float)
+            self._numbers[name] = value
+        return self.fixed.get(name, self._numbers.get(name, 1.0))
+
     def v_theta(self, given: dict[str, Tensor | float]) -> Tensor:
         """The trained model's velocity: v_old plus a step whose length puts the sample into its regime."""
+        if self.spec.policy == "start" and isinstance(given.get("v_ref"), Tensor):
+            return torch.as_tensor(given["v_ref"]).clone()
         if "v_old" not in given:
             return self.normal(*self.shape)
         v_old = given["v_old"]
         assert isinstance(v_old, Tensor)
+        if self.spec.policy == "start":
+            return v_old.clone()
+        if self._ratios and has_clip(self.derivation):
+            wanted = self._rare_log_ratios().reshape(self.spec.batch, *(1,) * len(self.spec.latent))
+            return self._place(given, v_old, self.normal(*self.shape), wanted)
         names = self.regimes(self.spec.policy, POLICY if has_clip(self.derivation) else POLICY[:3])
         column = (self.spec.batch, *(1,) * len(self.spec.latent))
         direction = self.normal(*self.shape)
@@ -266,6 +360,15 @@ class Draw:
         share = (_HIGHEST_LOG_RATIO / (length * dot(slope, along)).clamp(min=1e-300)).clamp(max=0.95)
         share = torch.where(norm2(across) > 0, share, 1.0)  # there is one coordinate
         return v_old + length * (up * share * along + torch.sqrt(1 - share**2) * across)
+
+    def _rare_log_ratios(self) -> Tensor:
+        """Logarithms of ratios between 1/1000 and 50, or between e^±20 and e^±24, above and below 1 in turn."""
+        x = self.uniform(0, 1, self.spec.batch)
+        up = 1 + 2.9 * x if self.spec.policy == "ratios" else 20.5 + 3 * x
+        down = -1 - 5.9 * x if self.spec.policy == "ratios" else -20.5 - 3 * x
+        first = float(self.uniform(0, 1)) < 0.5
+        rises = (torch.arange(self.spec.batch) % 2 == 0) == first
+        return torch.where(rises, up, down)
 
     def _log_ratio(self, regime: str, given: dict[str, Tensor | float]) -> float:
         """A log-ratio of the regime: just inside the clip, just outside, far off …"""

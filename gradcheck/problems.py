@@ -78,6 +78,8 @@ def build(
         drawn |= {name: draw.quantity(name) for name in names if name != "v_theta"}
         if on_grid and "t" in drawn and not grid:
             grid = draw.grid(drawn, grid_dtype or dtype, derivation.noise_at)
+        if spec.policy == "start" and "v_ref" in drawn and "v_old" in drawn:
+            drawn["v_ref"] = drawn["v_old"]
         if "v_theta" not in drawn:
             drawn["v_theta"] = draw.v_theta(drawn)
     extra: dict[str, Tensor | float] = {n: x.to(dtype) if n == "sigmas" else x for n, x in grid.items()}

@@ -29,6 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--gradcheck-dtype", default="float64", help="of the cases: float64, float32, bfloat16 or float16 (float64)"
     )
+    group.addoption("--gradcheck-batch", type=int, metavar="N", help="samples in a batch (several, 1 to 131)")
     group.addoption("--gradcheck-latent", metavar="SIZES", help="shape of one sample, 16,64,64 for instance")
     group.addoption(
         "--gradcheck-max-examples", type=int, default=10, metavar="N", help="cases for each obligation (10)"
@@ -54,6 +55,7 @@ def settings_of(config: pytest.Config) -> Settings:
         compiled=config.getoption("--gradcheck-compiled"),
         timeout=config.getoption("--gradcheck-timeout"),
         latent=sizes(config.getoption("--gradcheck-latent")),
+        batch=config.getoption("--gradcheck-batch"),
     )
 
 

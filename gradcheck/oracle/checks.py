@@ -78,7 +78,25 @@ def check_finite(judge: Judge) -> Outcome:
 
     policies = ("off", "far") if has_clip(judge.conventions.derivation) else ("off",)
     every = (judge.specs(policy=policy, time="mixed", advantage="mixed") for policy in policies)
-    return first_failure(judge, chain.from_iterable(every), wrong)
+    outcome = first_failure(judge, chain.from_iterable(every), wrong)
+    if outcome.status == "failed" or not _has_margin(judge):
+        return outcome
+    # float32's exponentials end at e^±88 to e^±103, float64's at e^±709 to e^±745: the smallest and the largest margins
+    again = [outcome]
+    for dtype in dict.fromkeys((judge.dtype, torch.float32)):
+        few = replace(judge, dtype=dtype, max_examples=_few(judge))
+        again.append(first_failure(few, few.specs(policy="off", time="middle", margin="beyond"), wrong))
+    return together(again)
+
+
+def _few(judge: Judge) -> int:
+    """How many problems a regime gets that is visited besides the ordinary ones."""
+    return min(judge.max_examples, 2)
+
+
+def _has_margin(judge: Judge) -> bool:
+    """Whether something of the loss stands in a sigmoid, or in an exponential that is no ratio."""
+    return bool({"partner_gap", "group_gap", "reward"} & set(judge.conventions.derivation.canonical.given))
 
 
 # --------------------------------------------------------------------------------- the gradient itself
@@ -89,7 +107,31 @@ def check_gradient(judge: Judge) -> Outcome:
     outcome = gradient_on(judge, policy="mixed", time="middle")
     if outcome.status == "skipped":
         return replace(outcome, status="unjudged")
+    if outcome.status == "passed":
+        outcome = together([outcome, *_rare(judge)])
     return _systematic(judge) or outcome if outcome.status == "passed" else outcome
+
+
+def _rare(judge: Judge) -> Iterator[Outcome]:
+    """Problems of regimes that no mixed batch holds, each in several of them at once."""
+    given = set(judge.conventions.derivation.canonical.given)
+    noise = ("full", "tiny") if "noise_level" in given and "noise_level" not in judge.conventions.fixed else ("", "")
+    advantages = given & {"advantage", "reward_prob"}
+    for i, advantage in enumerate(("good", "bad", "unit", "equal", "tiny", "huge") if advantages else ("typical",)):
+        batch, latent = ((4, (3, 5)), (3, (2, 7)), (2, (5, 1, 3)))[i % 3]
+        spec = Spec(
+            judge.batch or batch,
+            judge.latent or latent,
+            seed=judge.seed * 1_000_003 + 77 + i,
+            policy="off",
+            advantage=advantage,
+            time=("same", "between")[i % 2],
+            noise=noise[i % 2] if noise[0] and i < 4 else "typical",
+        )
+        yield compare_over(judge, iter([spec]), lambda case: look_at_gradient(judge, case))
+    if _has_margin(judge):
+        few = replace(judge, max_examples=_few(judge))
+        yield from (gradient_on(few, policy="off", time="middle", margin=margin) for margin in ("wide", "beyond"))
 
 
 _ROUGH = 3
@@ -168,11 +210,19 @@ def stated_value(judge: Judge, case: Case) -> tuple[Tensor, Tensor, torch.dtype]
 
 
 def check_on_policy(judge: Judge) -> Outcome:
-    return gradient_on(judge, policy="on-policy", time="middle")
+    outcome = gradient_on(judge, policy="on-policy", time="middle")
+    if outcome.status == "failed" or "v_ref" not in judge.conventions.derivation.canonical.given:
+        return outcome
+    return together([outcome, gradient_on(replace(judge, max_examples=_few(judge)), policy="start", time="middle")])
 
 
 def check_clip(judge: Judge) -> Outcome:
     outcomes = [gradient_on(judge, policy=policy, time="middle") for policy in ("inside", "outside", "far")]
+    if has_clip(judge.conventions.derivation):
+        few = replace(judge, max_examples=min(judge.max_examples, 4))
+        outcomes.append(gradient_on(few, policy="ratios", advantage="typical", time="middle"))
+        few = replace(judge, max_examples=_few(judge))
+        outcomes.append(gradient_on(few, policy="huge-ratios", advantage="typical", time="middle"))
     return together(outcomes)
 
 
@@ -182,11 +232,20 @@ def check_zero_advantage(judge: Judge) -> Outcome:
 
 def check_kl(judge: Judge) -> Outcome:
     """The reference term alone: no advantage, so that nothing else is left of a policy gradient."""
-    return gradient_on(judge, policy="near", advantage="zero", time="middle")
+    outcome = gradient_on(judge, policy="near", advantage="zero", time="middle")
+    few = replace(judge, max_examples=_few(judge))
+    return together([outcome, gradient_on(few, policy="start", advantage="zero", time="middle")])
 
 
 def check_edge_times(judge: Judge) -> Outcome:
     return together([gradient_on(judge, time=time) for time in ("near-data", "near-noise")])
+
+
+_BATCHES = ((9, (3,)), (22, (2, 2)), (70, (3,)), (131, (2,)))
+"""Batches that are no multiples of the chunks in which code goes through them: of 6, 8, 16, 32, 64, 128 samples."""
+
+_LATENTS = ((2, (283,)), (3, (37, 19)), (2, (3, 31, 29)), (1, (20011,)), (1, (4, 97, 101)), (1, (5, 3, 43, 37)))
+"""Latents of hundreds to tens of thousands of numbers, in every rank, of no powers of two."""
 
 
 def check_shapes(judge: Judge) -> Outcome:
@@ -200,6 +259,9 @@ def check_shapes(judge: Judge) -> Outcome:
         (4, (4, 4)),
         (2, (2, 2, 3, 3)),
         (5, (1, 6)),
+        (3, (4, 1, 2, 3)),
+        *(_BATCHES if judge.latent is None else ()),
+        *(_LATENTS if judge.latent is None else ()),
     )
 
     def specs() -> Iterator[Spec]:

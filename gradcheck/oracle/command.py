@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--latent", metavar="SIZES", help="shape of one sample, 16,21,60,104 for instance (several small ones)"
     )
+    parser.add_argument("--batch", type=int, metavar="N", help="samples in a batch (several, 1 to 131)")
     parser.add_argument("--verbose", action="store_true", help="tell every failure in full, not the first one alone")
     parser.add_argument("--compiled", action="store_true", help="also judge under torch.compile")
     parser.add_argument(
@@ -75,6 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         compiled=arguments.compiled,
         timeout=arguments.timeout,
         latent=sizes(arguments.latent),
+        batch=arguments.batch,
     )
     check_only([name for name in arguments.only if name not in PART_OBLIGATIONS])
     earlier = _baseline(arguments.baseline)

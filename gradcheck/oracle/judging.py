@@ -62,13 +62,13 @@ class Judge:
     seed: int = 0
     compiled: bool = False
     latent: tuple[int, ...] | None = None
+    batch: int | None = None
 
     def specs(self, **regimes: str) -> Iterator[Spec]:
         """Problems of the given regimes, in shapes of two to four axes whose sizes differ."""
         for i in range(self.max_examples):
             batch, latent = _SHAPES[i % len(_SHAPES)]
-            if self.latent is not None:
-                latent = self.latent
+            batch, latent = self.batch or batch, self.latent or latent
             clip = i % 3 if "clip_low" not in self.conventions.fixed else 0
             yield Spec(batch, latent, seed=self.seed * 1_000_003 + i, clip=clip, **regimes)
 
@@ -208,7 +208,38 @@ def _smallest(judge: Judge, spec: Spec, fails: Callable[[Case], bool], at_least:
             small = replace(spec, batch=max(batch, at_least), latent=latent, seed=seed)
             if fails(judge.case(small)):
                 return small
-    return spec if fails(judge.case(spec)) else None
+    return _shrunk(spec, lambda s: fails(judge.case(s))) if fails(judge.case(spec)) else None
+
+
+_ORDINARY = 5, 40
+"""The largest batch, and the largest latent, of ordinary problems."""
+
+
+def _shrunk(spec: Spec, fails: Callable[[Spec], bool]) -> Spec:
+    """What fails for its size alone, with the batch and the longest axis halved in turn, as far as it fails on."""
+    if spec.batch > _ORDINARY[0]:
+        least = _bisected(spec.batch, lambda n: fails(replace(spec, batch=n)))
+        spec = replace(spec, batch=least)
+    if math.prod(spec.latent) > _ORDINARY[1]:
+        longest = spec.latent.index(max(spec.latent))
+
+        def cut(n: int) -> Spec:
+            return replace(spec, latent=(*spec.latent[:longest], n, *spec.latent[longest + 1 :]))
+
+        spec = cut(_bisected(spec.latent[longest], lambda n: fails(cut(n))))
+    return spec
+
+
+def _bisected(largest: int, fails: Callable[[int], bool]) -> int:
+    """A size that fails, where the next smaller one does not: the smallest of all, if all above it fail."""
+    holds = 0
+    while largest - holds > 1:
+        middle = (holds + largest) // 2
+        if fails(middle):
+            largest = middle
+        else:
+            holds = middle
+    return largest
 
 
 def first_failure(

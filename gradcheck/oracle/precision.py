@@ -8,7 +8,7 @@ import torch
 
 from gradcheck.case import Case
 from gradcheck.oracle.adapter import AdapterError
-from gradcheck.oracle.judging import Judge, Look, compare_over, look_at_gradient
+from gradcheck.oracle.judging import Judge, Look, compare_over, look_at_gradient, together
 from gradcheck.oracle.reference import required_gradient
 from gradcheck.oracle.results import Outcome
 from gradcheck.problems import Spec
@@ -32,13 +32,18 @@ def check_precision(judge: Judge) -> Outcome:
     outcome = compare_over(replace(judge, dtype=torch.float32), judge.specs(policy="off", time="middle"), one)
     if outcome.status == "skipped":
         return outcome
-    notes = (_kept(judge), outcome.note)
+    if outcome.status == "failed":
+        return outcome
+    sizes = judge.batch or 2, judge.latent or _LATENT
+    spec = Spec(*sizes, judge.seed, policy="near", time="middle", advantage="typical")
+    large = compare_over(replace(judge, dtype=torch.float32), iter([spec]), one)
+    outcome = together([outcome, large])
+    notes = (_kept(judge, spec), outcome.note)
     return replace(outcome, note="; ".join(note for note in notes if note))
 
 
-def _kept(judge: Judge) -> str:
+def _kept(judge: Judge, spec: Spec) -> str:
     """A sentence on the digits that are kept on a large latent near the old policy, measured on the implementation."""
-    spec = Spec(4, _LATENT, judge.seed, policy="near", time="middle", advantage="typical")
     found: dict[torch.dtype, float | None] = {}
     for dtype in _TRAINED_IN if judge.conventions.output_dtype is None else _TRAINED_IN[:1]:
         case = judge.case(spec, dtype)
@@ -50,7 +55,7 @@ def _kept(judge: Judge) -> str:
             continue
         found[dtype] = digits(required, torch.nan_to_num(observed.to(required) - required, nan=torch.inf))
     words = ", ".join(f"{str(dtype).removeprefix('torch.')} {_words(kept)}" for dtype, kept in found.items())
-    sentence = f"digits of the gradient that are kept on {_LATENT} latents: {words}"
+    sentence = f"digits of the gradient that are kept on {spec.latent} latents: {words}"
     if min((kept for kept in found.values() if kept is not None), default=_LITTLE) >= _LITTLE:
         return sentence
     small = judge.case(replace(spec, latent=(64,)), torch.float64)

@@ -142,6 +142,7 @@ def check_obligation(
         dtype=DTYPES[settings.dtype],
         max_examples=settings.max_examples,
         latent=settings.latent,
+        batch=settings.batch,
         seed=settings.seed,
         compiled=settings.compiled,
     )

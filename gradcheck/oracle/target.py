@@ -52,6 +52,7 @@ class Settings:
         seed: of the problems.
         compiled: also under ``torch.compile``.
         timeout: seconds that one call may take.
+        batch: the number of samples, where the usual few will not do.
         latent: the shape of one sample, where the usual small ones will not do: ``(16, 21, 60, 104)`` for a video.
     """
 
@@ -62,6 +63,7 @@ class Settings:
     compiled: bool = False
     timeout: float = 60.0
     latent: tuple[int, ...] | None = None
+    batch: int | None = None
 
     def __post_init__(self) -> None:
         problems = []
@@ -73,6 +75,8 @@ class Settings:
             problems.append(("timeout", repr(self.timeout), "seconds, more than 0"))
         if self.latent is not None and (not 1 <= len(self.latent) <= 4 or min(self.latent) < 1):
             problems.append(("latent", repr(self.latent), "one to four sizes, each at least 1"))
+        if self.batch is not None and (isinstance(self.batch, bool) or self.batch < 1):
+            problems.append(("batch", repr(self.batch), "at least 1"))
         if problems:
             raise InputError(*problems)
 
