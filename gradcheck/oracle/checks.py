@@ -134,7 +134,7 @@ def _rare(judge: Judge) -> Iterator[Outcome]:
         yield from (gradient_on(few, policy="off", time="middle", margin=margin) for margin in ("wide", "beyond"))
 
 
-_ROUGH = 3
+_MOST_ROUGH = 3
 
 
 def _systematic(judge: Judge) -> Outcome | None:
@@ -142,7 +142,7 @@ def _systematic(judge: Judge) -> Outcome | None:
     if judge.conventions.working_dtype is None:
         return None
     specs = judge.specs(policy="off", advantage="typical", time="middle")
-    for spec, count in zip(specs, range(1, _ROUGH + 1), strict=False):
+    for spec, count in zip(specs, range(1, _MOST_ROUGH + 1), strict=False):
         case = judge.case(spec)
         dtype = working_dtype(judge.conventions, case)
         if dtype == case.output.dtype:
@@ -151,8 +151,8 @@ def _systematic(judge: Judge) -> Outcome | None:
         if bool(found.is_systematic.any()):
             name = str(dtype).removeprefix("torch.")
             detail = (
-                f"off by a relative {found.relative:.2g} that stays when the inputs move by some units of {name}'s "
-                f"last place: not {name}'s rounding, which would be drawn anew"
+                f"off by a relative {found.relative:.2g} that stays when the inputs move: "
+                f"not {name}'s rounding, which would be drawn anew"
             )
             return Outcome("failed", count, math.inf, detail, spec=spec)
     return None
