@@ -13,10 +13,11 @@ from functools import lru_cache
 from typing import Any
 
 from derivations.derivation import Derivation, DerivationError
-from derivations.notation import quantity
+from derivations.notation import kl_weight, log_ratio, quantity
 from derivations.parameterisation import ERROR_SPACES, PREDICTIONS, changed
 from derivations.variant import Variant
 from gradcheck.catalogue import ALGORITHMS
+from gradcheck.composed import PIECES, Pieces, composed, other_pieces, pieces_problems
 from gradcheck.errors import InputError, did_you_mean
 from gradcheck.typed import TypedLoss, own_quantities
 
@@ -34,6 +35,8 @@ class Conventions:
             ``"sample > 0"``, ``"problem"`` or ``"problem > 0"``.
         options: the algorithm's own options, such as ``log_prob_reduction``, ``sde``, ``kl``, ``omega``,
             ``weighting``; see ``gradcheck list --options``.
+        pieces: what is declared on top of these: another clip or KL term, a clamp of the log-ratio, a weight of each
+            sample (:mod:`gradcheck.composed`).
         batch_reduction: ``"mean"`` (default), ``"sum"``, or ``"none"`` for a loss that is returned per sample.
         factor: a constant by which the implementation multiplies the whole loss (default 1).
         policy_factor: a constant by which it multiplies the policy term alone, and not a KL or reference term (default
@@ -64,6 +67,7 @@ class Conventions:
     loss: str = ""
     given: tuple[tuple[str, str], ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
+    pieces: Pieces = ()
     batch_reduction: str = "mean"
     factor: float = 1.0
     policy_factor: float = 1.0
@@ -82,6 +86,9 @@ class Conventions:
     def derivation(self) -> Derivation:
         """The derivation of the declared form, in the declared variables."""
         canonical = _derive(self.algorithm, self.loss, self.given, tuple(sorted(self.options.items())))
+        if self.pieces:
+            mean = "mean" in (self.options.get("log_prob_reduction"), self.options.get("reduction"))
+            canonical = composed(canonical, self.pieces, mean)
         return changed(canonical, self.prediction, self.noise_at, self.error_space)
 
     @property
@@ -97,14 +104,12 @@ class Conventions:
         default = Conventions(self.algorithm, self.loss, self.given)
         parts = [f"loss={self.loss!r}" if self.loss else repr(self.algorithm)]
         parts += [f"given={dict(self.given)!r}"] if self.given else []
-        parts += [f"{k}={v!r}" for k, v in self.options.items()]
+        parts += [f"{k}={v!r}" for k, v in (*self.options.items(), *self.pieces)]
         if {"clip_low", "clip_high"} <= set(self.fixed):
             parts.append(f"clip_range={_clip_range(self.fixed)!r}")
         parts += [f"{k}={v!r}" for k, v in self.fixed.items() if not k.startswith("clip_")]
         for f in fields(self):
-            if f.name not in ("algorithm", "loss", "given", "options", "fixed") and getattr(self, f.name) != getattr(
-                default, f.name
-            ):
+            if f.name not in _NAMED_APART and getattr(self, f.name) != getattr(default, f.name):
                 parts.append(f"{f.name}={getattr(self, f.name)!r}")
         return ", ".join(parts)
 
@@ -118,6 +123,9 @@ class Conventions:
                 for value in allowed
                 if value != current
             ]
+        d = self.derivation
+        for written, pieces in other_pieces(self.pieces, log_ratio in d.definitions, kl_weight in d.loss.free_symbols):
+            out.append((written, replace(self, pieces=pieces)))
         out += [
             (f"batch_reduction={value!r}", replace(self, batch_reduction=value))
             for value in ("mean", "sum")
@@ -141,6 +149,10 @@ class Conventions:
         if self.derivation.path == "rectified" and not own_latents:
             out.append((f"noise_at={1 - self.noise_at}", replace(self, noise_at=1 - self.noise_at)))
         return out
+
+
+_NAMED_APART = {"algorithm", "loss", "given", "options", "pieces", "fixed"}
+"""Fields that are declared by what they hold."""
 
 
 @lru_cache(maxsize=1000)
@@ -269,11 +281,13 @@ def declare(
         raise InputError(("algorithm", "nothing", f"one of {names}; or loss=, the loss in one line"))
     module = _module(algorithm, loss or "", own)
     problems: list[tuple[str, str, str]] = []
-    options, fixed, rest = {}, {}, {}
-    plain = {f.name for f in fields(Conventions)} - {"algorithm", "loss", "given", "options", "fixed"}
+    options, fixed, rest, pieces = {}, {}, {}, {}
+    plain = {f.name for f in fields(Conventions)} - _NAMED_APART
     numbers = {q.name for q in map(quantity, _numbers(module))}
     for name, value in declared.items():
-        if name in module.OPTIONS:
+        if name in PIECES and value not in module.OPTIONS.get(name, ()):
+            pieces[name] = value
+        elif name in module.OPTIONS:
             if value not in module.OPTIONS[name]:
                 hint = did_you_mean(str(value), module.OPTIONS[name])
                 problems.append((name, repr(value), f"one of {', '.join(map(repr, module.OPTIONS[name]))}{hint}"))
@@ -289,13 +303,17 @@ def declare(
         elif name in plain:
             rest[name] = value
         else:
-            known = [*module.OPTIONS, *sorted(plain), *sorted(numbers), "clip_range"]
+            known = [*module.OPTIONS, *PIECES, *sorted(plain), *sorted(numbers), "clip_range"]
             wanted = f"a convention of {algorithm}: {', '.join(known)}{did_you_mean(name, known)}"
             problems.append((name, repr(value), wanted))
     problems += _domain_problems(fixed, rest, module.derive().path)
+    problems += pieces_problems(pieces)
     if problems:
         raise InputError(*problems)
-    declaration = Conventions(algorithm, loss or "", own, options=options, fixed=fixed, **rest)
+    if pieces.get("clip") and "ppo" in module.OPTIONS.get("clip", ()):
+        options["clip"] = "ppo"  # whose place another clip takes
+    own_pieces = tuple(sorted(pieces.items()))
+    declaration = Conventions(algorithm, loss or "", own, options=options, pieces=own_pieces, fixed=fixed, **rest)
     if declaration.error_space == "output":
         _check_error_space(declaration)
     return declaration
@@ -387,5 +405,6 @@ def options_text() -> str:
         f"  {'noise_at':20} 1, 0",
         f"  {'error_space':20} {', '.join(ERROR_SPACES)}",
         f"  {'batch_reduction':20} mean, sum, none",
+        *(f"  {name:20} {words}" for name, words in PIECES.items()),
     ]
     return "\n".join(lines)

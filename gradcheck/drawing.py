@@ -224,6 +224,11 @@ class Draw:
     def _window(self) -> Tensor:
         return (self.uniform(0, 1, self.spec.batch) < 0.75).to(torch.float64)
 
+    @property
+    def _usual_clip(self) -> tuple[tuple[str, float], ...]:
+        """The edges near which ratios are drawn, also for a loss that has no clip there."""
+        return tuple(zip(("low", "high"), CLIP_RANGES[self.spec.clip], strict=True))
+
     def _clip_low(self) -> float:
         return CLIP_RANGES[self.spec.clip][0]
 
@@ -373,8 +378,9 @@ class Draw:
     def _log_ratio(self, regime: str, given: dict[str, Tensor | float]) -> float:
         """A log-ratio of the regime: just inside the clip, just outside, far off …"""
         up = float(self.uniform(0, 1)) < 0.5
-        up = up or (float(given["clip_low"]) == 1 and regime in ("inside", "outside"))  # there is no lower edge
-        edge = 1 + float(given["clip_high"]) if up else 1 - float(given["clip_low"])
+        low, high = (float(given.get(f"clip_{side}", usual)) for side, usual in self._usual_clip)
+        up = up or (low == 1 and regime in ("inside", "outside"))  # there is no lower edge
+        edge = 1 + high if up else 1 - low
         gap = 10 ** float(self.uniform(-4, -0.5))  # of the clip's width
         x = float(self.uniform(-1, 1))
         ratio = {

@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from gradcheck.catalogue import ALGORITHMS
+from gradcheck.composed import PIECES
 from gradcheck.conventions import PRESETS, Conventions
 from gradcheck.oracle.obligations import OBLIGATIONS
 
@@ -24,7 +25,8 @@ def test_every_obligation_is_in_the_guide() -> None:
 
 def test_every_convention_is_in_the_guide() -> None:
     table = GUIDE.partition("## What to declare")[2].partition("## Obligations")[0]
-    names = {f.name for f in fields(Conventions)} - {"algorithm", "options", "fixed"}
+    names = {f.name for f in fields(Conventions)} - {"algorithm", "options", "pieces", "fixed"}
+    names |= set(PIECES)
     names |= {option for symbolic, _ in ALGORITHMS for option in symbolic.OPTIONS}
     for name in names:
         assert f"`{name}`" in table, name

@@ -8,6 +8,7 @@ import sympy as sp
 import torch
 from torch import Tensor
 
+from derivations.calculus import Mask
 from derivations.derivation import Derivation
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
@@ -89,12 +90,16 @@ def reference(conventions: Conventions, case: Case, dtype: torch.dtype | None = 
     effective = effective_case(conventions, case)
     factor = overall_factor(conventions, case)
     dtype = dtype or working_dtype(conventions, case)
+    # Of several masks any may be open on its own: such samples are not judged.
+    several = len(branch_of(derivation, False)[0].atoms(Mask)) > 1
     branches, undecided = [], torch.zeros((), dtype=torch.bool)
     for other in (False, True):
         raw, gradient, weight, target = branch_of(derivation, other)
         exact, w, point = evaluate(derivation, effective, gradient, weight, target, dtype=torch.float64)
         (scale,), undecided = error_scale(derivation, effective, raw, dtype=dtype)
         shape = case.output.shape
+        if conventions.loss or conventions.pieces:
+            scale = scale + _own_form(derivation, effective, gradient, dtype)
         wide = detours(derivation, case) * (scale + 2 * exact.abs()) + _by_target(case, w, point)
         wide = wide + by_times(derivation, effective, other)
         if conventions.eps:
@@ -105,12 +110,20 @@ def reference(conventions: Conventions, case: Case, dtype: torch.dtype | None = 
         if conventions.output_dtype is not None:
             uses = evaluate(derivation, effective, *sp.Add.make_args(raw), dtype=torch.float64)
             allowed = _rounded_at_the_end(conventions, dtype, required, allowed, [factor * use for use in uses])
+        if several:
+            allowed = torch.where(undecided, torch.inf, allowed)
         branches.append((required, allowed))
-        if not bool(undecided.any()):
+        if several or not bool(undecided.any()):
             break
     return Reference(
         with_ties(branches) if len(branches) == 2 else branches, undecided, dtype, output_dtype(conventions)
     )
+
+
+def _own_form(derivation: Derivation, case: Case, gradient: sp.Expr, dtype: torch.dtype) -> Tensor:
+    """What the derived formula itself may lose in float64, in units of ``dtype``: nobody has chosen its form."""
+    (own,), _ = error_scale(derivation, case, gradient, dtype=torch.float64)
+    return own * (unit_roundoff(torch.float64) / unit_roundoff(dtype))
 
 
 def output_dtype(conventions: Conventions) -> torch.dtype | None:
@@ -223,9 +236,9 @@ def as_trainers_have_it(conventions: Conventions, case: Case, spec: Spec) -> Cas
         quantities["t_prev"] = case.sigmas[case.step_index + 1] if "sigmas" in quantities else case.t - case.dt
     if conventions.adv_clip_max is not None:
         quantities["adv_clip_max"] = conventions.adv_clip_max
-    symmetric = "clip_low" in conventions.fixed and case.clip_low == case.clip_high
-    if symmetric:  # else one number would be wrong on one side
-        quantities["clip_range"] = case.clip_high
+    low, high = (conventions.fixed.get(f"clip_{side}") for side in ("low", "high"))
+    if low is not None and low == high:  # else one number would be wrong on one side
+        quantities["clip_range"] = high
     return Case(case.label, quantities)
 
 

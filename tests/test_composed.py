@@ -1,0 +1,179 @@
+"""Conventions on top of any algorithm: each proved, each with right code that conforms and a twin that does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from derivations.composing import CLIPS, KL_TO, KLS
+from gradcheck.case import Case
+from gradcheck.catalogue import ALGORITHMS
+from gradcheck.composed import composed
+from gradcheck.conventions import declare
+from gradcheck.errors import InputError
+from gradcheck.oracle.adapter import Adapter
+from gradcheck.oracle.checks import check_clip, check_gradient
+from gradcheck.oracle.judging import Judge, together
+from gradcheck.problems import has_clip
+
+_GRPO = {"algorithm": "flow_grpo", "log_prob_reduction": "mean", "clip_range": 0.2}
+_AWM = {"algorithm": "awm", "reduction": "mean"}
+
+
+def _log_prob(case: Case, v: Tensor) -> Tensor:
+    t, dt = case.expand(case.t), case.expand(case.dt)
+    sigma = case.noise_level * torch.sqrt(t / (1 - t))
+    mean = case.x_t * (1 - sigma**2 * dt / (2 * t)) - v * (1 + sigma**2 * (1 - t) / (2 * t)) * dt
+    return torch.distributions.Normal(mean, sigma * dt.sqrt()).log_prob(case.x_prev).flatten(1).mean(1)
+
+
+def _ppo(case: Case, ratio: Tensor) -> Tensor:
+    return torch.maximum(-case.advantage * ratio, -case.advantage * ratio.clamp(0.8, 1.2))
+
+
+def _log_ratio(case: Case) -> Tensor:
+    return _log_prob(case, case.v_theta) - case.log_prob_old
+
+
+def _dual(case: Case, limit: float) -> Tensor:
+    loss = _ppo(case, _log_ratio(case).exp())
+    return torch.where(case.advantage < 0, torch.minimum(loss, -limit * case.advantage), loss)
+
+
+def _spo(case: Case, half: float) -> Tensor:
+    ratio, a = _log_ratio(case).exp(), case.advantage
+    return -(ratio * a - half * a.abs() / 0.2 * (ratio - 1) ** 2)
+
+
+def _estimator(case: Case, v: str, term: Callable[[Tensor], Tensor]) -> Tensor:
+    new = _log_prob(case, case.v_theta)
+    log_s = _log_prob(case, getattr(case, v)) - new
+    return _ppo(case, (new - case.log_prob_old).exp()) + case.kl_weight * term(log_s)
+
+
+def _velocity(case: Case, v: str) -> Tensor:
+    held = ((case.v_theta - getattr(case, v)) ** 2).flatten(1).mean(1)
+    return _ppo(case, _log_ratio(case).exp()) + case.kl_weight * held
+
+
+def _error(case: Case) -> Tensor:
+    return case.advantage * ((case.v_theta - case.v_gt) ** 2).flatten(1).mean(1)
+
+
+def _snr(case: Case) -> Tensor:
+    return ((1 - case.t) / case.t) ** 2
+
+
+_TWINS: dict[str, tuple[dict[str, Any], Callable[[Case], Tensor], Callable[[Case], Tensor]]] = {
+    "clip-none": (
+        {**_GRPO, "clip": "none"},
+        lambda c: -c.advantage * _log_ratio(c).exp(),
+        lambda c: _ppo(c, _log_ratio(c).exp()),
+    ),
+    "clip-dual": ({**_GRPO, "clip": "dual", "dual_clip": 1.3}, lambda c: _dual(c, 1.3), lambda c: _dual(c, 3.0)),
+    "clip-spo": ({**_GRPO, "clip": "spo"}, lambda c: _spo(c, 0.5), lambda c: _spo(c, 1.0)),
+    "log-ratio-max": (
+        {**_GRPO, "log_ratio_max": 0.3},
+        lambda c: _ppo(c, _log_ratio(c).clamp(-0.3, 0.3).exp()),
+        lambda c: _ppo(c, _log_ratio(c).clamp(-0.3, 0.15).exp()),
+    ),
+    "k1": (
+        {**_GRPO, "kl": "k1"},
+        lambda c: _estimator(c, "v_ref", lambda s: -s),
+        lambda c: _estimator(c, "v_ref", lambda s: s),
+    ),
+    "k2-old": (
+        {**_GRPO, "kl": "k2", "kl_to": "old"},
+        lambda c: _estimator(c, "v_old", lambda s: s**2 / 2),
+        lambda c: _estimator(c, "v_old", lambda s: s**2),
+    ),
+    "k3": (
+        {**_GRPO, "kl": "k3"},
+        lambda c: _estimator(c, "v_ref", lambda s: s.exp() - 1 - s),
+        lambda c: _estimator(c, "v_ref", lambda s: (-s).exp() - 1 + s),
+    ),
+    "velocity": (
+        {**_GRPO, "kl": "velocity"},
+        lambda c: _velocity(c, "v_ref"),
+        lambda c: _velocity(c, "v_old") if "v_old" in c.names else _velocity(c, "v_ref"),
+    ),
+    "weight": (
+        {**_AWM, "weight": "min(5, (1-t)**2/t**2)"},
+        lambda c: _snr(c).clamp(max=5) * _error(c),
+        lambda c: _snr(c).clamp(min=5) * _error(c),
+    ),
+    "weight-on-a-step": (
+        {**_GRPO, "weight": "1/(t**2 + 0.01)"},
+        lambda c: _ppo(c, _log_ratio(c).exp()) / (c.t**2 + 0.01),
+        lambda c: _ppo(c, _log_ratio(c).exp()) / c.t**2,
+    ),
+}
+
+
+def _verdict(loss: Callable[[Case], Tensor], declared: dict[str, Any]) -> str:
+    one = Judge(Adapter(lambda case: loss(case).mean(), "loss", "mean", 60.0), declare(**declared), max_examples=6)
+    outcomes = [check_gradient(one), check_clip(one)] if has_clip(one.conventions.derivation) else [check_gradient(one)]
+    return together(outcomes).status
+
+
+@pytest.mark.parametrize("name", _TWINS)
+def test_right_code_conforms_and_its_twin_does_not(name: str) -> None:
+    declared, right, wrong = _TWINS[name]
+    assert _verdict(right, declared) == "passed"
+    assert _verdict(wrong, declared) == "failed"
+
+
+def _compositions() -> Iterator[tuple[str, dict[str, Any]]]:
+    for kind in CLIPS:
+        yield kind, {"clip": kind}
+    for kind in KLS:
+        for to in KL_TO:
+            yield f"{kind}-{to}", {"kl": kind, "kl_to": to}
+    yield "clamp", {"log_ratio_max": 3.0}
+    yield "weight", {"weight": "1/(t**2 + 0.01)"}
+    yield "all", {"clip": "dual", "log_ratio_max": 20.0, "kl": "k3", "weight": "min(5, (1-t)**2/t**2)"}
+
+
+@pytest.mark.parametrize("name", [name for name, _ in _compositions()])
+def test_every_composition_is_proved_for_every_algorithm_that_it_goes_with(name: str) -> None:
+    """And refused with a reason for the others: a loss without a ratio has no clip."""
+    pieces = dict(_compositions())[name]
+    proved = 0
+    for symbolic, _ in ALGORITHMS:
+        try:
+            derivation = composed(symbolic.derive(), tuple(sorted(pieces.items())), mean=True)
+        except InputError:  # a loss without a ratio has no clip; that the reason is told, another test sees
+            continue
+        proof = derivation.prove()
+        assert proof.holds, (symbolic.NAME, [r.step.name for r in proof.refused])
+        proved += 1
+    assert proved >= 3
+
+
+@pytest.mark.parametrize(
+    ("declared", "argument", "wanted"),
+    [
+        ({**_GRPO, "clip": "dul"}, "clip", "did you mean 'dual'"),
+        ({**_GRPO, "dual_clip": 3.0}, "dual_clip", "clip='dual' with it"),
+        ({**_GRPO, "clip": "dual", "dual_clip": 0.5}, "dual_clip", "above 1"),
+        ({**_GRPO, "kl_to": "old"}, "kl_to", "kl= with it"),
+        ({**_GRPO, "log_ratio_max": -3}, "log_ratio_max", "above 0"),
+        ({**_AWM, "weight": "1/(t**2 + )"}, "weight", "something is missing"),
+        ({**_AWM, "weight": "norm2(v_theta)"}, "weight", "free of what the network puts out"),
+        ({**_AWM, "weight": 2.0}, "weight", "one line"),
+    ],
+)
+def test_a_piece_that_cannot_be_is_refused_with_its_name(declared: dict[str, Any], argument: str, wanted: str) -> None:
+    with pytest.raises(InputError) as raised:
+        declare(**declared)
+    assert argument in {name for name, _, _ in raised.value.problems}
+    assert wanted in str(raised.value)
+
+
+def test_a_piece_that_the_loss_has_no_place_for_is_refused() -> None:
+    with pytest.raises(InputError, match="goes with"):
+        _ = declare("rwr", clip="dual").derivation
