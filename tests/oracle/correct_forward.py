@@ -128,7 +128,7 @@ def official_nft(case: Case) -> Tensor:
     adv_clip_max = 5.0
     policy_loss = (nft_adaptive(case) * adv_clip_max).mean()
     kl = ((case.v_theta - case.v_ref) ** 2).mean(dim=tuple(range(1, case.v_ref.ndim)))
-    return policy_loss + adv_clip_max * torch.mean(case.kl_weight * kl)
+    return policy_loss + torch.mean(case.kl_weight * kl)
 
 
 @correct("diffusion_nft", reduction="mean", weighting="adaptive")
