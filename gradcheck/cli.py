@@ -147,7 +147,7 @@ def _unveil(arguments: argparse.Namespace) -> int:
     import torch
 
     from gradcheck.conformance import load_function
-    from gradcheck.oracle.adapter import AdapterError
+    from gradcheck.oracle.adapter import AdapterError, StoppedError
     from gradcheck.oracle.assumed import Assumed
     from gradcheck.oracle.unveil import unveil
     from gradcheck.oracle.unveil_text import unveiled_text
@@ -157,7 +157,7 @@ def _unveil(arguments: argparse.Namespace) -> int:
     assumed = Assumed.of(arguments.set, declared)
     try:
         print(unveiled_text(unveil(function, arguments.target, arguments.timeout, assumed)))
-    except AdapterError as error:
+    except (AdapterError, StoppedError) as error:
         print(f"[gradcheck] {arguments.target} could not be judged: {error}", file=sys.stderr)
         return 2
     return 0

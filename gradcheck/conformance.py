@@ -9,21 +9,18 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gradcheck.case import Case
+from gradcheck.collecting import ATTRIBUTE, Found, found_in, label_of, subject_of, test_for
 from gradcheck.conventions import Conventions, declare
 from gradcheck.errors import InputError, did_you_mean
+from gradcheck.oracle.isolation.limits import TimeUp, watched
+from gradcheck.oracle.isolation.words import name_of_type, place, said
 from gradcheck.oracle.obligations import OBLIGATIONS
 from gradcheck.oracle.target import Target
 
-if TYPE_CHECKING:
-    from gradcheck.oracle.parts.conforming import PartTarget
-
-__all__ = ["ATTRIBUTE", "conforms", "load_function", "load_targets"]
-
-ATTRIBUTE = "gradcheck_target"
-"""The decorated function's attribute that holds its :class:`Target`, or a part's."""
+__all__ = ["ATTRIBUTE", "conforms", "load_found", "load_function", "load_targets"]
 
 
 def conforms(
@@ -62,27 +59,23 @@ def conforms(
     conventions = declare(algorithm, loss=loss, given=given, preset=preset, **declared)
 
     def decorate(function: Callable[[Case], Any]) -> Callable[..., None]:
-        import pytest
-
-        target = Target(function, function.__qualname__, conventions, dict(expected_failures or {}), _source(function))
-
-        def test(obligation: str, request: pytest.FixtureRequest) -> None:
-            from gradcheck.pytest_plugin import run_obligation
-
-            run_obligation(target, obligation, request)
-
-        test.__name__, test.__qualname__ = function.__name__, function.__qualname__
-        test.__doc__, test.__module__ = function.__doc__, function.__module__
-        setattr(test, ATTRIBUTE, target)
-        test.gradcheck_function = function  # type: ignore[attr-defined]
-        return pytest.mark.parametrize("obligation", [o.id for o in OBLIGATIONS])(test)
+        if not callable(function):
+            raise InputError(("function", f"a {name_of_type(function)}", "a function that takes a case"))
+        target = Target(function, label_of(function), conventions, dict(expected_failures or {}), _source(function))
+        return test_for(function, target, [o.id for o in OBLIGATIONS], _run)
 
     return decorate
 
 
+def _run(target: Target, obligation: str, request: Any) -> None:
+    from gradcheck.pytest_plugin import run_obligation
+
+    run_obligation(target, obligation, request)
+
+
 def _source(function: Callable[..., Any]) -> str:
     """``file.py::name`` for a function at the top of a file; empty for one that cannot be imported."""
-    if "." in function.__qualname__:
+    if "." in label_of(function) or not hasattr(function, "__name__"):
         return ""
     try:
         file = inspect.getsourcefile(function)
@@ -91,7 +84,12 @@ def _source(function: Callable[..., Any]) -> str:
     return f"{file}::{function.__name__}" if file and Path(file).exists() else ""
 
 
-def load_targets(text: str, conventions: Conventions | None) -> list[Target | PartTarget]:
+def load_targets(text: str, conventions: Conventions | None) -> list[Any]:
+    """The targets, of losses and parts, that a command line names; as :func:`load_found` finds them."""
+    return [one.subject for one in load_found(text, conventions)]
+
+
+def load_found(text: str, conventions: Conventions | None) -> list[Found]:
     """The implementations that a command line names.
 
     Args:
@@ -102,9 +100,9 @@ def load_targets(text: str, conventions: Conventions | None) -> list[Target | Pa
         InputError: there is no such file, module or function, importing it fails, or nothing is declared.
     """
     module, name = _module(text)
+    every = found_in(module)
     if not name:
-        found = [getattr(x, ATTRIBUTE) for x in vars(module).values() if hasattr(x, ATTRIBUTE)]
-        if not found:
+        if not every:
             raise InputError(
                 (
                     "TARGET",
@@ -112,11 +110,12 @@ def load_targets(text: str, conventions: Conventions | None) -> list[Target | Pa
                     "file.py::function",
                 )
             )
-        return list(found)
+        return every
     function = _function(text, module, name)
-    target = getattr(function, ATTRIBUTE, None)
+    target = subject_of(function)
     if target is not None:
-        return [target]
+        same = [one for one in every if one.name == name or one.subject.function is target.function]
+        return same[:1] or [Found(name, target)]
     if conventions is None:
         raise InputError(
             (
@@ -125,7 +124,7 @@ def load_targets(text: str, conventions: Conventions | None) -> list[Target | Pa
                 "a function decorated with gradcheck.conforms, or --algorithm and --declare",
             )
         )
-    return [Target(function, text, conventions, source=text)]
+    return [Found(text, Target(function, text, conventions, source=text))]
 
 
 def load_function(text: str) -> tuple[Callable[[Case], Any], Conventions | None]:
@@ -138,7 +137,7 @@ def load_function(text: str) -> tuple[Callable[[Case], Any], Conventions | None]
     if not name:
         raise InputError(("TARGET", repr(text), "file.py::function or package.module:function"))
     function = _function(text, module, name)
-    target = getattr(function, ATTRIBUTE, None)
+    target = subject_of(function)
     return (function, None) if target is None else (target.function, target.conventions)
 
 
@@ -147,7 +146,7 @@ def _function(text: str, module: ModuleType, name: str) -> Any:
     try:
         for part in name.split("."):
             function = getattr(function, part)
-    except AttributeError:
+    except Exception:
         functions = [n for n, x in vars(module).items() if inspect.isfunction(x)]
         wanted = f"one of its functions: {', '.join(functions) or 'none'}{did_you_mean(name, functions)}"
         raise InputError(("TARGET", f"{text!r}, which has no {name!r}", wanted)) from None
@@ -184,11 +183,9 @@ def _execute(text: str, run: Callable[[], None]) -> None:
         run()
     except InputError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if isinstance(error, TimeUp) or (isinstance(error, KeyboardInterrupt) and not watched()):
+            raise
         raise InputError(
-            (
-                "TARGET",
-                f"{text!r}, whose import raises {type(error).__name__}: {error}",
-                "a module that can be imported",
-            )
+            ("TARGET", f"{text!r}, whose import raises {said(error)}{place(error)}", "a module that can be imported")
         ) from error

@@ -105,12 +105,16 @@ def run_part_obligation(target: PartTarget, obligation: str, request: pytest.Fix
 
 def _verdict(results: list[Result], name: str, reference: str) -> None:
     __tracebackhide__ = True
+    from gradcheck.oracle.results import Raised
     from gradcheck.oracle.text import failure_text
 
     bad = [r for r in results if not r.good]
     for result in bad:
         if result.status == "unjudged":
             pytest.fail(f"[gradcheck] {name} could not be judged: {result.outcome.detail}", pytrace=False)
+        if isinstance(result.outcome, Raised):
+            told = f"[gradcheck] {name} could not be judged: {result.outcome.raised}"
+            pytest.fail(f"{told}\n{failure_text(result, name, reference)}", pytrace=False)
     if bad:
         pytest.fail("\n\n".join(failure_text(r, name, reference) for r in bad), pytrace=False)
     if all(r.status == "skipped" for r in results):

@@ -13,7 +13,6 @@ import io
 import math
 import os
 import sys
-import sysconfig
 import threading
 import time
 import traceback
@@ -27,7 +26,9 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, Store, TCPStore
 
 from gradcheck.errors import GradcheckError, InputError
-from gradcheck.oracle.adapter import AdapterError, _time_limit
+from gradcheck.oracle.adapter import AdapterError
+from gradcheck.oracle.isolation.limits import TimeUp, time_limit
+from gradcheck.oracle.isolation.words import frame_place, place, said, users_own
 
 __all__ = ["STATUS_FILE", "Processes", "processes", "write_status"]
 
@@ -37,11 +38,6 @@ STATUS_FILE = "GRADCHECK_STATUS_FILE"
 _GRACE = 3.0  # seconds that other ranks have to end their calls by themselves after one has failed
 _POLL = 0.05
 _SETTLE = 0.05  # gloo's thread needs the interpreter to let go of the last message, and torch 2.6 waits for it for ever
-_PACKAGE = Path(__file__).resolve().parents[1]
-_LIBRARIES = (
-    *(sysconfig.get_paths()[key] for key in ("stdlib", "purelib", "platlib")),
-    str(Path(torch.__file__).parents[1]),  # another environment's, where this one borrows its packages
-)
 
 T = TypeVar("T")
 
@@ -161,16 +157,18 @@ class Processes:
         start = time.monotonic()
         printed = io.StringIO()
         result, failure = None, ""
-        limit = _time_limit(self.timeout) if self.size == 1 else contextlib.nullcontext()
+        limit = time_limit(self.timeout) if self.size == 1 else contextlib.nullcontext()
         if self.size > 1:
             watcher.start()
         try:
             with contextlib.redirect_stdout(printed), _apart(), limit:
                 result = work()
-        except AdapterError as error:
+        except (AdapterError, TimeUp) as error:
             failure = f"gave up: {error}"
-        except (Exception, SystemExit) as error:
-            failure = f"raised {type(error).__name__}: {error}{_place(traceback.extract_tb(error.__traceback__))}"
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            failure = f"raised {said(error)}{place(error)}"
         over.set()
         if self.size > 1:
             watcher.join()
@@ -262,19 +260,8 @@ def _where(thread: int) -> str:
     frame = sys._current_frames().get(thread)
     if frame is None:
         return " gone"
-    stack = traceback.extract_stack(frame)
-    users = [f for f in stack if _users(f.filename)]
-    if not users:
+    where = frame_place(frame)
+    if not where:
         return " outside the step"
-    inside = f", in {stack[-1].name}" if stack[-1] is not users[-1] else ""
-    return f" at {Path(users[-1].filename).name}:{users[-1].lineno}{inside}"
-
-
-def _place(stack: traceback.StackSummary) -> str:
-    users = [f for f in stack if _users(f.filename)]
-    return f" ({Path(users[-1].filename).name}:{users[-1].lineno})" if users else ""
-
-
-def _users(file: str) -> bool:
-    path = Path(file)
-    return path.is_file() and _PACKAGE not in path.resolve().parents and not file.startswith(_LIBRARIES)
+    inside = "" if users_own(frame.f_code.co_filename) else f", in {frame.f_code.co_name}"
+    return f" at {where.strip(' ()')}{inside}"

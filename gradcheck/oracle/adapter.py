@@ -1,16 +1,12 @@
-r"""Calling a stranger's code: once per case, in isolation, with one clear message for whatever it does wrong."""
+r"""Calling a stranger's code: once per case, apart from ours, with one clear message for whatever it does wrong."""
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
-import random
-import signal
-import threading
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,14 +15,64 @@ from torch import Tensor
 
 from gradcheck.case import Case
 from gradcheck.errors import GradcheckError
+from gradcheck.oracle.isolation.limits import TimeUp, time_limit, watched
+from gradcheck.oracle.isolation.state import Left, State
+from gradcheck.oracle.isolation.words import name_of_type, place, plain, said
 
-__all__ = ["Adapter", "AdapterError", "Observation"]
+__all__ = ["Adapter", "AdapterError", "NotCheckedError", "Observation", "StoppedError", "adapter_case", "problem_of"]
 
-_PACKAGE = Path(__file__).resolve().parents[1]
+_grad = torch.autograd.grad
 
 
 class AdapterError(GradcheckError):
-    """The adapter could not be judged: it raised, returned no loss, or disturbed the process."""
+    """The adapter could not be judged on a case: it raised, or returned no loss.
+
+    ``on`` says which case that was.
+    """
+
+    on: str = ""
+
+
+class NotCheckedError(AdapterError):
+    """The adapter skips itself on a case, with ``pytest.skip`` or its kin."""
+
+
+class StoppedError(GradcheckError):
+    """The adapter cannot be called again: it hung, or wanted to end the process."""
+
+
+def problem_of(error: BaseException, name: str, doing: str = "") -> GradcheckError:
+    """What to raise for what a stranger's function raised.
+
+    Where nobody watches the process, Ctrl-C and ``pytest.exit`` are raised as they are.
+
+    Args:
+        error: what it raised.
+        name: of the function.
+        doing: a clause, `` in backward``.
+    """
+    if isinstance(error, TimeUp):
+        return StoppedError(str(error))
+    if isinstance(error, GradcheckError) and isinstance(error, (AdapterError, StoppedError)):
+        return error
+    kind = name_of_type(error)
+    if not watched() and (isinstance(error, KeyboardInterrupt) or _is_pytests(error, "Exit")):
+        raise error
+    if _is_pytests(error, "Skipped") or _is_pytests(error, "XFailed") or _is_skip_test(error):
+        words = said(error).removeprefix(kind).removeprefix(": ")
+        return NotCheckedError(f"{name} skips itself{f': {words}' if words else ''}{place(error)}")
+    message = f"{name} raised {said(error)}{doing}{place(error)}"
+    ends = not isinstance(error, Exception) and not _is_pytests(error, "Failed")
+    return StoppedError(message) if ends else AdapterError(message)
+
+
+def _is_pytests(error: BaseException, name: str) -> bool:
+    """Whether it is one of the outcomes that pytest raises, which need not be installed."""
+    return any(c.__name__ == name and c.__module__ == "_pytest.outcomes" for c in type(error).__mro__)
+
+
+def _is_skip_test(error: BaseException) -> bool:
+    return any(c.__name__ == "SkipTest" and c.__module__ == "unittest.case" for c in type(error).__mro__)
 
 
 @dataclass(frozen=True)
@@ -38,7 +84,7 @@ class Observation:
         gradient: of the loss (its sum, if it is per sample) in ``case.output``, of the latent's shape.
         leaked: other quantities into which a gradient flowed.
         changed: quantities that the call changed in place.
-        side_effects: what it left behind in the process, in words.
+        left: what it left behind in the process.
         printed: what it wrote to standard output.
     """
 
@@ -46,7 +92,7 @@ class Observation:
     gradient: Tensor
     leaked: tuple[str, ...]
     changed: tuple[str, ...]
-    side_effects: tuple[str, ...]
+    left: tuple[Left, ...]
     printed: str = ""
 
 
@@ -72,38 +118,39 @@ class Adapter:
         """Call it on a case of its own and differentiate what it returns.
 
         Raises:
-            AdapterError: it raises, hangs, or returns no differentiable loss of the declared shape.
+            AdapterError: it raises, or returns no differentiable loss of the declared shape.
+            StoppedError: it hangs, or wants to end the process.
         """
-        captured = io.StringIO()
+        captured = _Captured()
         try:
             with contextlib.redirect_stdout(captured):
-                return replace(self._observe(case, watch_leaks), printed=captured.getvalue())
+                return replace(self._observe(case, watch_leaks), printed=captured.text())
+        except AdapterError as error:
+            shape = tuple(case.output.shape)
+            error.on = f"batch {shape[0]}, latent {shape[1:]}"
+            raise
         finally:
-            if captured.getvalue():
-                self.printed.setdefault(captured.getvalue())
+            if captured.text():
+                self.printed.setdefault(captured.text())
 
     def _observe(self, case: Case, watch_leaks: bool) -> Observation:
         own = _fresh(case, watch_leaks)
         before = {name: value.detach().clone() for name, value in own.items() if isinstance(value, Tensor)}
-        handed = Case(case.label, own)
-        with _isolated() as left_behind:
-            try:
-                with _time_limit(self.timeout):
-                    loss = self.function(handed)
-            except AdapterError:
-                raise
-            except Exception as error:
-                where = _place(error)
-                raise AdapterError(f"{self.name} raised {type(error).__name__}: {error}{where}") from error
-            v = own[case.output_name]
-            assert isinstance(v, Tensor)
-            checked = self._checked(loss, v, case.output_name)
-            watched = {n: x for n, x in own.items() if isinstance(x, Tensor) and x.requires_grad}
-            try:
-                with torch.enable_grad():
-                    gradients = torch.autograd.grad(checked.sum(), list(watched.values()), allow_unused=True)
-            except RuntimeError as error:
-                raise AdapterError(f"{self.name} returned a loss that cannot be differentiated: {error}") from error
+        v = own[case.output_name]
+        assert isinstance(v, Tensor)
+        watched = {n: x for n, x in own.items() if isinstance(x, Tensor) and x.requires_grad}
+        left: list[Left] = []
+        state = State.now()
+        try:
+            with time_limit(self.timeout):
+                loss = self._called(Case(case.label, own))
+                checked = self._checked(loss, v, case.output_name)
+                del loss
+                gradients = self._differentiated(checked, list(watched.values()))
+        except TimeUp as up:
+            raise problem_of(up, self.name) from None
+        finally:
+            left = state.restore()
         by_name = dict(zip(watched, gradients, strict=True))
         gradient = by_name.pop(case.output_name)
         return Observation(
@@ -111,14 +158,34 @@ class Adapter:
             gradient=torch.zeros_like(v) if gradient is None else gradient.detach(),
             leaked=tuple(n for n, g in by_name.items() if g is not None and bool((g != 0).any())),
             changed=tuple(n for n, x in before.items() if not _same(x, own[n])),
-            side_effects=tuple(left_behind),
+            left=tuple(left),
         )
 
+    def _called(self, case: Case) -> Any:
+        try:
+            return self.function(case)
+        except BaseException as error:
+            raise problem_of(error, self.name) from error
+
+    def _differentiated(self, loss: Tensor, inputs: list[Tensor]) -> list[Tensor | None]:
+        try:
+            with torch.enable_grad():
+                return [_plain_gradient(g) for g in _grad(loss.sum(), inputs, allow_unused=True)]
+        except BaseException as error:
+            problem = problem_of(error, self.name, " in its backward pass")
+            if isinstance(error, RuntimeError) and not place(error):
+                words = said(error).removeprefix("RuntimeError: ")
+                problem = AdapterError(f"{self.name} returned a loss that cannot be differentiated: {words}")
+            raise problem from error
+
     def _checked(self, loss: Any, v: Tensor, output: str) -> Tensor:
-        if not isinstance(loss, Tensor):
+        if not issubclass(type(loss), Tensor):
+            if inspect.iscoroutine(loss):
+                loss.close()  # else Python complains that nobody awaited it
             raise AdapterError(
                 f"{self.name} returned {_named(loss)}; wanted the loss as a torch.Tensor{_return_hint(loss)}"
             )
+        loss = self._strided(loss)
         wanted: tuple[int, ...] = (v.shape[0],) if self.batch_reduction == "none" else ()
         if tuple(loss.shape) != wanted and not (wanted == () and loss.numel() == 1):
             hint = (
@@ -139,13 +206,51 @@ class Adapter:
             )
         return loss
 
+    def _strided(self, loss: Tensor) -> Tensor:
+        """The same as a plain tensor, whose methods are torch's own."""
+        kind = name_of_type(loss)
+        with torch._C.DisableTorchFunctionSubclass():
+            usual: Tensor = loss if type(loss) is Tensor else loss.as_subclass(Tensor)
+            if type(usual) is not Tensor:
+                raise AdapterError(f"{self.name} returned a {kind}; wanted the loss as a plain torch.Tensor")
+            if usual.layout is not torch.strided:
+                layout = str(usual.layout).removeprefix("torch.")
+                raise AdapterError(f"{self.name} returned a loss of layout {layout}; wanted a strided torch.Tensor")
+        return usual
+
+
+class _Captured(io.StringIO):
+    """What one call prints, as far as anybody reads."""
+
+    _MOST = 100_000
+
+    def write(self, text: str) -> int:
+        if self.tell() < self._MOST:
+            super().write(text[: self._MOST])
+        return len(text)
+
+    def text(self) -> str:
+        return "" if self.closed else plain(self.getvalue())
+
+
+def _plain_gradient(gradient: Tensor | None) -> Tensor | None:
+    if gradient is None:
+        return None
+    with torch._C.DisableTorchFunctionSubclass():
+        usual = gradient.as_subclass(Tensor)
+        return usual if usual.layout is torch.strided else usual.to_dense()
+
 
 def _named(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
+    return "None" if value is None else f"a {name_of_type(value)}"
 
 
 def _return_hint(value: Any) -> str:
     """What to do about a return value that is no tensor."""
+    if inspect.iscoroutine(value) or inspect.isasyncgen(value):
+        return " (an async function is not awaited)"
+    if inspect.isgenerator(value):
+        return " (return it, do not yield it)"
     if isinstance(value, (tuple, list, dict)):
         return " (return the loss alone)"
     if isinstance(value, (int, float, np.ndarray, np.generic)):
@@ -153,14 +258,9 @@ def _return_hint(value: Any) -> str:
     return ""
 
 
-def _place(error: Exception) -> str:
-    """The deepest line of the user's own code that raised; empty where there is none."""
-    own = [f for f in traceback.extract_tb(error.__traceback__) if _users(Path(f.filename))]
-    return f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
-
-
-def _users(file: Path) -> bool:
-    return file.is_file() and "site-packages" not in file.parts and _PACKAGE not in file.parents
+def adapter_case(case: Case) -> Case:
+    """A copy of a case as an adapter is handed it."""
+    return Case(case.label, _fresh(case, False))
 
 
 def _fresh(case: Case, watch_leaks: bool) -> dict[str, Tensor | float]:
@@ -187,52 +287,3 @@ def _same(a: Tensor, b: Any) -> bool:
     return (
         isinstance(b, Tensor) and a.shape == b.shape and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b.detach()))
     )
-
-
-@contextlib.contextmanager
-def _isolated() -> Iterator[list[str]]:
-    """Restore what an adapter may change in the process, and name what it did change."""
-    left_behind: list[str] = []
-    states: dict[str, tuple[Callable[[], Any], Callable[[Any], Any], str]] = {
-        "grad mode": (torch.is_grad_enabled, torch.set_grad_enabled, "the global grad mode"),
-        "dtype": (torch.get_default_dtype, torch.set_default_dtype, "the default dtype"),
-        "threads": (torch.get_num_threads, torch.set_num_threads, "the number of threads"),
-        "deterministic": (
-            torch.are_deterministic_algorithms_enabled,
-            torch.use_deterministic_algorithms,
-            "torch's deterministic mode",
-        ),
-    }
-    saved = {name: get() for name, (get, _, _) in states.items()}
-    rng, python_rng = torch.get_rng_state(), random.getstate()
-    seeds = torch.initial_seed()
-    try:
-        yield left_behind
-    finally:
-        for name, (get, restore, words) in states.items():
-            if get() != saved[name]:
-                left_behind.append(f"changed {words} from {saved[name]} to {get()}")
-                restore(saved[name])
-        if torch.initial_seed() != seeds:
-            left_behind.append(f"seeded torch's global generator with {torch.initial_seed()}")
-        torch.set_rng_state(rng)
-        random.setstate(python_rng)
-
-
-@contextlib.contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Interrupt Python code that takes too long (on the main thread of systems that have the alarm signal)."""
-    if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(signum: int, frame: Any) -> None:
-        raise AdapterError(f"one call took longer than the {seconds:g} s that --timeout allows")
-
-    previous = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)

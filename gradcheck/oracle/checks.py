@@ -3,11 +3,14 @@ r"""The checks behind the obligations: does it behave like a function, is its gr
 from __future__ import annotations
 
 import math
+import pickle
+import random
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +18,9 @@ from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.compare import judgeable, required_gradients, value_scale
 from gradcheck.compiled import evaluate
-from gradcheck.oracle.adapter import AdapterError
+from gradcheck.oracle.adapter import AdapterError, adapter_case
+from gradcheck.oracle.isolation.state import JUDGED
+from gradcheck.oracle.isolation.tracing import line_that_changes
 from gradcheck.oracle.judging import (
     Judge,
     Look,
@@ -57,13 +62,45 @@ def _bits_equal(a: Tensor, b: Tensor) -> bool:
 
 
 def check_inputs_untouched(judge: Judge) -> Outcome:
+    """Settings that decide how everything after the call is computed cost the verdict, others this obligation."""
+    spoils: list[str] = []
+
     def wrong(case: Case) -> str:
         seen = judge.observe(case)
         if seen.changed:
             return f"the call changes {', '.join(seen.changed)} in place"
-        return f"the call {'; '.join(seen.side_effects)}" if seen.side_effects else ""
+        if seen.left:  # a first call may import something, which changes settings once
+            again = {left.name for left in judge.observe(case).left}
+            left = [one for one in seen.left if one.name in again]
+            spoils.extend(one.words + _line(judge, case, one.name) for one in left if one.name not in JUDGED)
+            told = [one.words + _line(judge, case, one.name) for one in left if one.name in JUDGED]
+            if told:
+                return f"the call {'; '.join(told)}"
+        return _seeds(judge, case)
 
-    return first_failure(judge, judge.specs(), wrong, most=3)
+    outcome = first_failure(judge, judge.specs(), wrong, most=3)
+    if spoils:
+        return Outcome("unjudged", outcome.examples, detail=f"the call {'; '.join(dict.fromkeys(spoils))}")
+    return outcome
+
+
+def _line(judge: Judge, case: Case, setting: str) -> str:
+    return line_that_changes(setting, lambda: judge.adapter.function(adapter_case(case)))
+
+
+def _seeds(judge: Judge, case: Case) -> str:
+    """Whether two calls leave Python's or NumPy's generator in one state, though they found it in two."""
+    kept, numpy_kept = random.getstate(), np.random.get_state()
+    after = []
+    for seed in (1, 2):
+        random.seed(seed)
+        np.random.seed(seed)
+        judge.observe(case)
+        after.append((random.getstate(), pickle.dumps(np.random.get_state())))
+    random.setstate(kept)
+    np.random.set_state(numpy_kept)
+    names = [name for name, a, b in zip(("Python's", "NumPy's"), *after, strict=True) if a == b]
+    return f"the call seeds {' and '.join(names)} global generator" if names else ""
 
 
 def check_finite(judge: Judge) -> Outcome:

@@ -3,7 +3,9 @@ r"""``gradcheck check``: judge implementations without pytest."""
 from __future__ import annotations
 
 import argparse
+import math
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ _REPORTS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``gradcheck check``."""
     parser.add_argument(
-        "targets", nargs="+", metavar="TARGET", help="file.py, file.py::function or package.module:function"
+        "targets", nargs="+", metavar="TARGET", help="folder, file.py, file.py::function or package.module:function"
     )
     parser.add_argument("--algorithm", metavar="NAME", help="for functions that are not decorated: what they implement")
     parser.add_argument("--loss", metavar="EXPRESSION", help="in its place: the loss itself in one line, as for derive")
@@ -39,7 +41,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-examples", type=int, default=10, metavar="N", help="cases for each obligation (10)")
     parser.add_argument("--seed", type=int, default=0, help="of the cases (0)")
-    parser.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="that one call may take (60)")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="that one call with its backward pass, or the import, may take (60)",
+    )
+    parser.add_argument(
+        "--memory", metavar="SIZE", help="that a target may need, 8G for instance (most of what is free)"
+    )
+    parser.add_argument(
+        "--isolation",
+        choices=("process", "none"),
+        default="process",
+        help="judge each target in a process of its own, or, for a debugger, all in this one (process)",
+    )
     parser.add_argument(
         "--latent", metavar="SIZES", help="shape of one sample, 16,21,60,104 for instance (several small ones)"
     )
@@ -58,9 +75,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Judge every target; 0 if all conform, 1 if one does not, 2 if one could not be judged."""
     import torch
 
-    from gradcheck.conformance import load_targets
-    from gradcheck.oracle.parts.conforming import PART_OBLIGATIONS, PartTarget
-    from gradcheck.oracle.runner import attempt, check_only
+    from gradcheck.oracle.isolation.checking import CheckJob, judged
+    from gradcheck.oracle.isolation.parent import available_memory, possible
+    from gradcheck.oracle.parts.conforming import PART_OBLIGATIONS
+    from gradcheck.oracle.runner import check_only
     from gradcheck.oracle.target import Settings, sizes
     from gradcheck.oracle.text import judgement_text, verdict_text
     from gradcheck.oracle.writing import check_writable, write_reports
@@ -79,24 +97,31 @@ def run(arguments: argparse.Namespace) -> int:
         batch=arguments.batch,
     )
     check_only([name for name in arguments.only if name not in PART_OBLIGATIONS])
+    memory = available_memory() if arguments.memory is None else _memory(arguments.memory)
     earlier = _baseline(arguments.baseline)
-    conventions = _declared(arguments)
-    targets = [target for text in arguments.targets for target in load_targets(text, conventions)]
+    declared = _declared(arguments)
     judgements = []
     pictures: dict[Any, Any] = {}
-    for target in targets:
-        if isinstance(target, PartTarget):
-            judgement = target.attempt(settings, arguments.only)
-        else:
-            judgement = attempt(target, settings, arguments.only)
-        judgements.append(judgement)
-        print(judgement_text(judgement, verbose=arguments.verbose, several=len(targets) > 1), end="\n\n", flush=True)
-        if judgement.unjudged:
-            print(f"[gradcheck] {target.name} could not be judged: {judgement.unjudged}", file=sys.stderr)
-        elif arguments.html and not isinstance(target, PartTarget):
-            from gradcheck.oracle.reports.directions import failure_directions
-
-            pictures |= failure_directions(target, settings, judgement)
+    texts = list(_files_of(arguments.targets))
+    isolated = arguments.isolation == "process" and possible()
+    for text in texts:
+        job = CheckJob(text, settings, declared, tuple(arguments.only), bool(arguments.html))
+        for one in judged(job, memory, isolated):
+            if one.nothing and len(texts) > len(arguments.targets):
+                continue  # a folder's tests need not be ours
+            judgements.append(one.judgement)
+            pictures |= one.pictures
+            if one.refused:
+                print(one.refused, file=sys.stderr, flush=True)
+                continue
+            several = one.several or len(texts) > 1
+            shown = judgement_text(one.judgement, verbose=arguments.verbose, several=several)
+            print(shown, end="\n\n", flush=True)
+            if one.judgement.unjudged:
+                told = f"[gradcheck] {one.judgement.target} could not be judged: {one.judgement.unjudged}"
+                print(told, file=sys.stderr, flush=True)
+    if not judgements:
+        raise InputError(("TARGET", ", ".join(map(repr, arguments.targets)), "a decorated function in a test_*.py"))
     if len(judgements) > 1:
         print("\n".join(map(verdict_text, judgements)))
     for file in write_reports(judgements, settings, files, pictures):
@@ -107,7 +132,37 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if all(j.holds for j in judgements) and not worse else 1
 
 
-def _declared(arguments: argparse.Namespace) -> Any:
+def _files_of(targets: Sequence[str]) -> Iterator[str]:
+    """The targets, with a folder's tests in the folder's place."""
+    for text in targets:
+        folder = Path(text)
+        if "::" in text or not folder.is_dir():
+            yield text
+            continue
+        files = sorted(f for f in folder.rglob("test_*.py") if not _hidden(f.relative_to(folder)))
+        if not files:
+            raise InputError(("TARGET", f"{text!r}, a folder without test_*.py", "one with tests, or a file"))
+        yield from map(str, files)
+
+
+def _hidden(file: Path) -> bool:
+    return any(part.startswith(".") or part in ("__pycache__", "node_modules", "site-packages") for part in file.parts)
+
+
+def _memory(text: str) -> float:
+    """Bytes, of ``8G``, ``500M`` or a number of gigabytes."""
+    units = {"K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
+    number, unit = (text[:-1], text[-1].upper()) if text[-1:].upper() in units else (text, "G")
+    try:
+        size = float(number) * units[unit]
+    except ValueError:
+        size = math.nan
+    if not 2.0**20 <= size < math.inf:
+        raise InputError(("--memory", repr(text), "a size from 1M, 8G for instance"))
+    return size
+
+
+def _declared(arguments: argparse.Namespace) -> tuple[str | None, str | None, dict[str, Any]] | None:
     from gradcheck.conventions import declare
 
     if arguments.algorithm is None and arguments.preset is None and arguments.loss is None:
@@ -120,7 +175,10 @@ def _declared(arguments: argparse.Namespace) -> Any:
         if not separator:
             raise InputError(("--declare", repr(text), "KEY=VALUE, log_prob_reduction=mean for instance"))
         pairs[key] = _value(value)
-    return declare(arguments.algorithm, loss=arguments.loss, preset=arguments.preset, **pairs)
+    if arguments.loss is not None:
+        pairs["loss"] = arguments.loss
+    declare(arguments.algorithm, preset=arguments.preset, **pairs)  # which raises where that is no declaration
+    return arguments.algorithm, arguments.preset, pairs
 
 
 def _value(text: str) -> Any:

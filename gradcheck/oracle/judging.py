@@ -15,7 +15,7 @@ from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.compare import Comparison, compare
 from gradcheck.conventions import Conventions
-from gradcheck.oracle.adapter import Adapter, Observation
+from gradcheck.oracle.adapter import Adapter, AdapterError, Observation
 from gradcheck.oracle.reference import Reference, oracle_case, output_dtype, reference
 from gradcheck.oracle.results import Outcome
 from gradcheck.problems import Spec
@@ -203,12 +203,19 @@ def _figures(result: Comparison) -> str:
 
 def _smallest(judge: Judge, spec: Spec, fails: Callable[[Case], bool], at_least: int = 1) -> Spec | None:
     """The smallest problem of the same regimes that fails; the same one if none smaller does, ``None`` if nor it."""
+
+    def fails_too(other: Spec) -> bool:
+        try:
+            return fails(judge.case(other))
+        except AdapterError:  # one on which it raises shows another failure
+            return False
+
     for batch, latent in _SMALL:
         for seed in range(3):
             small = replace(spec, batch=max(batch, at_least), latent=latent, seed=seed)
-            if fails(judge.case(small)):
+            if fails_too(small):
                 return small
-    return _shrunk(spec, lambda s: fails(judge.case(s))) if fails(judge.case(spec)) else None
+    return _shrunk(spec, fails_too) if fails(judge.case(spec)) else None
 
 
 _ORDINARY = 5, 40

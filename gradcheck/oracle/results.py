@@ -8,7 +8,7 @@ from gradcheck.bounds import THRESHOLD
 from gradcheck.compare import Comparison
 from gradcheck.problems import Spec
 
-__all__ = ["Diagnosis", "Judgement", "Outcome", "Result"]
+__all__ = ["Diagnosis", "Judgement", "Outcome", "Raised", "Result"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,13 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Raised(Outcome):
+    """A failure that is nothing but what the implementation raised; the detail says on which problem, too."""
+
+    raised: str = ""
+
+
+@dataclass(frozen=True)
 class Result:
     """One obligation: what it says, and what became of it."""
 
@@ -107,9 +114,23 @@ class Judgement:
 
     @property
     def holds(self) -> bool:
-        return all(result.good for result in self.results)
+        return not self.unjudged and all(result.good for result in self.results)
 
     @property
     def unjudged(self) -> str:
-        """Why it could not be judged; empty if it was."""
-        return next((r.outcome.detail for r in self.results if r.status == "unjudged"), "")
+        """Why it could not be judged; empty if it was.
+
+        Nothing is right that was not looked at: one obligation must have held, and the gradient, unless it was not
+        asked for, must have been compared.
+        """
+        told = next((r.outcome.detail for r in self.results if r.status == "unjudged"), "")
+        if told or any(not r.good for r in self.results):
+            return told
+        skipped = next((r for r in self.results if r.id == "gradient" and r.status == "skipped"), None)
+        if skipped is not None:
+            return f"its gradient was not compared: {skipped.outcome.detail}"
+        if not any(r.status == "passed" for r in self.results):
+            reasons = dict.fromkeys(r.outcome.detail for r in self.results if r.status == "skipped")
+            reason = "; ".join(reasons) or "everything that was checked fails as declared"
+            return f"no obligation was seen to hold: {reason}"
+        return ""

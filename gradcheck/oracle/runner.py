@@ -2,21 +2,28 @@ r"""Judging one implementation: every obligation on every device, then a diagnos
 
 from __future__ import annotations
 
+import contextlib
 import math
+import random
 import time
-from collections.abc import Iterable, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import torch
 
 from gradcheck.devices import DTYPES, devices
-from gradcheck.errors import InputError, did_you_mean
-from gradcheck.oracle.adapter import Adapter, AdapterError
+from gradcheck.errors import GradcheckError, InputError, did_you_mean
+from gradcheck.oracle.adapter import Adapter, AdapterError, NotCheckedError, StoppedError
 from gradcheck.oracle.checks import as_computed
 from gradcheck.oracle.diagnosis.diagnose import diagnose
+from gradcheck.oracle.isolation.patched import Namespaces
+from gradcheck.oracle.isolation.words import said
 from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.obligations import OBLIGATIONS, Obligation
-from gradcheck.oracle.results import Diagnosis, Judgement, Outcome, Result
+from gradcheck.oracle.results import Diagnosis, Judgement, Outcome, Raised, Result
 from gradcheck.oracle.script import script
 from gradcheck.oracle.target import Settings, Target
 from gradcheck.problems import Spec
@@ -28,50 +35,79 @@ def judge(target: Target, settings: Settings | None = None, only: Sequence[str] 
     """Check every obligation (or ``only`` some) and explain what failed.
 
     Raises:
-        AdapterError: the implementation cannot be judged: it raises, hangs, or returns no loss.
+        AdapterError: the implementation cannot be judged: it raises on every problem, hangs, or returns no loss.
         InputError: an unknown obligation or device.
     """
     judgement, error = _judge(target, settings or Settings(), only)
-    if error is not None:
-        raise error
+    if error:
+        raise AdapterError(error)
     return judgement
 
 
-def attempt(target: Target, settings: Settings | None = None, only: Sequence[str] = ()) -> Judgement:
+def attempt(
+    target: Target,
+    settings: Settings | None = None,
+    only: Sequence[str] = (),
+    tell: Callable[[Result], None] = lambda result: None,
+) -> Judgement:
     """The same, but an implementation that cannot be judged gives a judgement that says so, and what was seen before.
+
+    ``tell`` is given each result as soon as it is there.
 
     Raises:
         InputError: an unknown obligation or device.
     """
-    return _judge(target, settings or Settings(), only)[0]
+    return _judge(target, settings or Settings(), only, tell)[0]
 
 
-def _judge(target: Target, settings: Settings, only: Sequence[str]) -> tuple[Judgement, AdapterError | None]:
+def _judge(
+    target: Target,
+    settings: Settings,
+    only: Sequence[str],
+    tell: Callable[[Result], None] = lambda result: None,
+) -> tuple[Judgement, str]:
     check_only(only)
     start = time.perf_counter()
     results: list[Result] = []
     printed: dict[str, None] = {}
-    error = None
+    stopped = ""
     for device in devices(settings.device):
         diagnosed: dict[str, Diagnosis] = {}
         for obligation in OBLIGATIONS:
-            if error is not None or (only and obligation.id not in only):
+            if stopped or (only and obligation.id not in only):
                 continue
             try:
                 results.append(check_obligation(target, obligation, settings, device, diagnosed, printed))
-            except AdapterError as raised:
-                error = raised
-                results.append(unjudged(obligation, settings, device, str(raised)))
+            except StoppedError as error:
+                stopped = str(error)
+                results.append(unjudged(obligation, settings, device, stopped))
+            tell(results[-1])
+    told, reason = (results, stopped) if stopped else _never_returned(results)
     judgement = Judgement(
         target=target.name,
         declaration=target.conventions.describe(),
-        results=tuple(results),
+        results=tuple(told),
         reference=target.conventions.derivation.reference,
         seed=settings.seed,
         seconds=time.perf_counter() - start,
         printed=shortened(printed),
     )
-    return judgement, error
+    return judgement, reason
+
+
+def _never_returned(results: list[Result]) -> tuple[list[Result], str]:
+    """An implementation that raised wherever it was called was not judged, for the first reason."""
+    checked = [r for r in results if r.outcome.status != "skipped"]
+    raised = [(r, r.outcome.raised) for r in checked if isinstance(r.outcome, Raised)]
+    if not raised or not all(isinstance(r.outcome, Raised) or r.id in _OTHER_INPUTS for r in checked):
+        return results, ""
+    first, reason = raised[0]
+    before = [r for r in results[: results.index(first)] if r.outcome.status == "skipped"]
+    return [*before, replace(first, outcome=Outcome("unjudged", detail=reason))], reason
+
+
+_OTHER_INPUTS = ("shapes", "precision")
+"""Batches of one, or float32: a missing reduction, or a refused float64, does not show there."""
 
 
 def check_only(only: Sequence[str]) -> None:
@@ -128,7 +164,7 @@ def check_obligation(
         printed: is given, as keys, what the implementation prints.
 
     Raises:
-        AdapterError: the implementation cannot be judged.
+        StoppedError: the implementation cannot be called again.
     """
     start = time.perf_counter()
     seen_printed = {} if printed is None else printed
@@ -149,19 +185,13 @@ def check_obligation(
     not_applicable = obligation.applies(target.conventions)
     if obligation.id == "compiled" and not settings.compiled:
         not_applicable = "not asked for (--compiled)"
-    if not_applicable:
-        outcome = Outcome("skipped", detail=not_applicable)
-    else:
-        try:
-            outcome = obligation.check(one)
-        except torch.cuda.OutOfMemoryError as error:
-            outcome = Outcome("failed", ratio=math.inf, detail=f"out of memory: {error}")
+    outcome = Outcome("skipped", detail=not_applicable) if not_applicable else _outcome(obligation, one)
     diagnosis, text = None, ""
-    if outcome.status == "failed":
+    if outcome.status == "failed" and not isinstance(outcome, Raised):
         text = script(target, one, obligation, outcome)
         try:
             diagnosis = _diagnosis(one, obligation, outcome, diagnosed if diagnosed is not None else {})
-        except AdapterError as error:  # on another problem than the one that showed the failure
+        except (AdapterError, StoppedError) as error:  # on another problem than the one that showed the failure
             diagnosis = Diagnosis("unknown", f"no cause could be sought: {error}")
     return Result(
         id=obligation.id,
@@ -175,6 +205,45 @@ def check_obligation(
         expected=target.expected_failures.get(obligation.id, ""),
         seconds=time.perf_counter() - start,
     )
+
+
+def _outcome(obligation: Obligation, one: Judge) -> Outcome:
+    """What the check says; that it raises, or skips itself, where the implementation does."""
+    names = Namespaces.now()
+    with _generators_kept():
+        try:
+            outcome = obligation.check(one)
+        except NotCheckedError as error:
+            outcome = Outcome("skipped", detail=f"not checked: {error} (on {error.on})")
+        except AdapterError as error:
+            detail = f"raises on {error.on}: {error}" if error.on else str(error)
+            outcome = Raised("failed", 1, math.inf, detail, raised=str(error))
+        except torch.cuda.OutOfMemoryError as error:
+            outcome = Outcome("failed", ratio=math.inf, detail=f"out of memory: {error}")
+        except (GradcheckError, KeyboardInterrupt):
+            raise
+        except Exception as error:  # a mistake of ours, or something that a call has left behind
+            outcome = Outcome("unjudged", detail=f"gradcheck failed here: {said(error)}{_ours(error)}")
+    replaced = names.replaced()
+    if replaced:
+        return Outcome("unjudged", detail=f"{one.adapter.name} replaces {', '.join(replaced[:5])}")
+    return outcome
+
+
+@contextlib.contextmanager
+def _generators_kept() -> Iterator[None]:
+    """Python's and NumPy's generators as they were; torch's is put back after each call."""
+    kept, numpy_kept = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(kept)
+        np.random.set_state(numpy_kept)
+
+
+def _ours(error: Exception) -> str:
+    *_, last = traceback.extract_tb(error.__traceback__)
+    return f" ({Path(last.filename).name}:{last.lineno})"
 
 
 _PUT_OUT = {"v": "v_", "epsilon": "noise_", "x0": "x_0_"}

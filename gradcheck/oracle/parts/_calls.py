@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from gradcheck.compare import Comparison
-from gradcheck.oracle.adapter import AdapterError
+from gradcheck.oracle.adapter import StoppedError, problem_of
+from gradcheck.oracle.isolation.limits import time_limit
+from gradcheck.oracle.isolation.state import JUDGED, Left, State
 from gradcheck.oracle.results import Diagnosis, Outcome
 from gradcheck.problems import Spec
 
@@ -22,6 +24,7 @@ __all__ = [
     "compared",
     "described",
     "distinct",
+    "limited",
     "name_of",
     "number_problem",
     "one_of",
@@ -51,16 +54,42 @@ def calling(name: str, seed: int, elsewhere: int = 0) -> Iterator[torch.Generato
         elsewhere: with ``seed``, of torch's global generator, so that a function that draws from it is seen to.
 
     Raises:
-        AdapterError: the function raises.
+        AdapterError: the function raises, or leaves a setting changed that decides how others compute.
+        StoppedError: it hangs, or wants to end the process.
     """
+    state = State.now()
+    left: list[Left] = []
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(7_919 * seed + 104_729 * elsewhere + 1)
+        seeded = State.now()
         try:
-            yield torch.Generator().manual_seed(seed)
-        except (Wrong, AdapterError):
+            with time_limit(_limit[0]):
+                yield torch.Generator().manual_seed(seed)
+        except Wrong:
             raise
-        except Exception as error:
-            raise AdapterError(f"{name} raised {type(error).__name__}: {error}") from error
+        except BaseException as error:
+            raise problem_of(error, name) from error
+        finally:
+            left = seeded.restore()
+            state.restore()
+    spoiled = [one for one in left if one.name not in JUDGED and (name, one.name) in _left_before]
+    _left_before.update((name, one.name) for one in left)  # a first call may import something
+    if spoiled:
+        raise StoppedError(f"{name} {'; '.join(one.words for one in spoiled)}")
+
+
+_left_before: set[tuple[str, str]] = set()
+_limit = [60.0]
+
+
+@contextlib.contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """How long each call inside may take."""
+    before, _limit[0] = _limit[0], seconds
+    try:
+        yield
+    finally:
+        _limit[0] = before
 
 
 def tensor_result(value: Any, shape: tuple[int, ...], what: str) -> Tensor:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from gradcheck.errors import InputError
-from gradcheck.oracle.adapter import AdapterError
+from gradcheck.oracle.adapter import AdapterError, NotCheckedError
 from gradcheck.oracle.parts._calls import Wrong
 from gradcheck.oracle.results import Diagnosis, Judgement, Outcome, Result
 
@@ -151,6 +151,8 @@ def _judge(
     for check in checks:
         try:
             seen[check.id] = _see(check, subject)
+        except NotCheckedError as error:
+            seen[check.id] = _Seen(Outcome("skipped", detail=f"not checked: {error}"))
         except AdapterError as error:
             if not any(one.outcome.examples for one in seen.values()):
                 raise

@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gradcheck.conformance import ATTRIBUTE
-from gradcheck.oracle.adapter import AdapterError
+from gradcheck.collecting import test_for
+from gradcheck.errors import InputError
+from gradcheck.oracle.adapter import AdapterError, StoppedError
+from gradcheck.oracle.isolation.words import name_of_type
+from gradcheck.oracle.parts._calls import limited
 from gradcheck.oracle.parts._part import Part, declare
 from gradcheck.oracle.parts.advantage import advantage_part
 from gradcheck.oracle.parts.ema import ema_part
@@ -17,8 +20,6 @@ from gradcheck.oracle.parts.time_sampler import time_sampler_part
 from gradcheck.oracle.results import Judgement, Outcome, Result
 
 if TYPE_CHECKING:
-    import pytest
-
     from gradcheck.oracle.target import Settings
 
 __all__ = [
@@ -74,8 +75,9 @@ class PartTarget:
         """
         part = self.build(settings.seed)
         try:
-            return part.judge(only)
-        except AdapterError as error:
+            with limited(settings.timeout):
+                return part.judge(only)
+        except (AdapterError, StoppedError) as error:
             outcome = Outcome("unjudged", detail=str(error))
             results = tuple(
                 Result(c.id, c.statement, c.catches, outcome, "cpu", part.info.dtype)
@@ -87,23 +89,18 @@ class PartTarget:
 
 def _decorator(part: Callable[..., Part[Any]], declared: Mapping[str, Any]) -> _Decorator:
     def decorate(function: Callable[..., Any]) -> Callable[..., None]:
-        import pytest
-
+        if not callable(function):
+            raise InputError(("function", f"a {name_of_type(function)}", "a function"))
         target = PartTarget(function, part(function).info.target, part, dict(declared))
-
-        def test(obligation: str, request: pytest.FixtureRequest) -> None:
-            from gradcheck.pytest_plugin import run_part_obligation
-
-            run_part_obligation(target, obligation, request)
-
-        name = getattr(function, "__name__", target.name)
-        test.__name__, test.__qualname__ = name, target.name
-        test.__doc__, test.__module__ = function.__doc__, function.__module__
-        setattr(test, ATTRIBUTE, target)
-        test.gradcheck_function = function  # type: ignore[attr-defined]
-        return pytest.mark.parametrize("obligation", target.obligations)(test)
+        return test_for(function, target, list(target.obligations), _run)
 
     return decorate
+
+
+def _run(target: PartTarget, obligation: str, request: Any) -> None:
+    from gradcheck.pytest_plugin import run_part_obligation
+
+    run_part_obligation(target, obligation, request)
 
 
 def conforms_sde_step(**declared: Any) -> _Decorator:

@@ -1,0 +1,183 @@
+r"""The implementations in a module: everything that ``gradcheck.conforms`` and its kin have decorated there."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from gradcheck.errors import InputError
+from gradcheck.oracle.isolation.words import name_of_type
+
+__all__ = ["ATTRIBUTE", "Found", "found_in", "is_method", "label_of", "subject_of", "test_for"]
+
+ATTRIBUTE = "gradcheck_target"
+"""The decorated function's attribute that holds its target."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A decorated function.
+
+    Attributes:
+        name: as its module calls it.
+        subject: its target, a loss's or a part's.
+        problem: why it cannot be judged; empty if it can.
+    """
+
+    name: str
+    subject: Any
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class _Use:
+    """One use of a decorator: what it made of what, and where."""
+
+    subject: Any
+    test: Callable[..., None]
+    file: str
+    line: int
+
+
+_uses: list[_Use] = []
+
+
+def label_of(function: Callable[..., Any]) -> str:
+    """How reports call a function, a partial one, or an object that can be called."""
+    name = getattr(function, "__qualname__", None)
+    if isinstance(name, str):
+        return name
+    inner = getattr(function, "func", None)
+    return label_of(inner) if isinstance(function, partial) and inner is not None else type(function).__name__
+
+
+def is_method(function: Callable[..., Any]) -> bool:
+    """Whether it stands in a class's body and takes ``self``, though no object has been made yet."""
+    owner = label_of(function).rpartition(".")[0]
+    if not inspect.isfunction(function) or not owner or owner.endswith("<locals>"):
+        return False
+    needed = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
+    return len([p for p in needed if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]) > 1
+
+
+def test_for(
+    function: Callable[..., Any], subject: Any, obligations: list[str], run: Callable[[Any, str, Any], None]
+) -> Callable[..., None]:
+    """The test that a decorated function becomes: one for each obligation.
+
+    Raises:
+        InputError: what is decorated cannot be called.
+    """
+    import pytest
+
+    if not callable(function):
+        raise InputError(("function", f"a {name_of_type(function)}", "a function that takes a case"))
+    if is_method(function):
+
+        def test(self: Any, obligation: str, request: Any) -> None:
+            run(replace(subject, function=partial(function, self)), obligation, request)
+    else:
+
+        def test(obligation: str, request: Any) -> None:  # type: ignore[misc]
+            run(subject, obligation, request)
+
+    name = label_of(function)
+    test.__doc__, test.__module__ = function.__doc__, getattr(function, "__module__", "") or ""
+    setattr(test, ATTRIBUTE, subject)
+    test.gradcheck_function = function  # type: ignore[attr-defined]
+    marked: Callable[..., None] = pytest.mark.parametrize("obligation", obligations)(test)
+    test.__name__, test.__qualname__ = name.rpartition(".")[2], name  # only now: of a lambda pytest marks nothing
+    _uses.append(_Use(subject, marked, *_where(function)))
+    return marked
+
+
+def _where(function: Callable[..., Any]) -> tuple[str, int]:
+    """The file and line outside this package in which the decorator was used, or the function's own in that file."""
+    frame = inspect.currentframe()
+    while frame is not None and Path(__file__).parent in Path(frame.f_code.co_filename).parents:
+        frame = frame.f_back
+    if frame is None:
+        return "", 0
+    code = getattr(function, "__code__", None)
+    same = code is not None and code.co_filename == frame.f_code.co_filename
+    return frame.f_code.co_filename, code.co_firstlineno if code is not None and same else frame.f_lineno
+
+
+def subject_of(value: Any) -> Any:
+    """The target of a decorated function; ``None`` for anything else, whatever it does when it is asked."""
+    try:
+        names = object.__getattribute__(value, "__dict__")
+        found = names.get(ATTRIBUTE)
+    except Exception:
+        return None
+    return found if any(found is use.subject for use in _uses) else None
+
+
+def found_in(module: ModuleType) -> list[Found]:
+    """Every decorated function that a module shows or has made, each once, in the order in which they were decorated.
+
+    Those that it shows under no name (they are in a list, or a later one of the same name has replaced them) come too,
+    under the names that they were given.
+    """
+    found = [_found(name, value) for name, value, _ in _shown(module)]
+    owners = {id(subject_of(value)): owner for _, value, owner in _shown(module)}
+    file = getattr(module, "__file__", None)
+    known = {id(one.subject) for one in found}
+    for use in _uses:
+        if file and id(use.subject) not in known and _same(use.file, file):
+            found.append(Found(f"{use.subject.name} (line {use.line})", use.subject))
+    order = {id(use.subject): i for i, use in enumerate(_uses)}
+    first: dict[int, Found] = {}
+    for one in sorted(found, key=lambda one: (order[id(one.subject)], bool(one.problem))):
+        first.setdefault(id(one.subject), one)
+    return [_bound(_named(one), owners.get(id(one.subject))) for one in first.values()]
+
+
+def _found(name: str, value: Any) -> Found:
+    if any(value is use.test for use in _uses):
+        return Found(name, subject_of(value))
+    problem = f"{name} is under another decorator than gradcheck's, which must be the uppermost"
+    return Found(name, subject_of(value), problem)
+
+
+def _named(one: Found) -> Found:
+    """With the module's name in place of one that says nothing, or that two have."""
+    subject, hidden = one.subject, "(line " in one.name
+    if subject.name.rpartition(".")[2] != "<lambda>" and not hidden and inspect.isroutine(subject.function):
+        return one
+    changes = {"name": one.name}
+    if getattr(subject, "source", ""):
+        changes["source"] = "" if hidden else f"{subject.source.rpartition('::')[0]}::{one.name}"
+    return replace(one, subject=replace(subject, **changes))
+
+
+def _bound(one: Found, owner: type | None) -> Found:
+    """A method with an object of its class."""
+    if owner is None or not is_method(one.subject.function):
+        return one
+    try:
+        made = owner()
+    except Exception as error:
+        problem = f"{owner.__name__}() cannot be made without arguments: {name_of_type(error)}"
+        return replace(one, problem=one.problem or problem)
+    return replace(one, subject=replace(one.subject, function=partial(one.subject.function, made)))
+
+
+def _shown(module: ModuleType) -> Iterator[tuple[str, Any, type | None]]:
+    for name, value in list(vars(module).items()):
+        if subject_of(value) is not None:
+            yield name, value, None
+        elif isinstance(value, type) and vars(value).get("__module__") == module.__name__:
+            for inner, member in list(vars(value).items()):
+                plain = member.__func__ if isinstance(member, (staticmethod, classmethod)) else member
+                if subject_of(plain) is not None:
+                    yield f"{value.__name__}.{inner}", plain, value
+
+
+def _same(a: str, b: str) -> bool:
+    return a == b or Path(a).resolve() == Path(b).resolve()

@@ -1,0 +1,226 @@
+r"""Judging the implementations that a command line names: what a child does, and what comes of it here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from gradcheck.collecting import Found
+from gradcheck.conformance import load_found
+from gradcheck.conventions import declare
+from gradcheck.devices import devices
+from gradcheck.errors import InputError
+from gradcheck.oracle.isolation.child import Send
+from gradcheck.oracle.isolation.limits import time_limit
+from gradcheck.oracle.isolation.parent import Child
+from gradcheck.oracle.isolation.patched import Namespaces
+from gradcheck.oracle.isolation.state import State
+from gradcheck.oracle.obligations import OBLIGATIONS
+from gradcheck.oracle.parts.conforming import PartTarget
+from gradcheck.oracle.results import Judgement, Outcome, Result
+from gradcheck.oracle.runner import attempt, unjudged
+from gradcheck.oracle.target import Settings, Target
+
+__all__ = ["CheckJob", "Judged", "judged"]
+
+
+@dataclass(frozen=True)
+class CheckJob:
+    """One implementation of a target that a command line names.
+
+    Attributes:
+        text: the target.
+        settings: how thoroughly to look.
+        declared: for functions that are not decorated: algorithm, preset and conventions; ``None`` if nothing is.
+        only: obligations; all if there are none.
+        pictures: whether directions are wanted for a page.
+        index: which of the target's implementations.
+    """
+
+    text: str
+    settings: Settings
+    declared: tuple[str | None, str | None, Mapping[str, Any]] | None = None
+    only: tuple[str, ...] = ()
+    pictures: bool = False
+    index: int = 0
+
+    def run(self, send: Send) -> None:
+        """Import the file and judge the implementation; each result is sent as soon as it is there."""
+        torch.set_num_threads(1)  # small tensors: threads cost more than they bring
+        try:
+            found, spoiled = self._imported()
+        except InputError as error:
+            send("refused", error.problems)
+            return
+        send("found", [one.name for one in found])
+        if self.index >= len(found):
+            send("broken", "importing it again gives other implementations")
+            return
+        one = found[self.index]
+        target = one.subject
+        send("begins", target.name, *_about(target, self.settings, self.only))
+        problem = one.problem or spoiled
+        if problem:
+            send("broken", problem)
+            return
+        try:
+            if isinstance(target, PartTarget):
+                judgement = target.attempt(self.settings, self.only)
+            else:
+                judgement = attempt(target, self.settings, self.only, lambda result: send("result", result))
+            send("judgement", judgement, self._pictures(target, judgement))
+        except InputError as error:
+            send("refused", error.problems)
+
+    def _imported(self) -> tuple[list[Found], str]:
+        """The implementations, and what their file's import has spoiled for all of them."""
+        names, state = Namespaces.now(), State.now()
+        conventions = None
+        if self.declared is not None:
+            algorithm, preset, declared = self.declared
+            conventions = declare(algorithm, preset=preset, **declared)
+        given, sys.argv = sys.argv, [self.text.partition("::")[0]]
+        try:
+            with time_limit(self.settings.timeout):
+                found = load_found(self.text, conventions)
+        finally:
+            sys.argv = given
+            left = state.left_by_import()
+        clauses = [one.words for one in left]
+        replaced = names.replaced(restore=False)
+        clauses += [f"replaces {', '.join(replaced[:5])}"] if replaced else []
+        return found, f"importing {self.text.partition('::')[0]} {'; '.join(clauses)}" if clauses else ""
+
+    def _pictures(self, target: Any, judgement: Judgement) -> dict[Any, Any]:
+        if not self.pictures or judgement.unjudged or isinstance(target, PartTarget):
+            return {}
+        from gradcheck.oracle.reports.directions import failure_directions
+
+        return failure_directions(target, self.settings, judgement)
+
+
+def _about(target: Target | PartTarget, settings: Settings, only: Sequence[str]) -> tuple[str, str, list[Result]]:
+    """Its declaration and reference, and what every obligation comes to if nothing more is heard."""
+    if isinstance(target, PartTarget):
+        part = target.build(settings.seed)
+        blank = Outcome("unjudged")
+        results = [Result(c.id, c.statement, c.catches, blank, "cpu", part.info.dtype) for c in part.checks]
+        declaration, reference = part.info.declaration, part.info.reference
+    else:
+        places = devices(settings.device)
+        results = [unjudged(o, settings, device, "") for device in places for o in OBLIGATIONS]
+        declaration, reference = target.conventions.describe(), target.conventions.derivation.reference
+    return declaration, reference, [r for r in results if not only or r.id in only]
+
+
+@dataclass
+class Judged:
+    """What became of one implementation, or of a target that could not be loaded.
+
+    Attributes:
+        judgement: always there.
+        several: whether its target has others.
+        pictures: of its failures.
+        refused: what is wrong with the target or the options, if that is it.
+        nothing: whether the file was imported, and decorates nothing.
+    """
+
+    judgement: Judgement
+    several: bool = False
+    pictures: Mapping[Any, Any] = field(default_factory=dict)
+    refused: str = ""
+    nothing: bool = False
+
+
+def judged(job: CheckJob, memory: float, isolated: bool) -> Iterator[Judged]:
+    """Judge every implementation of a target, each in a process of its own, or all in this one."""
+    index, count = 0, 1
+    while index < count:
+        heard = _Heard(replace(job, index=index))
+        if isolated:
+            heard.listen(memory)
+        else:
+            heard.job.run(heard.hear)
+        count = max(count, len(heard.found))
+        yield Judged(heard.judgement(), count > 1, heard.pictures, heard.refused, heard.nothing)
+        index += 1
+
+
+@dataclass
+class _Heard:
+    """What one run of a job has sent."""
+
+    job: CheckJob
+    found: list[str] = field(default_factory=list)
+    name: str = ""
+    declaration: str = ""
+    reference: str = ""
+    blanks: list[Result] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
+    whole: Judgement | None = None
+    pictures: Mapping[Any, Any] = field(default_factory=dict)
+    refused: str = ""
+    nothing: bool = False
+    reason: str = ""
+    printed: str = ""
+
+    def listen(self, memory: float) -> None:
+        """Run it in a process of its own."""
+        child = Child(self.job, self.job.settings.timeout, memory, self.job.text)
+        for message in child.messages():
+            self.hear(*message)
+        self.reason = child.reason or self.reason
+        self.printed = child.printed
+
+    def hear(self, word: str, *data: Any) -> None:
+        match word:
+            case "found":
+                (self.found,) = data
+            case "begins":
+                self.name, self.declaration, self.reference, self.blanks = data
+            case "result":
+                self.results += data
+            case "judgement":
+                self.whole, self.pictures = data
+            case "refused":
+                self.refused = str(InputError(*data[0]))
+                self.nothing = "decorated with gradcheck.conforms" in self.refused
+                self.reason = "; ".join(f"{name}: got {got}; wanted {wanted}" for name, got, wanted in data[0])
+            case "broken":
+                (self.reason,) = data
+
+    def judgement(self) -> Judgement:
+        """The whole one, or what is known of one that ended too early."""
+        if self.whole is not None and not self.reason:
+            printed = self.printed + self.whole.printed if self.printed else self.whole.printed
+            return replace(self.whole, printed=printed)
+        name = self.name or self._names_of_index()
+        results = self.whole.results if self.whole is not None else tuple(self.results)
+        reason = self.reason or "it ended without a verdict"
+        seen = {(r.id, r.device) for r in results if self.whole is None}
+        blank = next((r for r in self.blanks if (r.id, r.device) not in seen), None) or _unknown(self.job.settings)
+        told = replace(blank, outcome=Outcome("unjudged", detail=reason))
+        others = tuple(r for r in results if (r.id, r.device) != (told.id, told.device))
+        seconds = sum(r.seconds for r in results)
+        return Judgement(
+            name,
+            self.declaration,
+            (*others, told),
+            self.reference,
+            self.job.settings.seed,
+            seconds,
+            self.printed,
+        )
+
+    def _names_of_index(self) -> str:
+        return self.found[self.job.index] if self.job.index < len(self.found) else self.job.text
+
+
+def _unknown(settings: Settings) -> Result:
+    """For a target of which not even the obligations are known."""
+    gradient = next(o for o in OBLIGATIONS if o.id == "gradient")
+    return unjudged(gradient, settings, "cpu", "")

@@ -1,0 +1,261 @@
+r"""Watching a child process from outside: its results, its time, its memory, and how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import multiprocessing
+import os
+import pickle
+import re
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from gradcheck.oracle.isolation.child import HEAD, MAGIC, Job, run
+from gradcheck.oracle.isolation.limits import overdue
+from gradcheck.oracle.isolation.words import plain, users_own
+
+__all__ = ["Child", "available_memory", "possible"]
+
+_POLL = 0.05
+_GRACE = 0.5  # seconds that a process has to say where it hangs
+_MOST_PRINTED = 10_000
+_MOST_SENT = 1 << 30
+
+
+def possible() -> bool:
+    """Whether this system can watch a process as is done here."""
+    return os.name == "posix"
+
+
+def _context() -> Any:
+    """How to start a child.
+
+    The command line's own process imports torch and this package and does nothing else, so it is itself the server
+    that children are forked from; a process with threads or CUDA of its own asks multiprocessing's.
+    """
+    torch = sys.modules.get("torch")
+    alone = threading.active_count() == 1 and not (torch is not None and torch.cuda.is_initialized())
+    methods = multiprocessing.get_all_start_methods()
+    if alone and "fork" in methods and sys.platform != "darwin":
+        return multiprocessing.get_context("fork")
+    if "forkserver" in methods:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["gradcheck.oracle.isolation.checking"])
+        return context
+    return multiprocessing.get_context("spawn")
+
+
+@dataclass
+class Child:
+    """A job in a process of its own.
+
+    Attributes:
+        job: what it does.
+        timeout: seconds that one call, or the import, may take.
+        memory: bytes that it may hold beyond what it started with.
+        name: how messages call it.
+        printed: what it printed, cut, without escape sequences.
+        reason: why it did not end as it should; empty if it did.
+    """
+
+    job: Job
+    timeout: float
+    memory: float
+    name: str
+    printed: str = ""
+    reason: str = ""
+    _notes: bytearray = field(default_factory=bytearray)
+    _output: bytearray = field(default_factory=bytearray)
+    _dropped: int = 0
+    _calling: bool = False
+
+    def messages(self) -> Iterator[tuple[Any, ...]]:
+        """Run it; what it sends, as it arrives.  Afterwards :attr:`reason` and :attr:`printed` are there."""
+        context = _context()
+        clock = context.RawArray("d", 1)
+        (results, sends), (printed, prints), (notes, writes) = (context.Pipe(duplex=False) for _ in range(3))
+        process = context.Process(target=run, args=(self.job, sends, prints, writes, clock), daemon=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside a library's idle threads
+            process.start()
+        for end in (sends, prints, writes):
+            end.close()
+        try:
+            yield from self._watched(process, clock, results, printed, notes)
+        finally:
+            _end(process)
+            for pipe in (results, printed, notes):
+                pipe.close()
+
+    def _watched(
+        self, process: Any, clock: Any, results: Connection, printed: Connection, notes: Connection
+    ) -> Iterator[tuple[Any, ...]]:
+        received = bytearray()
+        pipes = {results: received, printed: self._output, notes: self._notes}
+        ended = False
+        at_start = _resident(process.pid)
+        while not ended and not self.reason:
+            gone = process.exitcode is not None
+            self._read(pipes, 0.0 if gone else _POLL)
+            while (message := self._message(received)) is not None:
+                if message == ("end",):
+                    ended = True
+                else:
+                    yield message
+            if gone and not ended and not self.reason:
+                self.reason = self._ended(process.exitcode)
+            elif not ended and not self.reason:
+                self.reason = self._too_much(process, clock, pipes, at_start)
+        self._read(pipes, 0.0)
+        copies = re.findall(r"^fork(.*)$", bytes(self._notes).decode(errors="replace"), re.MULTILINE)
+        if b"copied\n" in self._notes and not self.reason:
+            self.reason = (
+                f"a copy of the process, made by fork(), returned from the call too{copies[-1] if copies else ''}"
+            )
+        text = bytes(self._output).decode("utf-8", errors="backslashreplace")
+        dropped = f"\n… and {self._dropped} more characters\n" if self._dropped else ""
+        self.printed = plain(text) + dropped
+
+    def _read(self, pipes: dict[Connection, bytearray], seconds: float) -> None:
+        """What there is to read, without waiting for more than has been written."""
+        for pipe in wait(list(pipes), seconds):
+            assert isinstance(pipe, Connection)
+            data = os.read(pipe.fileno(), 1 << 16)
+            if not data:
+                del pipes[pipe]
+            elif pipes[pipe] is self._output:
+                room = max(_MOST_PRINTED - len(self._output), 0)
+                self._output += data[:room]
+                self._dropped += len(data[room:])
+            else:
+                pipes[pipe] += data
+        if not pipes and seconds:
+            time.sleep(seconds)
+
+    def _message(self, received: bytearray) -> tuple[Any, ...] | None:
+        """The next complete message."""
+        if len(received) < HEAD.size or self.reason:
+            return None
+        magic, length = HEAD.unpack_from(received)
+        if magic != MAGIC or length > _MOST_SENT:
+            self.reason = f"{self.name} wrote into a pipe that is gradcheck's own"
+            return None
+        if len(received) < HEAD.size + length:
+            return None
+        body = bytes(received[HEAD.size : HEAD.size + length])
+        del received[: HEAD.size + length]
+        try:
+            message = _Unpickler(io.BytesIO(body)).load()
+        except Exception as error:
+            self.reason = f"its judgement could not be read: {error}"
+            return None
+        self._calling = True
+        return message if isinstance(message, tuple) else None
+
+    def _too_much(self, process: Any, clock: Any, pipes: dict[Connection, bytearray], at_start: int) -> str:
+        """Why it must end now; empty if it need not."""
+        deadline = clock[0]
+        if deadline and time.monotonic() > deadline:
+            where = self._asked_where(process, pipes)
+            return overdue("one call" if self._calling else "its import", self.timeout, where)
+        if _resident(process.pid) - at_start > self.memory:
+            where = self._asked_where(process, pipes)
+            return f"it needs more than the {self.memory / 2**30:.3g} GiB of memory that --memory allows{where}"
+        return ""
+
+    def _asked_where(self, process: Any, pipes: dict[Connection, bytearray]) -> str:
+        """The user's file and line at which it is."""
+        before = len(self._notes)
+        with contextlib.suppress(OSError):
+            os.kill(process.pid, signal.SIGUSR1)
+        end = time.monotonic() + _GRACE
+        while time.monotonic() < end and b"most recent call first" not in self._notes[before:]:
+            self._read(pipes, 0.02)
+        self._read(pipes, 0.02)
+        return _where(bytes(self._notes[before:]).decode(errors="replace"))
+
+    def _ended(self, status: int) -> str:
+        """How a process ended that had not finished."""
+        notes = bytes(self._notes).decode(errors="replace")
+        left = re.findall(r"^exit (.*)$", notes, re.MULTILINE)
+        if left:
+            return f"it ended the process: {plain(left[-1])}"
+        where = _where(notes)
+        if status < 0:
+            try:
+                name = signal.Signals(-status).name
+            except ValueError:
+                name = f"signal {-status}"
+            what = "crashed" if name in ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT") else "was ended"
+            return f"its process {what} ({name}){where}"
+        return f"its process ended with status {status} before it was judged{where}"
+
+
+def _where(dump: str) -> str:
+    """The user's deepest line in what :mod:`faulthandler` wrote, of the thread that it looked at first or last."""
+    for thread in reversed(re.split(r"^(?=.*most recent call first)", dump, flags=re.MULTILINE)):
+        for file, line in re.findall(r'^  File "(.*)", line (\d+) in ', thread, re.MULTILINE):
+            if users_own(file):
+                return f" ({plain(Path(file).name)}:{line})"
+    return ""
+
+
+def _end(process: Any) -> None:
+    """End it and all that it started."""
+    if process.exitcode is None:
+        process.join(_POLL)
+    with contextlib.suppress(OSError):
+        os.killpg(process.pid, signal.SIGKILL)
+    if process.exitcode is None:
+        process.kill()
+    process.join()
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads plain data and what this package sends, and runs nothing else."""
+
+    _KNOWN = (
+        ("gradcheck.oracle.results", "Judgement"),
+        ("gradcheck.oracle.results", "Result"),
+        ("gradcheck.oracle.results", "Outcome"),
+        ("gradcheck.oracle.results", "Raised"),
+        ("gradcheck.oracle.results", "Diagnosis"),
+        ("gradcheck.oracle.reports.directions", "Directions"),
+        ("gradcheck.compare", "Comparison"),
+        ("gradcheck.drawing", "Spec"),
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._KNOWN:
+            raise pickle.UnpicklingError(f"it holds {module}.{name}")
+        return super().find_class(module, name)
+
+
+def _resident(process: int) -> int:
+    """Bytes of memory that a process holds; 0 where the system does not say."""
+    try:
+        with open(f"/proc/{process}/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def available_memory() -> float:
+    """Bytes that are free for one child: most of what the machine, or the container, has left."""
+    found = [float(1 << 40)]
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        (line,) = (x for x in Path("/proc/meminfo").read_text().splitlines() if x.startswith("MemAvailable"))
+        found.append(float(line.split()[1]) * 1024)
+    with contextlib.suppress(OSError, ValueError):
+        folder = Path("/sys/fs/cgroup")
+        found.append(float((folder / "memory.max").read_text()) - float((folder / "memory.current").read_text()))
+    return 0.8 * max(min(found), float(1 << 28))
