@@ -299,7 +299,7 @@ class Positive:
         expr = drop_sg(inline(self.expr))
         where = {symbol: inline(value) for symbol, value in self.where.items()}
         for symbol, value in where.items():
-            others = (expr.xreplace({symbol: sp.S.Zero}), *(e for s, e in where.items() if s != symbol))
+            others = (expr.xreplace({symbol: sp.Dummy(positive=True)}), *(e for s, e in where.items() if s != symbol))
             wrong = covers(symbol, value, others, within)
             if wrong:
                 return Reason(wrong)

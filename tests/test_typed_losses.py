@@ -142,7 +142,7 @@ def test_every_case_of_the_forward_process_holds_what_a_trainer_has_at_hand() ->
         ({"preset": "awm-official", "loss": "norm2(v_theta)"}, "preset", "nothing with it"),
         ({"loss": "norm2(v_theta)", "sde": "flow"}, "sde", "a convention"),
         ({"loss": "-A*log_prob_theta", "sde": "euler"}, "sde", "flow"),
-        ({"loss": "norm2(v_theta)", "kl": "step"}, "kl", "a convention"),
+        ({"loss": "norm2(v_theta)", "kl": "step"}, "kl", "'velocity'"),
     ],
 )
 def test_a_bad_declaration_says_what_is_wanted(declared: dict[str, str], name: str, wanted: str) -> None:
