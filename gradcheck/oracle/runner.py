@@ -280,7 +280,7 @@ def _diagnosis(one: Judge, obligation: Obligation, outcome: Outcome, diagnosed: 
     if known is not None:
         return known
     general = obligation.id in _GENERAL or _gradient_is_wrong(one)
-    found = diagnose(one) if general else _special(one, obligation, outcome)
+    found = diagnose(one, printed=outcome.spec) if general else _special(one, obligation, outcome)
     diagnosed.setdefault(obligation.id, found)
     return found
 

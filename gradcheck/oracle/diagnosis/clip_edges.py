@@ -86,7 +86,7 @@ def _clipped(judge: Judge, case: Case) -> list[tuple[float, float, bool]] | None
     wanted = reference(judge.conventions, case)
     factor = overall_factor(judge.conventions, case)
     shape = case.output.shape
-    e = Evidence(Spec(1, (1,), 0), judge.conventions, case, judge.observe(case).gradient, wanted.gradient, wanted.scale)
+    e = Evidence(Spec(1, (1,), 0), judge.conventions, case, judge.observe(case).gradient, wanted)
     (is_free, judged), (is_off, _) = (e.fits(factor * x.expand(shape)) for x in (free, off))
     if not bool((is_free | is_off | ~judged).all()):
         return None

@@ -14,7 +14,7 @@ import torch
 
 from gradcheck.oracle.diagnosis.clip_edges import clip_edges, misused_edges
 from gradcheck.oracle.diagnosis.conditions import lower_precision, one_layout
-from gradcheck.oracle.diagnosis.evidence import SHAPES, Evidence, observe, rows_of
+from gradcheck.oracle.diagnosis.evidence import SHAPES, Evidence, evidence_on, observe, rows_of
 from gradcheck.oracle.diagnosis.factors import advantage_normalised, factor, sample_factor, term_factor, term_scaled
 from gradcheck.oracle.diagnosis.named import named, no_gradient
 from gradcheck.oracle.diagnosis.small_numbers import guard_added
@@ -22,21 +22,32 @@ from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.reference import effective_case
 from gradcheck.oracle.results import Diagnosis
 from gradcheck.oracle.xray import decompose, directions
-from gradcheck.problems import has_clip
+from gradcheck.problems import Spec, has_clip
 
 __all__ = ["diagnose"]
 
 _POLICIES = ("off", "outside", "inside", "far")
 
 
-def diagnose(judge: Judge, policies: tuple[str, ...] = ("off",), advantage: str = "typical") -> Diagnosis:
-    """Find what the implementation's gradient is consistent with, on well-conditioned problems in float64."""
+def diagnose(
+    judge: Judge, policies: tuple[str, ...] = ("off",), advantage: str = "typical", printed: Spec | None = None
+) -> Diagnosis:
+    """Find what the implementation's gradient is consistent with, on well-conditioned problems in float64.
+
+    Args:
+        judge: the implementation.
+        policies: how far it is from the old policy, one problem after the other.
+        advantage: the advantages' regime.
+        printed: the problem that the failure is shown on, which a cause has to predict too.
+    """
     judge = replace(judge, dtype=torch.float64)
     if has_clip(judge.conventions.derivation) and policies == ("off",):
         # where all samples are on one side of a divergence's bound, its average over the batch is too
         bounded = "divergence_max" in judge.conventions.derivation.given
         policies = ("mixed", "off", "mixed", "outside", "inside", "far") if bounded else _POLICIES
     evidence = [observe(judge, i, policies, advantage) for i in range(2 * len(SHAPES))]
+    if printed is not None:
+        evidence += _shown_to_the_user(judge, printed)
     found = None
     if any(bool(e.wrong.any()) for e in evidence):
         for explain in _EXPLANATIONS:
@@ -49,6 +60,15 @@ def diagnose(judge: Judge, policies: tuple[str, ...] = ("off",), advantage: str 
         found = Diagnosis("unknown", _unnamed(evidence))
     shown, wanted_shown = _shown(evidence)
     return replace(found, observed=shown, required=wanted_shown)
+
+
+_EXTREME = 1e3
+"""What the printed problem may be off more than ordinary ones: it may lie where rounding is large."""
+
+
+def _shown_to_the_user(judge: Judge, printed: Spec) -> list[Evidence]:
+    one = evidence_on(judge, printed, _EXTREME)
+    return [one] if bool(one.observed.isfinite().all()) else []
 
 
 def _elsewhere(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:

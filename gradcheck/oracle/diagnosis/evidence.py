@@ -9,60 +9,146 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from derivations import notation as n
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
 from gradcheck.oracle.judging import Judge
-from gradcheck.oracle.reference import output_dtype, reference, working_dtype
-from gradcheck.problems import Spec
+from gradcheck.oracle.mistakes import Mistake, Prediction, Trial
+from gradcheck.oracle.mistakes.places import stated
+from gradcheck.oracle.reference import (
+    Reference,
+    effective_case,
+    output_dtype,
+    overall_factor,
+    reference,
+    working_dtype,
+)
+from gradcheck.problems import Spec, complete
 
-__all__ = ["SHAPES", "Evidence", "explains", "lengths", "observe", "rows_of"]
+__all__ = ["SHAPES", "Evidence", "evidence_of", "evidence_on", "explains", "lengths", "observe", "rows_of", "spread"]
 
 SHAPES = ((4, (3, 5)), (6, (2, 3, 4)), (3, (13,)), (5, (2, 2, 5)), (4, (2, 3, 2, 3)))
 """Batch and latent of the problems, one after the other."""
 
 
+_FAINT = 0.02
+"""A share of the problem's largest gradient that counts as rounding at most, however coarse the precision is."""
 _EQUAL = 1e-8
 """Relative distance below which two gradients are one: far above rounding here, far below any two mistakes."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """One problem, and what the implementation made of it."""
+    """One problem, and what the implementation made of it.
+
+    Attributes:
+        spec: what the problem was drawn from.
+        conventions: the declaration.
+        case: the problem.
+        observed: the implementation's gradient.
+        wanted: the required one, on each branch that rounding leaves open.
+        slack: what a gradient may be off besides, where the problem is an extreme one.
+    """
 
     spec: Spec
     conventions: Conventions
     case: Case
     observed: Tensor
-    required: Tensor
-    scale: Tensor
+    wanted: Reference
+    slack: float = 1.0
 
-    def fits(self, predicted: Tensor) -> tuple[Tensor, Tensor]:
-        """Per sample: whether the observed gradient is the predicted one, and whether that could be judged."""
+    @property
+    def required(self) -> Tensor:
+        return self.wanted.gradient
+
+    @property
+    def scale(self) -> Tensor:
+        return self.wanted.scale
+
+    def fits(self, predicted: Tensor | Prediction) -> tuple[Tensor, Tensor]:
+        """Per sample: whether the observed gradient is the predicted one, and whether that could be judged.
+
+        Where rounding leaves a comparison open, in the prediction or in the required gradient, either branch is right.
+        """
+        if isinstance(predicted, Tensor):
+            return self._fits(predicted)
+        same, judged = self._fits(predicted.gradient, predicted.loose.cpu())
+        open_, either = predicted.undecided.cpu() | self.undecided, same
+        for other in predicted.others:
+            either = either | (open_ & self._fits(other, predicted.loose.cpu())[0])
+        return either, judged & (same | ~either)
+
+    def _fits(self, predicted: Tensor, loose: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
         seen, other = rows_of(self.observed), rows_of(predicted)
         judged = seen.isfinite().all(1) & other.isfinite().all(1)
         distance, size = lengths(seen - other), torch.maximum(lengths(seen), lengths(other))
-        return ~judged | (distance <= self.equal * size + self.rounding), judged
+        return ~judged | (distance <= (self.equal + loose) * size + self.rounding), judged
+
+    @cached_property
+    def undecided(self) -> Tensor:
+        """Samples whose clip branch the precision does not decide in the required gradient, (B,)."""
+        found: Tensor = self.wanted.undecided.cpu().reshape(-1).expand(len(self.case.output))
+        return found
 
     @cached_property
     def rounding(self) -> Tensor:
         """What rounding may leave of a gradient that should be 0, per sample."""
         unit = unit_roundoff(working_dtype(self.conventions, self.case))
         noise = THRESHOLD * unit * lengths(rows_of(self.scale).nan_to_num(0.0, 0.0, 0.0))
-        return noise + 1e3 * unit * float(lengths(rows_of(self.required)).amax())
+        return noise + min(1e3 * unit, _FAINT) * float(lengths(rows_of(self.required)).nan_to_num(0.0, 0.0, 0.0).amax())
 
     @cached_property
     def equal(self) -> float:
         """Relative distance below which two gradients are one."""
         out = output_dtype(self.conventions)
         rounded = 0.0 if out is None else 4 * unit_roundoff(out)
-        return max(_EQUAL, 64 * unit_roundoff(working_dtype(self.conventions, self.case)), rounded)
+        unit = unit_roundoff(working_dtype(self.conventions, self.case))
+        return max(self.slack * max(_EQUAL, 64 * unit), rounded)
 
     @cached_property
     def wrong(self) -> Tensor:
         """Samples that call for an explanation."""
-        same, judged = self.fits(self.required)
+        same, judged = self._fits(self.required)
+        for other, _ in self.wanted.branches[1:]:
+            same = same | (self.undecided & self._fits(other)[0])
         return judged & ~same
+
+    @cached_property
+    def trial(self) -> Trial:
+        """The problem as the loss sees it, on which mistakes in it are tried."""
+        effective = effective_case(self.conventions, self.case)
+        own = stated(self.conventions.derivation)
+        return Trial(effective, own, working_dtype(self.conventions, self.case))
+
+    @cached_property
+    def _trials(self) -> dict[int, Trial]:
+        return {}
+
+    def under(self, other: Conventions) -> Trial:
+        """The problem as the loss of another declaration sees it.
+
+        Raises:
+            KeyError: that loss asks for a quantity that the case does not have.
+        """
+        derivation = other.derivation
+        known = self._trials.get(id(derivation))
+        if known is None:
+            missing = [name for name in derivation.given if name not in self.case.names and name != "D"]
+            if missing:
+                raise KeyError(missing[0])
+            effective = effective_case(other, self.case)
+            known = Trial(effective, stated(derivation), working_dtype(self.conventions, self.case))
+            self._trials[id(derivation)] = known
+        return known
+
+    def predicted(self, mistake: Mistake) -> Prediction:
+        """What a mistake predicts here, under the declared conventions."""
+        trial = self.trial
+        if mistake.stated is not trial.stated:  # a mistake in other variables is known as a loss of its own
+            effective = effective_case(self.conventions, self.case)
+            trial = Trial(effective, mistake.stated, working_dtype(self.conventions, self.case))
+        return trial.predict(mistake.edits).times(overall_factor(self.conventions, self.case))
 
 
 def rows_of(x: Tensor) -> Tensor:
@@ -84,17 +170,59 @@ def observe(judge: Judge, i: int, policies: tuple[str, ...], advantage: str) -> 
     mixed = "mixed" if advantage == "typical" and i % 2 else advantage
     policy = policies[i % len(policies)]
     spec = Spec(batch, latent, seed=7_000 + i, policy=policy, advantage=mixed, time="middle", clip=clip)
-    case = judge.case(spec)
+    return evidence_on(judge, spec)
+
+
+def evidence_on(judge: Judge, spec: Spec, slack: float = 1.0) -> Evidence:
+    """What the implementation makes of a problem."""
+    return evidence_of(judge, spec, judge.case(spec), slack)
+
+
+def evidence_of(judge: Judge, spec: Spec, case: Case, slack: float = 1.0) -> Evidence:
+    """The same of a case that was drawn from a specification, or changed since."""
     wanted = reference(judge.conventions, case)
-    return Evidence(spec, judge.conventions, case, judge.observe(case).gradient, wanted.gradient, wanted.scale)
+    return Evidence(spec, judge.conventions, case, judge.observe(case).gradient, wanted, slack)
 
 
-def explains(evidence: list[Evidence], predict: Callable[[Evidence], Tensor]) -> bool:
-    """Whether a hypothesis predicts every sample that can be judged, among them at least half of the wrong ones."""
-    explained, wrong = 0, sum(int(e.wrong.sum()) for e in evidence)
+_WIDE = 40
+"""Samples of a spread problem."""
+
+
+def spread(judge: Judge, i: int) -> Evidence:
+    """A problem whose samples lie at all distances from the old policy, so that edges are seen wherever they are.
+
+    Two hypotheses that differ in a threshold alone predict the same on ordinary problems.
+    """
+    latent = SHAPES[i % len(SHAPES)][1]
+    clip = 1 if "clip_low" not in judge.conventions.fixed else 0
+    spec = Spec(_WIDE, latent, seed=8_000 + i, policy="off", advantage="typical", time="middle", clip=clip)
+    case = judge.case(spec)
+    derivation = judge.conventions.derivation
+    pairs = {n.v_theta: n.v_old, n.noise_theta: n.noise_old, n.x_0_theta: n.x_0_old}
+    old = pairs[derivation.output].name
+    if old in case.names:
+        generator = torch.Generator().manual_seed(i)
+        exponents = 4.5 * torch.rand(_WIDE, generator=generator, dtype=torch.float64) - 3
+        sign = torch.where(torch.rand(_WIDE, generator=generator, dtype=torch.float64) < 0.5, -1.0, 1.0)
+        v, start = case.output.detach(), getattr(case, old)
+        size = case.expand((sign * 10**exponents).to(v))
+        given = {name: getattr(case, name) for name in derivation.given} | {
+            case.output_name: start + size * (v - start)
+        }
+        rest = {x: getattr(case, x) for x in case.names if x not in given and x not in derivation.defined}
+        case = complete(derivation, given, judge.device, rest)
+    return evidence_of(judge, spec, case)
+
+
+def explains(evidence: list[Evidence], predict: Callable[[Evidence], Tensor | Prediction]) -> bool:
+    """Whether a hypothesis predicts every sample that can be judged, among them at least half of the wrong ones.
+
+    Samples whose branch rounding leaves open say nothing either way.
+    """
+    explained, wrong = 0, sum(int((e.wrong & ~e.undecided).sum()) for e in evidence)
     for e in evidence:
         same, judged = e.fits(predict(e))
         if not bool(same.all()):
             return False
         explained += int((e.wrong & judged).sum())
-    return 2 * explained >= wrong
+    return explained > 0 and 2 * explained >= wrong

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import combinations
 
+import sympy as sp
 import torch
 from torch import Tensor
 
@@ -12,14 +16,17 @@ from gradcheck.case import Case
 from gradcheck.compiled import evaluate
 from gradcheck.conventions import Conventions
 from gradcheck.errors import GradcheckError
-from gradcheck.oracle.diagnosis.evidence import Evidence, explains
+from gradcheck.oracle.diagnosis.evidence import Evidence, explains, spread
 from gradcheck.oracle.diagnosis.other_variables import other_variables
 from gradcheck.oracle.judging import Judge
-from gradcheck.oracle.mistakes import Mistake, gradient_of_mistake, mistakes
+from gradcheck.oracle.mistakes import Mistake, Prediction, mistakes
+from gradcheck.oracle.mistakes.functions import Given
+from gradcheck.oracle.mistakes.places import stated
 from gradcheck.oracle.reference import effective_case, overall_factor
 from gradcheck.oracle.results import Diagnosis
+from gradcheck.problems import has_clip
 
-__all__ = ["named", "no_gradient"]
+__all__ = ["Hypothesis", "fitting", "named", "named_from", "no_gradient"]
 
 
 def no_gradient(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
@@ -31,48 +38,123 @@ def no_gradient(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
     )
 
 
+@dataclass(frozen=True)
+class Hypothesis:
+    """Something that would explain a wrong gradient, and what it predicts on a problem."""
+
+    name: str
+    sentence: str
+    predict: Callable[[Evidence], Tensor | Prediction]
+    declare: str = ""
+    generic: bool = False
+
+    @property
+    def diagnosis(self) -> Diagnosis:
+        return Diagnosis(self.name, self.sentence, self.declare)
+
+
 def named(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
     """Another declaration, or a named mistake; where both fit, leaving out a declared term is called a mistake.
 
-    So is what another prediction, or another direction of time, would explain too.
+    So is what another prediction, or another direction of time, would explain too.  What several hypotheses predict
+    alike is tried on problems where they differ.
     """
-    convention = _declared_otherwise(judge, evidence)
+    return _chosen(_told_apart(judge, fitting(evidence)), other_variables(judge.conventions, evidence))
+
+
+def named_from(evidence: list[Evidence]) -> Diagnosis | None:
+    """The same from gradients that were seen, without calling the implementation again.
+
+    An :class:`Evidence` is a case, its declaration, the gradient that was observed on it and the required one: what a
+    trainer's own steps give.
+    """
+    return _chosen(fitting(evidence), other_variables(evidence[0].conventions, evidence))
+
+
+def fitting(evidence: list[Evidence]) -> list[Hypothesis]:
+    """The hypotheses that predict every sample that can be judged, the declarations first."""
+    conventions = evidence[0].conventions
+    return [h for h in _hypotheses(conventions, evidence[0].case) if explains(evidence, h.predict)]
+
+
+def _chosen(fit: list[Hypothesis], variables: Diagnosis | None) -> Diagnosis | None:
+    declarations = [h for h in fit if h.declare]
+    mistakes_ = [h for h in fit if not h.declare]
+    convention = declarations[0].diagnosis if declarations else None
     if convention is not None and not _leaves_out(convention.declare):
         return convention
-    mistake = _mistake(judge, evidence)
-    convention = convention or other_variables(judge, evidence)
+    mistake = _all_of(mistakes_)
+    convention = convention or variables
     if convention is not None and mistake is not None:
         return replace(mistake, declare=convention.declare)
     return mistake or convention
 
 
+_MOST_NAMED = 2
+
+
+def _all_of(fit: list[Hypothesis]) -> Diagnosis | None:
+    """The first mistake that fits, with the others that no problem tells from it."""
+    if not fit:
+        return None
+    first = min(fit, key=lambda h: h.generic)
+    others = {h.name: h.sentence for h in reversed(fit) if h.name != first.name and h.generic <= first.generic}
+    shown = list(others.values())[::-1][: _MOST_NAMED - 1]
+    return Diagnosis(first.name, "; or, with the same gradient: ".join([first.sentence, *shown]))
+
+
+_FRESH = 3
+"""Problems on which hypotheses that fit alike are told apart."""
+
+
+def _told_apart(judge: Judge, fit: list[Hypothesis]) -> list[Hypothesis]:
+    """Those that fit on problems spread over all distances from the old policy, too."""
+    thresholds = has_clip(judge.conventions.derivation)
+    for i in range(_FRESH):
+        if not fit or (not thresholds and len({h.name for h in fit}) < 2):
+            break
+        fresh = spread(judge, i)
+        fit = [h for h in fit if bool(fresh.fits(h.predict(fresh))[0].all())]
+    return fit
+
+
 def _leaves_out(written: str) -> bool:
-    return written.partition("=")[2] in ("'none'", "'off'", "'uniform'")
+    return written.partition("=")[2] in ("'none'", "'off'", "'uniform'", "None")
 
 
-def _declared_otherwise(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
-    for written, other in judge.conventions.alternatives():
-
-        def predict(e: Evidence, other: Conventions = other) -> Tensor:
-            return _under(other, e.case)
-
+def _hypotheses(conventions: Conventions, case: Case) -> Iterator[Hypothesis]:
+    for written, other in conventions.alternatives():
+        name = f"convention:{written.partition('=')[0]}"
+        sentence = f"the implementation behaves as {written} says"
         try:
-            if explains(evidence, predict):
-                name = written.partition("=")[0]
-                return Diagnosis(f"convention:{name}", f"the implementation behaves as {written} says", written)
+            readings = [partial(_under, other), *(partial(_with_stored, other, s) for s in _stored(other, case))]
         except (GradcheckError, KeyError, ValueError):
-            continue  # this declaration asks for quantities that the case does not have
-    if judge.conventions.adv_clip_max is not None:
-        free = replace(judge.conventions, adv_clip_max=None)
-        if explains(evidence, lambda e: _under(free, e.case)):
-            limit = judge.conventions.adv_clip_max
-            cause = f"the advantage is not clamped to ±{limit:g} as adv_clip_max declares"
-            return Diagnosis("advantage-unclamped", cause, "adv_clip_max=None")
-    return None
+            continue
+        for reading in readings:
+            yield Hypothesis(name, sentence, partial(_if_it_can, reading), written)
+    if conventions.adv_clip_max is not None:
+        free = replace(conventions, adv_clip_max=None)
+        sentence = f"the advantage is not clamped to ±{conventions.adv_clip_max:g} as adv_clip_max declares"
+        yield Hypothesis("advantage-unclamped", sentence, partial(_under, free), "adv_clip_max=None")
+    for mistake in mistakes(conventions.derivation):
+        yield Hypothesis(mistake.name, mistake.sentence, partial(_of_mistake, mistake), generic=mistake.generic)
 
 
-def _under(other: Conventions, case: Case) -> Tensor:
+def _of_mistake(mistake: Mistake, e: Evidence) -> Prediction:
+    return e.predicted(mistake)
+
+
+def _if_it_can(predict: Callable[[Evidence], Tensor | Prediction], e: Evidence) -> Tensor | Prediction:
+    """What another declaration requires; where it asks for what the case does not have, nothing that is observed."""
+    try:
+        return predict(e)
+    except (GradcheckError, KeyError, ValueError):
+        return 2 * e.observed.nan_to_num(1.0, 1.0, 1.0).abs() + e.observed.nan_to_num(1.0, 1.0, 1.0).abs().amax() + 1
+
+
+def _under(other: Conventions, e: Evidence) -> Tensor:
     """The gradient that another declaration requires on the same problem."""
+    case = e.case
     missing = [name for name in other.derivation.given if name not in case.names and name != "D"]
     if missing:
         raise KeyError(missing[0])
@@ -86,6 +168,23 @@ def _under(other: Conventions, case: Case) -> Tensor:
     return overall_factor(other, case) * gradient.expand(case.output.shape)
 
 
+_GIVEN = (n.log_prob_old, n.mean_old, n.mean_ref)
+"""What code may read from its case, where it is that of the declared step."""
+
+
+def _stored(other: Conventions, case: Case) -> list[tuple[sp.Symbol, ...]]:
+    """Which of the behaviour's and the reference's quantities such code may take as they are given."""
+    own = stated(other.derivation)
+    held = [s for s in _GIVEN if s.name in case.names and s in own.table]
+    return [chosen for size in range(1, len(held) + 1) for chosen in combinations(held, size)]
+
+
+def _with_stored(other: Conventions, given: tuple[sp.Symbol, ...], e: Evidence) -> Prediction:
+    """The same where some quantities are read from the case, as the declared step gave them."""
+    trial = e.under(other)
+    return trial.predict({s: Given(s) for s in given}).times(overall_factor(other, e.case))
+
+
 def _noise_under(other: Conventions, case: Case) -> Tensor | None:
     """The noise that another reverse step would have needed to reach the same state."""
     if "x_prev" not in case.names or n.mean_old not in other.derivation.definitions:
@@ -93,15 +192,3 @@ def _noise_under(other: Conventions, case: Case) -> Tensor | None:
     mean_old, std = evaluate(other.derivation, case, n.mean_old, n.C2, dtype=torch.float64)
     noise: Tensor = ((case.x_prev.to(torch.float64) - mean_old) / std).to(case.output.dtype)
     return noise
-
-
-def _mistake(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
-    for mistake in mistakes(judge.conventions.derivation):
-
-        def predict(e: Evidence, mistake: Mistake = mistake) -> Tensor:
-            effective = effective_case(e.conventions, e.case)
-            return overall_factor(e.conventions, e.case) * gradient_of_mistake(mistake, effective)
-
-        if explains(evidence, predict):
-            return Diagnosis(mistake.name, mistake.sentence)
-    return None

@@ -16,7 +16,6 @@ from gradcheck.compiled import evaluate
 from gradcheck.conventions import Conventions
 from gradcheck.errors import GradcheckError
 from gradcheck.oracle.diagnosis.evidence import Evidence, explains
-from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.reference import effective_case, overall_factor
 from gradcheck.oracle.results import Diagnosis
 
@@ -25,9 +24,8 @@ __all__ = ["other_variables"]
 _KIND = {"v": "v", "epsilon": "noise", "x0": "x_0"}
 
 
-def other_variables(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
+def other_variables(declared: Conventions, evidence: list[Evidence]) -> Diagnosis | None:
     """A function that reads its case in other variables: the same numbers under the other declaration's names."""
-    declared = judge.conventions
     for written, other in declared.other_variables():
         for derivation in _readings(other.derivation):
 

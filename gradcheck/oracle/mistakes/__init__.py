@@ -8,25 +8,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from itertools import combinations
 
 import sympy as sp
 
 from derivations import notation as n
-from derivations.derivation import Derivation, inline
+from derivations.derivation import Derivation
 from gradcheck.oracle.mistakes.candidates import Candidate, Mistake, Overrides
 from gradcheck.oracle.mistakes.conversions import carried_over, conversion_mistakes
 from gradcheck.oracle.mistakes.divergence import divergence_mistakes
-from gradcheck.oracle.mistakes.evaluation import gradient_of_mistake
 from gradcheck.oracle.mistakes.forward import mixture_mistakes, target_mistakes, weight_mistakes
-from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean
+from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, Right
 from gradcheck.oracle.mistakes.general import reference_mistakes, term_mistakes
+from gradcheck.oracle.mistakes.generic import quantity_mistakes
 from gradcheck.oracle.mistakes.guard import corrected_ratio_mistakes
 from gradcheck.oracle.mistakes.pairs import pair_mistakes
+from gradcheck.oracle.mistakes.places import LOSS, Place, Stated, stated, symbols_of
 from gradcheck.oracle.mistakes.steps import step_mistakes
 from gradcheck.oracle.mistakes.surrogate import EXCHANGED, ONE_EDGE, log_ratio_mistakes, surrogate_mistakes
+from gradcheck.oracle.mistakes.trial import Prediction, Trial, gradient_of_mistake
 from gradcheck.oracle.mistakes.weighting import time_weight_mistakes
 
-__all__ = ["EXCHANGED", "KINDS", "ONE_EDGE", "BatchFirst", "BatchMean", "Mistake", "gradient_of_mistake", "mistakes"]
+__all__ = [
+    "EXCHANGED",
+    "KINDS",
+    "ONE_EDGE",
+    "BatchFirst",
+    "BatchMean",
+    "Mistake",
+    "Prediction",
+    "Trial",
+    "gradient_of_mistake",
+    "mistakes",
+]
 
 KINDS: tuple[Callable[[Derivation], Iterator[Candidate]], ...] = (
     term_mistakes,
@@ -41,6 +55,7 @@ KINDS: tuple[Callable[[Derivation], Iterator[Candidate]], ...] = (
     mixture_mistakes,
     pair_mistakes,
     reference_mistakes,
+    quantity_mistakes,
 )
 """In the order in which they are tried: of two mistakes that predict the same gradient, the first one is named."""
 
@@ -54,19 +69,52 @@ def mistakes(derivation: Derivation) -> tuple[Mistake, ...]:
     change = derivation.change
     if change is not None:
         available = {*derivation.given, *derivation.defined, "D"}
-        carried = [carried_over(mistake, change) for mistake in mistakes(change.origin)]
-        every = [*conversion_mistakes(derivation), *carried]
-        return tuple(m for m in every if {s.name for s in m.loss.free_symbols} <= available)
-    right = _inlined(derivation, derivation.loss, {})
+        own = stated(derivation)
+        every = [carried_over(mistake, change, own) for mistake in mistakes(change.origin)]
+        found = [m for m in conversion_mistakes(derivation) if {s.name for s in m.loss.free_symbols} <= available]
+        return (*found, *(m for m in every if _needs(own, m.edits) <= available))
     available = {*derivation.given, *derivation.defined, "D"}
-    found = []
-    for name, sentence, loss, overrides in (candidate for kind in KINDS for candidate in kind(derivation)):
-        wrong = _inlined(derivation, loss, overrides)
-        if wrong != right and {s.name for s in wrong.free_symbols} <= available:
-            found.append(Mistake(name, sentence, wrong))
-    return tuple(found)
+    own = stated(derivation)
+    named, seen = [], set()
+    every_kind = ((kind, candidate) for kind in KINDS for candidate in kind(derivation))
+    for kind, (name, sentence, loss, overrides) in every_kind:
+        edits = {s: e for s, e in overrides.items() if own.table.get(s, s) != e}
+        if loss != derivation.loss:
+            edits[LOSS] = loss
+        for one in (edits, *_kept(own, edits)):
+            key = frozenset(one.items())
+            if one and key not in seen and _needs(own, one) <= available:
+                seen.add(key)
+                named.append(Mistake(name, sentence, own, one, kind is quantity_mistakes))
+    return tuple(named)
 
 
-def _inlined(d: Derivation, loss: sp.Expr, overrides: Overrides) -> sp.Expr:
-    # the sampled state is an input: a wrong step does not change it
-    return inline(loss, {s: e for s, e in {**d.definitions, **overrides}.items() if s != n.x_prev})
+_GIVEN = (n.log_prob_old, n.mean_old, n.mean_ref)
+"""What a trainer may have stored, or read from its case, and so doesn't compute with its own mistake."""
+
+
+def _kept(own: Stated, edits: Overrides) -> Iterator[Overrides]:
+    """The same mistake in code that takes the behaviour's side as it was given: only the trained model's is wrong."""
+    reached = own.reach(frozenset(edits))
+    given = [s for s in _GIVEN if s in reached and s in _read({**own.table, **edits})]
+    for size in range(1, len(given) + 1):
+        for chosen in combinations(given, size):
+            kept = {**edits, **{s: Right(s) for s in chosen}}
+            if not set(edits) <= set(chosen):
+                yield kept
+
+
+def _read(table: Overrides) -> set[sp.Symbol]:
+    """The symbols that a loss is made of."""
+    seen: set[sp.Symbol] = set()
+    pending = {LOSS}
+    while pending:
+        symbol = pending.pop()
+        seen.add(symbol)
+        pending |= (symbols_of(sp.sympify(table[symbol])) if symbol in table else frozenset()) - seen
+    return seen
+
+
+def _needs(own: Stated, edits: Overrides) -> set[str]:
+    """Names that a case must hold for a wrong loss."""
+    return {s.name for s in _read({**own.table, **edits}) if s not in own.table and not isinstance(s, Place)}

@@ -10,7 +10,8 @@ from derivations import notation as n
 from derivations.calculus import sg
 from derivations.derivation import Change, Derivation, inline
 from derivations.paths import path_of
-from gradcheck.oracle.mistakes.candidates import Mistake
+from gradcheck.oracle.mistakes.candidates import Mistake, as_a_whole
+from gradcheck.oracle.mistakes.places import Stated, carried
 
 __all__ = ["carried_over", "conversion_mistakes"]
 
@@ -21,12 +22,13 @@ _MODELS = (n.v_theta, n.v_old, n.v_ref)
 Velocities = Mapping[sp.Symbol, sp.Expr]
 
 
-def carried_over(mistake: Mistake, change: Change) -> Mistake:
+def carried_over(mistake: Mistake, change: Change, own: Stated) -> Mistake:
     """The same mistake, made in other variables."""
     sentence = mistake.sentence
     if change.renamed.get(n.t) == 1 - n.t:  # velocities are the opposite there
         sentence = sentence.replace("x_0 − ε", "·").replace("ε − x_0", "x_0 − ε").replace("·", "ε − x_0")
-    return Mistake(mistake.name, sentence, _rewritten(mistake.loss, change.renamed, change.made))
+    edits = {s: carried(e, change) for s, e in mistake.edits.items()}
+    return Mistake(mistake.name, sentence, own, edits, mistake.generic)
 
 
 def _rewritten(loss: sp.Expr, renamed: Velocities, made: Velocities) -> sp.Expr:
@@ -46,7 +48,7 @@ def conversion_mistakes(d: Derivation) -> Iterator[Mistake]:
         wrong = _wrong(change, renamed, made)
         if wrong not in seen:
             seen.add(wrong)
-            yield Mistake(name, sentence, wrong)
+            yield as_a_whole(name, sentence, wrong)
 
 
 def _wrong(change: Change, renamed: Velocities, made: Velocities) -> sp.Expr:

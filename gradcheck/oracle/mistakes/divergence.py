@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import sympy as sp
 
 from derivations import notation as n
-from derivations.calculus import Unless
+from derivations.calculus import Norm2, Unless
 from derivations.derivation import Derivation
 from gradcheck.oracle.mistakes.candidates import Candidate
-from gradcheck.oracle.mistakes.functions import BatchMean
-from gradcheck.oracle.mistakes.general import wrong_advantages
+from gradcheck.oracle.mistakes.functions import BatchMean, Right
+from gradcheck.oracle.mistakes.general import advantage_mistakes
 
 __all__ = ["divergence_mistakes"]
 
@@ -52,6 +52,19 @@ def divergence_mistakes(d: Derivation) -> Iterator[Candidate]:
         {},
     )
     for name, sentence, other in (
+        ("divergence-rooted", "the root of the divergence is compared with the bound", sp.sqrt(own)),
+        ("divergence-half-twice", "the divergence has a factor 1/2 too many", own / 2),
+        (
+            "divergence-on-velocities",
+            "the divergence compares the velocities; it must compare the steps' means, over their variance",
+            Norm2(n.v_theta - n.v_old) / n.D,
+        ),
+        (
+            "divergence-on-velocities",
+            "the divergence compares the velocities; it must compare the steps' means, over their variance",
+            Norm2(n.v_theta - n.v_old),
+        ),
+        ("divergence-without-variance", "the means' distance is not divided by the step's variance", 2 * own * n.C2**2),
         ("divergence-averaged", "the divergence is averaged over the batch; it must be per sample", BatchMean(own)),
         ("divergence-half-missing", "the divergence lacks a factor 1/2", 2 * own),
         ("divergence-sigma", "the divergence is over σ_t² where the step's variance σ_t²Δt belongs", own * n.dt),
@@ -78,5 +91,5 @@ def divergence_mistakes(d: Derivation) -> Iterator[Candidate]:
             "an estimate of the divergence from the ratio stands for the exact one, which the noise does not enter"
         )
         yield name, sentence, put(Unless(away, measure - n.divergence_max)), {}
-    for name, sentence, wrong in wrong_advantages(n.advantage):
-        yield name, sentence, d.loss.xreplace({n.advantage: wrong}), {}
+    yield from advantage_mistakes(d)
+    yield "advantage-sign", "the advantage enters with the wrong sign", d.loss, {n.advantage: -Right(n.advantage)}

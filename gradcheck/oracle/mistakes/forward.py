@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import sympy as sp
 
 from derivations import notation as n
-from derivations.calculus import MeanAbs, Norm2, Surrogate, drop_sg
+from derivations.calculus import MeanAbs, Norm2, Surrogate, drop_sg, sg
 from derivations.derivation import Derivation
 from gradcheck.oracle.mistakes.candidates import Candidate, Overrides
-from gradcheck.oracle.mistakes.functions import BatchMean, Rounded
-from gradcheck.oracle.mistakes.general import wrong_advantages
+from gradcheck.oracle.mistakes.functions import BatchMean, Huber, Right, Rounded
+from gradcheck.oracle.mistakes.general import advantage_mistakes
 
 __all__ = ["mixture_mistakes", "target_mistakes", "weight_mistakes"]
 
@@ -25,14 +25,24 @@ def target_mistakes(d: Derivation) -> Iterator[Candidate]:
         ("velocity-sum", "ε + x_0", n.x_0 + n.noise),
         ("noise-for-velocity", "ε alone", n.noise),
         ("data-for-velocity", "x_0", n.x_0),
+        ("state-for-velocity", "ε − x_t", n.noise - n.x_t),
+        ("state-for-velocity", "x_t − x_0", n.x_t - n.x_0),
+        ("state-for-velocity", "x_t", n.x_t),
+        ("velocity-times-time", "t (ε − x_0)", n.t * (n.noise - n.x_0)),
     ):
         yield name, f"the regression target is {seen}; it must be ε − x_0", d.loss, {n.v_gt: target}
     loss = d.inline(d.loss)
     absolute = loss.replace(Norm2, lambda x: n.D * MeanAbs(x))
     rooted = loss.replace(Norm2, lambda x: sp.sqrt(Norm2(x)))
     mean_rooted = loss.replace(Norm2, lambda x: sp.sqrt(n.D * Norm2(x)))
-    for wrong in (absolute, rooted, mean_rooted):
-        yield "not-squared", "the error is a distance, not a squared one", wrong, {}
+    yield "not-squared", "the error is the absolute one, |v − v_gt| (L1), not the squared one", absolute, {}
+    for wrong in (rooted, mean_rooted):
+        yield "not-squared", "the error is a distance ‖v − v_gt‖ (the root is taken), not a squared one", wrong, {}
+    for delta in map(sp.Rational, ("1/10", "1/2", "1", "2", "5", "10")):
+        for factor, what in ((1, "½x² inside"), (2, "x² inside")):
+            wrong = loss.replace(Norm2, lambda x, c=factor, size=delta: c * Huber(x, size))  # type: ignore[misc]
+            sentence = f"the error of each coordinate is Huber's (smooth L1, δ = {float(delta):g}, {what}), not squared"
+            yield "huber", sentence, wrong, {}
 
 
 def weight_mistakes(d: Derivation) -> Iterator[Candidate]:
@@ -51,8 +61,8 @@ def weight_mistakes(d: Derivation) -> Iterator[Candidate]:
         ):
             yield name, sentence, loss.xreplace({n.omega: weight}), {}
     if n.v_gt in d.definitions and n.advantage in d.loss.free_symbols and not d.loss.atoms(Surrogate):
-        for name, sentence, wrong in wrong_advantages(n.advantage):
-            yield name, sentence, loss.xreplace({n.advantage: wrong}), {}
+        yield from advantage_mistakes(d)
+        yield "advantage-sign", "the advantage enters with the wrong sign", d.loss, {n.advantage: -Right(n.advantage)}
     if n.temperature in d.loss.free_symbols:
         for name, sentence, wrong in _exponential_mistakes(loss):
             yield name, sentence, wrong, {}
@@ -148,6 +158,12 @@ def mixture_mistakes(d: Derivation) -> Iterator[Candidate]:
         "mixture-live",
         "v_old is taken from the trained model in the mixtures, with its gradient",
         mixed(plus.xreplace({old: new}), minus.xreplace({old: new})),
+        {},
+    )
+    yield (
+        "mixture-of-the-trained",
+        "v_old is the trained model's own prediction, detached, in the mixtures: the behaviour model's is not used",
+        mixed(plus.xreplace({old: sg(new)}), minus.xreplace({old: sg(new)})),
         {},
     )
     if r in d.coefficients:

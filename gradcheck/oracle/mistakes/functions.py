@@ -7,14 +7,44 @@ import sympy as sp
 __all__ = [
     "BatchFirst",
     "BatchMean",
+    "Bounded",
     "Crossed",
+    "DualClip",
+    "Given",
+    "Huber",
     "LogClipped",
     "MaskedBy",
     "MaxSurrogate",
+    "Neighbour",
     "OneSided",
+    "Outer",
+    "Right",
     "Rounded",
+    "SmallHalf",
     "TieLost",
+    "TimeRounded",
 ]
+
+
+class Right(sp.Function):
+    """What a symbol is in the right loss, whatever is changed elsewhere."""
+
+    nargs = 1
+
+    def _eval_is_real(self) -> bool:
+        return True
+
+    def _eval_is_positive(self) -> bool | None:
+        return self.args[0].is_positive
+
+
+class Given(sp.Function):
+    """A quantity as the case holds it, whatever the loss would compute for it."""
+
+    nargs = 1
+
+    def _eval_is_real(self) -> bool:
+        return True
 
 
 class BatchMean(sp.Function):
@@ -33,10 +63,22 @@ class BatchFirst(BatchMean):
     """The first sample's scalar, used for every sample."""
 
 
+class Neighbour(BatchMean):
+    """Another sample's quantity: the second argument says how many places away in the batch."""
+
+    nargs = 2
+
+
 class Rounded(sp.Function):
     """1 where the argument exceeds one half, else 0."""
 
     nargs = 1
+
+
+class TimeRounded(BatchMean):
+    """A time rounded to a table: times the second argument, rounded (third argument 0) or cut off (−1), and back."""
+
+    nargs = 3
 
 
 class WrongSurrogate(sp.Function):
@@ -61,13 +103,53 @@ class Crossed(WrongSurrogate):
     """Every advantage with every ratio, averaged over the advantages: (B,) against (B, 1)."""
 
 
+class DualClip(sp.Function):
+    """PPO's surrogate with a bound from above for negative advantages: the arguments are (A, r, ε⁻, ε⁺, c)."""
+
+    nargs = 5
+
+
 class LogClipped(sp.Function):
     """−min(rA, exp(clip(log r, −ε⁻, ε⁺))A): the clip applied to the log-ratio."""
 
     nargs = 4
 
 
+class Bounded(sp.Function):
+    """The first argument between the second and the third, with no gradient outside."""
+
+    nargs = 3
+
+    def _eval_is_real(self) -> bool:
+        return True
+
+
 class MaskedBy(sp.Function):
     """−rA where the surrogate of another ratio is not clipped; the arguments are (A, r, other, ε⁻, ε⁺)."""
 
     nargs = 5
+
+
+class Outer(sp.Function):
+    """log r of every sample under every scale: the arguments are what is scaled, what is divided, and the scale.
+
+    The value for sample j under sample i's scale s_i is s_i·x_j + y_j / s_i, exponentiated and clipped, and averaged
+    over i with the advantage and the weight of j; the arguments are (A, x, y, s, ε⁻, ε⁺, weight).
+    """
+
+    nargs = 7
+
+
+class Huber(sp.Function):
+    """Huber's function of each coordinate, summed: x²/2 up to δ, and δ(|x| − δ/2) beyond; arguments (x, δ)."""
+
+    nargs = 2
+
+    def _eval_is_real(self) -> bool:
+        return True
+
+
+class SmallHalf(sp.Function):
+    """The squared norm of some coordinates alone; the second argument says which (see the evaluation)."""
+
+    nargs = 2

@@ -10,23 +10,23 @@ from derivations import notation as n
 from derivations.calculus import Norm2
 from derivations.derivation import Derivation
 from gradcheck.oracle.mistakes.candidates import Candidate
-from gradcheck.oracle.mistakes.functions import BatchMean
+from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, Neighbour, Right
+from gradcheck.oracle.mistakes.places import KL, KL_STD, POLICY, stated
 
-__all__ = ["reference_mistakes", "term_mistakes", "wrong_advantages"]
+__all__ = ["advantage_mistakes", "reference_mistakes", "term_mistakes", "wrong_advantages"]
 
 
 def term_mistakes(d: Derivation) -> Iterator[Candidate]:
     """The policy's term as a whole, beside a reference term."""
     if not d.loss.has(n.kl_weight):
         return
-    policy = d.loss.xreplace({n.kl_weight: sp.S.Zero})
     yield (
         "policy-detached",
         "the policy's term has no gradient: the prediction in it is detached, or the behaviour model's",
-        d.loss - policy,
-        {},
+        d.loss,
+        {POLICY: sp.S.Zero},
     )
-    yield "policy-sign", "the policy's term has the wrong sign", d.loss - 2 * policy, {}
+    yield "policy-sign", "the policy's term has the wrong sign", d.loss, {POLICY: -stated(d).table[POLICY]}
 
 
 def wrong_advantages(a: sp.Expr) -> Iterator[tuple[str, str, sp.Expr]]:
@@ -51,44 +51,79 @@ def wrong_advantages(a: sp.Expr) -> Iterator[tuple[str, str, sp.Expr]]:
         "the optimality probability (1 + A)/2 stands where the advantage belongs",
         (1 + a) / 2,
     )
+    yield "advantage-sign-alone", "only the advantage's sign counts", sp.sign(a)
+    yield "good-samples-dropped", "positive advantages are dropped", sp.Min(a, 0)
     yield "bad-samples-dropped", "negative advantages are dropped", sp.Max(a, 0)
     yield "advantage-missing", "the advantage is missing: every sample counts alike", sp.S.One
 
 
+def advantage_mistakes(d: Derivation) -> Iterator[Candidate]:
+    """Everything that may stand in the place of a given advantage."""
+    a = n.advantage
+    for name, sentence, wrong in wrong_advantages(a):
+        yield name, sentence, d.loss, {a: wrong.xreplace({a: Right(a)})}
+    for by in (1, -1):
+        yield (
+            "advantage-of-neighbour",
+            "the advantage is another sample's: the batch is out of step with it (a roll, a shuffle or an off-by-one)",
+            d.loss,
+            {a: Neighbour(Right(a), by)},
+        )
+    yield (
+        "advantage-of-first-sample",
+        "every sample has the first sample's advantage",
+        d.loss,
+        {a: BatchFirst(Right(a))},
+    )
+
+
 def reference_mistakes(d: Derivation) -> Iterator[Candidate]:
     """Mistakes in the KL or reference term."""
-    if not d.loss.has(n.kl_weight):
+    table = stated(d).table
+    if KL not in table:
         return
-    loss, w = d.inline(d.loss), n.kl_weight
-    policy = loss.xreplace({w: sp.S.Zero})
+    kl, w = table[KL], n.kl_weight
     term = "the KL or reference term"
-    yield (
+
+    def put(name: str, sentence: str, value: sp.Expr) -> Candidate:
+        return name, sentence, d.loss, {KL: value}
+
+    yield put(
         "kl-without-gradient",
         f"{term} has no gradient (it is computed under no_grad, or detached)",
-        policy,
-        {},
+        sp.S.Zero,
     )
-    yield (
-        "kl-to-old",
-        f"{term} is taken to the behaviour model",
-        policy + (loss - policy).xreplace({n.v_ref: n.v_old}),
-        {},
-    )
-    for name, sentence, weight in (
-        ("kl-sign", f"{term} has the wrong sign", -w),
-        ("kl-half", f"{term} is twice the declared one: a factor 1/2 is missing", 2 * w),
-        ("kl-doubled", f"{term} is half the declared one", w / 2),
-        ("kl-squared-weight", "the KL weight enters twice", w**2),
-        ("kl-weight-missing", "the KL weight is missing", sp.S.One),
-        ("kl-times-D", f"{term} is summed where it must be averaged over coordinates", w * n.D),
-        ("kl-over-D", f"{term} is averaged over coordinates where it must be summed", w / n.D),
+    to_old = {n.v_ref: n.v_old, n.mean_ref: n.mean_old}
+    yield put("kl-to-old", f"{term} is taken to the behaviour model", kl.xreplace(to_old))
+    for name, sentence, factor in (
+        ("kl-sign", f"{term} has the wrong sign", sp.S.NegativeOne),
+        ("kl-half", f"{term} is twice the declared one: a factor 1/2 is missing", sp.Integer(2)),
+        ("kl-doubled", f"{term} is half the declared one", sp.Rational(1, 2)),
+        ("kl-squared-weight", "the KL weight enters twice", w),
+        ("kl-weight-missing", "the KL weight is missing", 1 / w),
+        ("kl-times-D", f"{term} is summed where it must be averaged over coordinates", n.D),
+        ("kl-over-D", f"{term} is averaged over coordinates where it must be summed", 1 / n.D),
     ):
-        yield name, sentence, loss.xreplace({w: weight}), {}
+        yield put(name, sentence, factor * kl)
     if "dt" in d.given:
-        yield "kl-times-dt", f"{term}'s denominator lacks Δt", loss.xreplace({w: w * n.dt}), {}
-        yield "kl-over-dt", f"{term} is divided by Δt once too often", loss.xreplace({w: w / n.dt}), {}
+        yield put("kl-times-dt", f"{term}'s denominator lacks Δt", n.dt * kl)
+        yield put("kl-over-dt", f"{term} is divided by Δt once too often", kl / n.dt)
+    if KL_STD in table:
+        yield put(
+            "kl-without-variance",
+            f"{term} is not divided by twice the step's variance",
+            kl.xreplace({KL_STD: sp.S.One / sp.sqrt(2)}),
+        )
+        yield put(
+            "kl-without-variance", f"{term} is not divided by the step's variance", kl.xreplace({KL_STD: sp.S.One})
+        )
+    for symbol, word in ((n.advantage, "the advantage"), (n.ratio, "the ratio"), (n.t, "t")):
+        if symbol.name in d.given or symbol in d.definitions:
+            yield put("kl-weighed", f"{term} is multiplied by {word}; it must not be", Right(symbol) * kl)
+            yield put("kl-weighed", f"{term} is multiplied by {word}; it must not be", symbol * kl)
+    yield put("kl-averaged", f"{term} is averaged over the batch before it is weighed", BatchMean(kl))
     if n.mean_theta in d.definitions:
         between = "the KL term compares the velocities; it must compare the steps' means, over their variance"
         for each in (sp.S.One, 1 / n.D):
             for half in (sp.S.One, sp.Rational(1, 2)):
-                yield "kl-on-velocities", between, policy + half * each * w * Norm2(n.v_theta - n.v_ref), {}
+                yield put("kl-on-velocities", between, half * each * w * Norm2(n.v_theta - n.v_ref))

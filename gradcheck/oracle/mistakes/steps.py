@@ -2,16 +2,21 @@ r"""Mistakes in the reverse step of the policy-gradient losses: its mean, its st
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+import math
+from collections.abc import Iterator, Mapping
 
 import sympy as sp
+import torch
 
 from derivations import notation as n
 from derivations.calculus import Norm2
 from derivations.derivation import Derivation, inline
 from derivations.sde import SDES, reverse_step, step_with
+from gradcheck.oracle.mistakes import places as at
 from gradcheck.oracle.mistakes.candidates import Candidate, Overrides
-from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean
+from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, Neighbour, Right, SmallHalf, TimeRounded
+from gradcheck.oracle.mistakes.places import Place, stated
 
 __all__ = ["step_mistakes"]
 
@@ -19,108 +24,422 @@ __all__ = ["step_mistakes"]
 # a step with a number of its own cannot be tried: cases of the others do not hold it
 _STEPS = tuple(step.name for step in SDES if n.sigma_min not in step.formulas.get(n.sigma_t, n.C2).free_symbols)
 
-
-_STEP = (n.C1, n.C2, n.mean_offset, n.sigma_t)
+_WHERE = {
+    at.STD: "the log-probability",
+    at.SCALE: "what multiplies the log-ratio",
+    at.BIAS_STD: "the ratio's bias",
+    at.DIVERGENCE_STD: "the divergence",
+    at.KL_STD: "the KL term",
+}
+_NAMES = {
+    at.STD: "std",
+    at.SCALE: "scale",
+    at.BIAS_STD: "bias-std",
+    at.DIVERGENCE_STD: "divergence-std",
+    at.KL_STD: "kl-std",
+}
 _TIMES = (n.t, n.dt, n.alpha_bar, n.alpha_bar_prev)
 
 
 def step_mistakes(d: Derivation) -> Iterator[Candidate]:
     """The reverse step's mean and standard deviation."""
-    if n.mean_theta not in d.definitions:
+    if not {n.mean_theta, n.mean_old} <= d.definitions.keys():
         return
-    wrong_std = "the log-probability's standard deviation is"
-    root = sp.sqrt(n.dt)
+    table = stated(d).table
+    yield from _deviation_mistakes(d)
+    if at.SCORE in table:
+        yield from _mean_mistakes(d, table)
+    else:
+        yield from _other_means(d)
+    if at.STD in table:
+        yield from _state_mistakes(d)
+        yield from _density_mistakes(d)
+        yield from _normaliser_mistakes(d)
 
-    def std(name: str, sentence: str, value: sp.Expr) -> Candidate:
-        used = [s for s in (n.log_prob_theta, n.log_prob_old, n.log_ratio) if s in d.definitions]
-        return name, sentence, d.loss, {s: d.definitions[s].xreplace({n.C2: value}) for s in used}
 
-    yield std("std-without-dt", f"{wrong_std} σ_t; the step's is σ_t √Δt", n.C2 / root)
-    yield std("std-dt-twice", f"{wrong_std} multiplied by √Δt twice", n.C2 * root)
-    yield std("std-mean", f"{wrong_std} averaged over the batch; it must be per sample", BatchMean(n.C2))
-    yield std("std-mean", f"{wrong_std} averaged over the batch; it must be per sample", BatchMean(n.C2 / root) * root)
-    yield std("std-first", f"{wrong_std} the first sample's; it must be per sample", BatchFirst(n.C2))
-    yield std("std-not-squared", "the squared error is divided by 2C2 where the variance 2C2² belongs", sp.sqrt(n.C2))
+def _deviation_mistakes(d: Derivation) -> Iterator[Candidate]:
+    """Another standard deviation than the step's: at one place, or at several at once."""
+    own = stated(d)
+    has_dt = "dt" in d.given
+    root = sp.sqrt(n.dt) if has_dt else sp.S.One
+    sigma = own.table[n.C2] / root if not has_dt else n.C2 / root
+    kind = step_with(d.coefficients)
+    for place in own.deviations:
+        right = own.table[place]
+        where, prefix = _WHERE[place], _NAMES[place]
+        wrong = f"the standard deviation in {where} is"
+
+        def put(name: str, what: str, value: sp.Expr, place: Place = place, wrong: str = wrong) -> Candidate:
+            return name, f"{wrong} {what}", d.loss, {place: value}
+
+        if has_dt and right == n.C2:
+            without = {"scale": "scale-sigma", "divergence-std": "divergence-sigma"}.get(prefix, f"{prefix}-without-dt")
+            yield put(without, "σ_t; the step's is σ_t √Δt (√Δt is missing)", right / root)
+            yield put(f"{prefix}-dt-twice", "multiplied by √Δt twice: σ_t Δt in place of σ_t √Δt", right * root)
+        averaged = {"std": "std-mean", "scale": "std-averaged"}.get(prefix, f"{prefix}-averaged")
+        for value in _averaged(right, root):
+            yield put(averaged, "averaged over the batch; it must be per sample", value)
+        yield put(
+            "std-first" if prefix == "std" else f"{prefix}-first",
+            "the first sample's; it must be per sample",
+            BatchFirst(right),
+        )
+        for by in (1, -1):
+            yield put(f"{prefix}-of-neighbour", "another sample's", Neighbour(right, by))
+        if prefix == "std":
+            yield put(
+                "std-not-squared", "its root: the squared error is divided by 2C2 where 2C2² belongs", sp.sqrt(right)
+            )
+        yield put(f"{prefix}-squared", "the variance, its square", right**2)
+        for other in _STEPS:
+            if kind is not None and other != kind.name and kind.path == "rectified":
+                yield put(
+                    f"{prefix}-of-{other}", f"that of the {other} step", inline(n.C2, reverse_step(other).formulas)
+                )
+        if prefix in ("scale", "std"):
+            yield put(f"{prefix}-doubled", "twice the step's", 2 * right)
+        for least in ("1/100", "1/50", "1/20", "1/10", "1/5", "1/2"):
+            floor = sp.Rational(least)
+            yield put(f"{prefix}-floor", f"clamped from below, to at least {float(floor):g}", sp.Max(right, floor))
+    several = [p for p in own.deviations if own.table[p] == n.C2]
+    both = [*several, at.OVER] if at.OVER in own.table else several
+    for size in range(2, len(both) + 1):
+        for chosen in itertools.combinations(both, size):
+            yield from _in_several(d, chosen, root, sigma, has_dt)
+
+
+def _averaged(right: sp.Expr, root: sp.Expr) -> Iterator[sp.Expr]:
+    yield BatchMean(right)
+    if right == n.C2 and root != 1:
+        yield BatchMean(right / root) * BatchMean(root)
+        yield BatchMean(right / root) * root
+        yield right / root * BatchMean(root)
+        yield BatchMean(right / root) * sp.sqrt(BatchMean(n.dt))
+    yield sp.sqrt(BatchMean(right**2))
+
+
+def _in_several(
+    d: Derivation, chosen: tuple[Place, ...], root: sp.Expr, sigma: sp.Expr, has_dt: bool
+) -> Iterator[Candidate]:
+    """One wrong deviation that stands at several places; under the policy term its part Δt with it."""
+    words = [_WHERE[p] for p in chosen if p != at.OVER] + (
+        ["what divides the policy term"] if at.OVER in chosen else []
+    )
+    where = ", ".join(words[:-1]) + " and " + words[-1]
+    averaged = f"the step's standard deviation is averaged over the batch in {where}; it must be per sample"
+    options: list[tuple[str, str, sp.Expr, sp.Expr]] = []
+    if has_dt:
+        mean_root = BatchMean(root)
+        options += [
+            ("std-averaged", averaged, BatchMean(sigma) * mean_root, mean_root**2),
+            ("std-averaged", averaged, BatchMean(n.C2), BatchMean(n.dt)),
+            ("std-averaged", averaged, sigma * mean_root, mean_root**2),
+            ("std-averaged", averaged, BatchMean(sigma) * sp.sqrt(BatchMean(n.dt)), BatchMean(n.dt)),
+        ]
+        if at.OVER not in chosen:
+            options += [
+                ("std-without-dt", f"the standard deviation is σ_t in {where}; the step's is σ_t √Δt", sigma, root),
+                ("std-dt-twice", f"the standard deviation has √Δt twice in {where}", n.C2 * root, root),
+            ]
+    else:
+        options.append(("std-averaged", averaged, BatchMean(n.C2), sp.S.One))
+    for name, sentence, value, over in options:
+        yield name, sentence, d.loss, {p: over if p == at.OVER else value for p in chosen}
+
+
+def _mean_mistakes(d: Derivation, table: Mapping[sp.Symbol, sp.Expr]) -> Iterator[Candidate]:
+    """The mean x − (v + s (x + (1 − t) v)) Δt, and the times and σ_t in the whole step."""
+
+    def put(name: str, sentence: str, edits: Overrides) -> Candidate:
+        return name, sentence, d.loss, edits
+
+    score, slope, offset = table[at.SCORE], table[n.C1], table[n.mean_offset]
+    kind = step_with(d.coefficients)
+    assert kind is not None
+    for other in _STEPS:
+        if other != kind.name:
+            theirs = reverse_step(other).formulas
+            mean = {s: inline(s, theirs) for s in (n.C1, n.mean_offset)}
+            yield put(f"mean-of-{other}", f"the step's mean is that of the {other} step", mean)
+            whole = {**mean, n.C2: inline(n.C2, theirs)}
+            yield put(f"step-of-{other}", f"the step is that of sde={other!r}: mean and deviation", whole)
+    missing = "the score correction σ_t²/(2t)·(x + (1 − t)v) is missing from the step's mean"
+    yield put("score-correction-missing", f"{missing}, in its velocity's part", {n.C1: at.MEAN_DT})
+    yield put("score-correction-missing", f"{missing}, in its state's part", {n.mean_offset: n.x_t})
+    yield put("score-correction-missing", missing, {at.SCORE: sp.S.Zero})
+    yield put("score-sign", "the score correction has the wrong sign in the step's mean", {at.SCORE: -score})
+    yield put(
+        "score-sign",
+        "the score correction's velocity part has the wrong sign",
+        {n.C1: at.MEAN_DT * (1 - (1 - at.MEAN_T) * at.SCORE)},
+    )
+    yield put("score-sign", "the score correction's state part has the wrong sign", {n.mean_offset: 2 * n.x_t - offset})
+    yield put("velocity-sign-in-mean", "the velocity has the wrong sign in the step's mean: x + C1 v", {n.C1: -slope})
+    backwards = "the step goes the wrong way: Δt has the wrong sign in the mean"
+    yield put("dt-sign", backwards, {at.MEAN_DT: -at.STEP_DT})
+    yield put(
+        "velocity-sign-in-mean",
+        "the velocity has the wrong sign in the step's mean; the score is right",
+        {n.C1: at.MEAN_DT * (-1 + (1 - at.MEAN_T) * at.SCORE)},
+    )
+    yield put(
+        "drift-sigma-not-squared",
+        "the score correction has σ_t where σ_t² belongs",
+        {at.DRIFT_SIGMA: sp.sqrt(n.sigma_t)},
+    )
+    yield put("drift-half-missing", "the score correction lacks its factor 1/2", {at.SCORE: 2 * score})
+    yield put("drift-half-twice", "the score correction has a factor 1/2 too many", {at.SCORE: score / 2})
+    yield put("drift-time-missing", "the score correction is not divided by t", {at.SCORE: at.MEAN_T * score})
+    yield put("drift-time-squared", "the score correction is divided by t²", {at.SCORE: score / at.MEAN_T})
+    yield put(
+        "drift-time-reversed",
+        "the score correction is divided by 1 − t; it must be by t",
+        {at.SCORE: at.MEAN_T / (1 - at.MEAN_T) * score},
+    )
+    yield put(
+        "drift-factor-missing",
+        "the velocity's part of the score correction lacks its factor 1 − t",
+        {n.C1: at.MEAN_DT * (1 + at.SCORE)},
+    )
+    yield put(
+        "drift-factor-reversed",
+        "the velocity's part of the score correction has t where 1 − t belongs",
+        {n.C1: at.MEAN_DT * (1 + at.MEAN_T * at.SCORE)},
+    )
+    yield put("dt-missing-in-mean", "the step's mean lacks its factor Δt", {at.MEAN_DT: sp.S.One})
+    yield put("root-dt-in-mean", "the step's mean has √Δt where Δt belongs", {at.MEAN_DT: sp.sqrt(at.STEP_DT)})
+    yield put("dt-squared-in-mean", "the step's mean has Δt² where Δt belongs", {at.MEAN_DT: at.STEP_DT**2})
+    where = {
+        at.STEP_T: ("step", "the step"),
+        at.MEAN_T: ("mean", "the step's mean"),
+        at.SIGMA_T: ("sigma", "σ_t"),
+    }
+    for place, (prefix, word) in where.items():
+        start = at.STEP_T if place != at.STEP_T else n.t
+        yield put(
+            f"{prefix}-time-after",
+            f"{word} is taken at t − Δt, where the step ends; it must be at t, where it starts",
+            {place: start - n.dt},
+        )
+        yield put(f"{prefix}-time-before", f"{word} is taken at t + Δt: the grid is off by one", {place: start + n.dt})
+        if place != at.SIGMA_T:
+            yield put(
+                f"{prefix}-time-reversed",
+                f"{word} is taken at 1 − t: the time axis is reversed in it",
+                {place: 1 - start},
+            )
+        for steps in (10, 100, 1000):
+            for how, verb in ((0, "rounded to"), (-1, "cut off to")):
+                yield put(
+                    "time-rounded",
+                    f"t is {verb} a table of {steps} times in {word}",
+                    {place: TimeRounded(start, steps, how)},
+                )
+        for by in (1, -1):
+            yield put(
+                "step-of-neighbour",
+                f"{word} is another sample's: the batch is out of step with the times",
+                {place: Neighbour(start, by)},
+            )
+    yield put("sigma-reversed", "σ_t is taken at 1 − t: the time axis is reversed in it", {at.SIGMA_T: 1 - at.STEP_T})
+    sigma = table[n.sigma_t]
+    yield put("sigma-not-rooted", "σ_t lacks its root: η t/(1 − t)", {n.sigma_t: sigma**2 / at.ETA})
+    yield put("sigma-without-level", "σ_t lacks the noise level η", {at.ETA: sp.S.One})
+    yield put("noise-level-squared", "the noise level η is squared in σ_t", {at.ETA: n.noise_level**2})
+    yield put("noise-level-rooted", "the noise level η is under a root in σ_t", {at.ETA: sp.sqrt(n.noise_level)})
+    for factor, word in (
+        (2, "twice"),
+        (sp.Rational(1, 2), "half"),
+        (sp.sqrt(2), "√2 times"),
+        (1 / sp.sqrt(2), "1/√2 times"),
+    ):
+        yield put("noise-level-scaled", f"the noise level is {word} the given one", {at.ETA: factor * n.noise_level})
+    for name, sentence, change in (
+        ("step-of-first-sample", "the first sample's time step is used for every sample", BatchFirst),
+        ("step-averaged", "the time step is averaged over the batch; it must be per sample", BatchMean),
+    ):
+        yield put(name, sentence, {at.STEP_T: change(n.t), at.STEP_DT: change(n.dt)})
+        yield put(name, sentence.replace("the time step", "t"), {at.STEP_T: change(n.t)})
+        yield put(name, sentence.replace("the time step", "Δt"), {at.STEP_DT: change(n.dt)})
+        yield put(name, sentence.replace("the time step", "Δt in the mean"), {at.MEAN_DT: change(n.dt)})
+        yield put(name, sentence.replace("the time step", "σ_t"), {n.sigma_t: change(sigma)})
+    for by in (1, -1):
+        yield put(
+            "step-of-neighbour",
+            "the step is another sample's: the batch is out of step with t and Δt",
+            {at.STEP_T: Neighbour(n.t, by), at.STEP_DT: Neighbour(n.dt, by)},
+        )
+        yield put("step-of-neighbour", "Δt is another sample's in the step", {at.STEP_DT: Neighbour(n.dt, by)})
+
+
+def _other_means(d: Derivation) -> Iterator[Candidate]:
+    """The same for steps that are written otherwise: CPS and DDIM."""
     own = step_with(d.coefficients)
     if own is None:
         return
     formulas = own.formulas
 
-    def step(name: str, sentence: str, changes: Overrides) -> Candidate:
-        definitions = {s: e.xreplace(dict(changes)) for s, e in d.definitions.items()}
-        return name, sentence, d.loss.xreplace(dict(changes)), definitions
+    def put(name: str, sentence: str, edits: Overrides) -> Candidate:
+        return name, sentence, d.loss, edits
 
-    def formula(symbol: sp.Symbol, change: Overrides) -> sp.Expr:
+    def formula(symbol: sp.Symbol, change: Mapping[sp.Expr, sp.Expr]) -> sp.Expr:
         """A coefficient of the declared step in t and Δt, with a change in them."""
         return inline(symbol, formulas).xreplace(dict(change))
 
     for other in _STEPS:
-        if other != own.name:
+        if other != own.name and own.path == "rectified":
             theirs = reverse_step(other).formulas
-            yield std(f"std-of-{other}", f"{wrong_std} that of the {other} step", inline(n.C2, theirs))
             mean = {s: inline(s, theirs) for s in (n.C1, n.mean_offset)}
-            yield step(f"mean-of-{other}", f"the step's mean is that of the {other} step", mean)
-    missing = "the score correction σ_t²/(2t)·(x + (1 − t)v) is missing from the step's mean"
-    yield step("score-correction-missing", f"{missing}, in its velocity's part", {n.C1: n.dt})
-    yield step("score-correction-missing", missing, {n.C1: n.dt, n.mean_offset: n.x_t})
+            yield put(f"mean-of-{other}", f"the step's mean is that of the {other} step", mean)
+            whole = {**mean, n.C2: inline(n.C2, theirs)}
+            yield put(f"step-of-{other}", f"the step is that of sde={other!r}: mean and deviation", whole)
     backwards = "the step goes the wrong way: Δt has the wrong sign in the mean"
-    yield step("dt-sign", backwards, {n.C1: -n.C1})
-    yield step("dt-sign", backwards, {n.C1: -n.C1, n.mean_offset: 2 * n.x_t - n.mean_offset})
-    changed = [s for s in _STEP if s in formulas]
+    yield put("dt-sign", backwards, {n.C1: -formulas[n.C1]})
+    yield put(
+        "dt-sign",
+        backwards,
+        {n.C1: -formulas[n.C1], n.mean_offset: 2 * n.x_t - formulas[n.mean_offset]},
+    )
+    changed = [s for s in (n.C1, n.C2, n.mean_offset) if s in formulas]
     for name, sentence, change in (
         ("step-of-first-sample", "the first sample's time step is used for every sample", BatchFirst),
         ("step-averaged", "the time step is averaged over the batch; it must be per sample", BatchMean),
+        ("step-of-neighbour", "the step is another sample's: the batch is out of step", lambda x: Neighbour(x, 1)),
+        ("step-of-neighbour", "the step is another sample's: the batch is out of step", lambda x: Neighbour(x, -1)),
     ):
         moved = {x: change(x) for x in _TIMES}
-        yield step(name, sentence, {s: formula(s, moved) for s in changed})
-    if n.sigma_t in formulas:
-        reversed_time = formulas[n.sigma_t].xreplace({n.t: 1 - n.t})
-        table = {**formulas, n.sigma_t: reversed_time}
-        yield step(
-            "sigma-reversed",
-            "σ_t is taken at 1 − t: the time axis is reversed in it",
-            {s: inline(s, table) for s in changed},
-        )
-        drift = {n.C1: formulas[n.C1], n.mean_offset: formulas[n.mean_offset]}
-        for name, sentence, sigma in (
-            ("drift-sigma-not-squared", "the score correction has σ_t where σ_t² belongs", sp.sqrt(n.sigma_t)),
-            ("drift-half-missing", "the score correction lacks its factor 1/2", sp.sqrt(2) * n.sigma_t),
-        ):
-            yield step(name, sentence, {s: e.xreplace({n.sigma_t: sigma}) for s, e in drift.items()})
+        yield put(name, sentence, {s: formula(s, moved) for s in changed})
     if own.name == "ddim":
-        a, a_prev = n.alpha_bar, n.alpha_bar_prev
-        kept = sp.sqrt(1 - a_prev - n.C2**2)
-        yield step(
-            "signal-before-the-step",
-            "the predicted data has the coefficient √ᾱ, of x before the step; x after it has √ᾱ'",
-            {n.C1: sp.sqrt(a * (1 - a)) - sp.sqrt(a) * kept, n.mean_offset: (a + sp.sqrt(1 - a) * kept) * n.x_t},
-        )
-        spent = {s: e.xreplace({n.C2: sp.S.Zero}) for s, e in formulas.items() if s != n.C2}
-        yield step(
-            "noise-not-taken-off",
-            "the predicted noise keeps √(1 − ᾱ'); what the step adds must be taken off, √(1 − ᾱ' − C2²)",
-            spent,
-        )
-        yield std("std-without-eta", f"{wrong_std} the one of η = 1", formulas[n.C2] / n.noise_level)
-        yield std("std-is-variance", f"{wrong_std} its variance: a root is missing", n.C2**2)
-        yield std(
+        yield from _ddim_mistakes(d, formulas)
+
+
+def _ddim_mistakes(d: Derivation, formulas: Mapping[sp.Symbol, sp.Expr]) -> Iterator[Candidate]:
+    a, a_prev = n.alpha_bar, n.alpha_bar_prev
+    wrong_std = "the log-probability's standard deviation is"
+    kept = sp.sqrt(1 - a_prev - n.C2**2)
+    yield (
+        "signal-before-the-step",
+        "the predicted data has the coefficient √ᾱ, of x before the step; x after it has √ᾱ'",
+        d.loss,
+        {n.C1: sp.sqrt(a * (1 - a)) - sp.sqrt(a) * kept, n.mean_offset: (a + sp.sqrt(1 - a) * kept) * n.x_t},
+    )
+    yield (
+        "noise-not-taken-off",
+        "the predicted noise keeps √(1 − ᾱ'); what the step adds must be taken off, √(1 − ᾱ' − C2²)",
+        d.loss,
+        {s: e.xreplace({n.C2: sp.S.Zero}) for s, e in formulas.items() if s != n.C2},
+    )
+    for name, sentence, value in (
+        ("std-without-eta", f"{wrong_std} the one of η = 1", formulas[n.C2] / n.noise_level),
+        ("std-is-variance", f"{wrong_std} its variance: a root is missing", n.C2**2),
+        (
             "std-of-the-chain",
             f"{wrong_std} η √(1 − ᾱ/ᾱ'), of the noising chain; the step's is that of its posterior",
             n.noise_level * sp.sqrt(1 - a / a_prev),
+        ),
+    ):
+        yield name, sentence, d.loss, {at.STD: value}
+
+
+def _state_mistakes(d: Derivation) -> Iterator[Candidate]:
+    """Another state than the sampled one in the log-probability, or than x_t in the mean."""
+    for name, sentence, edits in (
+        (
+            "state-exchanged",
+            "the log-probability is that of x_t; it must be that of the sampled state x_prev",
+            {at.STATE: n.x_t},
+        ),
+        (
+            "state-exchanged",
+            "the step starts from the sampled state x_prev; it must start from x_t",
+            {n.x_t: Right(n.x_prev)},
+        ),
+        (
+            "state-exchanged",
+            "x_t and the sampled state x_prev are exchanged",
+            {n.x_t: Right(n.x_prev), at.STATE: Right(n.x_t)},
+        ),
+        (
+            "mean-for-state",
+            "the log-probability is that of the behaviour model's mean; it must be that of the sampled state",
+            {at.STATE: n.mean_old},
+        ),
+    ):
+        yield name, sentence, d.loss, edits
+    for by in (1, -1):
+        for symbol, word in ((at.STATE, "the sampled state x_prev"), (n.x_t, "the state x_t")):
+            own = n.x_prev if symbol == at.STATE else Right(n.x_t)
+            sentence = f"{word} is another sample's: the batch is out of step with the stored states"
+            yield "state-of-neighbour", sentence, d.loss, {symbol: Neighbour(own, by)}
+
+
+def _density_mistakes(d: Derivation) -> Iterator[Candidate]:
+    """The exponent of the density."""
+    table = stated(d).table
+    formulas = {s: table[s] for s in (n.log_prob_theta, n.log_prob_old)}
+
+    def each(change: Mapping[sp.Expr, sp.Expr]) -> Overrides:
+        return {s: e.xreplace(dict(change)) for s, e in formulas.items()}
+
+    def scaled(factor: sp.Expr) -> Overrides:
+        return {s: e.replace(Norm2, lambda x: factor * Norm2(x)) for s, e in formulas.items()}
+
+    exponent = "the log-probability's exponent"
+    if formulas[n.log_prob_theta].has(at.STD):
+        variance = 2 * at.STD**2
+        yield (
+            "exponent-without-variance",
+            f"{exponent} is not divided by twice the variance 2C2²",
+            d.loss,
+            scaled(variance),
         )
-    yield from _normaliser_mistakes(d)
+        yield "exponent-without-variance", f"{exponent} is not divided by the variance C2²", d.loss, scaled(at.STD**2)
+        yield "exponent-half-missing", f"{exponent} lacks its factor 1/2", d.loss, scaled(sp.Integer(2))
+        yield "exponent-half-twice", f"{exponent} has a factor 1/2 too many", d.loss, scaled(sp.Rational(1, 2))
+    yield "exponent-sign", f"{exponent} has the wrong sign", d.loss, scaled(sp.S.NegativeOne)
+    for power, sentence in (
+        (1, "the log-probability is summed over coordinates; it must be averaged"),
+        (-1, "the log-probability is averaged over coordinates; it must be summed"),
+    ):
+        yield "log-prob-reduction", sentence, d.loss, {s: n.D**power * e for s, e in formulas.items()}
+    half = {s: e.replace(Norm2, lambda x: SmallHalf(x, 0)) for s, e in formulas.items()}
+    yield "half-of-the-coordinates", "the log-probability is that of half of the coordinates alone", d.loss, half
 
 
 def _normaliser_mistakes(d: Derivation) -> Iterator[Candidate]:
     """The trained model's normaliser alone: it cancels in the ratio only if both log-probabilities have the same."""
-    log_prob, c = d.definitions.get(n.log_prob_theta, sp.S.Zero), sp.Dummy("c", positive=True)
-    normaliser = log_prob.replace(Norm2, lambda x: sp.S.Zero)
+    placed = stated(d).table[n.log_prob_theta]
+    normaliser = placed.replace(Norm2, lambda x: sp.S.Zero)
     if normaliser == 0:
         return
     sentence = "the log-probability's normaliser is not the old one's, so that the ratio is not 1 on-policy"
-    yield "normaliser", sentence, d.loss, {n.log_prob_theta: log_prob - normaliser}
-    for other in _STEPS:
-        theirs = inline(n.C2, reverse_step(other).formulas)
-        for std in (theirs, theirs / sp.sqrt(n.dt)):
-            changed = normaliser.xreplace({n.C2: c}).xreplace({c: std})
-            yield "normaliser", sentence, d.loss, {n.log_prob_theta: log_prob - normaliser + changed}
+    two_pi, std = sp.log(2 * sp.pi), at.NORMALISER_STD
+    changes: list[tuple[str, Mapping[sp.Expr, sp.Expr]]] = [
+        ("log C2 is missing", {std: sp.S.One}),
+        ("½ log 2π is missing", {two_pi: sp.S.Zero}),
+        ("log 2π lacks its factor 1/2", {two_pi: 2 * two_pi}),
+        ("it is that of the variance", {std: std**2}),
+        *(("½ log 2π is a float32 number", {two_pi: two_pi + 2 * sp.Float(x)}) for x in _FLOAT32_ERRORS),
+    ]
+    if "dt" in d.given:
+        changes += [("it has log σ_t in place of log σ_t √Δt", {std: std / sp.sqrt(n.dt)})]
+        for other in _STEPS:
+            theirs = inline(n.C2, reverse_step(other).formulas)
+            word = f"it is that of the {other} step"
+            changes += [(word, {std: theirs}), (f"{word}, without √Δt", {std: theirs / sp.sqrt(n.dt)})]
+    yield "normaliser", f"{sentence}: it is missing", d.loss, {n.log_prob_theta: placed - normaliser}
+    for what, change in changes:
+        wrong = normaliser.xreplace(dict(change))
+        if wrong != normaliser:
+            yield "normaliser", f"{sentence}: {what}", d.loss, {n.log_prob_theta: placed - normaliser + wrong}
+
+
+def _float32_errors() -> tuple[float, float]:
+    """By how much ½ log 2π is off if it is made of a float32 tensor: with a root of 2π, or with its logarithm."""
+    exact = math.log(2 * math.pi) / 2
+    rooted = float(torch.log(torch.sqrt(2 * torch.as_tensor(math.pi, dtype=torch.float32))))
+    logged = float(torch.log(2 * torch.as_tensor(math.pi, dtype=torch.float32))) / 2
+    return logged - exact, rooted - exact
+
+
+_FLOAT32_ERRORS = _float32_errors()

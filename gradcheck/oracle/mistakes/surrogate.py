@@ -7,24 +7,32 @@ from collections.abc import Iterator
 import sympy as sp
 
 from derivations import notation as n
-from derivations.calculus import Surrogate
+from derivations.calculus import Surrogate, sg
 from derivations.derivation import Derivation
-from gradcheck.oracle.mistakes.candidates import Candidate
+from gradcheck.oracle.mistakes.candidates import Candidate, Overrides
 from gradcheck.oracle.mistakes.functions import (
     BatchMean,
+    Bounded,
     Crossed,
+    DualClip,
     LogClipped,
     MaskedBy,
     MaxSurrogate,
+    Neighbour,
     OneSided,
+    Right,
     TieLost,
 )
-from gradcheck.oracle.mistakes.general import wrong_advantages
+from gradcheck.oracle.mistakes.general import advantage_mistakes
+from gradcheck.oracle.mistakes.places import SURROGATE
 
 __all__ = ["EXCHANGED", "ONE_EDGE", "log_ratio_mistakes", "surrogate_mistakes"]
 
 EXCHANGED = "the lower and the upper clip edge are exchanged"
 """What is said where low and high have changed places."""
+
+_FAR = sp.Integer(10) ** 9
+_CLAMPS = tuple(map(sp.Rational, ("1/100", "1/50", "1/20", "1/10", "1/5", "1/2", "1", "2", "3", "5", "10", "20")))
 
 ONE_EDGE = "the {} clip edge is used on both sides, where the two differ"
 """What is said where one clip edge serves both sides; its place is for low or high."""
@@ -38,53 +46,53 @@ def surrogate_mistakes(d: Derivation) -> Iterator[Candidate]:
     (s,) = surrogates
     a, r, low, high = s.args
 
-    def swap(new: sp.Expr) -> sp.Expr:
-        return d.loss.xreplace({s: new})
+    def swap(new: sp.Expr) -> Overrides:
+        return {SURROGATE: new}
 
-    yield "clip-missing", "the ratio is not clipped", swap(-r * a), {}
+    yield "clip-missing", "the ratio is not clipped", d.loss, swap(-r * a)
     yield (
         "max-for-min",
         "min and max are exchanged in the clipped surrogate, so that it clips the side that must stay free",
+        d.loss,
         swap(MaxSurrogate(*s.args)),
-        {},
     )
     yield (
         "clip-on-log-ratio",
         "the clip is applied to the log-ratio; it must be applied to the ratio",
+        d.loss,
         swap(LogClipped(a, n.log_ratio, low, high)),
-        {},
     )
     yield (
         "clipped-term-alone",
         "only the clipped term is used; the surrogate is the worse of the clipped and the unclipped one",
+        d.loss,
         swap(OneSided(*s.args)),
-        {},
     )
     yield (
         "tie-lost",
         "no gradient is left inside the clip: there the clipped and the unclipped term tie, and a detached one wins",
+        d.loss,
         swap(TieLost(*s.args)),
-        {},
     )
     yield (
         "ratio-missing",
         "the importance ratio is missing, or the model's ratio to itself: the advantage multiplies the log-probability",
+        d.loss,
         swap(-a * n.log_ratio),
-        {},
     )
     yield (
         "clip-edges-exchanged",
         EXCHANGED,
+        d.loss,
         swap(Surrogate(a, r, high, low)),
-        {},
     )
     for which, edge in (("lower", low), ("upper", high)):
-        yield "clip-symmetric", ONE_EDGE.format(which), swap(Surrogate(a, r, edge, edge)), {}
+        yield "clip-symmetric", ONE_EDGE.format(which), d.loss, swap(Surrogate(a, r, edge, edge))
     yield (
         "advantage-broadcast",
         "every advantage meets every ratio: (B,) is broadcast against (B, 1)",
+        d.loss,
         swap(Crossed(*s.args)),
-        {},
     )
     if n.mean_theta in d.definitions:
         plain = n.log_prob_theta - n.log_prob_old
@@ -92,17 +100,42 @@ def surrogate_mistakes(d: Derivation) -> Iterator[Candidate]:
             yield (
                 "clip-on-plain-ratio",
                 "the clip is decided by the plain importance ratio; it must be by the corrected one",
+                d.loss,
                 swap(MaskedBy(a, r, sp.exp(plain), low, high)),
-                {},
             )
-    for name, sentence, wrong in wrong_advantages(a):
-        yield name, sentence, swap(Surrogate(wrong, r, low, high)), {}
+    yield from advantage_mistakes(d)
     yield (
         "advantage-sign",
         "the advantage enters with the wrong sign (or −A is missing inside the max)",
-        swap(Surrogate(-a, r, low, high)),
-        {},
+        d.loss,
+        {a: -Right(a)},
     )
+    free = sp.S.Zero  # an edge that no ratio passes
+    for which, wrong in (("lower", Surrogate(a, r, sp.S.One, high)), ("upper", Surrogate(a, r, low, _FAR))):
+        yield "clip-edge-missing", f"the {which} clip edge is missing", d.loss, swap(wrong)
+    yield (
+        "clip-at-one",
+        "the ratio is clipped at 1: the upper edge is 1 instead of 1 + ε",
+        d.loss,
+        swap(Surrogate(a, r, low, free)),
+    )
+    yield (
+        "clip-at-one",
+        "the ratio is clipped at 1: the lower edge is 1 instead of 1 − ε",
+        d.loss,
+        swap(Surrogate(a, r, free, high)),
+    )
+    for most in (2, 3, 4, 5, 10):
+        sentence = f"the surrogate has a dual clip: negative advantages have no gradient beyond a ratio of {most}"
+        yield "dual-clip", sentence, d.loss, swap(DualClip(a, r, low, high, sp.Integer(most)))
+    quadratic = -r * a + sp.Abs(a) * (r - 1) ** 2 / (2 * high)
+    for word, wrong in (
+        ("|A|(r − 1)²/(2ε)", quadratic),
+        ("|A|(r − 1)²/ε", -r * a + sp.Abs(a) * (r - 1) ** 2 / high),
+        ("(r − 1)²/(2ε)", -r * a + (r - 1) ** 2 / (2 * high)),
+        ("|A|(r − 1)²/25", -r * a + sp.Abs(a) * (r - 1) ** 2 / 25),
+    ):
+        yield "quadratic-penalty", f"a quadratic penalty {word} stands in the clip's place", d.loss, swap(wrong)
 
 
 def log_ratio_mistakes(d: Derivation) -> Iterator[Candidate]:
@@ -123,6 +156,22 @@ def log_ratio_mistakes(d: Derivation) -> Iterator[Candidate]:
         {n.ratio: 1 + n.log_ratio},
     )
     yield (
+        "exponential-missing",
+        "the ratio is log r: the exponential is missing",
+        d.loss,
+        {n.ratio: n.log_ratio},
+    )
+    for name, sentence, value in (
+        ("ratio-root", "the ratio is the root of what it must be", sp.sqrt(n.ratio)),
+        ("ratio-squared", "the ratio enters squared", n.ratio**2),
+    ):
+        power = {sp.sqrt(n.ratio): n.log_ratio / 2, n.ratio**2: 2 * n.log_ratio}[value]
+        yield name, sentence, d.loss, {n.ratio: sp.exp(power)}
+    for most in _CLAMPS:
+        bounded = Bounded(log_ratio, -most, most)
+        sentence = f"the log-ratio is clamped to ±{float(most):g} before it is exponentiated"
+        yield "log-ratio-clamped", sentence, d.loss, {n.log_ratio: bounded}
+    yield (
         "log-ratio-averaged",
         "the log-probability is averaged over the batch too: it is reduced before the ratio is taken",
         d.loss,
@@ -134,8 +183,38 @@ def log_ratio_mistakes(d: Derivation) -> Iterator[Candidate]:
         d.loss,
         {n.ratio: BatchMean(d.definitions[n.ratio])},
     )
+    yield (
+        "ratio-detached",
+        "the importance ratio is detached: no gradient goes through it",
+        d.loss,
+        {n.ratio: sg(d.definitions[n.ratio])},
+    )
     if len(log_probs) < 2:
         return
+    yield (
+        "old-log-prob-missing",
+        "the old log-probability is missing from the log-ratio",
+        d.loss,
+        {n.log_prob_old: sp.S.Zero},
+    )
+    for by in (1, -1):
+        yield (
+            "old-log-prob-of-neighbour",
+            "the old log-probability is another sample's: the batch is out of step with it",
+            d.loss,
+            {n.log_prob_old: Neighbour(Right(n.log_prob_old), by)},
+        )
+    for shift, what in ((-1, "D"), (1, "1/D")):
+        power = n.D**-shift
+        for symbol, whose in ((n.log_prob_theta, "new"), (n.log_prob_old, "old")):
+            sentence = f"the {whose} log-probability alone is multiplied by {what}: one is summed, the other averaged"
+            yield "log-prob-reductions-differ", sentence, d.loss, {symbol: d.definitions[symbol] * power}
+    yield (
+        "old-prediction-detached-copy",
+        "the old log-probability is the trained model's own, detached: the ratio is always 1 and never clipped",
+        d.loss,
+        {n.log_prob_old: sg(n.log_prob_theta)},
+    )
     live = d.definitions[n.log_prob_theta]
     yield (
         "old-prediction-live",

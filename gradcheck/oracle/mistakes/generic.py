@@ -1,0 +1,83 @@
+r"""Mistakes that can be made with any quantity of any loss: its sign, its power, another sample's, the batch's mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import sympy as sp
+
+from derivations import notation as n
+from derivations.calculus import VectorSymbol, sg
+from derivations.derivation import Derivation
+from derivations.notation import quantity
+from derivations.render import text
+from gradcheck.oracle.mistakes.candidates import Candidate
+from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, Neighbour, Right
+from gradcheck.oracle.mistakes.places import KL, POLICY, stated
+
+__all__ = ["quantity_mistakes"]
+
+_MADE_ELSEWHERE = ("delta", "Delta", "k", "advantage_tilde", "misorder_prob")
+"""Short names of the notation: no implementation computes them."""
+
+
+def quantity_mistakes(d: Derivation) -> Iterator[Candidate]:
+    """One quantity, wrong wherever it stands."""
+    own = stated(d)
+    for name in (*d.given, *d.defined):
+        row = quantity(name)
+        symbol = row.symbol
+        if symbol == d.output or name in ("D", "x_prev", *_MADE_ELSEWHERE):
+            continue
+        vector = isinstance(symbol, VectorSymbol)
+        of = text(symbol)
+        slug = name.replace("_", "-")
+        right = own.table.get(symbol, Right(symbol))
+        if right.is_number:
+            continue
+
+        def put(what: str, sentence: str, value: sp.Expr, symbol: sp.Symbol = symbol, slug: str = slug) -> Candidate:
+            return f"{slug}-{what}", sentence, d.loss, {symbol: value}
+
+        if row.axes != "problem":
+            out_of_step = f"{of} is another sample's: the batch is out of step (a roll, a shuffle, an off-by-one)"
+            for by in (1, -1):
+                yield put("of-neighbour", out_of_step, Neighbour(right, by))
+            yield put("of-first-sample", f"{of} is the first sample's for every sample", BatchFirst(right))
+            yield put("averaged", f"{of} is averaged over the batch; it must be per sample", BatchMean(right))
+        yield put("sign", f"{of} has the wrong sign", -right)
+        if vector:
+            yield put("missing", f"{of} is missing", sp.S.Zero * right)
+            continue
+        yield put("missing", f"{of} is missing: 1 stands in its place", sp.S.One)
+        yield put("zero", f"{of} is missing: 0 stands in its place", sp.S.Zero)
+        yield put("squared", f"{of} is squared", right**2)
+        if name != "advantage" or "temperature" in d.given:  # else it is a factor of the whole term
+            yield put("doubled", f"{of} is twice what it must be", 2 * right)
+            yield put("halved", f"{of} is half of what it must be", right / 2)
+        yield put("inverted", f"1/{of} stands where {of} must", 1 / right)
+        if name in ("t", "reward_prob", "window"):
+            yield put("complement", f"1 − {of} stands where {of} must", 1 - right)
+        if symbol.is_nonnegative:
+            yield put("rooted", f"the root of {of} stands where {of} must", sp.sqrt(right))
+        else:
+            yield put("absolute", f"the sign of {of} is lost", sp.Abs(right))
+        if name in ("t", "reward_prob"):
+            for margin in ("1/100", "1/50", "1/20", "1/10", "1/5"):
+                low = sp.Rational(margin)
+                inside = sp.Max(sp.Min(right, 1 - low), low)
+                sentence = f"{of} is clamped to [{float(low):g}, {float(1 - low):g}]; it must be used as it is"
+                yield put("clamped", sentence, inside)
+        if symbol in own.table:
+            yield put("detached", f"{of} is detached: its gradient is missing", sg(right))
+    for term, word in ((POLICY, "the policy's term"), (KL, "the KL or reference term")):
+        if term in own.table and (KL in own.table):
+            for symbol in (n.dt, n.t, n.D):
+                if symbol.name in (*d.given, "D"):
+                    for power, verb in ((1, "multiplied"), (-1, "divided")):
+                        yield (
+                            f"{'policy' if term == POLICY else 'kl'}-{verb}",
+                            f"{word} is {verb} by {text(symbol)} once too often",
+                            d.loss,
+                            {term: own.table[term] * symbol**power},
+                        )

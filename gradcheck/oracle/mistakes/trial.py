@@ -1,0 +1,363 @@
+r"""The gradient that a mistake predicts on a case: autograd of the wrong loss.
+
+A mistake changes a few places of a loss, and everything else is what it was: so what no changed place enters is
+computed once on each problem, and shared by all mistakes that are tried on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import sympy as sp
+import torch
+from torch import Tensor
+
+from derivations import notation as n
+from derivations.calculus import Dot, MeanAbs, Norm2, Surrogate, Unless, sg
+from gradcheck.bounds import THRESHOLD, Analysis, unit_roundoff
+from gradcheck.case import Case
+from gradcheck.oracle.mistakes.candidates import Mistake
+from gradcheck.oracle.mistakes.functions import (
+    BatchFirst,
+    BatchMean,
+    Bounded,
+    Crossed,
+    DualClip,
+    Given,
+    Huber,
+    LogClipped,
+    MaskedBy,
+    MaxSurrogate,
+    Neighbour,
+    OneSided,
+    Outer,
+    Right,
+    Rounded,
+    SmallHalf,
+    TieLost,
+    TimeRounded,
+)
+from gradcheck.oracle.mistakes.places import Stated, symbols_of
+
+__all__ = ["Prediction", "Trial", "gradient_of_mistake"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a mistake predicts on a problem.
+
+    Attributes:
+        gradient: of the wrong loss, summed over the batch, (B, \\*latent).
+        others: where rounding does not decide a comparison in it, the gradients of the other branches.
+        undecided: the samples whose branch rounding does not decide, (B,).
+        loose: how far rounding may put each sample's gradient off, relative to its size, (B,).
+    """
+
+    gradient: Tensor
+    undecided: Tensor
+    loose: Tensor
+    others: tuple[Tensor, ...] = ()
+
+    def times(self, factor: float) -> Prediction:
+        """The same under a constant factor."""
+        others = tuple(factor * x for x in self.others)
+        return replace(self, gradient=factor * self.gradient, others=others)
+
+
+def gradient_of_mistake(mistake: Mistake, case: Case) -> Tensor:
+    """Autograd of the wrong loss, in float64, summed over the batch."""
+    return Trial(case, mistake.stated, torch.float64).predict(mistake.edits).gradient
+
+
+class Trial:
+    """One problem, on which mistakes in a loss are tried.
+
+    Args:
+        case: the problem.
+        loss: what is mistaken.
+        dtype: the precision that the implementation works in, which decides what is undecided.
+    """
+
+    def __init__(self, case: Case, loss: Stated, dtype: torch.dtype) -> None:
+        values = {name: x.detach() for name, x in case.broadcast(torch.float64).items()}
+        self.output = values[case.output_name].clone().requires_grad_()
+        values[case.output_name] = self.output
+        size = torch.tensor(float(self.output[0].numel()), dtype=torch.float64, device=self.output.device)
+        values.setdefault("D", size)
+        self.stated, self.coarse = loss, dtype != torch.float64
+        self.right = _Values(values, loss, self._open_ratios(values, dtype))
+
+    def predict(self, edits: Mapping[sp.Symbol, sp.Expr]) -> Prediction:
+        """The gradient with some places changed."""
+        gradient, undecided, loose = self._gradient(edits, None)
+        if not bool(undecided.any()):
+            return Prediction(gradient, undecided, loose)
+        others = tuple(self._gradient(edits, branch)[0] for branch in (0.0, 1.0))
+        return Prediction(gradient, undecided, loose, others)
+
+    def _gradient(self, edits: Mapping[sp.Symbol, sp.Expr], branch: float | None) -> tuple[Tensor, Tensor, Tensor]:
+        v, run = self.output, _Edited(self.right, edits, branch)
+        loss = run(self.stated.loss)
+        undecided = torch.zeros(len(v), dtype=torch.bool, device=v.device)
+        for kink in (*run.kinks.values(), *self.right.kinks.values()):
+            undecided = undecided | kink.reshape(-1)
+        loose = self._loose(run)
+        if not loss.requires_grad:
+            return torch.zeros_like(v), undecided, loose
+        loss = loss.expand(v.shape[0], *loss.shape[1:]) if loss.ndim else loss.expand(v.shape[0])
+        (gradient,) = torch.autograd.grad(loss.sum(), v, retain_graph=True, allow_unused=True, materialize_grads=True)
+        return gradient, undecided, loose
+
+    def _loose(self, run: _Edited) -> Tensor:
+        """A ratio is off by what its log-probabilities are; where those are larger than the right ones, so is that."""
+        off = self.right.open_ratios
+        if self.coarse and n.log_prob_theta in self.stated.table:
+            with torch.no_grad():
+                own, right = (x(n.log_prob_theta).abs() for x in (run, self.right))
+                off = off * (own / right.clamp(min=1e-300)).nan_to_num(1.0, 1e6, 1e6).clamp(1.0, 1e6)
+        return off.reshape(-1).expand(len(self.output))
+
+    def _open_ratios(self, values: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+        """How far rounding may put a ratio off, relative to its size, per sample: that of the right loss's ratio.
+
+        A wrong loss's ratio is a sum of the same size; the running error analysis of each would cost more than it tells.
+        """
+        size = 64 * unit_roundoff(dtype) * torch.ones(len(self.output), *(1,) * (self.output.ndim - 1)).double()
+        size = size.to(self.output.device)
+        if n.ratio not in self.stated.table or dtype == torch.float64:
+            return size
+        run = Analysis({name: x.detach() for name, x in values.items()}, dtype)
+        ratio = self.stated.value(n.ratio)
+        with torch.no_grad():
+            value, error = run(ratio)
+        off = (THRESHOLD * unit_roundoff(dtype) * error / value.abs().clamp(min=1e-300)).expand(size.shape)
+        return torch.maximum(off.nan_to_num(1.0, 1.0, 1.0), size)
+
+
+class _Values:
+    """Evaluates losses in float64, differentiably, and remembers which samples a comparison leaves undecided."""
+
+    def __init__(self, values: Mapping[str, Tensor], loss: Stated, open_ratios: Tensor) -> None:
+        self.values, self.stated, self.table, self.open_ratios = values, loss, loss.table, open_ratios
+        self.one = torch.ones((), dtype=torch.float64, device=open_ratios.device)
+        self.memo: dict[sp.Expr, Tensor] = {}
+        self.kinks: dict[sp.Expr, Tensor] = {}
+        self.branch: float | None = None
+
+    def __call__(self, expr: sp.Expr) -> Tensor:
+        known = self.memo.get(expr)
+        if known is None:
+            known = self.memo[expr] = self.evaluated(expr)
+        return known
+
+    def evaluated(self, expr: sp.Expr) -> Tensor:
+        if expr.is_Symbol:
+            return self(self.table[expr]) if expr in self.table else self.values[expr.name]
+        if expr.is_number:
+            return self.one * float(expr)
+        if isinstance(expr, Right):
+            return self.of_the_right(expr.args[0])
+        if isinstance(expr, Given):
+            return self.values[expr.args[0].name]
+        found = [self(arg) for arg in expr.args] if not expr.is_Pow else [self(expr.base), self.exponent(expr)]
+        if isinstance(expr, Unless):
+            return self._mask(expr, found)
+        value: Tensor = _RULES[type(expr)](*found)
+        return self._clipped(expr, found, value) if isinstance(expr, _CLIPPED) else value
+
+    def exponent(self, expr: sp.Expr) -> Any:
+        return float(expr.exp) if expr.exp.is_number else self(expr.exp)
+
+    def of_the_right(self, expr: sp.Expr) -> Tensor:
+        return self(expr)
+
+    def _mask(self, expr: sp.Expr, conditions: list[Tensor]) -> Tensor:
+        """0 where every condition is positive; undecided near where one of them changes its sign."""
+        off = torch.ones_like(conditions[0], dtype=torch.bool)
+        near = torch.zeros_like(off)
+        for arg, x in zip(expr.args, conditions, strict=True):
+            off = off & (x > 0)
+            size = sum((self(term).detach().abs() for term in sp.Add.make_args(sp.expand(arg))), 0.0)
+            near = near | (x.detach().abs() <= 4 * self.open_ratios * size)
+        value = (~off).to(torch.float64)
+        if bool(near.any()):
+            self.kinks[expr] = near.expand(self.open_ratios.shape)
+            if self.branch is not None:
+                value = torch.where(near, self.branch, value)
+        return value
+
+    def _clipped(self, expr: sp.Expr, found: list[Tensor], value: Tensor) -> Tensor:
+        """A surrogate: where rounding leaves it open whether it is clipped, on the branch that is asked for."""
+        a, r, low, high, *more = found
+        with torch.no_grad():
+            off = self.open_ratios * r.abs()
+            near = ((r - 1 - high).abs() <= off) | ((r - 1 + low).abs() <= off)
+            for edge in more:
+                near = near | ((r - edge).abs() <= off)
+        if bool(near.any()):
+            self.kinks[expr] = near.expand(self.open_ratios.shape)
+            if self.branch is not None:
+                value = torch.where(near, -a * (r if self.branch else r.detach()), value)
+        return value
+
+
+class _Edited(_Values):
+    """The same with some places changed; what they do not enter is the right loss's own."""
+
+    def __init__(self, right: _Values, edits: Mapping[sp.Symbol, sp.Expr], branch: float | None) -> None:
+        super().__init__(right.values, right.stated, right.open_ratios)
+        self.table = {**right.table, **edits}
+        self.right, self.branch = right, branch
+        changed = frozenset(edits) if branch is None else frozenset(edits) | _compared(right.table)
+        self.affected = right.stated.reach(changed)
+
+    def __call__(self, expr: sp.Expr) -> Tensor:
+        known = self.memo.get(expr)
+        if known is None:
+            shared = self.affected.isdisjoint(symbols_of(expr)) and (self.branch is None or not expr.has(*_COMPARED))
+            known = self.memo[expr] = self.right(expr) if shared else self.evaluated(expr)
+        return known
+
+    def of_the_right(self, expr: sp.Expr) -> Tensor:
+        return self.right(expr)
+
+
+def _compared(table: Mapping[sp.Symbol, sp.Expr]) -> frozenset[sp.Symbol]:
+    """The symbols in whose formulas a comparison stands."""
+    return frozenset(s for s, e in table.items() if e.has(*_COMPARED))
+
+
+def _clip(r: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    return torch.minimum(torch.maximum(r, 1 - low), 1 + high)
+
+
+def _surrogate(a: Tensor, r: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    return -torch.minimum(r * a, _clip(r, low, high) * a)
+
+
+def _tie_lost(a: Tensor, r: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    clipped = -_clip(r, low, high).detach() * a
+    return torch.where(-r * a > clipped, -r * a, clipped)
+
+
+def _crossed(a: Tensor, r: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    every_a, every_r = a.flatten()[:, None], r.flatten()[None, :]
+    losses = -torch.minimum(every_r * every_a, _clip(every_r, low, high) * every_a)
+    return losses.mean(0).reshape(r.shape)
+
+
+def _dual(a: Tensor, r: Tensor, low: Tensor, high: Tensor, most: Tensor) -> Tensor:
+    plain = _surrogate(a, r, low, high)
+    return torch.where(a < 0, torch.minimum(plain, -most * a), plain)
+
+
+def _masked_by(a: Tensor, r: Tensor, other: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    off = ((a > 0) & (other > 1 + high)) | ((a < 0) & (other < 1 - low))
+    return torch.where(off, r.detach(), r) * -a
+
+
+def _outer(a: Tensor, x: Tensor, y: Tensor, s: Tensor, low: Tensor, high: Tensor, weight: Tensor) -> Tensor:
+    scale, of = s.flatten()[:, None], x.flatten()[None, :]
+    r = torch.exp(scale * of + y.flatten()[None, :] / scale)
+    losses = _surrogate(a.flatten()[None, :], r, low.flatten()[0], high.flatten()[0]) * weight.flatten()[None, :]
+    return losses.mean(0).reshape(x.shape)
+
+
+def _huber(x: Tensor, delta: Tensor) -> Tensor:
+    size = x.abs()
+    each = torch.where(size <= delta, x**2 / 2, delta * (size - delta / 2))
+    return each.sum(tuple(range(1, x.ndim)), keepdim=True)
+
+
+def _first_half(x: Tensor, _: Tensor) -> Tensor:
+    flat = x.flatten(1)
+    kept = flat[:, : max(1, flat.shape[1] // 2)]
+    scaled = (kept**2).mean(1) * flat.shape[1]
+    return scaled.reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def _on_a_table(t: Tensor, steps: Tensor, how: Tensor) -> Tensor:
+    n = float(steps.flatten()[0])
+    return (torch.floor(t * n) if float(how.flatten()[0]) < 0 else torch.round(t * n)) / n
+
+
+_CLIPPED = (Surrogate, MaxSurrogate, OneSided, TieLost, DualClip)
+
+_COMPARED = (*_CLIPPED, Unless)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(tuple(range(1, max(a.ndim, b.ndim))), keepdim=True)
+
+
+def _sum(first: Tensor, *rest: Tensor) -> Tensor:
+    for x in rest:
+        first = first + x
+    return first
+
+
+def _product(first: Tensor, *rest: Tensor) -> Tensor:
+    for x in rest:
+        first = first * x
+    return first
+
+
+def _power(base: Tensor, exponent: Tensor | float) -> Tensor:
+    if isinstance(exponent, float):
+        if exponent == -1:
+            return base.reciprocal()
+        if exponent == 0.5:
+            return base.sqrt()
+    return base**exponent
+
+
+def _least(first: Tensor, *rest: Tensor) -> Tensor:
+    for x in rest:
+        first = torch.minimum(first, x)
+    return first
+
+
+def _greatest(first: Tensor, *rest: Tensor) -> Tensor:
+    for x in rest:
+        first = torch.maximum(first, x)
+    return first
+
+
+_RULES: dict[type, Callable[..., Tensor]] = {
+    sp.Add: _sum,
+    sp.Mul: _product,
+    sp.Pow: _power,
+    sp.exp: torch.exp,
+    sp.log: torch.log,
+    sp.sin: torch.sin,
+    sp.cos: torch.cos,
+    sp.Max: _greatest,
+    sp.Min: _least,
+    sp.sign: torch.sign,
+    sp.Abs: torch.abs,
+    sg: Tensor.detach,
+    Dot: _dot,
+    Norm2: lambda x: _dot(x, x),
+    MeanAbs: lambda x: x.abs().mean(tuple(range(1, x.ndim)), keepdim=True),
+    BatchMean: lambda x: x.mean(0, keepdim=True).expand(x.shape),
+    BatchFirst: lambda x: x[:1].expand(x.shape),
+    Neighbour: lambda x, by: x.roll(int(by), 0),
+    Rounded: lambda x: (x > 0.5).to(x.dtype),
+    TimeRounded: _on_a_table,
+    Surrogate: _surrogate,
+    MaxSurrogate: lambda a, r, low, high: -torch.maximum(r * a, _clip(r, low, high) * a),
+    OneSided: lambda a, r, low, high: -_clip(r, low, high) * a,
+    TieLost: _tie_lost,
+    DualClip: _dual,
+    Crossed: _crossed,
+    MaskedBy: _masked_by,
+    Outer: _outer,
+    LogClipped: lambda a, x, low, high: (
+        -torch.minimum(x.exp() * a, torch.minimum(torch.maximum(x, -low), high).exp() * a)
+    ),
+    Bounded: lambda x, low, high: torch.minimum(torch.maximum(x, low), high),
+    Huber: _huber,
+    SmallHalf: _first_half,
+}
