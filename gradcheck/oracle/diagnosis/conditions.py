@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from gradcheck.oracle.diagnosis.evidence import Evidence, lengths, rows_of
+from gradcheck.oracle.diagnosis.facts import right_in_rows
 from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.reference import reference
 from gradcheck.oracle.results import Diagnosis
@@ -56,6 +57,9 @@ def one_layout(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
     wrong = {len(e.spec.latent) for e in evidence if bool((e.wrong | ~rows_of(e.observed).isfinite().all(1)).any())}
     right = ranks - wrong
     if not right or not wrong:
+        return None
+    told = [e for e in evidence if bool(e.wrong.any()) and len(e.spec.latent) > 1]
+    if not all(right_in_rows(judge, e) for e in told):
         return None
     names = {1: "(B, D)", 2: "(B, S, C)", 3: "(B, C, H, W)", 4: "(B, C, T, H, W)"}
     listed = ", ".join(names[r] for r in sorted(wrong))

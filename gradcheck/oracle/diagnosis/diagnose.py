@@ -16,7 +16,8 @@ from gradcheck.oracle.diagnosis.clip_edges import clip_edges, misused_edges
 from gradcheck.oracle.diagnosis.conditions import lower_precision, one_layout
 from gradcheck.oracle.diagnosis.evidence import SHAPES, Evidence, evidence_on, observe, rows_of
 from gradcheck.oracle.diagnosis.factors import advantage_normalised, factor, sample_factor, term_factor, term_scaled
-from gradcheck.oracle.diagnosis.named import named, no_gradient
+from gradcheck.oracle.diagnosis.facts import facts
+from gradcheck.oracle.diagnosis.named import named, nearest_mistake, no_gradient
 from gradcheck.oracle.diagnosis.small_numbers import guard_added
 from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.reference import effective_case
@@ -57,7 +58,7 @@ def diagnose(
     else:
         found = _elsewhere(judge, evidence)
     if found is None:
-        found = Diagnosis("unknown", _unnamed(evidence))
+        found = Diagnosis("unknown", _unnamed(judge, evidence))
     shown, wanted_shown = _shown(evidence)
     return replace(found, observed=shown, required=wanted_shown)
 
@@ -95,18 +96,14 @@ def _shown(evidence: list[Evidence]) -> tuple[tuple[tuple[str, str], ...], tuple
     return out[0], out[1]
 
 
-def _unnamed(evidence: list[Evidence]) -> str:
+def _unnamed(judge: Judge, evidence: list[Evidence]) -> str:
     if not any(bool(e.wrong.any()) for e in evidence):
-        return "no named mistake fits: the gradient is right on ordinary problems"
-    samples = [s for e in evidence for s in decompose(e.case, e.observed)]
-    if not samples:
-        return "no gradient at all"
-    if max(s.residual for s in samples) > 1e-6:
-        return (
-            "no named mistake fits; part of the gradient lies outside the field's directions "
-            "(does it depend on other samples, or on unrelated tensors?)"
-        )
-    return "no named mistake fits; compare the two decompositions below"
+        return "no named mistake fits: the gradient is right on ordinary problems, and wrong on the one shown"
+    known = facts(judge, evidence)
+    nearest = nearest_mistake(evidence)
+    if nearest:
+        known.append(nearest)
+    return "; ".join(["no named mistake fits", *(known or ["compare the two decompositions below"])])
 
 
 _EXPLANATIONS: tuple[Callable[[Judge, list[Evidence]], Diagnosis | None], ...] = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -84,6 +84,10 @@ class Evidence:
         judged = seen.isfinite().all(1) & other.isfinite().all(1)
         distance, size = lengths(seen - other), torch.maximum(lengths(seen), lengths(other))
         return ~judged | (distance <= (self.equal + loose) * size + self.rounding), judged
+
+    def explained_by(self, seen: Tensor) -> Tensor:
+        """Per sample, whether another observed gradient is the required one."""
+        return replace(self, observed=seen).fits(self.required)[0]
 
     @cached_property
     def undecided(self) -> Tensor:

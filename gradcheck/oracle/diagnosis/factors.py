@@ -12,6 +12,7 @@ from derivations import notation as n
 from derivations.render import text
 from gradcheck.compiled import evaluate
 from gradcheck.oracle.diagnosis.evidence import Evidence, lengths, rows_of
+from gradcheck.oracle.diagnosis.facts import others_that_matter
 from gradcheck.oracle.formulas import EXACT, recognise
 from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.reference import effective_case, overall_factor
@@ -85,10 +86,12 @@ def factor(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
                 return Diagnosis(name, cause, f"factor={float(formula):g}" if formula.is_number else "")
         if formula.is_number:
             c = factors[0]
+            if abs(c - 1) < _CLOSE_TO_ONE:
+                return None  # a shift so small is no factor that somebody wrote
             return Diagnosis("factor", f"every gradient is {c:.6g} times the required one", f"factor={c:.6g}")
         if not formula.free_symbols <= {B, n.D}:
             return Diagnosis("factor", f"every gradient is the required one times {text(formula_of(formula))}")
-    return _clamp(evidence, found) or _common(evidence, found)
+    return _clamp(evidence, found) or _common(judge, evidence, found)
 
 
 def _clamp(evidence: list[Evidence], found: list[_Scaled]) -> Diagnosis | None:
@@ -105,11 +108,16 @@ def _clamp(evidence: list[Evidence], found: list[_Scaled]) -> Diagnosis | None:
     return Diagnosis("convention:adv_clip_max", f"the implementation behaves as {written} says", written)
 
 
-def _common(evidence: list[Evidence], found: list[_Scaled]) -> Diagnosis | None:
+_CLOSE_TO_ONE = 1e-5
+
+
+def _common(judge: Judge, evidence: list[Evidence], found: list[_Scaled]) -> Diagnosis | None:
     """One factor for the whole problem."""
     by_problem = [[s for s in found if s.problem == i] for i in range(len(evidence))]
     if not all(_one_number(f) for f in by_problem):
         return None
+    if min((abs(s.factor) for s in found), default=0.0) == 0 or any(abs(s.factor - 1) <= s.error for s in found):
+        return None  # some samples have no gradient, or are right: that is no common factor
     by_shape: dict[tuple[int, tuple[int, ...]], list[_Scaled]] = {}
     for e, f in zip(evidence, by_problem, strict=True):
         by_shape.setdefault((e.spec.batch, e.spec.latent), []).extend(f[:1])
@@ -118,6 +126,8 @@ def _common(evidence: list[Evidence], found: list[_Scaled]) -> Diagnosis | None:
             "all gradients of a batch are scaled alike, by its shape alone: an average counts padding, or masked parts"
         )
         return Diagnosis("shape-factor", cause)
+    if not others_that_matter(judge, evidence):
+        return None
     cause = (
         "all gradients of a batch are scaled alike, by a number that its samples decide: a normalisation over the batch"
     )
@@ -170,7 +180,7 @@ def advantage_normalised(judge: Judge, evidence: list[Evidence]) -> Diagnosis | 
         if float(left.abs().amax()) > 1e-5 * float(used.abs().amax()) or float(solution[0]) <= 0:
             return None
         enough = enough or (len(rows) > 3 and abs(float(solution[1])) > 1e-6 * float(used.abs().amax()))
-    if not enough:
+    if not enough or "A" not in others_that_matter(judge, evidence):
         return None
     cause = "the advantage is shifted and scaled by numbers that its batch decides: it is normalised once more"
     return Diagnosis("advantage-normalised-twice", cause)

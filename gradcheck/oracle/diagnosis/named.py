@@ -26,16 +26,18 @@ from gradcheck.oracle.reference import effective_case, overall_factor
 from gradcheck.oracle.results import Diagnosis
 from gradcheck.problems import has_clip
 
-__all__ = ["Hypothesis", "fitting", "named", "named_from", "no_gradient"]
+__all__ = ["Hypothesis", "fitting", "named", "named_from", "nearest_mistake", "no_gradient"]
 
 
 def no_gradient(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
     """Nothing arrives: the output is detached on the way."""
     if any(bool((e.observed != 0).any()) for e in evidence):
         return None
-    return Diagnosis(
-        "no-gradient", f"no gradient reaches {evidence[0].case.output_name} at all: it is detached on the way"
-    )
+    case = evidence[0].case
+    cause = f"no gradient reaches {case.output_name} at all: it is detached on the way"
+    if "x_prev" in case.names:
+        cause += ", or the sampled state moves with the mean (x_prev must be detached, and not be drawn by rsample())"
+    return Diagnosis("no-gradient", cause)
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,35 @@ def fitting(evidence: list[Evidence]) -> list[Hypothesis]:
     return [h for h in _hypotheses(conventions, evidence[0].case) if explains(evidence, h.predict)]
 
 
+_NEAR = 0.5
+"""The least share of the wrong samples that makes a mistake worth telling which does not explain all of them."""
+
+
+def nearest_mistake(evidence: list[Evidence]) -> str:
+    """The hypothesis that explains most of the wrong samples, and how many; empty where none explains half of them."""
+    best, share = None, 0.0
+    some = [e for e in evidence if bool(e.wrong.any())]
+    for h in _hypotheses(evidence[0].conventions, evidence[0].case):
+        if _share(h, some[:1]) <= max(share, _NEAR):
+            continue
+        found = _share(h, some)
+        if found > max(share, _NEAR):
+            best, share = h, found
+    if best is None:
+        return ""
+    return f"the nearest is “{best.sentence}”, which explains {share:.0%} of the wrong samples and not the others"
+
+
+def _share(h: Hypothesis, evidence: list[Evidence]) -> float:
+    """The share of the wrong samples that a hypothesis predicts; 0 if it spoils a third of the right ones."""
+    explained = wrong = spoilt = right = 0
+    for e in evidence:
+        same, judged = e.fits(h.predict(e))
+        explained, wrong = explained + int((same & e.wrong & judged).sum()), wrong + int(e.wrong.sum())
+        spoilt, right = spoilt + int((~same & ~e.wrong).sum()), right + int((~e.wrong).sum())
+    return explained / wrong if wrong and 3 * spoilt <= right else 0.0
+
+
 def _chosen(fit: list[Hypothesis], variables: Diagnosis | None) -> Diagnosis | None:
     declarations = [h for h in fit if h.declare]
     mistakes_ = [h for h in fit if not h.declare]
@@ -111,7 +142,7 @@ def _told_apart(judge: Judge, fit: list[Hypothesis]) -> list[Hypothesis]:
     """Those that fit on problems spread over all distances from the old policy, too."""
     thresholds = has_clip(judge.conventions.derivation)
     for i in range(_FRESH):
-        if not fit or (not thresholds and len({h.name for h in fit}) < 2):
+        if not fit or (len({h.name for h in fit}) < 2 and (i or not thresholds)):
             break
         fresh = spread(judge, i)
         fit = [h for h in fit if bool(fresh.fits(h.predict(fresh))[0].all())]
@@ -127,7 +158,10 @@ def _hypotheses(conventions: Conventions, case: Case) -> Iterator[Hypothesis]:
         name = f"convention:{written.partition('=')[0]}"
         sentence = f"the implementation behaves as {written} says"
         try:
-            readings = [partial(_under, other), *(partial(_with_stored, other, s) for s in _stored(other, case))]
+            readings: list[Callable[[Evidence], Tensor | Prediction]] = [
+                partial(_under, other),
+                *(partial(_with_stored, other, s) for s in _stored(other, case)),
+            ]
         except (GradcheckError, KeyError, ValueError):
             continue
         for reading in readings:

@@ -74,6 +74,8 @@ def mistakes(derivation: Derivation) -> tuple[Mistake, ...]:
         found = [m for m in conversion_mistakes(derivation) if {s.name for s in m.loss.free_symbols} <= available]
         return (*found, *(m for m in every if _needs(own, m.edits) <= available))
     available = {*derivation.given, *derivation.defined, "D"}
+    if derivation.process == "forward" and derivation.path == "rectified":
+        available |= {"t", "x_t", "x_0", "noise"}  # every case of the forward process holds them
     own = stated(derivation)
     named, seen = [], set()
     every_kind = ((kind, candidate) for kind in KINDS for candidate in kind(derivation))

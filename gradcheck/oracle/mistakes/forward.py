@@ -10,7 +10,7 @@ from derivations import notation as n
 from derivations.calculus import MeanAbs, Norm2, Surrogate, drop_sg, sg
 from derivations.derivation import Derivation
 from gradcheck.oracle.mistakes.candidates import Candidate, Overrides
-from gradcheck.oracle.mistakes.functions import BatchMean, Huber, Right, Rounded
+from gradcheck.oracle.mistakes.functions import BatchMean, Huber, Rounded
 from gradcheck.oracle.mistakes.general import advantage_mistakes
 
 __all__ = ["mixture_mistakes", "target_mistakes", "weight_mistakes"]
@@ -40,7 +40,7 @@ def target_mistakes(d: Derivation) -> Iterator[Candidate]:
         yield "not-squared", "the error is a distance ‖v − v_gt‖ (the root is taken), not a squared one", wrong, {}
     for delta in map(sp.Rational, ("1/10", "1/2", "1", "2", "5", "10")):
         for factor, what in ((1, "½x² inside"), (2, "x² inside")):
-            wrong = loss.replace(Norm2, lambda x, c=factor, size=delta: c * Huber(x, size))  # type: ignore[misc]
+            wrong = loss.replace(Norm2, lambda x, c=factor, size=delta: c * Huber(x, size))
             sentence = f"the error of each coordinate is Huber's (smooth L1, δ = {float(delta):g}, {what}), not squared"
             yield "huber", sentence, wrong, {}
 
@@ -62,7 +62,6 @@ def weight_mistakes(d: Derivation) -> Iterator[Candidate]:
             yield name, sentence, loss.xreplace({n.omega: weight}), {}
     if n.v_gt in d.definitions and n.advantage in d.loss.free_symbols and not d.loss.atoms(Surrogate):
         yield from advantage_mistakes(d)
-        yield "advantage-sign", "the advantage enters with the wrong sign", d.loss, {n.advantage: -Right(n.advantage)}
     if n.temperature in d.loss.free_symbols:
         for name, sentence, wrong in _exponential_mistakes(loss):
             yield name, sentence, wrong, {}

@@ -27,7 +27,7 @@ def quantity_mistakes(d: Derivation) -> Iterator[Candidate]:
     for name in (*d.given, *d.defined):
         row = quantity(name)
         symbol = row.symbol
-        if symbol == d.output or name in ("D", "x_prev", *_MADE_ELSEWHERE):
+        if symbol == d.output or name in ("D", "x_prev", "clip_low", "clip_high", *_MADE_ELSEWHERE):
             continue
         vector = isinstance(symbol, VectorSymbol)
         of = text(symbol)
@@ -45,7 +45,8 @@ def quantity_mistakes(d: Derivation) -> Iterator[Candidate]:
                 yield put("of-neighbour", out_of_step, Neighbour(right, by))
             yield put("of-first-sample", f"{of} is the first sample's for every sample", BatchFirst(right))
             yield put("averaged", f"{of} is averaged over the batch; it must be per sample", BatchMean(right))
-        yield put("sign", f"{of} has the wrong sign", -right)
+        if name != "advantage" or "temperature" in d.given:
+            yield put("sign", f"{of} has the wrong sign", -right)
         if vector:
             yield put("missing", f"{of} is missing", sp.S.Zero * right)
             continue

@@ -31,7 +31,6 @@ __all__ = ["EXCHANGED", "ONE_EDGE", "log_ratio_mistakes", "surrogate_mistakes"]
 EXCHANGED = "the lower and the upper clip edge are exchanged"
 """What is said where low and high have changed places."""
 
-_FAR = sp.Integer(10) ** 9
 _CLAMPS = tuple(map(sp.Rational, ("1/100", "1/50", "1/20", "1/10", "1/5", "1/2", "1", "2", "3", "5", "10", "20")))
 
 ONE_EDGE = "the {} clip edge is used on both sides, where the two differ"
@@ -111,8 +110,6 @@ def surrogate_mistakes(d: Derivation) -> Iterator[Candidate]:
         {a: -Right(a)},
     )
     free = sp.S.Zero  # an edge that no ratio passes
-    for which, wrong in (("lower", Surrogate(a, r, sp.S.One, high)), ("upper", Surrogate(a, r, low, _FAR))):
-        yield "clip-edge-missing", f"the {which} clip edge is missing", d.loss, swap(wrong)
     yield (
         "clip-at-one",
         "the ratio is clipped at 1: the upper edge is 1 instead of 1 + ε",

@@ -122,7 +122,7 @@ class Trial:
     def _open_ratios(self, values: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
         """How far rounding may put a ratio off, relative to its size, per sample: that of the right loss's ratio.
 
-        A wrong loss's ratio is a sum of the same size; the running error analysis of each would cost more than it tells.
+        A wrong loss's ratio is a sum of the same size; to analyse the rounding of each would cost more than it tells.
         """
         size = 64 * unit_roundoff(dtype) * torch.ones(len(self.output), *(1,) * (self.output.ndim - 1)).double()
         size = size.to(self.output.device)
@@ -342,8 +342,8 @@ _RULES: dict[type, Callable[..., Tensor]] = {
     Norm2: lambda x: _dot(x, x),
     MeanAbs: lambda x: x.abs().mean(tuple(range(1, x.ndim)), keepdim=True),
     BatchMean: lambda x: x.mean(0, keepdim=True).expand(x.shape),
-    BatchFirst: lambda x: x[:1].expand(x.shape),
-    Neighbour: lambda x, by: x.roll(int(by), 0),
+    BatchFirst: lambda x: x[:1].expand(x.shape) if x.ndim else x,
+    Neighbour: lambda x, by: x.roll(int(by), 0) if x.ndim else x,
     Rounded: lambda x: (x > 0.5).to(x.dtype),
     TimeRounded: _on_a_table,
     Surrogate: _surrogate,

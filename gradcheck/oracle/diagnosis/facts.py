@@ -1,0 +1,199 @@
+r"""What is known of a wrong gradient that no cause explains: on whose quantities it depends, and where it is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from derivations.notation import quantity
+from derivations.render import text
+from gradcheck.case import Case
+from gradcheck.oracle.diagnosis.evidence import Evidence, lengths, rows_of
+from gradcheck.oracle.judging import Judge
+from gradcheck.problems import complete
+
+__all__ = ["facts", "others_that_matter", "right_in_rows"]
+
+_TIMES = ("t", "dt", "alpha_bar", "alpha_bar_prev")
+_ALONG = ("t_prev", "timestep", "step_index")
+
+
+def facts(judge: Judge, evidence: list[Evidence]) -> list[str]:
+    """True sentences about the wrong gradient, the most telling first; each was tried, none is a guess."""
+    found = []
+    others = others_that_matter(judge, evidence)
+    if others:
+        found.append(f"a sample's gradient depends on the other samples' {_listed(others)}")
+    where = _which_samples(evidence)
+    if where:
+        found.append(where)
+    if not others:
+        coordinates = _which_coordinates(evidence)
+        if coordinates:
+            found.append(coordinates)
+        elif _right_direction(evidence):
+            found.append("each sample's gradient has the right direction and a wrong length")
+    return found
+
+
+def others_that_matter(judge: Judge, evidence: list[Evidence]) -> tuple[str, ...]:
+    """On which quantities of the *other* samples a sample's gradient depends: they are exchanged among the others."""
+    e = max(evidence, key=lambda x: (bool(x.wrong.any()), len(x.case.output)))
+    case, batch = e.case, len(e.case.output)
+    if batch < 3:
+        return ()
+    order = [0, *range(2, batch), 1]
+    found = []
+    derivation = judge.conventions.derivation
+    names = [x for x in derivation.given if _per_sample(case, x)]
+    groups = [x for x in names if x not in _TIMES]
+    own = rows_of(e.observed)[:1]
+    for group in ([tuple(x for x in names if x in _TIMES)] if any(x in _TIMES for x in names) else []) + [
+        (x,) for x in groups
+    ]:
+        changed = _exchanged(judge, case, group, order)
+        seen = rows_of(judge.observe(changed).gradient)[:1]
+        bound = max(e.equal, 1e-9) * float(lengths(own)[0]) + 4 * float(e.rounding[0])
+        if not bool(seen.isfinite().all()) or float(lengths(seen - own)[0]) > bound:
+            found.append(" and ".join(text(quantity(x).symbol) for x in group))
+    return tuple(found)
+
+
+def _per_sample(case: Case, name: str) -> bool:
+    value = getattr(case, name)
+    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == len(case.output)
+
+
+def _exchanged(judge: Judge, case: Case, group: tuple[str, ...], order: list[int]) -> Case:
+    """The case with some quantities exchanged among samples; what follows from them is computed anew."""
+    derivation = judge.conventions.derivation
+    moved = {*group, *(_ALONG if any(x in _TIMES for x in group) else ())}
+    given: dict[str, Tensor | float] = {}
+    extra: dict[str, Tensor | float] = {}
+    for name in case.names:
+        value = getattr(case, name)
+        value = value.detach() if isinstance(value, Tensor) else value
+        value = value[order] if name in moved else value
+        if name in derivation.given:
+            given[name] = value
+        elif name not in derivation.defined:
+            extra[name] = value
+    return complete(derivation, given, case.output.device, extra)
+
+
+def _which_samples(evidence: list[Evidence]) -> str:
+    """Whether the samples that are wrong are those of one kind."""
+    rows: list[tuple[bool, Mapping[str, bool]]] = []
+    for e in evidence:
+        kinds = _kinds(e)
+        for i in range(len(e.case.output)):
+            if bool(e.undecided[i]) or not bool(rows_of(e.observed)[i].isfinite().all()):
+                continue
+            rows.append((bool(e.wrong[i]), {name: bool(x[i]) for name, x in kinds.items()}))
+    wrong = [kinds for is_wrong, kinds in rows if is_wrong]
+    right = [kinds for is_wrong, kinds in rows if not is_wrong]
+    if len(wrong) < 3 or len(right) < 3:
+        return ""
+    for name in wrong[0]:
+        if all(k[name] for k in wrong) and not any(k[name] for k in right):
+            return f"it is wrong exactly for samples {name}"
+    for name in wrong[0]:
+        if all(k[name] for k in wrong) and sum(not k[name] for k in right) >= 3:
+            return f"it is wrong only for samples {name}"
+    return ""
+
+
+def _kinds(e: Evidence) -> dict[str, Tensor]:
+    """Kinds of samples, by how one says it."""
+    case, out = e.case, {}
+    batch = len(case.output)
+
+    def of(name: str) -> Tensor | None:
+        return getattr(case, name).detach().cpu() if name in case.names else None
+
+    a, r = of("advantage"), of("ratio")
+    silent = lengths(rows_of(e.required)) <= e.rounding
+    if a is not None and a.shape == (batch,):
+        out["with A < 0"], out["with A > 0"] = a < 0, a > 0
+        out["without an advantage, A = 0"] = a == 0
+    if r is not None and r.shape == (batch,):
+        out["with a ratio above 1"], out["with a ratio below 1"] = r > 1, r < 1
+        if a is not None:
+            out["with A > 0 and a ratio above 1"] = (a > 0) & (r > 1)
+            out["with A > 0 and a ratio below 1"] = (a > 0) & (r < 1)
+            out["with A < 0 and a ratio above 1"] = (a < 0) & (r > 1)
+            out["with A < 0 and a ratio below 1"] = (a < 0) & (r < 1)
+    out["whose required gradient is 0 (the clip or the mask is active, or A = 0)"] = silent
+    out["whose required gradient is not 0"] = ~silent
+    return out
+
+
+def _which_coordinates(evidence: list[Evidence]) -> str:
+    """Whether some coordinates are right, and others wrong or without gradient, in every wrong sample alike."""
+    shares, silent, uneven, total = [], True, True, 0
+    for e in evidence:
+        seen, wanted = rows_of(e.observed), rows_of(e.required)
+        for i in e.wrong.nonzero().flatten().tolist():
+            off = (seen[i] - wanted[i]).abs() > e.equal * wanted[i].abs() + float(e.rounding[i])
+            total += 1
+            shares.append(float(off.to(torch.float64).mean()))
+            silent = silent and bool((seen[i][off].abs() <= float(e.rounding[i])).all())
+            factors = (seen[i] / wanted[i])[wanted[i].abs() > float(e.rounding[i])]
+            uneven = (
+                uneven and len(factors) > 1 and float(factors.max() - factors.min()) > 1e-6 * float(factors.abs().max())
+            )
+    if not total:
+        return ""
+    if max(shares) < 1 and silent:
+        return f"{max(shares):.0%} of the coordinates or fewer have no gradient; the others are right"
+    if max(shares) < 1:
+        return f"some coordinates of a sample are right, {min(shares):.0%} to {max(shares):.0%} of them are wrong"
+    if uneven and _rowwise(evidence):
+        return (
+            "each coordinate is the required one times a factor of its own: something is decided or weighed coordinate "
+            "by coordinate"
+        )
+    return ""
+
+
+def _rowwise(evidence: list[Evidence]) -> bool:
+    """Whether every coordinate of the wrong samples has the required one's sign, or none."""
+    for e in evidence:
+        seen, wanted = rows_of(e.observed), rows_of(e.required)
+        for i in e.wrong.nonzero().flatten().tolist():
+            if float((seen[i] * wanted[i]).min()) < -float(e.rounding[i]) * float(wanted[i].abs().amax()):
+                return False
+    return True
+
+
+def _right_direction(evidence: list[Evidence]) -> bool:
+    for e in evidence:
+        seen, wanted = rows_of(e.observed), rows_of(e.required)
+        for i in e.wrong.nonzero().flatten().tolist():
+            size = float(lengths(wanted[i : i + 1]))
+            if size <= float(e.rounding[i]):
+                return False
+            c = float(seen[i] @ wanted[i]) / size**2
+            if float((seen[i] - c * wanted[i]).norm()) > e.equal * abs(c) * size + float(e.rounding[i]):
+                return False
+    return True
+
+
+def right_in_rows(judge: Judge, e: Evidence) -> bool:
+    """Whether the same numbers as rows (B, D) give the required gradient, so that the layout is what is wrong."""
+    case = e.case
+    shape = case.output.shape
+    rows = {
+        name: getattr(case, name).detach().reshape(shape[0], -1)
+        for name in case.names
+        if isinstance(getattr(case, name), Tensor) and getattr(case, name).shape == shape
+    }
+    rows[case.output_name] = rows[case.output_name].clone().requires_grad_()
+    seen = judge.observe(case.replace(**rows)).gradient.reshape(shape)
+    return bool(e.explained_by(seen).all())
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
