@@ -407,10 +407,16 @@ class _Form:
     def _on_policy(self, gradient: sp.Expr, quoted: sp.Expr | None) -> tuple[Step, ...]:
         if quoted is None or calculus.is_zero(self._inline(gradient - quoted)):
             return ()
-        claim = Approximates(gradient, quoted, {v_theta: v_old}, gradient - quoted)
+        claim = Approximates(gradient, quoted, {v_theta: v_old})
         if claim.residual(self._known) != 0:
             return ()
-        return (Step("on-policy", "On-policy, at v_theta = v_old, this is what is left of the gradient.", claim),)
+        return (
+            Step(
+                "on-policy",
+                "At v_theta = v_old this is what is left of the gradient; the rest is of the order of the distance.",
+                claim,
+            ),
+        )
 
 
 def _shortest_basis(found: Mapping[VectorSymbol, sp.Expr]) -> dict[VectorSymbol, sp.Expr]:

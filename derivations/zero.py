@@ -11,6 +11,7 @@ from typing import Any
 import sympy as sp
 from sympy.polys.rings import ring
 
+from derivations.canonical import canonical, idempotent
 from derivations.nodes import Mask, MeanAbs, Surrogate
 from derivations.vectors import components, drop_sg, expand, kind, maximal
 
@@ -27,8 +28,9 @@ def normal(expr: sp.Expr) -> sp.Expr:
     expr = _unify(expr)
     if _vanishes_in_field(expr):
         return sp.S.Zero
+    expr = canonical(expr)
     numerator, _ = sp.fraction(sp.together(_expand_arguments(expr)))
-    return sp.expand(_expand_arguments(sp.expand(numerator)))
+    return idempotent(sp.expand(_expand_arguments(sp.expand(numerator))))
 
 
 def _vanishes_in_field(expr: sp.Expr) -> bool:

@@ -232,17 +232,28 @@ def ratio_gradient(policy: GaussianPolicy) -> Step:
 def approximations(policy: GaussianPolicy, gradient: sp.Expr, quoted: sp.Expr) -> tuple[Step, ...]:
     """What is left of A m r k (ε + kδ) on-policy, and how far off that is elsewhere."""
     on_policy = {v_theta: v_old}
-    exact, short = ratio * (noise + k * delta), noise
+    exact, short, s = ratio * (noise + k * delta), noise, policy.scale
+    along, distance = Dot(delta, noise), Norm2(delta)
+    first = k * (delta - s * along * noise)
+    second = k**2 * (s / 2 * (s * along**2 - distance) * noise - s * along * delta)
     return (
         Step(
             "approximate-gradient",
             "On-policy (δ = 0, so r = 1 and m = 1) what is left is the noise, weighted by the advantage.",
-            Approximates(gradient, quoted, on_policy, gradient - quoted),
+            Approximates(gradient, quoted, on_policy),
         ),
         Step(
             "approximate-target",
             "So the velocity is pulled against the noise where the advantage is positive.",
-            Approximates(v_theta - gradient, v_theta - quoted, on_policy, quoted - gradient),
+            Approximates(v_theta - gradient, v_theta - quoted, on_policy),
+        ),
+        Step(
+            "expansion",
+            "The next orders in δ, near v_old, where nothing is masked: the ratio adds to the length along the noise, "
+            "and kδ turns the direction.",
+            Approximates(
+                gradient, quoted + policy.weighting * advantage * s * k * (first + second), on_policy, order=3
+            ),
         ),
         Step(
             "approximation-error",

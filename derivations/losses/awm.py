@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sympy as sp
 
-from derivations.calculus import ClipMask, Norm2, Surrogate
+from derivations.calculus import ClipMask, Dot, Norm2, Surrogate
 from derivations.claims import Approximates, Equal, GradientIs
 from derivations.derivation import Derivation, Step
 from derivations.identities import velocity_step
@@ -145,7 +145,7 @@ def _clipped(variant: Variant, options: dict[str, str], each: sp.Expr, strength:
     def log_prob(v: sp.Expr) -> sp.Expr:
         return -_discrepancy(options["omega"], m).xreplace({m: error(v)})
 
-    effective = slope.xreplace({m: error(v_theta)})
+    effective, at_old = (slope.xreplace({m: error(v)}) for v in (v_theta, v_old))
     mask = ClipMask(advantage, ratio, clip_low, clip_high)
     surrogate = Surrogate(advantage, ratio, clip_low, clip_high)
     own = advantage * mask * ratio * 2 * effective * each * (v_theta - v_gt)
@@ -188,7 +188,18 @@ def _clipped(variant: Variant, options: dict[str, str], each: sp.Expr, strength:
             Step(
                 "on-policy",
                 "On-policy (r = 1, m = 1) this is AWM's own gradient, times the weight of the time.",
-                Approximates(pull.gradient, brief.gradient, {v_theta: v_old}, own - quoted),
+                Approximates(pull.gradient, brief.gradient, {v_theta: v_old}),
+            ),
+            Step(
+                "expansion",
+                "To the next order in v_theta − v_old, near v_old, where nothing is masked: the ratio grows "
+                "towards v_gt.",
+                Approximates(
+                    pull.gradient,
+                    brief.gradient - 2 * at_old * each * Dot(v_old - v_gt, v_theta - v_old) * quoted,
+                    {v_theta: v_old},
+                    order=2,
+                ),
             ),
         ),
         brief_gradient=brief.gradient,

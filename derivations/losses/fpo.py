@@ -120,7 +120,12 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
             Step(
                 "on-policy",
                 "On-policy (r = 1, m = 1) this is AWM's gradient: the flow-matching gradient, times the advantage.",
-                Approximates(gradient, quoted, {v_theta: v_old}, gradient - quoted),
+                Approximates(gradient, quoted, {v_theta: v_old}),
+            ),
+            Step(
+                "expansion",
+                "To the next order in δ, near v_old, where nothing is masked: the ratio grows towards v_gt.",
+                Approximates(gradient, (1 - 2 * each * Dot(Delta, delta)) * quoted, {v_theta: v_old}, order=2),
             ),
             _several_draws(each),
         ),

@@ -82,6 +82,7 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
     pull = policy.weighting * advantage * mask * ratio * policy.scale * C1 / dt * noise
     gradient = pull + policy.kl_gradient
     quoted = policy.weighting * advantage * policy.scale * C1 / dt * noise + policy.kl_gradient
+    exponent = -policy.scale * C1 * Dot(delta, noise)
     return Derivation(
         name=NAME,
         variant=variant,
@@ -129,7 +130,17 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
             Step(
                 "approximate-target",
                 "At r̃ = 1 the target is the one that people quote; only the gradient's length depends on δ.",
-                Approximates(v_theta - gradient, v_theta - quoted, {v_theta: v_old}, quoted - gradient),
+                Approximates(v_theta - gradient, v_theta - quoted, {v_theta: v_old}),
+            ),
+            Step(
+                "expansion",
+                "The next orders in δ, near v_old, where nothing is masked: all along the noise.",
+                Approximates(
+                    gradient,
+                    quoted + (quoted - policy.kl_gradient) * (exponent + exponent**2 / 2),
+                    {v_theta: v_old},
+                    order=3,
+                ),
             ),
             Step(
                 "direction-only",

@@ -96,7 +96,7 @@ def plain(derived: Derived) -> str:
         lines.append("                            (where its coefficient is negative it pushes v_θ away instead)")
     quoted = _quoted(derived)
     if quoted is not None:
-        lines.append(f"    on-policy               ∇L ≈ {page(quoted)}, exactly so at v_θ = v_old")
+        lines.append(f"    on-policy               ∇L ≈ {page(quoted)} + O(‖δ‖), exactly so at v_θ = v_old")
     lines += ["", f"Equivalent loss, {EXACT[derived.exact]}"]
     detached = derived.exact != "value"
     lines.append(f"    L ≙ weight · ‖v_θ − {'sg(target)' if detached else 'target'}‖²")
