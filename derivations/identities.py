@@ -75,7 +75,7 @@ def _group_advantage() -> Theorem:
             Step(
                 "unit-variance",
                 "With the group's own (biased) standard deviation their mean square is 1.",
-                Equal(Norm2(group) / size, variance / std**2, count),
+                Equal(Norm2(group) / size, sp.S.One, {**count, std: sp.sqrt(variance)}),
             ),
             Step(
                 "variance-identity",
@@ -132,9 +132,13 @@ def _ema() -> Theorem:
                 "gap", "One update shrinks the gap to the live parameters by η.", Equal(once - live, eta * (old - live))
             ),
             Step(
+                "first-update",
+                "n updates against the same live parameters shrink it by ηⁿ: the formula is the update for n = 1, …",
+                Equal(after_n, once, {n: sp.S.One}),
+            ),
+            Step(
                 "n-updates",
-                "n updates against the same live parameters shrink it by ηⁿ: one more step of the formula for n "
-                "is the formula for n + 1.",
+                "… and one more step of the formula for n is the formula for n + 1.",
                 Equal(eta * after_n + (1 - eta) * live, after_n.xreplace({n: n + 1})),
             ),
             Step(

@@ -106,8 +106,7 @@ def _mixture() -> Theorem:
         (
             Step(
                 "merge-two",
-                "Two squared distances are one to the weighted centre, and a constant (W ≠ 0). Merging one more "
-                "at a time gives any number of them.",
+                "Two squared distances are one to the weighted centre, and a constant (W ≠ 0).",
                 EqualUpToConstant(mixture, total * Norm2(v - centre), constant),
             ),
             Step(

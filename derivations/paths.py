@@ -212,7 +212,8 @@ def _edm() -> Theorem:
             ),
             Step(
                 "unit-target",
-                "It has unit variance: each bracket has mean 0 where x_0 has variance σ_data² and ε variance 1.",
+                "Its mean square is 1 up to brackets that vanish where those of x_0 and ε are σ_data² and 1, and the "
+                "two are orthogonal.",
                 Equal(
                     Norm2(best) - D,
                     (
@@ -225,7 +226,7 @@ def _edm() -> Theorem:
             ),
             Step(
                 "unit-input",
-                "So has its input, c_in x.",
+                "So is that of its input, c_in x.",
                 Equal(
                     Norm2(into * x) - D,
                     (Norm2(x_0) - spread**2 * D + sigma**2 * (Norm2(noise) - D) + 2 * sigma * Dot(noise, x_0))

@@ -134,17 +134,22 @@ def _score_steps() -> tuple[Step, ...]:
         ),
         Step(
             "score",
-            "The Gaussian path's score at x_t is −noise/t, and so −(x_t + (1 − t)v)/t.",
+            "Given x_0, x_t is Gaussian, and this is its score.",
             GradientIs(log_density, -(x_t - (1 - t) * x_clean) / t**2, wrt=x_t, label=r"\log p(x_t \mid x_0)"),
         ),
         Step(
             "score-is-noise",
-            "The same score, written with the noise that made x_t.",
+            "The same score, written with the noise that made x_t, …",
             Equal(-(x_t - (1 - t) * x_clean) / t**2, -noise / t, {x_t: x_path}),
         ),
         Step(
+            "score-from-velocity",
+            "… and with the path's velocity, in which it is affine.",
+            Equal(score_of_velocity, -noise / t, {x_t: x_path, v_theta: v_path}),
+        ),
+        Step(
             "drift",
-            "Subtracting σ²/2 times that score from v gives the drift of the reverse SDE.",
+            "With the model's velocity in that formula, v less σ²/2 times it is the drift of the reverse SDE.",
             Equal(
                 v_theta - sigma_t**2 / 2 * score_of_velocity,
                 v_theta + sigma_t**2 / (2 * t) * (x_t + (1 - t) * v_theta),
@@ -152,7 +157,8 @@ def _score_steps() -> tuple[Step, ...]:
         ),
         Step(
             "marginals",
-            "Fokker–Planck, coordinate by coordinate: the SDE moves the density as the ODE does, −∇·(v p).",
+            "Fokker–Planck, coordinate by coordinate: with the density's own score, the SDE moves it as the ODE does, "
+            "−∇·(v p).",
             Equal(fokker_planck, -sp.diff(velocity * p, x)),
         ),
     )

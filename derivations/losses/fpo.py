@@ -101,9 +101,9 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
             ),
             Step(
                 "highest-ratio",
-                "It is highest at v_theta = v_gt, where the behaviour model's own error is all that counts: if that is "
-                "below log(1 + ε⁺), a good sample is never clipped.",
-                Equal(log_ratio, each * Norm2(Delta), {v_theta: noise - x_0}),
+                "It is the behaviour model's squared error less the model's own, and so highest where that is 0: at "
+                "v_theta = v_gt.",
+                Equal(log_ratio, each * Norm2(Delta) - each * Norm2(v_theta - v_gt)),
             ),
             Step(
                 "log-ratio-gradient",

@@ -56,7 +56,7 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
         after=(
             Step(
                 "never-away",
-                "A bad sample pulls less than a good one, and in the same direction: nothing is ever pushed away.",
+                "Good or bad, a sample pulls towards its v_gt: nothing is ever pushed away.",
                 Parallel(-matching(weight).gradient, v_gt - v_theta, 2 * weight),
             ),
             *mixture_step(weight, v_gt, reference_weight(options)),

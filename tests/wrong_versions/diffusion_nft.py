@@ -317,7 +317,7 @@ WRONG_VERSIONS = (
         "adaptive-A-sign",
         "Ã = (ρ⁻ − ρ⁺)/(ρ⁺ + ρ⁻).",
         Edit(_SYMBOLIC, "(rho_plus - rho_minus) / (", "(rho_minus - rho_plus) / ("),
-        "value",
+        "factored-gradient",
         variant="adaptive",
     ),
     WrongVersion(

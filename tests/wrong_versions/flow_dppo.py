@@ -63,7 +63,7 @@ WRONG_VERSIONS = (
         "mask-below-the-bound",
         "The comparison with the bound is turned round.",
         Edit(_SYMBOLIC, _MASK, _MASK.replace("divergence - divergence_max", "divergence_max - divergence")),
-        "comparison",
+        "approximate-gradient",
         numeric=Edit(_NUMERIC, "> case.divergence_max", "< case.divergence_max"),
     ),
     WrongVersion(

@@ -133,7 +133,7 @@ WRONG_VERSIONS = (
     WrongVersion(
         "highest-ratio",
         "The highest ratio is said to grow with the step instead of with the behaviour model's error.",
-        Edit(_SYMBOLIC, "each * Norm2(Delta), {v_theta", "each * Norm2(delta) / 2, {v_theta"),
+        Edit(_SYMBOLIC, "each * Norm2(Delta) - each", "each * Norm2(delta) / 2 - each"),
         "highest-ratio",
     ),
     WrongVersion(

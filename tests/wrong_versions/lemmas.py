@@ -298,6 +298,14 @@ WRONG_THEOREMS = (
     ),
     _identity(
         "ema",
+        "begins-with-two",
+        "One update is said to be the formula for n = 2.",
+        "{n: sp.S.One}",
+        "{n: sp.Integer(2)}",
+        "first-update",
+    ),
+    _identity(
+        "ema",
         "n-updates",
         "n updates shrink the gap by n η.",
         "after_n = eta**n * old + (1 - eta**n) * live",
