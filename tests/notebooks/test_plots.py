@@ -267,7 +267,9 @@ def test_bfloat16_loses_the_ratio_and_a_rounded_state_loses_the_gradient() -> No
         case = precision.problem(reduction, precision.LATENT, torch.bfloat16)
         derivation = entry("flow_grpo", precision._VARIANTS[reduction]).derivation
         (log_r,) = evaluate(derivation, case, log_ratio, dtype=torch.bfloat16)
-        assert (log_r == 0).all()
+        (exact,) = evaluate(derivation, case, log_ratio, dtype=torch.float64)
+        # whether the two sums round to one number or to neighbours is the kernel's to say; nothing is left either way
+        assert ((log_r.to(torch.float64) - exact).abs() >= exact.abs()).all()
     in_float32 = precision.gradient_loss("mean", 1024, torch.float32).measured
     assert precision.rounded_state_loss("mean", 1024) > 1e3 * in_float32
 

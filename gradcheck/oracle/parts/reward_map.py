@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.compare import compare
 from gradcheck.errors import InputError
 from gradcheck.oracle.parts._calls import (
@@ -143,10 +144,19 @@ def reward_map_part(
     return Part(subject, CHECKS, _hypotheses, info)
 
 
+def _scale(required: Tensor) -> Tensor:
+    """Three operations, on numbers of r's size and of ½."""
+    return 3 * (required.abs() + 0.5)
+
+
+def _slack(required: Tensor, dtype: torch.dtype) -> Tensor:
+    """How far right code's r may be from the required one."""
+    return THRESHOLD * unit_roundoff(dtype) * _scale(required)
+
+
 def _on(subject: Subject, advantage: Tensor) -> Outcome:
     required = subject.required(advantage)
-    scale = 3 * (required.abs() + 0.5)
-    return compared([compare(subject.call(advantage), required, scale, advantage.dtype)])
+    return compared([compare(subject.call(advantage), required, _scale(required), advantage.dtype)])
 
 
 def check_values(subject: Subject) -> Outcome:
@@ -154,8 +164,9 @@ def check_values(subject: Subject) -> Outcome:
 
 
 def check_range(subject: Subject) -> Outcome:
-    r = subject.call(subject.advantages())
-    if not bool(((r >= 0) & (r <= 1)).all()):
+    a = subject.advantages()
+    r, slack = subject.call(a).to(torch.float64), _slack(subject.required(a).clamp(0, 1), a.dtype)
+    if not bool(((r >= -slack) & (r <= 1 + slack)).all()):
         raise Wrong(f"r reaches from {float(r.min()):.6g} to {float(r.max()):.6g}; [0, 1] is required")
     return Outcome("passed", 1)
 
@@ -170,7 +181,8 @@ def check_ends(subject: Subject) -> Outcome:
 
 def check_monotone(subject: Subject) -> Outcome:
     a = subject.advantages()
-    falls = subject.call(a).diff() < 0
+    slack = _slack(subject.required(a), a.dtype)
+    falls = subject.call(a).to(torch.float64).diff() < -(slack[1:] + slack[:-1])
     if bool(falls.any()):
         i = int(falls.nonzero()[0])
         raise Wrong(f"r falls between the advantages {float(a[i]):.6g} and {float(a[i + 1]):.6g}")
@@ -180,7 +192,8 @@ def check_monotone(subject: Subject) -> Outcome:
 def check_sign(subject: Subject) -> Outcome:
     a = subject.advantages()
     observed, required = subject.call(a), subject.required(a)
-    wrong = (torch.sign(observed - 0.5) != torch.sign(required - 0.5)) & ((required - 0.5).abs() > 1e-3)
+    clear = (required - 0.5).abs() > _slack(required, a.dtype)
+    wrong = (torch.sign(observed - 0.5) != torch.sign(required - 0.5)) & clear
     if bool(wrong.any()):
         i = int(wrong.nonzero()[0])
         raise Wrong(f"an advantage of {float(a[i]):.6g} gives r = {float(observed[i]):.6g}, on the wrong side of ½")
