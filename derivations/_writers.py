@@ -27,13 +27,14 @@ from derivations.calculus import (
     VectorSymbol,
     sg,
 )
+from derivations.nodes import Below, Mean, NormalCDF
 from derivations.notation import NOTATION
 
 __all__ = ["GREEK", "SUPERSCRIPT", "LatexWriter", "TextWriter", "Writer"]
 
 GREEK = {
     "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ε", "varepsilon": "ε", "eta": "η", "theta": "θ",
-    "lambda": "λ", "mu": "μ", "nu": "ν", "pi": "π", "rho": "ρ", "sigma": "σ", "tau": "τ", "omega": "ω",
+    "kappa": "κ", "lambda": "λ", "mu": "μ", "nu": "ν", "pi": "π", "rho": "ρ", "sigma": "σ", "tau": "τ", "omega": "ω",
     "Delta": "Δ", "nabla": "∇",
 }  # fmt: skip
 SUPERSCRIPT = str.maketrans("0123456789+-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻")
@@ -333,7 +334,7 @@ class LatexWriter(Writer):
     bar = True
 
     def _print(self, expr: sp.Expr) -> str:
-        if isinstance(expr, (Dot, Norm2, MeanAbs, sg, Mask)):
+        if isinstance(expr, (Dot, Norm2, MeanAbs, sg, Mask, Mean, Below, NormalCDF)):
             return str(expr._latex(self))
         return super()._print(expr)
 
@@ -452,3 +453,13 @@ class TextWriter(Writer):
 
     def _print_meanabs(self, expr: sp.Expr) -> str:
         return f"mean|{self._print(expr.args[0])}|"
+
+    def _print_mean(self, expr: sp.Expr) -> str:
+        sign = "P" if isinstance(expr.args[0], Below) else "E"
+        return f"{sign}_{self._print(expr.args[1])}[{self._print(expr.args[0])}]"
+
+    def _print_below(self, expr: sp.Expr) -> str:
+        return " < ".join(map(self._print, expr.args))
+
+    def _print_normalcdf(self, expr: sp.Expr) -> str:
+        return f"Φ({self._print(expr.args[0])})"

@@ -1,4 +1,4 @@
-r"""The atoms of the calculus: vectors, inner products, stop-gradient, and PPO's clip.
+r"""The atoms of the calculus: vectors, inner products, stop-gradient, PPO's clip, and means over Gaussian noise.
 
 They are SymPy classes, so that a loss is written, printed and searched like any SymPy expression.
 """
@@ -11,12 +11,15 @@ import sympy as sp
 from sympy.core.function import ArgumentIndexError
 
 __all__ = [
+    "Below",
     "CalculusError",
     "ClipMask",
     "Dot",
     "Mask",
+    "Mean",
     "MeanAbs",
     "Norm2",
+    "NormalCDF",
     "OtherMask",
     "OtherUnless",
     "Surrogate",
@@ -244,3 +247,57 @@ class Surrogate(sp.Function):
         clip = rf"\mathrm{{clip}}\left({r},\, 1-{low},\, 1+{high}\right)"
         body = rf"-\min\left({r}\,{a},\; {clip}\,{a}\right)"
         return body if exp is None else rf"\left({body}\right)^{{{exp}}}"
+
+
+class Mean(sp.Function):
+    r"""Expectation :math:`\mathbb{E}_z[f]` over Gaussian noise z: standard normal, independent of everything else in f.
+
+    z is a vector, ε ~ N(0, I), or a real symbol, n ~ N(0, 1).  f is a scalar or a vector; so is its mean.
+    :func:`derivations.expectations.averaged` carries it out.
+    """
+
+    nargs = 2
+
+    def _eval_is_real(self) -> bool:
+        return True
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        inner, over = (printer._print(x) for x in self.args)
+        sign = r"\mathbb{P}" if isinstance(self.args[0], Below) else r"\mathbb{E}"
+        body = rf"{sign}_{{{over}}}\left[{inner}\right]"
+        return body if exp is None else rf"{body}^{{{exp}}}"
+
+
+class Below(sp.Function):
+    r"""1 where the first argument is less than the second, else 0: its mean is a probability."""
+
+    nargs = 2
+
+    def _eval_is_nonnegative(self) -> bool:
+        return True
+
+    def _eval_is_real(self) -> bool:
+        return True
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        return " < ".join(printer._print(x) for x in self.args)
+
+
+class NormalCDF(sp.Function):
+    r"""Distribution function :math:`\Phi` of N(0, 1)."""
+
+    nargs = 1
+
+    @classmethod
+    def eval(cls, x: sp.Expr) -> sp.Expr | None:
+        return sp.Rational(1, 2) if x == 0 else None
+
+    def _eval_is_real(self) -> bool:
+        return True
+
+    def _eval_is_nonnegative(self) -> bool:
+        return True
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        body = rf"\Phi\left({printer._print(self.args[0])}\right)"
+        return body if exp is None else rf"{body}^{{{exp}}}"

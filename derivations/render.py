@@ -38,6 +38,8 @@ from derivations.claims import (
     Substitution,
 )
 from derivations.derivation import Derivation, Step, Theorem
+from derivations.expectations import GaussianTheorem
+from derivations.local_names import NAMES
 from derivations.notation import (
     delta,
     latex_names,
@@ -100,7 +102,8 @@ _v_star = VectorSymbol("v_star")
 
 
 def _writer(plain: bool, of: Derivation | None) -> Writer:
-    names = _names(plain, of) | {_v_star: "v*" if plain else "v^*"}
+    local = {symbol: written[0 if plain else 1] for symbol, written in NAMES.items()}
+    names = _names(plain, of) | local | {_v_star: "v*" if plain else "v^*"}
     return TextWriter(names) if plain else LatexWriter(names)
 
 
@@ -255,6 +258,12 @@ def theorem_explain(theorem: Theorem, *, latex: bool = False) -> str:
         out.section("Definitions")
         out.formulas(f"{w.write(s)} = {w.write(e)}" for s, e in theorem.definitions.items())
     out.steps(theorem.steps)
+    if isinstance(theorem, GaussianTheorem):
+        out.section("Assumed, and not proved here")
+        for sentence in theorem.assumes:
+            out.line(f"* {sentence}" if latex else f"  {sentence}")
+        out.section("What to do with it")
+        out.line(theorem.advice if latex else f"  {theorem.advice}")
     out.reference(theorem.reference)
     return out.end()
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import sympy as sp
 
-from derivations.nodes import CalculusError, Dot, MeanAbs, Norm2, VectorSymbol, sg
+from derivations.nodes import CalculusError, Dot, Mean, MeanAbs, Norm2, VectorSymbol, sg
 
 __all__ = ["components", "drop_sg", "drop_vector_sg", "expand", "freeze", "kind", "maximal"]
 
@@ -35,7 +35,7 @@ def _kind(expr: sp.Expr) -> str:
             if _kind(arg) != "vector":
                 raise CalculusError(f"{type(expr).__name__} takes vectors, but got the scalar {arg}")
         return "scalar"
-    if isinstance(expr, sg):
+    if isinstance(expr, (sg, Mean)):
         return _kind(expr.args[0])
     if not expr.args:
         return "scalar"

@@ -191,10 +191,12 @@ def _explain(arguments: argparse.Namespace) -> int:
     from derivations.paths import PARAMETERISATIONS
     from derivations.render import explain, theorem_explain
     from derivations.sde import REVERSE_STEPS
+    from derivations.theorems import THEOREMS
     from gradcheck.catalogue import CATALOGUE
     from gradcheck.conventions import variables_problems
 
-    theorems = {t.name: t for t in (*LEMMAS, *(s.theorem for s in REVERSE_STEPS), *IDENTITIES, *PARAMETERISATIONS)}
+    of_steps = (s.theorem for s in REVERSE_STEPS)
+    theorems = {t.name: t for t in (*LEMMAS, *of_steps, *IDENTITIES, *PARAMETERISATIONS, *THEOREMS)}
     if arguments.name in theorems:
         print(theorem_explain(theorems[arguments.name], latex=arguments.latex))
         return 0

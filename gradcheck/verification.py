@@ -14,6 +14,7 @@ from derivations.identities import IDENTITIES
 from derivations.lemmas import LEMMAS
 from derivations.paths import PARAMETERISATIONS
 from derivations.sde import REVERSE_STEPS
+from derivations.theorems import THEOREMS
 from gradcheck import networks
 from gradcheck.bounds import THRESHOLD
 from gradcheck.catalogue import Entry, entries
@@ -186,7 +187,7 @@ def verify(
         raise InputError(("max_examples", repr(max_examples), "at least 1"))
     missing = networks.available() if with_networks else "not asked for"
     theorems = []
-    for theorem in (*LEMMAS, *(s.theorem for s in REVERSE_STEPS), *IDENTITIES, *PARAMETERISATIONS):
+    for theorem in (*LEMMAS, *(s.theorem for s in REVERSE_STEPS), *IDENTITIES, *PARAMETERISATIONS, *THEOREMS):
         theorems.append(theorem.prove())
         progress(_proof_line(theorems[-1]))
     results = []

@@ -10,9 +10,10 @@ from derivations.identities import IDENTITIES
 from derivations.lemmas import LEMMAS
 from derivations.paths import PARAMETERISATIONS
 from derivations.sde import REVERSE_STEPS
+from derivations.theorems import THEOREMS as ON_AVERAGE
 from gradcheck.catalogue import CATALOGUE, Entry
 
-THEOREMS = (*LEMMAS, *(s.theorem for s in REVERSE_STEPS), *IDENTITIES, *PARAMETERISATIONS)
+THEOREMS = (*LEMMAS, *(s.theorem for s in REVERSE_STEPS), *IDENTITIES, *PARAMETERISATIONS, *ON_AVERAGE)
 
 
 @pytest.mark.parametrize("theorem", THEOREMS, ids=lambda t: t.name)

@@ -64,6 +64,7 @@ def pages() -> dict[str, str]:
         "steps.md": theorems.sde_page(),
         "identities.md": theorems.identities_page(),
         "predictions.md": theorems.predictions_page(),
+        "averages.md": theorems.averages_page(),
         "differences.md": theorems.differences_page(),
         "bugs.md": bugs_page(mutants()),
         "_readme_example.md": readme_example(),

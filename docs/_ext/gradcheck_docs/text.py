@@ -13,9 +13,16 @@ from derivations.notation import NOTATION
 from derivations.paths import PARAMETERISATIONS
 from derivations.render import claim_latex
 from derivations.sde import REVERSE_STEPS
+from derivations.theorems import THEOREMS as ON_AVERAGE
 from gradcheck.catalogue import CATALOGUE
 
-THEOREMS: tuple[Theorem, ...] = (*LEMMAS, *(s.theorem for s in REVERSE_STEPS), *IDENTITIES, *PARAMETERISATIONS)
+THEOREMS: tuple[Theorem, ...] = (
+    *LEMMAS,
+    *(s.theorem for s in REVERSE_STEPS),
+    *IDENTITIES,
+    *PARAMETERISATIONS,
+    *ON_AVERAGE,
+)
 
 _names = sorted((q.name for q in NOTATION if "_" in q.name), key=len, reverse=True)
 _NAME = re.compile(rf"(?<![\w`])({'|'.join(_names)})(?![\w`])")

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from derivations.derivation import Theorem
+from derivations.expectations import GaussianTheorem
 from derivations.identities import IDENTITIES
 from derivations.lemmas import LEMMAS
 from derivations.paths import PARAMETERISATIONS
 from derivations.render import claim_latex, latex, theorem_explain
 from derivations.sde import REVERSE_STEPS
+from derivations.theorems import THEOREMS
 from gradcheck.catalogue import ALGORITHMS, Entry
 from gradcheck_docs.algorithms import NotProvedError, page_name
 from gradcheck_docs.text import Provable, anchor, code, display, prose, provable, sections, slug, steps
@@ -19,6 +21,7 @@ __all__ = [
     "ERRATA",
     "Erratum",
     "article_steps",
+    "averages_page",
     "differences_page",
     "identities_page",
     "lemmas_page",
@@ -38,7 +41,12 @@ def _theorem(theorem: Theorem, opening: str = "") -> str:
         parts.append(opening)
     if "Definitions" in of:
         parts.append(f":::{{dropdown}} Definitions\n{of['Definitions']}\n:::")
+    if isinstance(theorem, GaussianTheorem):
+        parts.append(f":::{{admonition}} What to do with it\n:class: tip\n{prose(theorem.advice)}\n:::")
     parts.append(steps(theorem.name, Provable(theorem.steps, None)))
+    if isinstance(theorem, GaussianTheorem):
+        listed = "\n".join(f"* {prose(sentence)}" for sentence in theorem.assumes)
+        parts.append(f":::{{dropdown}} Assumed, and not proved here\n{listed}\n:::")
     if theorem.reference:
         parts.append(code(theorem.reference, "bibtex"))
     return "\n\n".join(parts)
@@ -82,6 +90,18 @@ def predictions_page() -> str:
         "[Other variables](../parameterisations.md) says what becomes of a loss."
     )
     return "\n\n".join((opening, *map(_theorem, PARAMETERISATIONS))) + "\n"
+
+
+def averages_page() -> str:
+    """What the losses do on average over Gaussian noise."""
+    opening = (
+        "# On average\n\nA loss's gradient is one draw. These theorems say what it is on average over the noise "
+        "ε ~ N(0, I), for every dimension D. Each rests on three rules: an exponential of ⟨b, ε⟩ shifts the noise "
+        "by b, products of ⟨a, ε⟩ and ‖ε‖² pair off (Wick), and ⟨b, ε⟩ is Gaussian with variance ‖b‖². Anything else "
+        "that a "
+        "theorem needs stands at its end."
+    )
+    return "\n\n".join((opening, *map(_theorem, THEOREMS))) + "\n"
 
 
 @dataclass(frozen=True)
