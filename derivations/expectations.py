@@ -29,8 +29,11 @@ from derivations import calculus
 from derivations.calculus import Dot, Norm2, VectorSymbol
 from derivations.claims import Equal, Inline
 from derivations.derivation import Theorem
+from derivations.domains import corners
 from derivations.nodes import Below, CalculusError, Mean, NormalCDF
-from derivations.notation import NOTATION, D
+from derivations.notation import D
+from derivations.premises import RefusedError, narrowed, suitable, words
+from derivations.signs import is_positive
 
 __all__ = ["ExpectationIs", "GaussianTheorem", "averaged"]
 
@@ -40,10 +43,17 @@ class ExpectationIs(Equal):
     """``lhs = rhs`` in value, for every D, where either side may hold means over Gaussian noise."""
 
     def residual(self, inline: Inline) -> sp.Expr:
-        where = {symbol: inline(value) for symbol, value in self.where.items()}
-        left, right = (averaged(inline(side).xreplace(where)).xreplace(where) for side in (self.lhs, self.rhs))
-        left, right = _one_cdf(left, right)
-        return Equal(left, right, self.where).residual(inline)
+        try:
+            return self._residual(inline)
+        except (RefusedError, ZeroDivisionError, CalculusError) as error:
+            return words(error)
+
+    def _residual(self, inline: Inline) -> sp.Expr:
+        where = {key: inline(value) for key, value in self.where.items()}
+        suitable((self.lhs, self.rhs, *self.where.values()), inline)
+        within = narrowed(inline)
+        left, right = (averaged(inline(side).xreplace(where), within).xreplace(where) for side in (self.lhs, self.rhs))
+        return Equal(*_one_cdf(left, right), self.where, self.given).residual(inline)
 
 
 @dataclass(frozen=True)
@@ -59,8 +69,12 @@ class GaussianTheorem(Theorem):
     advice: str = field(default="")
 
 
-def averaged(expr: sp.Expr) -> sp.Expr:
+def averaged(expr: sp.Expr, within: Mapping[sp.Symbol, sp.Interval] | None = None) -> sp.Expr:
     """Carry out every :class:`~derivations.nodes.Mean` in an expression, the innermost first.
+
+    Args:
+        expr: a scalar or a vector, definitions put in.
+        within: domains that are narrower than the notation table's.
 
     Raises:
         CalculusError: a mean that the rules do not reach.
@@ -69,27 +83,30 @@ def averaged(expr: sp.Expr) -> sp.Expr:
     if not expr.has(Mean):
         return expr
     if isinstance(expr, Mean):
-        return _mean(averaged(expr.args[0]), expr.args[1])
-    return expr.func(*map(averaged, expr.args))
+        return _mean(averaged(expr.args[0], within), expr.args[1], within or {})
+    return expr.func(*(averaged(arg, within) for arg in expr.args))
 
 
-def _mean(f: sp.Expr, over: sp.Expr) -> sp.Expr:
+_Within = Mapping[sp.Symbol, sp.Interval]
+
+
+def _mean(f: sp.Expr, over: sp.Expr, within: _Within) -> sp.Expr:
     if not isinstance(over, VectorSymbol):
         # a scalar n ~ N(0, 1) is the component of a vector along a unit vector
         unit, z = VectorSymbol("_unit"), VectorSymbol("_z")
-        return _mean(f.xreplace({over: Dot(unit, z)}), z).xreplace({Norm2(unit): sp.S.One})
+        return _mean(f.xreplace({over: Dot(unit, z)}), z, within).xreplace({Norm2(unit): sp.S.One})
     if calculus.kind(f) == "scalar":
-        return _mean_of_scalar(f, over)
+        return _mean_of_scalar(f, over, within)
     out = sp.S.Zero
     for vector, coefficient in calculus.components(f).items():
         if vector == over:
             out += sp.Add(*(part for term in _terms(coefficient, over) for part in _with_vector(term)))
         else:
-            out += _mean_of_scalar(coefficient, over) * vector
+            out += _mean_of_scalar(coefficient, over, within) * vector
     return out
 
 
-def _mean_of_scalar(f: sp.Expr, over: VectorSymbol) -> sp.Expr:
+def _mean_of_scalar(f: sp.Expr, over: VectorSymbol, within: _Within) -> sp.Expr:
     if not f.has(Below):
         return sp.Add(*(_without_vector(term) for term in _terms(f, over)))
     events = {event: sp.Dummy(f"event{i}") for i, event in enumerate(f.atoms(Below))}
@@ -100,15 +117,16 @@ def _mean_of_scalar(f: sp.Expr, over: VectorSymbol) -> sp.Expr:
         rest = term / sp.Mul(*factors)
         if len(factors) > 1 or rest.has(*found) or (factors and rest.has(over)):
             raise CalculusError(f"the rules know the probability of one event, not the mean of {term.xreplace(found)}")
-        out.append(rest * _probability(found[factors[0]], over) if factors else _mean_of_scalar(term, over))
+        chance = _probability(found[factors[0]], over, within) if factors else _mean_of_scalar(term, over, within)
+        out.append(rest * chance if factors else chance)
     return sp.Add(*out)
 
 
-def _probability(event: Below, over: VectorSymbol) -> sp.Expr:
+def _probability(event: Below, over: VectorSymbol, within: _Within) -> sp.Expr:
     """Rule *line*, of an event between affine functions of the noise or their exponentials."""
     less, more = event.args
     if any(isinstance(side, sp.exp) and side.has(over) for side in event.args):
-        less, more = (_logarithm(side) for side in event.args)  # the exponential is strictly increasing
+        less, more = (_logarithm(side, within) for side in event.args)  # the exponential is strictly increasing
     constant, slope = _affine(less - more, over)
     if not slope:
         raise CalculusError(f"{event} does not depend on {over}")
@@ -116,13 +134,12 @@ def _probability(event: Below, over: VectorSymbol) -> sp.Expr:
     return NormalCDF(-constant / sp.sqrt(square))
 
 
-def _logarithm(side: sp.Expr) -> sp.Expr:
+def _logarithm(side: sp.Expr, within: _Within) -> sp.Expr:
     if isinstance(side, sp.exp):
         return side.args[0]
-    inside = {q.symbol: 1 / (1 + sp.Dummy(positive=True)) for q in NOTATION if q.domain == sp.Interval.open(0, 1)}
-    if not sp.cancel(side.xreplace(inside)).is_positive:
+    if not all(is_positive(corner) for corner in corners(side, within)):
         raise CalculusError(f"an exponential is compared with {side}, whose sign is not known to be positive")
-    return sp.log(side)
+    return sp.expand_log(sp.log(sp.factor(side)))
 
 
 def _affine(expr: sp.Expr, over: VectorSymbol) -> tuple[sp.Expr, dict[VectorSymbol, sp.Expr]]:

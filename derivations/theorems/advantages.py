@@ -21,13 +21,12 @@ def _mean(f: sp.Expr) -> sp.Expr:
 
 def _baseline() -> GaussianTheorem:
     a, b, c, g, q = sp.symbols("a b c g q", real=True)
-    luck = sp.Symbol("n", real=True)
+    luck, rest = sp.Symbol("n", real=True), sp.Symbol("m", positive=True)
     u = VectorSymbol("u")
     unit = {Norm2(u): sp.S.One}
     linear = a + b * Dot(u, noise) + q * luck
     definitions = {
         k: C1 / C2,
-        kappa: k * sp.sqrt(Norm2(delta)),
         log_ratio: -(k**2) / 2 * Norm2(delta) - k * Dot(delta, noise),
         ratio: sp.exp(log_ratio),
     }
@@ -48,9 +47,10 @@ def _baseline() -> GaussianTheorem:
         ),
         Step(
             "signal-to-noise",
-            "So signal over noise, ‖mean‖² over variance, is at most 1/(D + 1) a sample, for every reward of this "
-            "form.",
-            Positive(1 / (D + 1) - b**2 / ((a**2 + b**2 + q**2) * D + b**2), {a: sp.Symbol("p", positive=True)}),
+            "So signal over noise, ‖mean‖² over variance, is below 1/(D + 1) a sample, whatever the reward: m = a² + "
+            "q² is "
+            "what the step has no part in.",
+            Positive(1 / (D + 1) - b**2 / ((rest + b**2) * D + b**2)),
         ),
         Step(
             "baseline-is-free",
@@ -79,6 +79,7 @@ def _baseline() -> GaussianTheorem:
             ExpectationIs(
                 _mean(Norm2(advantage * ratio * k * (noise + k * delta))),
                 advantage**2 * k**2 * sp.exp(kappa**2) * (D + kappa**2),
+                {Norm2(delta): kappa**2 / k**2},
             ),
         ),
     )
@@ -116,7 +117,6 @@ def _group() -> GaussianTheorem:
     mean = (r + (size - 1) * m) / size
     second = (r**2 + (size - 1) * (v + m**2)) / size
     member = sp.sqrt(size - 1) * gap / sp.sqrt(size * v + gap**2)
-    more = {size: 1 + sp.Symbol("j", positive=True)}
     factor = sp.Symbol("W", positive=True)
     steps = (
         Step(
@@ -135,7 +135,7 @@ def _group() -> GaussianTheorem:
             "so the member's advantage, squared, is a function of d = r − m that has d's sign.",
             Equal((r - mean) ** 2 / (second - mean**2), member**2, {r: m + gap}),
         ),
-        Step("bounded", "It never exceeds √(G − 1) …", Positive((size - 1) - member**2, more)),
+        Step("bounded", "It never exceeds √(G − 1) …", Positive((size - 1) - member**2)),
         Step(
             "rising",
             "… it always rises …",
@@ -185,6 +185,7 @@ def _group() -> GaussianTheorem:
         "What group normalisation optimises",
         steps,
         {factor: 1 / sp.sqrt(p * (1 - p))},
+        within={size: sp.Interval.open(1, sp.oo), p: sp.Interval.open(0, 1)},
         assumes=(
             "The group's members are independent draws of one policy, so Σᵢ E[Aᵢ ∇log pᵢ] = G E[h_G(R) ∇log p], "
             "with h_G(r) = E[A₁ | R₁ = r].",

@@ -58,6 +58,7 @@ def _guidance() -> GaussianTheorem:
 def _outer() -> GaussianTheorem:
     v, start = VectorSymbol("v"), VectorSymbol("v_star")
     rate, eta = sp.Symbol("a", positive=True), sp.Symbol("eta", positive=True)
+    share = sp.Symbol("rho", positive=True)
     n = sp.Symbol("n", integer=True, positive=True)
     p1, p2 = sp.symbols("p_1 p_2", positive=True)
     a1, a2 = sp.symbols("A_1 A_2", real=True)
@@ -68,7 +69,6 @@ def _outer() -> GaussianTheorem:
     averaged_target = p1 * target.xreplace({advantage: a1, v_gt: v1}) + p2 * target.xreplace({advantage: a2, v_gt: v2})
     mean_velocity = p1 * v1 + p2 * v2
     covariance = p1 * a1 * v1 + p2 * a2 * v2 - (p1 * a1 + p2 * a2) * mean_velocity
-    inside = sp.Symbol("j", positive=True)
     steps = (
         Step(
             "inner-step",
@@ -89,26 +89,28 @@ def _outer() -> GaussianTheorem:
         ),
         Step(
             "contraction",
-            "The inner steps converge for 0 < aβ² < 1: (1 − 2aβ²)² < 1.",
-            Positive(1 - shrink**2, {rate: 1 / (beta**2 * (1 + inside))}),
+            "The inner steps converge for a = ρ/β² with 0 < ρ < 1, since then (1 − 2aβ²)² < 1.",
+            Positive(1 - shrink**2),
         ),
         Step(
             "mean-target",
             "Averaged over the samples that an x_t may come from, with an exact old model, v_old = E[v_gt | x_t], the "
             "target "
             "is off v_old by Cov(A, v_gt | x_t)/β (written for two samples of any weights).",
-            Equal(averaged_target - v_old, covariance / beta, {p2: 1 - p1, v_old: p1 * v1 + (1 - p1) * v2}),
+            Equal(averaged_target - v_old, covariance / beta, {v_old: mean_velocity}),
         ),
         Step(
             "fixed-point",
             "So the iteration rests only where that covariance vanishes: where the advantage says no more about v_gt.",
-            Equal(averaged_target - v_old, sp.S.Zero, {p2: 1 - p1, v_old: p1 * v1 + (1 - p1) * v2, a2: a1}),
+            Equal(averaged_target - v_old, sp.S.Zero, {v_old: mean_velocity, a2: a1}),
         ),
     )
     return GaussianTheorem(
         "outer-iteration",
         "DiffusionNFT's outer iteration",
         steps,
+        {rate: share / beta**2, p2: 1 - p1},
+        within={share: sp.Interval.open(0, 1), p1: sp.Interval.open(0, 1)},
         assumes=("The network can represent every velocity: steps are taken in v itself, at one (x_t, t).",),
         advice="Keep aβ² below 1, and best near 1/2, where one inner step already reaches the target; beyond 1 the "
         "inner "

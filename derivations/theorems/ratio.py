@@ -21,12 +21,12 @@ __all__ = ["APPROXIMATION_ORDER", "CLIP", "RATIO_MOMENTS"]
 _half = sp.Rational(1, 2)
 _DEFINITIONS = {
     k: C1 / C2,
-    kappa: k * sp.sqrt(Norm2(delta)),
     log_ratio: -(k**2) / 2 * Norm2(delta) - k * Dot(delta, noise),
     ratio: sp.exp(log_ratio),
     guard_log_ratio: -C1 * Dot(delta, noise),
     guard_ratio: sp.exp(guard_log_ratio),
 }
+_SIZE = {Norm2(delta): kappa**2 / k**2}
 _LINE = "⟨δ, ε⟩ is Gaussian with mean 0 and variance ‖δ‖², and δ ≠ 0; Φ is the distribution function of N(0, 1)."
 _FIXED = "δ is fixed while ε is drawn: the trained model has not yet seen this sample."
 
@@ -48,7 +48,7 @@ def _ratio_moments() -> GaussianTheorem:
         Step(
             "second-moment",
             "Its second moment grows as exp(κ²): at κ = 2 it is 55.",
-            ExpectationIs(_mean(ratio**2), sp.exp(kappa**2)),
+            ExpectationIs(_mean(ratio**2), sp.exp(kappa**2), _SIZE),
         ),
         Step(
             "reweighting",
@@ -65,23 +65,23 @@ def _ratio_moments() -> GaussianTheorem:
                 -k * b * _mean(sp.exp(Dot(b, noise - k * delta))),
             ),
         ),
-        Step("divergence", "KL(p_old‖p_theta) is κ²/2 …", ExpectationIs(_mean(-log_ratio), kappa**2 / 2)),
+        Step("divergence", "KL(p_old‖p_theta) is κ²/2 …", ExpectationIs(_mean(-log_ratio), kappa**2 / 2, _SIZE)),
         Step(
             "reverse-divergence",
             "… and so is KL(p_theta‖p_old).",
-            ExpectationIs(_mean(ratio * log_ratio), kappa**2 / 2),
+            ExpectationIs(_mean(ratio * log_ratio), kappa**2 / 2, _SIZE),
         ),
         Step(
             "below-one",
             "More than half of the ratios lie below 1.",
-            ExpectationIs(_mean(Below(ratio, 1)), NormalCDF(kappa / 2)),
+            ExpectationIs(_mean(Below(ratio, 1)), NormalCDF(kappa / 2), _SIZE),
         ),
         Step(
             "mean-over-coordinates",
             "Where the log-density is a mean over D coordinates, the ratio is the D-th root, and its mean is below 1 "
             "for "
             "D > 1.",
-            ExpectationIs(_mean(sp.exp(log_ratio / D)), sp.exp(-(kappa**2) * (D - 1) / (2 * D**2))),
+            ExpectationIs(_mean(sp.exp(log_ratio / D)), sp.exp(-(kappa**2) * (D - 1) / (2 * D**2)), _SIZE),
         ),
         Step(
             "guard-mean",
@@ -134,19 +134,21 @@ def _approximation_order() -> GaussianTheorem:
         Step(
             "length",
             "r ≈ 1 leaves out −⟨kδ, ε⟩ε, which lies along ε: it changes the length, by a share of mean square κ² …",
-            ExpectationIs(_mean((k * Dot(delta, noise)) ** 2), kappa**2),
+            ExpectationIs(_mean((k * Dot(delta, noise)) ** 2), kappa**2, _SIZE),
         ),
         Step(
             "length-size",
             "… so what it leaves out has mean square κ²(D + 2), where ε itself has D.",
-            ExpectationIs(_mean(Norm2(k * Dot(delta, noise) * noise)), kappa**2 * (D + 2)),
+            ExpectationIs(_mean(Norm2(k * Dot(delta, noise) * noise)), kappa**2 * (D + 2), _SIZE),
         ),
         Step(
             "turn",
             "Dropping kδ turns the direction: its part across ε, squared and times ‖ε‖², has mean κ²(D − 1), against "
             "D(D + 2) "
             "for ε itself: an angle of about κ/√D.",
-            ExpectationIs(_mean(Norm2(noise) * Norm2(k * delta) - Dot(k * delta, noise) ** 2), kappa**2 * (D - 1)),
+            ExpectationIs(
+                _mean(Norm2(noise) * Norm2(k * delta) - Dot(k * delta, noise) ** 2), kappa**2 * (D - 1), _SIZE
+            ),
         ),
         Step("noise-size", "‖ε‖⁴ has mean D(D + 2).", ExpectationIs(_mean(Norm2(noise) ** 2), D * (D + 2))),
     )
@@ -154,7 +156,7 @@ def _approximation_order() -> GaussianTheorem:
         "approximation-order",
         "How good A k ε is",
         steps,
-        {kappa: k * sp.sqrt(Norm2(delta))},
+        {},
         assumes=("δ = s·h with h fixed: the orders are those of s.",),
         advice="Trust A k ε as a direction as long as κ is far below √D, and its length only as long as κ is far "
         "below 1.",
@@ -167,27 +169,28 @@ def _clip() -> GaussianTheorem:
     guard_mean_ratio = sp.exp(guard_log_ratio / D)
     guard_size = C1 * sp.sqrt(Norm2(delta))
     up, down = sp.log(1 + clip_high), sp.log(1 - clip_low)
-    radius = {Norm2(delta): -2 * D * down / k**2}
+    u = sp.Symbol("u", positive=True)
+    radius = {clip_low: u / (1 + u), Norm2(delta): 2 * D * sp.log(1 + u) / k**2}  # every clip in (0, 1)
     steps = (
         Step(
             "clipped-up",
             "With the log-density summed, the share of samples above 1 + ε⁺ …",
-            ExpectationIs(_mean(Below(1 + clip_high, ratio)), NormalCDF(-up / kappa - kappa / 2)),
+            ExpectationIs(_mean(Below(1 + clip_high, ratio)), NormalCDF(-up / kappa - kappa / 2), _SIZE),
         ),
         Step(
             "clipped-down",
             "… and below 1 − ε⁻.",
-            ExpectationIs(_mean(Below(ratio, 1 - clip_low)), NormalCDF(down / kappa + kappa / 2)),
+            ExpectationIs(_mean(Below(ratio, 1 - clip_low)), NormalCDF(down / kappa + kappa / 2), _SIZE),
         ),
         Step(
             "clipped-up-mean",
             "With the mean over D coordinates, as implementations take it, D multiplies the logarithm.",
-            ExpectationIs(_mean(Below(1 + clip_high, mean_ratio)), NormalCDF(-D * up / kappa - kappa / 2)),
+            ExpectationIs(_mean(Below(1 + clip_high, mean_ratio)), NormalCDF(-D * up / kappa - kappa / 2), _SIZE),
         ),
         Step(
             "clipped-down-mean",
             "Likewise below: κ/2 now raises the share, so the clip cuts this side first.",
-            ExpectationIs(_mean(Below(mean_ratio, 1 - clip_low)), NormalCDF(D * down / kappa + kappa / 2)),
+            ExpectationIs(_mean(Below(mean_ratio, 1 - clip_low)), NormalCDF(D * down / kappa + kappa / 2), _SIZE),
         ),
         Step(
             "radius",
@@ -237,6 +240,7 @@ def _clip() -> GaussianTheorem:
         "What a clip means",
         steps,
         {**_DEFINITIONS, divergence: k**2 / 2 * Norm2(v_theta - v_old)},
+        within={clip_low: sp.Interval.open(0, 1)},
         assumes=(_FIXED, _LINE),
         advice="Choose the clip by the radius that you want: with the mean over D coordinates, a clip of ε⁻ lets the "
         "step's "
