@@ -30,6 +30,13 @@ torch.set_num_threads(int(os.environ.get("GRADCHECK_THREADS", "1")))  # small te
 
 
 _OURS = Path(__file__).parents[1]
+_DOORS = {
+    "pytester",
+    "capsys",
+    "capfd",
+    "tmp_path",
+    "tmp_path_factory",
+}  # tests of files, of text and of other processes
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,7 +51,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if isinstance(item, pytest.Function) and _numerical(item.module):
+        if isinstance(item, pytest.Function) and _DOORS.isdisjoint(item.fixturenames) and _numerical(item.module):
             item.add_marker("numerical")
     count = config.getoption("--some")
     if count:
