@@ -178,6 +178,11 @@ _ADVANTAGES: tuple[tuple[Callable[..., Any], dict[str, str], dict[str, Any]], ..
         {"permutation": "position", "group-sizes": "position"},
         {},
     ),
+    (
+        lambda r, i: make_advantage()(r, i) * (1.1 if bool(((i[:, None] == i).sum(1) == 1).any()) else 1.0),
+        {"single-member": "beside-a-lone-member"},
+        {},
+    ),
     (make_advantage(std=lambda o, e: o.std()), {"single-member": "std-of-one"}, {"unbiased": True}),
     (
         lambda r, i: torch.where((i[:, None] == i).sum(1) == 1, 1.0, make_advantage()(r, i)),

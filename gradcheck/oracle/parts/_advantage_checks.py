@@ -27,6 +27,7 @@ def _compare(subject: Subject, rewards: Tensor, ids: Tensor) -> Comparison:
 
 def check_values(subject: Subject) -> Outcome:
     cases = [subject.equal_groups(seed, outlier=seed == 3, narrow=seed == 2) for seed in range(4)]
+    cases += subject.rare_groups()
     return compared(_compare(subject, *case) for case in cases)
 
 
@@ -140,7 +141,7 @@ def check_permutation(subject: Subject) -> Outcome:
 
 
 def check_group_sizes(subject: Subject) -> Outcome:
-    sizes, names = (2, 7, 3, 12), (40, 3, 1_000, 17)
+    sizes, names = (2, 7, 3, 12), (40, 3, 1_003, 2**32 + 40)  # one modulo 1,000, or as 32 bits
     ids = torch.cat([torch.full((size,), name) for size, name in zip(sizes, names, strict=True)])
 
     def each(seed: int) -> Comparison:
@@ -154,7 +155,7 @@ def check_group_sizes(subject: Subject) -> Outcome:
 
 def _alone(subject: Subject) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches with groups of one member, in places and sizes that differ."""
-    together = ((0, 0, 0, 1, 2, 2, 2), (1, 0, 0, 2, 2, 0), (0, 2, 0, 2, 1), (1, 3, 0, 0, 2))
+    together = ((0, 0, 0, 1, 2, 2, 2), (1, 0, 0, 2, 2, 0), (0, 2, 0, 2, 1), (1, 3, 0, 0, 2), (0,))
     batches = (range(6), range(1), range(3)) if subject.convention.layout == "contiguous" else together
     for seed, ids in enumerate(batches):
         for size in (1.0, 40.0):
@@ -173,16 +174,22 @@ def check_single_member(subject: Subject) -> Outcome:
             most = NEGLIGIBLE / THRESHOLD / unit_roundoff(subject.dtype)
             scale = subject.required(rewards, ids)[1][lone].nan_to_num(nan=most).clamp(max=most)
             yield compare(alone, torch.zeros_like(alone), scale, subject.dtype)
+            if not bool(lone.all()):  # nor does it touch the others
+                value, error = subject.required(rewards, ids)
+                yield compare(subject.call(rewards, ids)[~lone], value[~lone], error[~lone], subject.dtype)
 
     return compared(each())
 
 
 def single_member_cause(subject: Subject) -> Diagnosis | None:
-    rewards, ids = next(_alone(subject))
-    if bool(subject.call(rewards, ids)[ids == 1].isfinite().all()):
+    found = [(subject.call(rewards, ids), ids) for rewards, ids in _alone(subject)]
+    if not all(bool(advantages.isfinite().all()) for advantages, _ in found):
+        cause = "the unbiased standard deviation of one number is 0/0: NaN"
+        return Diagnosis("std-of-one", cause, "smallest_group=2")
+    lone = [a for advantages, ids in found for a, i in zip(advantages, ids, strict=True) if int((ids == i).sum()) == 1]
+    if max(map(abs, map(float, lone)), default=0.0) > NEGLIGIBLE:
         return Diagnosis("lone-member", "a group of one member is not centred on itself")
-    cause = "the unbiased standard deviation of one number is 0/0: NaN"
-    return Diagnosis("std-of-one", cause, "smallest_group=2")
+    return Diagnosis("beside-a-lone-member", "a group of one member changes what the others get")
 
 
 def _any_layout(subject: Subject) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -68,6 +68,23 @@ class Subject:
         if outlier:
             rewards[3] += 40.0
         return rewards.to(self.dtype), ids
+
+    def rare_groups(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Equal contiguous groups that no ordinary batch holds: one of equal rewards beside others, rewards of 0 and 1,
+        spreads about ε and its root around 0 (where every precision shows what ε is added to), and large groups with
+        rewards far off, whose advantages reach √(n − 1)."""
+        ids = torch.arange(5).repeat_interleave(6)
+        constant = self.rewards(30, 20) + 0.5 * ids
+        constant[12:18] = 0.5  # a mean that is exact
+        yield constant.to(self.dtype), ids
+        yield (self.rewards(30, 21) > 0.9).to(self.dtype), ids
+        eps = self.convention.eps
+        for spread in {1e-3, 2.0, *([math.sqrt(eps), 3 * eps] if eps else [])}:
+            yield (spread * (self.rewards(30, 22).double() - 0.8)).to(self.dtype), ids
+        large = torch.arange(2).repeat_interleave(400)
+        rewards = self.rewards(800, 23).double()
+        rewards[3], rewards[700], rewards[9] = 3e3, -4e3, rewards[:400].mean()
+        yield rewards.to(self.dtype), large
 
     def call(self, rewards: Tensor, ids: Tensor) -> Tensor:
         """Call the function on copies; the advantages, (N,), in float64."""

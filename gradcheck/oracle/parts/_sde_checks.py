@@ -194,8 +194,32 @@ def check_time_grid(subject: Subject) -> Outcome:
                 yield spec, subject.compare(call.mean, subject.formulas.mean, case)
             if call.std is not None:
                 yield spec, subject.compare(call.std, subject.formulas.returned, case)
+            if call.log_prob is not None and bool((subject.value(subject.formulas.std, case) > 0).all()):
+                yield spec, compare(*_log_prob(subject, case), subject.dtype)
+            _check_noise(subject, case, i)
 
     return compared(each())
+
+
+_LEAST, _MOST = 0.3, 2.0
+
+
+def _check_noise(subject: Subject, case: Case, seed: int) -> None:
+    """A sampled state is off the mean by about the standard deviation, at the last step too.
+
+    The mean square of 40 standard normal numbers is below 0.3² or above 2² once in 10¹³ times, and that of more numbers
+    more rarely: several states are sampled where a latent has fewer.
+    """
+    std, mean = (subject.value(e, case) for e in (subject.formulas.std, subject.formulas.mean))
+    if not bool((std > 0).all()):
+        return
+    states = subject.samples(case, max(1, -(-40 // mean.numel())), seed)
+    noise = torch.cat([((x - mean) / std).flatten() for x in states])
+    size = float(noise.square().mean().sqrt())
+    floor = 64 * torch.finfo(subject.dtype).eps * float((mean.abs() / std).max())  # what rounding adds where S is small
+    if not _LEAST < size < _MOST + floor:
+        where = f"the step from t = {float(case.t[0]):g} to {float(case.t_prev[0]):g}"
+        raise Wrong(f"{where} samples states that are {size:.3g} standard deviations off the mean, in mean square")
 
 
 def _brief(points: list[float]) -> str:

@@ -94,8 +94,8 @@ class Subject:
         return working(self.convention.working_dtype)
 
     def problems(self) -> Iterator[tuple[Spec, Case]]:
-        """Problems in the declared shapes, with times in the middle and near the ends."""
-        for i in range(max(6, len(self.convention.latents))):
+        """Problems in the declared shapes, with times in the middle, near the ends and next to them."""
+        for i in range(max(len(_FIRST_TIMES), len(self.convention.latents))):
             spec = Spec(
                 (3, 5, 4, 2)[i % 4], self.convention.latents[i % len(self.convention.latents)], self.seed * 1_009 + i
             )
@@ -177,6 +177,12 @@ class Subject:
         )
 
 
+_FIRST_TIMES = (None, 0.01, 0.99, 0.998, 0.002, 0.97, 0.04)
+"""The first sample's t: in the middle where there is none, else on either side of where code clamps it."""
+_SHORT = 5
+"""The problem whose steps are of a thousandth of t at most."""
+
+
 def declared(c: SdeStepConvention) -> Formulas:
     """The formulas of a declaration."""
     return formulas(c.sde, c.returns_std, c.log_prob_reduction, c.log_prob_scale, c.log_prob_normaliser)
@@ -211,8 +217,10 @@ def _problem(c: SdeStepConvention, spec: Spec, times: tuple[float, float] | None
 
     v, x_t, noise = (torch.randn(shape, generator=g, dtype=torch.float64).to(dtype) for _ in range(3))
     t = uniform(0.05, 0.95)
-    t[0] = (t[0], 0.01, 0.99)[spec.seed % 3]
+    t[0] = _FIRST_TIMES[spec.seed % len(_FIRST_TIMES)] or t[0]
     t_prev = t * uniform(0.4, 0.95)
+    if spec.seed % len(_FIRST_TIMES) == _SHORT:
+        t_prev = t * (1 - 1e-3 * t_prev)
     level = float(uniform(0.3, 0.9)[0])
     if times is not None:
         t, t_prev = torch.full_like(t, times[0]), torch.full_like(t, times[1])
