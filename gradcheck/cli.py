@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from gradcheck import __version__
+from gradcheck.console import Parser, safe_output
 from gradcheck.deriving import command as derive_command
 from gradcheck.errors import InputError
 from gradcheck.extras import need
@@ -21,21 +24,41 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
-    parser = _parser()
-    arguments = parser.parse_args(derive_command.shielded(sys.argv[1:] if argv is None else argv))
-    try:
-        status: int = arguments.run(arguments)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader has seen enough
-        sys.stderr.close()
-        return 0
+    with safe_output():
+        parser = _parser()
+        arguments = parser.parse_args(derive_command.shielded(sys.argv[1:] if argv is None else argv))
+        try:
+            status: int = arguments.run(arguments)
+            sys.stdout.flush()
+        except InputError as error:
+            print(error, file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("[gradcheck] interrupted", file=sys.stderr)
+            return 2
+        except Exception as error:
+            if os.environ.get("GRADCHECK_TRACEBACK"):
+                raise
+            print(f"[gradcheck] {_unexpected(error)}", file=sys.stderr)
+            return 2
     return status
 
 
+def _unexpected(error: Exception) -> str:
+    """An error that no check foresaw, which must not read like a verdict."""
+    *_, last = traceback.extract_tb(error.__traceback__)
+    where = f"{Path(last.filename).name}:{last.lineno}"
+    if isinstance(error, OSError):
+        return f"{error.strerror or error} ({where})"
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:
+        text = type(error).__name__
+    return f"failed itself, which is a mistake of gradcheck's: {text} ({where}; GRADCHECK_TRACEBACK=1 shows all)"
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="gradcheck", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = Parser(prog="gradcheck", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--version", action="version", version=f"gradcheck {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -117,12 +140,12 @@ def _verify(arguments: argparse.Namespace) -> int:
     import torch
     from rich.console import Console
 
+    from gradcheck.oracle.writing import check_writable, write_text
     from gradcheck.report import print_report, to_json
     from gradcheck.verification import verify
 
     torch.set_num_threads(1)  # small tensors: threads cost more than they bring
-    if arguments.json is not None and not arguments.json.resolve().parent.is_dir():
-        raise InputError(("--json", str(arguments.json), "a file in a folder that exists"))
+    check_writable({"json": arguments.json})
     terminal = Console(stderr=True)
     options = {
         "device": arguments.device,
@@ -139,7 +162,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     console = Console()
     print_report(report, console if console.is_terminal else Console(width=160))
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(to_json(report), indent=2, ensure_ascii=False) + "\n")
+        write_text("--json", arguments.json, json.dumps(to_json(report), indent=2, ensure_ascii=False) + "\n")
     return 0 if report.holds else 1
 
 

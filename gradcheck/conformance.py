@@ -166,7 +166,11 @@ def _module(text: str) -> tuple[ModuleType, str]:
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
-        sys.path.insert(0, str(path.parent.resolve()))
+        folder = path.parent.resolve()
+        sys.path.insert(0, str(folder))
+        while (folder / "__init__.py").is_file():  # as pytest does, for tests that are a package
+            folder = folder.parent
+        sys.path.insert(1, str(folder))
         _execute(text, lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
         return module, name
     dotted, separator, name = text.partition(":")

@@ -155,13 +155,23 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
         held = [line for line in mine if line[3] == "passed"]
         ratio = max((line[4] for line in held), default=0.0)
         cases = sum(line[5] for line in mine)
-        what = f"FAILED: {', '.join(line[1] for line in bad)}" if bad else "conforms"
+        what = f"FAILED: {', '.join(line[1] for line in bad)}" if bad else _held(mine)
         terminalreporter.write_line(
             f"{target}: {what} ({len(held)} obligations hold, largest test ratio {ratio:.2g}, {cases} cases)",
             red=bool(bad),
-            green=not bad,
+            green=not bad and what == "conforms",
+            yellow=not bad and what != "conforms",
         )
     _write_reports(terminalreporter, config)
+
+
+def _held(lines: list[Any]) -> str:
+    """What may be said where nothing failed: nothing conforms whose gradient was not compared."""
+    passed = [line[1] for line in lines if line[3] == "passed"]
+    gradient = [line[3] for line in lines if line[1] == "gradient"]
+    if "skipped" in gradient or not passed:
+        return "NOT CHECKED"
+    return "fails as declared" if "expected-failure" in gradient else "conforms"
 
 
 def _write_reports(terminalreporter: Any, config: pytest.Config) -> None:

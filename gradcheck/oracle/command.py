@@ -76,7 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
 
     from gradcheck.oracle.isolation.checking import CheckJob, judged
-    from gradcheck.oracle.isolation.parent import available_memory, possible
+    from gradcheck.oracle.isolation.memory import available_memory
+    from gradcheck.oracle.isolation.parent import possible
     from gradcheck.oracle.parts.conforming import PART_OBLIGATIONS
     from gradcheck.oracle.runner import check_only
     from gradcheck.oracle.target import Settings, sizes

@@ -2,6 +2,7 @@ r"""What is judged, and how thoroughly."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from gradcheck.case import Case
 from gradcheck.conventions import Conventions
 from gradcheck.devices import DTYPES
 from gradcheck.errors import InputError, did_you_mean
+from gradcheck.oracle.isolation.memory import available_memory
 from gradcheck.oracle.obligations import OBLIGATIONS
 
 __all__ = ["Settings", "Target", "sizes"]
@@ -69,16 +71,31 @@ class Settings:
         problems = []
         if self.dtype not in DTYPES:
             problems.append(("dtype", repr(self.dtype), f"one of {', '.join(DTYPES)}"))
-        if self.max_examples < 1:
-            problems.append(("max_examples", repr(self.max_examples), "at least 1"))
-        if not self.timeout > 0:
+        if not 1 <= self.max_examples <= _MOST_EXAMPLES:
+            problems.append(("max_examples", repr(self.max_examples), f"at least 1 and at most {_MOST_EXAMPLES}"))
+        if not abs(self.seed) <= _LARGEST_SEED:
+            problems.append(("seed", repr(self.seed), "a whole number of at most 12 digits"))
+        if not 0 < self.timeout < math.inf:
             problems.append(("timeout", repr(self.timeout), "seconds, more than 0"))
         if self.latent is not None and (not 1 <= len(self.latent) <= 4 or min(self.latent) < 1):
             problems.append(("latent", repr(self.latent), "one to four sizes, each at least 1"))
+        elif self.latent is not None and not _fits(math.prod(self.latent) * (self.batch or 5)):
+            wanted = f"latents that {available_memory() / 2**30:.2g} GiB of free memory can hold some {_COPIES} times"
+            problems.append(("latent", f"{self.latent!r}, {math.prod(self.latent):.2g} numbers a sample", wanted))
         if self.batch is not None and (isinstance(self.batch, bool) or self.batch < 1):
             problems.append(("batch", repr(self.batch), "at least 1"))
         if problems:
             raise InputError(*problems)
+
+
+_MOST_EXAMPLES = 1_000_000
+_LARGEST_SEED = 10**12  # times a million it is a seed of 64 bits still
+_COPIES = 20
+"""A case's latents, the intermediate ones of both routes, and their gradients."""
+
+
+def _fits(numbers: int) -> bool:
+    return numbers < 10**6 or 8.0 * numbers * _COPIES < available_memory()
 
 
 def sizes(text: str | None) -> tuple[int, ...] | None:

@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 
+from gradcheck.oracle.isolation.words import cut
 from gradcheck.oracle.results import Diagnosis, Judgement, Result
 
 __all__ = ["failure_text", "judgement_text", "verdict_text"]
@@ -18,6 +19,9 @@ _MARKS = {
     "unexpected-pass": "UNEXPECTED PASS",
     "unjudged": "UNJUDGED",
 }
+_PRINTED = 1000
+"""Characters of what an implementation printed that was judged all the same."""
+
 _VERBS = {
     "failed": "does not hold",
     "unjudged": "could not be judged",
@@ -35,7 +39,8 @@ def judgement_text(judgement: Judgement, scripts: bool = True, *, verbose: bool 
         several: it is one of several, so that, unless verbose, only what fails is listed.
     """
     shown_rows = [r for r in judgement.results if verbose or not several or not r.good]
-    lines = [f"{judgement.target}  ({judgement.declaration})", *_table(shown_rows, verbose)]
+    declaration = f"  ({judgement.declaration})" if judgement.declaration else ""
+    lines = [f"{judgement.target}{declaration}", *_table(shown_rows, verbose)]
     bad = [r for r in judgement.results if not r.good and r.status != "unjudged"]
     shown: set[tuple[str, str]] = set()
     for r in bad if verbose else bad[:1]:
@@ -48,8 +53,9 @@ def judgement_text(judgement: Judgement, scripts: bool = True, *, verbose: bool 
         lines += ["", f"  {others} in the list above; everything in full: --verbose, one of them: --only {bad[1].id}"]
     if shown and (verbose or not several):
         lines += ["", "reference", textwrap.indent(judgement.reference.strip(), "  ")]
-    if judgement.unjudged and judgement.printed:
-        lines += ["", "it printed", textwrap.indent(judgement.printed.rstrip(), "  ")]
+    if judgement.printed.strip():
+        printed = judgement.printed if judgement.unjudged else cut(judgement.printed, _PRINTED)
+        lines += ["", "it printed", textwrap.indent(printed.rstrip(), "  ")]
     counted = sum(r.outcome.examples for r in judgement.results)
     lines += ["", f"{verdict_text(judgement)} ({counted} cases, seed {judgement.seed}, {judgement.seconds:.1f} s)"]
     return "\n".join(lines)
@@ -61,7 +67,12 @@ def verdict_text(judgement: Judgement) -> str:
     failing = f"{len(bad)} of {len(judgement.results)} obligations failed"
     if judgement.unjudged:
         return f"{judgement.target} could not be judged" + (f"; {failing}" if bad else "")
-    return f"{judgement.target} conforms" if not bad else f"{judgement.target} does not conform: {failing}"
+    if bad:
+        return f"{judgement.target} does not conform: {failing}"
+    expected = [r.id for r in judgement.results if r.status == "expected-failure"]
+    if "gradient" in expected:
+        return f"{judgement.target} fails as declared: {', '.join(dict.fromkeys(expected))}"
+    return f"{judgement.target} conforms"
 
 
 def _table(results: Sequence[Result], verbose: bool) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,24 +15,52 @@ from gradcheck.oracle.results import Judgement
 if TYPE_CHECKING:
     from gradcheck.oracle.target import Settings
 
-__all__ = ["check_writable", "write_reports"]
+__all__ = ["check_writable", "write_reports", "write_text"]
 
 
 def check_writable(files: Mapping[str, str | Path | None]) -> None:
-    """Refuse a report file in a folder that does not exist, before any work is done.
+    """Refuse a report file that cannot be written, before any work is done.
 
     Raises:
         InputError: naming each such option, or a report whose library is not installed.
     """
     if files.get("html"):
         need("matplotlib", "--html")
-    bad = [
-        (f"--{kind}", str(file), "a file in a folder that exists")
-        for kind, file in files.items()
-        if file and not Path(file).resolve().parent.is_dir()
-    ]
+    given = {kind: Path(file) for kind, file in files.items() if file}
+    bad = []
+    for kind, file in given.items():
+        wanted = _unwritable(file)
+        if wanted:
+            bad.append((f"--{kind}", str(file), wanted))
+        elif any(file == other for name, other in given.items() if name < kind):
+            bad.append((f"--{kind}", f"{file}, which another report is written to", "a file of its own"))
     if bad:
         raise InputError(*bad)
+
+
+def _unwritable(file: Path) -> str:
+    """What is wanted in a file's place; empty if it can be written, as far as one can tell."""
+    try:
+        if not file.resolve().parent.is_dir():
+            return "a file in a folder that exists"
+        if file.is_dir():
+            return "a file, not a folder"
+        writable = os.access(file, os.W_OK) if file.exists() else os.access(file.resolve().parent, os.W_OK)
+    except (OSError, ValueError):  # a loop of links, or a name that no file can have
+        writable = False
+    return "" if writable else "a file that can be written"
+
+
+def write_text(option: str, file: Path, text: str) -> None:
+    """Write a report.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        file.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise InputError((option, f"{file} ({error.strerror or error})", "a file that can be written")) from None
 
 
 def write_reports(
@@ -49,7 +78,7 @@ def write_reports(
     for kind, file in files.items():
         if file:
             text = _html(judgements, settings, pictures) if kind == "html" else _WRITERS[kind](judgements, settings)
-            Path(file).write_text(text, encoding="utf-8")
+            write_text(f"--{kind}", Path(file), text)
             written.append(Path(file))
     return written
 

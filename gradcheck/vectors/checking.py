@@ -108,6 +108,15 @@ def _judged(folder: Path, answers: Path, vectors: VectorSet, dtype: str) -> Answ
         given = read_tensors(answers / file, "ANSWERS")
     except InputError as error:
         return Answered(vectors.label, dtype, (), tuple(error.problems))
+    try:
+        return _compared(vectors, dtype, demanded, given)
+    except (LookupError, RuntimeError, TypeError, ValueError) as error:
+        got = f"{file}, in which {type(error).__name__} {error} is in the way"
+        return Answered(vectors.label, dtype, (), (("DIR", got, "vectors as `gradcheck vectors export` writes them"),))
+
+
+def _compared(vectors: VectorSet, dtype: str, demanded: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Answered:
+    file, _ = vectors.files[dtype]
     problems = tuple(
         (f"{file}: {name}", got, wanted) for name, got, wanted in _problems(vectors, dtype, demanded, given)
     )

@@ -45,7 +45,7 @@ def _export(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     """0 every answer holds, 1 one does not, 2 one could not be judged."""
     need("safetensors", "gradcheck vectors")
-    from gradcheck.oracle.writing import check_writable
+    from gradcheck.oracle.writing import check_writable, write_text
     from gradcheck.vectors.checking import check
     from gradcheck.vectors.text import answers_text, to_json
 
@@ -54,7 +54,7 @@ def _check(arguments: argparse.Namespace) -> int:
     print(answers_text(answered))
     if arguments.json is not None:
         text = json.dumps(to_json(answered), indent=2, ensure_ascii=False, allow_nan=False)
-        arguments.json.write_text(text + "\n", encoding="utf-8")
+        write_text("--json", arguments.json, text + "\n")
     if any(a.problems for a in answered):
         return 2
     return 0 if all(a.holds for a in answered) else 1

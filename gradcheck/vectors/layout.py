@@ -14,7 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
+from gradcheck.devices import DTYPES
 from gradcheck.errors import InputError
+from gradcheck.oracle.isolation.memory import available_memory
 
 __all__ = [
     "FORMAT",
@@ -95,6 +97,11 @@ class VectorSet:
                 raise ValueError(
                     f"case {case.name} has rows {start} to {stop} of a group with {groups[case.group].rows}"
                 )
+        if not cases or not files:
+            raise ValueError(f"{data['label']} has no cases, or no files")
+        for dtype in files:
+            if dtype not in DTYPES:
+                raise ValueError(f"{dtype!r} is none of {', '.join(DTYPES)}")
         for name, _ in files.values():
             if Path(name).name != name:
                 raise ValueError(f"{name!r} is not the name of a file beside the manifest")
@@ -110,14 +117,17 @@ def read_manifest(folder: Path) -> tuple[VectorSet, ...]:
     file = folder / MANIFEST
     wanted = f"a folder that `gradcheck vectors export` wrote, with {MANIFEST} of format {FORMAT} {VERSION}"
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        data = json.loads(_content(file, _LARGEST_MANIFEST))
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise InputError(("DIR", f"{folder} ({_said(error)})", wanted)) from None
     try:
         found = data["format"]["name"], data["format"]["version"]
         if found == (FORMAT, VERSION):
-            return tuple(VectorSet.of(x) for x in data["vectors"])
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            sets = tuple(VectorSet.of(x) for x in data["vectors"])
+            if not sets:
+                raise ValueError("an empty list of vectors")
+            return sets
+    except (AttributeError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise InputError(("DIR", f"{file}, where {type(error).__name__} {error} is in the way", wanted)) from None
     raise InputError(("DIR", f"{file} of format {found[0]} {found[1]}", wanted))
 
@@ -129,8 +139,8 @@ def read_tensors(file: Path, argument: str, sha256: str | None = None) -> dict[s
         InputError: it cannot be read, is not safetensors, or its bytes are not those of the checksum.
     """
     try:
-        content = file.read_bytes()
-    except OSError as error:
+        content = _content(file, available_memory() / 3)
+    except (OSError, ValueError, MemoryError) as error:
         raise InputError((argument, f"{file} ({_said(error)})", "a safetensors file that can be read")) from None
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise InputError((argument, f"{file}, whose bytes are not those of the manifest's checksum", "an intact file"))
@@ -139,6 +149,18 @@ def read_tensors(file: Path, argument: str, sha256: str | None = None) -> dict[s
     except (SafetensorError, ValueError, KeyError) as error:
         raise InputError((argument, f"{file} ({_said(error)})", "a file in the safetensors format")) from None
     return tensors
+
+
+_LARGEST_MANIFEST = 1 << 28
+
+
+def _content(file: Path, most: float) -> bytes:
+    """A file's bytes, if it is an ordinary one of a size that one can hold."""
+    if file.exists() and not file.is_file():
+        raise ValueError("no ordinary file")
+    if file.stat().st_size > most:
+        raise ValueError(f"{file.stat().st_size / 2**30:.3g} GiB, more than can be held")
+    return file.read_bytes()
 
 
 def _said(error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -126,7 +127,7 @@ class Judged:
         several: whether its target has others.
         pictures: of its failures.
         refused: what is wrong with the target or the options, if that is it.
-        nothing: whether the file was imported, and decorates nothing.
+        nothing: whether the file decorates nothing, or cannot be imported and does not mention this package.
     """
 
     judgement: Judgement
@@ -188,10 +189,17 @@ class _Heard:
                 self.whole, self.pictures = data
             case "refused":
                 self.refused = str(InputError(*data[0]))
-                self.nothing = "decorated with gradcheck.conforms" in self.refused
+                self.nothing = "decorated with gradcheck.conforms" in self.refused or not self._speaks_of_us()
                 self.reason = "; ".join(f"{name}: got {got}; wanted {wanted}" for name, got, wanted in data[0])
             case "broken":
                 (self.reason,) = data
+
+    def _speaks_of_us(self) -> bool:
+        """Whether the file so much as mentions this package; another test's import is none of our business."""
+        try:
+            return b"gradcheck" in Path(self.job.text).read_bytes()
+        except OSError:
+            return True
 
     def judgement(self) -> Judgement:
         """The whole one, or what is known of one that ended too early."""

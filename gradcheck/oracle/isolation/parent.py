@@ -21,9 +21,10 @@ from typing import Any
 
 from gradcheck.oracle.isolation.child import HEAD, MAGIC, Job, run
 from gradcheck.oracle.isolation.limits import overdue
+from gradcheck.oracle.isolation.memory import resident
 from gradcheck.oracle.isolation.words import plain, users_own
 
-__all__ = ["Child", "available_memory", "possible"]
+__all__ = ["Child", "possible"]
 
 _POLL = 0.05
 _GRACE = 0.5  # seconds that a process has to say where it hangs
@@ -102,7 +103,7 @@ class Child:
         received = bytearray()
         pipes = {results: received, printed: self._output, notes: self._notes}
         ended = False
-        at_start = _resident(process.pid)
+        at_start = resident(process.pid)
         while not ended and not self.reason:
             gone = process.exitcode is not None
             self._read(pipes, 0.0 if gone else _POLL)
@@ -167,7 +168,7 @@ class Child:
         if deadline and time.monotonic() > deadline:
             where = self._asked_where(process, pipes)
             return overdue("one call" if self._calling else "its import", self.timeout, where)
-        if _resident(process.pid) - at_start > self.memory:
+        if resident(process.pid) - at_start > self.memory:
             where = self._asked_where(process, pipes)
             return f"it needs more than the {self.memory / 2**30:.3g} GiB of memory that --memory allows{where}"
         return ""
@@ -238,24 +239,3 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) not in self._KNOWN:
             raise pickle.UnpicklingError(f"it holds {module}.{name}")
         return super().find_class(module, name)
-
-
-def _resident(process: int) -> int:
-    """Bytes of memory that a process holds; 0 where the system does not say."""
-    try:
-        with open(f"/proc/{process}/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def available_memory() -> float:
-    """Bytes that are free for one child: most of what the machine, or the container, has left."""
-    found = [float(1 << 40)]
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        (line,) = (x for x in Path("/proc/meminfo").read_text().splitlines() if x.startswith("MemAvailable"))
-        found.append(float(line.split()[1]) * 1024)
-    with contextlib.suppress(OSError, ValueError):
-        folder = Path("/sys/fs/cgroup")
-        found.append(float((folder / "memory.max").read_text()) - float((folder / "memory.current").read_text()))
-    return 0.8 * max(min(found), float(1 << 28))
