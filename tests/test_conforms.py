@@ -159,7 +159,7 @@ def test_an_undecorated_function_is_declared_on_the_command_line(
         (["mine.py", "--only", "gradients"], "did you mean 'gradient'?"),
         (["mine.py", "--device", "tpu"], "cpu, cuda or all"),
         (["mine.py", "--dtype", "int8"], "float64, float32"),
-        (["mine.py", "--declare", "a=b"], "--algorithm or --preset with it"),
+        (["mine.py", "--declare", "a=b"], "--algorithm, --loss or --preset with it"),
         (["mine.py", "--algorithm", "awm", "--declare", "reduction"], "KEY=VALUE"),
         (["mine.py", "--algorithm", "awm", "--declare", "reduction=median"], "'sum', 'mean'"),
         (["mine.py", "--json", "/no/such/folder/x.json"], "a file in a folder that exists"),
