@@ -50,6 +50,7 @@ class ForwardTrainer:
             every=self.settings.every,
             log=self.settings.log,
             model=self.tiny.network,
+            parameters=self.tiny.trained,
             old_adapters=self.adapters if average else None,
             ema_decay=EMA if average else None,
             accumulation=self.settings.accumulation,
@@ -74,7 +75,9 @@ class ForwardTrainer:
             v = self.behaviour(x, self.sigmas[i].expand(len(x)), prompt)
             x = x + (self.sigmas[i + 1] - self.sigmas[i]) * v.float()
         reward = toy_reward(x)
-        return Samples(x, prompt, which, reward, self.tiny.gathered_advantages(reward, which))
+        advantage = self.tiny.gathered_advantages(reward, which)
+        self.watch.advantages(advantage, reward, which)  # each group is whole on its process
+        return Samples(x, prompt, which, reward, advantage)
 
     def noised(self, samples: Samples) -> dict[str, Any]:
         """A time and a noise for each sample."""

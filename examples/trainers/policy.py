@@ -56,6 +56,7 @@ class PolicyTrainer:
             every=self.settings.every,
             log=self.settings.log,
             model=self.tiny.network,
+            parameters=self.tiny.trained,
             sigmas=self.sigmas,
             accumulation=self.settings.accumulation,
             world_size=self.accelerator.num_processes,
@@ -98,6 +99,7 @@ class PolicyTrainer:
             velocities.append(v)
         reward = toy_reward(x)
         advantage = self.tiny.gathered_advantages(reward, which)
+        self.watch.advantages(advantage, reward, which)  # each group is whole on its process
         return Rollout(
             torch.stack(states[:-1]), torch.stack(states[1:]), torch.stack(velocities), prompt, which, reward, advantage
         )

@@ -60,6 +60,7 @@ class Tiny:
     Attributes:
         accelerator: of accelerate.
         model: the transformer with its adapters; prepared, so that it may be wrapped (DDP).
+        trained: the parameters that the optimiser moves, by name.
         sigmas: the time grid, from 1 down to 0.
     """
 
@@ -72,8 +73,8 @@ class Tiny:
         )
         torch.manual_seed(settings.seed)  # the same weights on every process
         model = with_adapters(settings.network, adapters, getattr(torch, settings.dtype))
-        trained = [p for name, p in model.named_parameters() if f".{adapters[0]}." in name]
-        optimizer = torch.optim.AdamW(trained, settings.learning_rate)
+        self.trained = [(name, p) for name, p in model.named_parameters() if f".{adapters[0]}." in name]
+        optimizer = torch.optim.AdamW([p for _, p in self.trained], settings.learning_rate)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.sigmas = time_grid(settings)
         # noise, prompts and rewards differ from process to process

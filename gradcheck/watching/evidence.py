@@ -10,15 +10,12 @@ from torch import Tensor
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
-from gradcheck.oracle.reference import reference
+from gradcheck.watching.dense import MOST, as_rows, dense_case, required_of
 from gradcheck.watching.given import Given
-from gradcheck.watching.judge import Precision
+from gradcheck.watching.precision import Precision
 from gradcheck.watching.problem import StepProblem
 
 __all__ = ["Evidence", "evidence_of"]
-
-_MOST = 2**20
-"""Numbers of one latent that are looked at for a cause; samples beyond are left out, but one is always there."""
 
 
 @dataclass(frozen=True)
@@ -59,34 +56,19 @@ def evidence_of(
     batch = given.batch
     size = gradient[0].numel()
     keep = torch.zeros(batch, dtype=torch.bool)
-    keep[: max(1, min(batch, _MOST // size))] = True
-    some = problem.rows(keep)
+    keep[: max(1, min(batch, MOST // size))] = True
     # the loss averages over the whole batch, also where a part of it is looked at
     share = batch / int(keep.sum()) if problem.conventions.batch_reduction == "mean" else 1.0
-    case = Case(some.case.label, {k: _small(x) if isinstance(x, Tensor) else x for k, x in _items(some.case)})
-    latents = {name: _small(x[keep.to(x.device)]) for name, x in given.latents.items()}
-    samples = {name: x[keep] for name, x in given.samples.items()}
+    case = dense_case(problem, keep)
+    conventions, wanted = required_of(problem, case, precision)
     own = replace(
-        given, output=_small(given.output[keep.to(given.output.device)]), latents=latents, samples=samples, live={}
+        given,
+        output=as_rows(given.output[keep.to(given.output.device)]),
+        latents={name: as_rows(x[keep.to(x.device)]) for name, x in given.latents.items()},
+        samples={name: x[keep] for name, x in given.samples.items()},
+        live={},
     )
-    conventions = replace(
-        problem.conventions, working_dtype=_name(precision.loss), output_dtype=_name(precision.output)
-    )
-    observed = _small(gradient[keep.to(gradient.device)]) / constant * share
-    wanted = reference(conventions, case)
+    observed = as_rows(gradient[keep.to(gradient.device)]) / constant * share
     required, scale = wanted.gradient, wanted.scale
     bound = THRESHOLD * unit_roundoff(wanted.dtype) * scale
     return Evidence(conventions, own, case, observed, required, bound, precision)
-
-
-def _name(dtype: torch.dtype | None) -> str | None:
-    return None if dtype is None else str(dtype).removeprefix("torch.")
-
-
-def _items(case: Case) -> list[tuple[str, Tensor | float]]:
-    return [(name, getattr(case, name)) for name in case.names]
-
-
-def _small(x: Tensor) -> Tensor:
-    y = x.detach().to("cpu", torch.float64)
-    return y.reshape(y.shape[0], -1) if y.ndim > 1 else y

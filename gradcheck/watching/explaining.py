@@ -8,11 +8,10 @@ from torch import Tensor
 from gradcheck.bounds import unit_roundoff
 from gradcheck.oracle.reference import required_gradient
 from gradcheck.oracle.xray import decompose, directions
-from gradcheck.problems import complete
 from gradcheck.watching.evidence import Evidence, evidence_of
 from gradcheck.watching.given import Given
-from gradcheck.watching.judge import Precision
 from gradcheck.watching.lines import StepLine
+from gradcheck.watching.precision import Precision
 from gradcheck.watching.problem import step_problem
 from gradcheck.watching.step import Context
 
@@ -47,13 +46,11 @@ def explained(line: StepLine, context: Context, given: Given, gradient: Tensor) 
 
 def on_directions(e: Evidence) -> tuple[str, str]:
     """Observed and required gradient as Σ coefficient·direction, coefficients as formulas where they are."""
-    derivation = e.conventions.derivation
-    full = complete(derivation, {name: getattr(e.case, name) for name in derivation.given})
     exact = required_gradient(e.conventions, e.case)
     units = (max(e.precision.unit, unit_roundoff(torch.float32)), unit_roundoff(torch.float64))
     out = []
     for gradient, unit in zip((e.observed, exact), units, strict=True):
-        samples = decompose(full, gradient, unit=unit)
+        samples = decompose(e.case, gradient, unit=unit)
         terms = [f"({d.text}) · ({d.name})" for d in directions(samples)] if samples else []
         left = max((s.residual for s in samples), default=0.0)
         if left > 100 * unit:

@@ -10,46 +10,17 @@ from torch import Tensor
 
 from derivations import notation as n
 from derivations.derivation import Derivation
-from gradcheck.bounds import unit_roundoff
+from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.compiled import evaluate
 from gradcheck.oracle.reference import detours, effective_case, overall_factor
 from gradcheck.streaming import Judged, judge_gradient
 from gradcheck.watching.constants import Constants, Found
-from gradcheck.watching.given import Given
+from gradcheck.watching.dense import densely
+from gradcheck.watching.precision import Precision
 from gradcheck.watching.problem import StepProblem
 
-__all__ = ["Precision", "Seen", "judge_step", "on_device"]
-
-_SINGLE = torch.finfo(torch.float32).eps
-
-
-@dataclass(frozen=True)
-class Precision:
-    """What a step computes in.
-
-    Attributes:
-        loss: the precision of the loss.
-        output: that of the network's output where it is lower: its gradient is rounded to it at the end.
-    """
-
-    loss: torch.dtype
-    output: torch.dtype | None = None
-
-    @classmethod
-    def of(cls, given: Given, declared: str | None) -> Precision:
-        """A loss is computed in float32 where the network puts out less, or where anything else is in float32; unless
-        another precision is declared."""
-        own = given.output.dtype
-        single = any(torch.finfo(x.dtype).eps >= _SINGLE for x in (given.output, *given.latents.values()))
-        loss = (torch.float32 if single else own) if declared is None else getattr(torch, declared)
-        narrower = torch.finfo(own).eps > torch.finfo(loss).eps
-        return cls(loss, own if narrower else None)
-
-    @property
-    def unit(self) -> float:
-        """The unit roundoff of what arrives."""
-        return unit_roundoff(self.output or self.loss)
+__all__ = ["Seen", "judge_step", "on_device"]
 
 
 @dataclass(frozen=True)
@@ -117,7 +88,27 @@ def _compared(problem: StepProblem, gradient: Tensor, precision: Precision, fact
                 scalars=scalars,
             )
     assert judged is not None
+    if not judged.comparison.holds and bool(gradient.isfinite().all()):
+        judged = _by_the_oracle(judged, problem, gradient, precision, factor)
     return Seen(judged, factor, constant, judged.numbers[0] if scalars else None)
+
+
+def _by_the_oracle(
+    judged: Judged, problem: StepProblem, gradient: Tensor, precision: Precision, factor: float
+) -> Judged:
+    """The same, with the failing samples judged as the oracle judges them, if all of them hold there."""
+    failing = (judged.ratios.cpu() > THRESHOLD).nonzero().flatten()
+    found = densely(problem, gradient, precision, factor, failing)
+    if not found:
+        return judged
+    ratios, resolution = judged.ratios.clone(), judged.resolution.clone()
+    for some, comparison in found:
+        there = some.to(ratios.device)
+        ratios[there], resolution[there] = comparison.ratio, comparison.resolution
+    worst = max((c for _, c in found), key=lambda c: c.ratio)
+    return replace(
+        judged, comparison=replace(worst, judged=judged.comparison.judged), ratios=ratios, resolution=resolution
+    )
 
 
 def _uses(derivation: Derivation) -> tuple[sp.Expr, ...]:

@@ -16,6 +16,8 @@ __all__ = ["check_advantages"]
 _LINE = 1e-3
 """Of an advantage's size: rewards and advantages in float32, and a small ε in the divisor."""
 
+_OF_ALL = "the advantages are normalised over all samples, not within each group"
+
 
 def check_advantages(
     advantage: Tensor, reward: Tensor, group: Tensor | None, whole: bool, clamp: float | None = None
@@ -41,6 +43,11 @@ def check_advantages(
         if slope <= 0 or off > _LINE * float(a[kept].abs().max()):
             return Checked(name, (_bent(a, r, rows, row, slope, off),))
         slopes.append(slope)
+    if whole and len(rows) > 1 and bool(inside.all()):
+        slope, off = _line(r, a)
+        means = torch.stack([a[row].mean().abs() for row in rows])
+        if slope > 0 and off <= _LINE * float(a.abs().max()) and float(means.max()) > _LINE * float(a.abs().max()):
+            return Checked(name, (Fault("advantage-group", _OF_ALL),))
     if whole:
         fault = _estimator(a, r, rows, inside)
         if fault is not None:
@@ -64,7 +71,7 @@ def _bent(a: Tensor, r: Tensor, rows: list[Tensor], row: Tensor, slope: float, o
     everything = torch.cat(rows)
     whole_slope, whole_off = _line(r[everything], a[everything])
     if len(rows) > 1 and whole_slope > 0 and whole_off <= _LINE * float(a.abs().max()):
-        return Fault("advantage-group", "the advantages are normalised over all samples, not within each group")
+        return Fault("advantage-group", _OF_ALL)
     for words, order in _orders(a, r, rows):
         if _fits(a[order], r, rows):
             return Fault("advantage-order", f"the advantages are in another order than the samples: {words}")

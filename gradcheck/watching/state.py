@@ -29,6 +29,8 @@ from gradcheck.watching.problem import StepProblem, numbers_of, step_problem
 __all__ = ["check_state"]
 
 _BEYOND = 7.0
+_FITS = 5.0
+"""Of several stories that one is told under which the samples are nearest to noise, if none is beyond this."""
 _LEVELS = [x / 20 for x in range(2, 41)]
 _COORDINATES = 2**14
 """Of each sample, that are looked at for the cause."""
@@ -167,20 +169,15 @@ class _Way:
 def _explained(problem: StepProblem, given: Given, off: Tensor) -> Fault:
     """The first other story under which what is read off x_prev is noise."""
     few = _fewer(given, problem)
-    best: tuple[float, _Way] | None = None
+    fitting: list[tuple[float, Fault]] = []
     for way in _ways(problem, few):
         worst = _off_under(way)
-        if worst is None or not bool((worst <= _BEYOND).all()):
-            continue
-        if way.name != "noise-level":
-            return Fault(way.name, way.sentence) if best is None else Fault(best[1].name, best[1].sentence)
-        if best is None or float(worst.max()) < best[0]:  # several levels may fit: the one that fits best
-            best = float(worst.max()), way
-    if best is not None:
-        return Fault(best[1].name, best[1].sentence)
-    order = _order(problem, few)
-    if order:
-        return Fault("states-order", order)
+        if worst is not None:
+            fitting.append((float(worst.max()), Fault(way.name, way.sentence)))
+    fitting += _order(problem, few)
+    best = min(fitting, key=lambda x: x[0], default=None)
+    if best is not None and best[0] <= _FITS:
+        return best[1]
     count = int((off > _BEYOND).sum())
     sentence = (
         f"x_prev is not what v_old's step from x_t gives: in {count} of {len(off)} samples what is read off it is no "
@@ -277,21 +274,23 @@ def _other_times(problem: StepProblem, given: Given) -> Iterator[_Way]:
         yield _Way("step-index", sentence, problem.conventions, replace(given, samples=moved))
 
 
-def _order(problem: StepProblem, given: Given) -> str:
-    """Whether some other order of the states fits."""
+def _order(problem: StepProblem, given: Given) -> list[tuple[float, Fault]]:
+    """Whether another order of the states fits: each x_prev beside every sample's step."""
     batch = given.batch
     if not 2 <= batch <= 64:
-        return ""
+        return []
     x_prev = given.latents["x_prev"]
     terms = coefficients(problem.derivation, n.x_prev, *_numbers(problem))
     old = problem.derivation.output.name.replace("theta", "old")
-    found = []
-    for shift in range(1, batch):
-        latents = {**given.latents, old: given.latents[old]}
-        noise = solved(terms, "noise", latents, x_prev.roll(-shift, 0))
-        ok = _statistics(noise, [given.latents["x_t"], given.latents[old]], torch.zeros(batch, dtype=torch.float64))
-        found += [(i, (i + shift) % batch) for i in range(batch) if float(ok[i]) <= _BEYOND]
-    if len(found) < 2:
-        return ""
-    pairs = ", ".join(f"{i}'s is at {j}" for i, j in sorted(found)[:4])
-    return f"the states are in another order than the rest of the batch: sample {pairs}"
+    beside, none = [given.latents["x_t"], given.latents[old]], torch.zeros(batch, dtype=torch.float64)
+    worst = torch.zeros(batch, batch, dtype=torch.float64)  # of sample i with the state at j
+    for shift in range(batch):
+        noise = solved(terms, "noise", given.latents, x_prev.roll(-shift, 0))
+        rows = torch.arange(batch)
+        worst[rows, (rows + shift) % batch] = _statistics(noise, beside, none)
+    least, place = worst.min(1)
+    if len(set(place.tolist())) < batch or bool((place == torch.arange(batch)).all()):
+        return []
+    pairs = ", ".join(f"{i}'s is at {int(j)}" for i, j in enumerate(place.tolist()) if i != int(j))
+    sentence = f"the states are in another order than the rest of the batch: sample {pairs}"
+    return [(float(least.max()), Fault("states-order", sentence))]

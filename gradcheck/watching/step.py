@@ -17,9 +17,10 @@ from gradcheck.watching.declared import Declared
 from gradcheck.watching.evidence import evidence_of
 from gradcheck.watching.faults import Checked, Fault
 from gradcheck.watching.given import Given, Problem
-from gradcheck.watching.judge import Precision, Seen, judge_step
+from gradcheck.watching.judge import Seen, judge_step
 from gradcheck.watching.lines import StepLine
 from gradcheck.watching.policy import check_on_policy
+from gradcheck.watching.precision import Precision
 from gradcheck.watching.problem import StepProblem, step_problem
 from gradcheck.watching.rewards import check_advantages
 from gradcheck.watching.state import check_state
@@ -175,9 +176,11 @@ def _rows(problem: StepProblem, given: Given, gradient: Tensor, keep: Tensor) ->
 
 def _advantages(problem: StepProblem, given: Given) -> Checked:
     advantage, reward = given.samples.get("advantage"), given.samples.get("reward")
-    if advantage is None or reward is None:
-        return Checked("advantages", unchecked="reward was not given")
     clamp = problem.conventions.adv_clip_max
+    if advantage is None and "reward_prob" in given.samples:
+        advantage, clamp = 2 * given.samples["reward_prob"] - 1, 1.0
+    if advantage is None or reward is None or "reward" in problem.derivation.given:
+        return Checked("advantages", unchecked="reward was not given")
     return check_advantages(advantage, reward, given.samples.get("group"), whole=False, clamp=clamp)
 
 

@@ -22,6 +22,7 @@ from gradcheck.watching.faults import Checked
 from gradcheck.watching.given import Given, Problem, read_call
 from gradcheck.watching.lines import Report, StepLine
 from gradcheck.watching.pending import Pending, goes_on, network_dtype, quiet
+from gradcheck.watching.rewards import check_advantages
 from gradcheck.watching.saving import Kept, write_step
 from gradcheck.watching.step import Context, Judgement, judge_call
 from gradcheck.watching.text import failure_line, summary
@@ -103,6 +104,32 @@ class Watch:
         self._close_dead()
         return self._report
 
+    def advantages(self, advantage: Any, reward: Any, group: Any = None) -> None:
+        """Look at the advantages of a whole rollout, where every member of each group is there.
+
+        Args:
+            advantage: (N,).
+            reward: (N,), what they are made of.
+            group: (N,), ids; one group by default.
+        """
+        try:
+            with torch.no_grad():
+                columns = [torch.as_tensor(x).detach().to("cpu", torch.float64) for x in (advantage, reward)]
+                ids = None if group is None else torch.as_tensor(group).detach().to("cpu", torch.float64)
+                sizes = {tuple(x.shape) for x in (*columns, *([] if ids is None else [ids]))}
+                if len(sizes) != 1 or columns[0].ndim != 1:
+                    shapes = ", ".join(map(str, sorted(sizes)))
+                    self._say("advantages", f"advantages: got shapes {shapes}; wanted one shape (N,) for all")
+                    return
+                clamp = self._context.declared.conventions.adv_clip_max
+                found = check_advantages(columns[0], columns[1], ids, whole=True, clamp=clamp)
+        except Exception as error:
+            self._say("internal", f"the watch failed, and training goes on: {type(error).__name__}: {error}")
+            return
+        for fault in found.faults:
+            checks = {"advantages": "fails"}
+            self._finish(StepLine(self._calls, "wrong", (fault.name,), fault.sentence, checks=checks, rank=self._rank))
+
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write a judged step's tensors, for ``gradcheck replay FOLDER``.
 
@@ -166,18 +193,22 @@ class Watch:
         pending.dropout = dropout_of(self._model)
         pending.network_dtype = network_dtype(output)
         if self._average is not None:
-            pending.checks.append(self._average.aliased())
+            pending.checks.append(self._average.aliased(output, given.latents.get(self._old_name)))
             self._average.remember()
         key = id(pending)
         self._waiting[key] = pending
         pending.hook = output.register_hook(self._hook(key))
+
+    @property
+    def _old_name(self) -> str:
+        return self._context.output_name.replace("theta", "old")
 
     def _is_on_policy(self, number: int, given: Given, output: Tensor) -> bool | None:
         """What was declared; else the first call of a run, where a network's output follows its own rollout."""
         if self._context.on_policy is not None:
             return self._context.on_policy
         first = number == 0 and self._context.declared.on_policy_first and not output.is_leaf
-        return True if first and given.output_name.replace("theta", "old") in given.latents else None
+        return True if first and self._old_name in given.latents else None
 
     def _hook(self, key: int) -> Callable[[Tensor], None]:
         owner = weakref.ref(self)
