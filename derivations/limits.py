@@ -41,9 +41,9 @@ def leading(expr: sp.Expr, limit: Substitution, order: int) -> sp.Expr:
         if any(node.has(symbol) for symbol in limit):
             raise RefusedError(f"{type(node).__name__} may have a kink at the limit")
     expr = expr.xreplace(_decided(expr, placed))
+    _check_roots(expr, placed)
     defined(expr.xreplace(placed))
     for part in _scalars(expr.xreplace(moved)):
-        _check_roots(part)
         left = _coefficients(part, order)
         if left != 0:
             return left
@@ -65,13 +65,16 @@ def _coefficients(part: sp.Expr, order: int) -> sp.Expr:
     return sp.S.Zero
 
 
-def _check_roots(part: sp.Expr) -> None:
-    """Roots and logarithms of what is 0 at the limit, and denominators: neither is analytic there."""
-    for node in part.atoms(sp.Pow, sp.log):
+def _check_roots(expr: sp.Expr, placed: Substitution) -> None:
+    """Refuse roots, logarithms and denominators of what is 0 at the limit: none of them is analytic there.
+
+    It is asked of the expression as it stands: SymPy turns √(s²) into the modulus of s, whose kink no derivative shows.
+    """
+    for node in expr.atoms(sp.Pow, sp.log):
         base = node.args[0]
-        if not base.has(_STEP) or (isinstance(node, sp.Pow) and node.exp.is_Integer and node.exp > 0):
+        if isinstance(node, sp.Pow) and node.exp.is_Integer and node.exp > 0:
             continue
-        if calculus.residual(base.xreplace({_STEP: sp.S.Zero})) == 0:
+        if base.has(*placed) and calculus.residual(base.xreplace(placed)) == 0:
             raise RefusedError("it is not smooth at the limit: a denominator, root or logarithm vanishes in it")
 
 

@@ -91,11 +91,13 @@ def check_step(
     plain = {} if isinstance(claim, Positive) else {s: e for s, e in where.items() if s.is_Symbol}
     sides = [_concrete(side.xreplace(plain)) for side in sides]
     given = [inline(e, formulas).xreplace(plain) for e in getattr(claim, "given", ())]
-    values = _fitting([*sides, *given, *where.values()], given, _Draw(seed, place, getattr(claim, "within", {})))
+    limit = {s: inline(e, formulas) for s, e in getattr(claim, "limit", {}).items()}
+    held = [*sides, *given, *where.values(), *limit, *limit.values()]
+    values = _fitting(held, given, _Draw(seed, place, getattr(claim, "within", {})))
     for key, value in where.items():
         if isinstance(key, (Norm2, Dot)) and value.is_Symbol:
             values[value.name] = Analysis(values, torch.float64)(key)[0]
-    return _judged(claim, sides, values, {s: inline(e, formulas) for s, e in getattr(claim, "limit", {}).items()})
+    return _judged(claim, sides, values, limit)
 
 
 def _judged(
