@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROFILE ?= ci
 PYTEST = $(BIN)/python -m pytest -n auto --hypothesis-profile=$(PROFILE)
 
-.PHONY: verify test kernels lint format deep mutants bench picture notebooks notebooks-check docs docs-serve docs-test versions clean
+.PHONY: verify test kernels lint format deep mutants adversary bench picture notebooks notebooks-check docs docs-serve docs-test versions clean
 
 verify: $(VENV)/.ready
 	$(BIN)/gradcheck verify $(ARGS)
@@ -35,6 +35,9 @@ format: $(VENV)/.ready
 
 mutants: $(VENV)/.ready
 	$(BIN)/python -m tests.oracle.table $(ARGS)
+
+adversary: $(VENV)/.ready
+	$(BIN)/python -m tests.adversary.table $(ARGS)
 
 bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.report $(ARGS)

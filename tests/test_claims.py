@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import sympy as sp
 
-from derivations.calculus import ClipMask, Dot, MeanAbs, Norm2, VectorSymbol, sg
+from derivations.calculus import ClipMask, Dot, MeanAbs, Norm2, Surrogate, Unless, VectorSymbol, sg
 from derivations.claims import (
     Approximates,
     Claim,
@@ -17,6 +17,7 @@ from derivations.claims import (
     SameHessian,
 )
 from derivations.derivation import DerivationError, Step, Theorem, inline, prove
+from derivations.nodes import OtherMask
 from derivations.notation import (
     C1,
     C2,
@@ -27,8 +28,11 @@ from derivations.notation import (
     clip_low,
     delta,
     noise,
+    noise_theta,
+    ratio,
     reward_prob,
     t,
+    t_prev,
     v_gt,
     v_old,
     v_ref,
@@ -38,6 +42,14 @@ from derivations.notation import v_theta as v
 A, k = advantage, C1 / C2
 x, y = sp.symbols("x y", real=True)
 p, q = sp.symbols("p q", positive=True)
+
+_mask = ClipMask(A, ratio, clip_low, clip_high)
+_clip = sp.Min(sp.Max(ratio, 1 - clip_low), 1 + clip_high)
+
+
+def _surrogate(advantage: sp.Expr) -> sp.Expr:
+    return Surrogate(advantage, ratio, clip_low, clip_high)
+
 
 TRUE: dict[str, Claim] = {
     "equal-scalars": Equal(Norm2(v - v_old), Norm2(v) - 2 * Dot(v, v_old) + Norm2(v_old)),
@@ -67,6 +79,35 @@ TRUE: dict[str, Claim] = {
     "same-hessian-of-exponentials": SameHessian(sp.exp(Dot(v, v_old)) + Dot(v, noise), sp.exp(Dot(v_old, v))),
     "positive-symbol": Positive(p + q**2 / D),
     "positive-on-a-domain": Positive(1 - t, {t: 1 / (1 + p)}),
+    "equal-mask-squared": Equal(_mask**2 * x, x * _mask),
+    "equal-mask-times-other": Equal(_mask * OtherMask(*_mask.args), sp.S.Zero),
+    "equal-mask-and-other": Equal(OtherMask(*_mask.args), 1 - _mask),
+    "equal-surrogate": Equal(_surrogate(A), -sp.Min(ratio * A, _clip * A)),
+    "equal-surrogate-as-maximum": Equal(_surrogate(A), sp.Max(-ratio * A, -_clip * A)),
+    "equal-surrogate-clipped-from-above-first": Equal(
+        _surrogate(A), -sp.Min(ratio * A, sp.Max(sp.Min(ratio, 1 + clip_high), 1 - clip_low) * A)
+    ),
+    "equal-surrogate-homogeneous": Equal(_surrogate(p * A), p * _surrogate(A)),
+    "equal-mask-homogeneous": Equal(ClipMask(p * A, ratio, clip_low, clip_high), _mask),
+    "equal-unless-homogeneous": Equal(Unless(p * x, y), Unless(x, y)),
+    "equal-maximum-homogeneous": Equal(sp.Max(p * x, p * y, evaluate=False), p * sp.Max(x, y)),
+    "equal-mean-abs-homogeneous": Equal(MeanAbs(p * (v_old - v)), p * MeanAbs(v - v_old)),
+    "equal-norm-homogeneous": Equal(Norm2(x * v), x**2 * Norm2(v)),
+    "equal-softplus": Equal(sp.log(1 + sp.exp(x)), x + sp.log(1 + sp.exp(-x))),
+    "equal-softplus-of-norms": Equal(sp.log(1 + sp.exp(Norm2(v) - y)), Norm2(v) - y + sp.log(1 + sp.exp(y - Norm2(v)))),
+    "equal-log-sigmoid": Equal(-sp.log(1 / (1 + sp.exp(-x))), sp.log(1 + sp.exp(-x))),
+    "equal-log-of-a-product": Equal(sp.log(p * q), sp.log(p) + sp.log(q)),
+    "equal-given": Equal(q + 1, p, {q: p - 1}, (p - 1,)),
+    "approximates-to-the-third-order": Approximates(sp.exp(x), 1 + x + x**2 / 2, {x: sp.S.Zero}, order=3),
+    "approximates-where-a-mask-is-decided": Approximates(
+        ClipMask(A, sp.exp(Dot(v - v_old, noise)), clip_low, clip_high), sp.S.One, {v: v_old}, order=3
+    ),
+    "equal-up-to-constant-in-another-output": EqualUpToConstant(
+        Norm2(noise_theta - noise), Norm2(noise_theta) - 2 * Dot(noise_theta, noise), Norm2(noise)
+    ),
+    "positive-root": Positive(sp.sqrt(p + 1) - sp.sqrt(p) / 2),
+    "positive-within": Positive(sp.sin(sp.pi * p / 2), within={p: sp.Interval.Lopen(0, 1)}),
+    "positive-before-a-step": Positive(t - t_prev),
     "positive-rational": Positive(reward_prob / p + (1 - reward_prob) / q, {reward_prob: 1 / (1 + C1)}),
 }
 
