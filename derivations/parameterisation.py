@@ -233,6 +233,7 @@ def reversing_time(d: Derivation) -> ChangeOfVariables:
     if d.path != "rectified" or d.noise_at != 1:
         raise DerivationError(f"{d.label}: only the rectified path's time, with its noise at 1, can be reversed")
     images = {v: v for v in (v_theta, v_old, v_ref, v_gt)}
+    ends = sp.Interval.open if t_prev in d.within else sp.Interval.Lopen  # some steps do not reach the data
     steps = []
     path = path_of(replace(d, noise_at=0)).state
     if x_t in d.definitions:
@@ -259,7 +260,7 @@ def reversing_time(d: Derivation) -> ChangeOfVariables:
         noise_at=0,
         coarse={t: sp.S.One},
         steps=tuple(steps),
-        within={dt: sp.Interval.open(0, 1 - t), t_prev: sp.Interval.Lopen(t, 1)},
+        within={dt: sp.Interval.open(0, 1 - t), t_prev: ends(t, 1)},
     )
 
 
