@@ -126,6 +126,11 @@ class Evidence:
         return Trial(effective, own, working_dtype(self.conventions, self.case))
 
     @cached_property
+    def loose(self) -> Tensor:
+        """How far rounding may put each sample's length off, relative to it, (B,): its ratio's rounding."""
+        return self.trial.loose.cpu()
+
+    @cached_property
     def _trials(self) -> dict[int, Trial]:
         return {}
 

@@ -60,15 +60,17 @@ def _multiples(evidence: list[Evidence], part: list[tuple[Tensor, Tensor]]) -> l
             if not bool(seen[i].isfinite().all()):
                 continue
             if size <= float(e.rounding[i]):
-                if float(lengths(seen[i : i + 1])) > 2 * float(e.rounding[i]):
+                if float(lengths(seen[i : i + 1])) > 2 * float(e.rounding[i]) and not bool(e.undecided[i]):
                     return None
                 continue
+            if bool(e.undecided[i]):
+                continue  # on which branch it is, rounding decides
             c = float((seen[i] / size) @ (wanted[i] / size))
             left = float((seen[i] - c * wanted[i]).norm())
             if left > e.equal * abs(c) * size + float(e.rounding[i]):
                 return None
             clean = 0.0 if abs(c) < 1e-10 else c
-            off = max(EXACT, e.equal) * abs(c) + float(e.rounding[i]) / size
+            off = (max(EXACT, e.equal) + float(e.loose[i])) * abs(c) + float(e.rounding[i]) / size
             found.append(_Scaled(number, clean, off, {s: float(x[i]) for s, x in per_case.items()}))
     return found
 
@@ -171,16 +173,25 @@ def advantage_normalised(judge: Judge, evidence: list[Evidence]) -> Diagnosis | 
     if not found:
         return None
     enough = False
+    lines = []
     for number in range(len(chosen)):
         rows = [(s.scalars[n.advantage], s.factor) for s in found if s.problem == number]
+        if len(rows) < 2:
+            continue
         given, used = (torch.tensor(column, dtype=torch.float64) for column in zip(*rows, strict=True))
         design = torch.stack([given, torch.ones_like(given)], 1)
         solution = torch.linalg.lstsq(design, used[:, None]).solution
         left = (design @ solution)[:, 0] - used
         if float(left.abs().amax()) > 1e-5 * float(used.abs().amax()) or float(solution[0]) <= 0:
             return None
+        lines.append((float(solution[0]), float(solution[1])))
         enough = enough or (len(rows) > 3 and abs(float(solution[1])) > 1e-6 * float(used.abs().amax()))
-    if not enough or "A" not in others_that_matter(judge, evidence):
+    if not enough:
+        return None
+    shifts = [shift for _, shift in lines]
+    if all(abs(slope - 1) < 1e-5 for slope, _ in lines) and max(shifts) - min(shifts) < 1e-5 * abs(shifts[0]):
+        return Diagnosis("advantage-shifted", f"{shifts[0]:.6g} is added to the advantage")
+    if "A" not in others_that_matter(judge, evidence):
         return None
     cause = "the advantage is shifted and scaled by numbers that its batch decides: it is normalised once more"
     return Diagnosis("advantage-normalised-twice", cause)

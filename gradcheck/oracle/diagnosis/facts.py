@@ -27,10 +27,10 @@ def facts(judge: Judge, evidence: list[Evidence]) -> list[str]:
     if others:
         found.append(f"a sample's gradient depends on the other samples' {_listed(others)}")
     where = _which_samples(evidence)
-    if where:
+    coordinates = "" if others else _which_coordinates(evidence)
+    if where and not coordinates:
         found.append(where)
     if not others:
-        coordinates = _which_coordinates(evidence)
         if coordinates:
             found.append(coordinates)
         elif _right_direction(evidence):
@@ -96,10 +96,11 @@ def _which_samples(evidence: list[Evidence]) -> str:
     right = [kinds for is_wrong, kinds in rows if not is_wrong]
     if len(wrong) < 3 or len(right) < 3:
         return ""
-    for name in wrong[0]:
+    names = [name for name in wrong[0] if all(name in k for k in (*wrong, *right))]
+    for name in names:
         if all(k[name] for k in wrong) and not any(k[name] for k in right):
             return f"it is wrong exactly for samples {name}"
-    for name in wrong[0]:
+    for name in names:
         if all(k[name] for k in wrong) and sum(not k[name] for k in right) >= 3:
             return f"it is wrong only for samples {name}"
     return ""
@@ -126,36 +127,70 @@ def _kinds(e: Evidence) -> dict[str, Tensor]:
             out["with A < 0 and a ratio above 1"] = (a < 0) & (r > 1)
             out["with A < 0 and a ratio below 1"] = (a < 0) & (r < 1)
     out["whose required gradient is 0 (the clip or the mask is active, or A = 0)"] = silent
-    out["whose required gradient is not 0"] = ~silent
+    if bool((e.wrong & ~silent).any()) and not _right_direction([e]):
+        out["whose required gradient is not 0"] = ~silent
     return out
 
 
 def _which_coordinates(evidence: list[Evidence]) -> str:
-    """Whether some coordinates are right, and others wrong or without gradient, in every wrong sample alike."""
-    shares, silent, uneven, total = [], True, True, 0
-    for e in evidence:
-        seen, wanted = rows_of(e.observed), rows_of(e.required)
-        for i in e.wrong.nonzero().flatten().tolist():
-            off = (seen[i] - wanted[i]).abs() > e.equal * wanted[i].abs() + float(e.rounding[i])
-            total += 1
-            shares.append(float(off.to(torch.float64).mean()))
-            silent = silent and bool((seen[i][off].abs() <= float(e.rounding[i])).all())
-            factors = (seen[i] / wanted[i])[wanted[i].abs() > float(e.rounding[i])]
-            uneven = (
-                uneven and len(factors) > 1 and float(factors.max() - factors.min()) > 1e-6 * float(factors.abs().max())
-            )
-    if not total:
-        return ""
-    if max(shares) < 1 and silent:
-        return f"{max(shares):.0%} of the coordinates or fewer have no gradient; the others are right"
-    if max(shares) < 1:
-        return f"some coordinates of a sample are right, {min(shares):.0%} to {max(shares):.0%} of them are wrong"
-    if uneven and _rowwise(evidence):
+    """Whether every coordinate is the required one times a number of its own, and which coordinates are off."""
+    wrong = [e for e in evidence if bool(e.wrong.any())]
+    shares = [_coordinate_factors(e) for e in wrong if int(e.wrong.sum()) > 1]
+    if shares and all(s is not None for s in shares):
+        found = [s for s in shares if s is not None]
+        where = _indices(found, 1.0)
+        if all(bool((s.abs() < 1e-12).any()) for s in found):
+            return f"the coordinates {_indices(found, None)} have no gradient; the others are scaled alike"
+        values = torch.cat([s[(s - 1).abs() > 1e-9] for s in found])
+        if len(values) and float(values.max() - values.min()) <= 1e-6 * float(values.abs().max()):
+            much = "no gradient" if abs(float(values[0])) < 1e-12 else f"{float(values[0]):.7g} times the required one"
+            return f"the coordinates {where} have {much}, in every sample; the others are right"
+        return f"each coordinate {where} is the required one times a number of its own, the same in every sample"
+    if wrong and _rowwise(wrong) and not _right_direction(wrong):
         return (
-            "each coordinate is the required one times a factor of its own: something is decided or weighed coordinate "
-            "by coordinate"
+            "each coordinate is the required one times a number of its own, which differs from sample to sample: "
+            "something is decided or weighed coordinate by coordinate"
         )
     return ""
+
+
+def _coordinate_factors(e: Evidence) -> Tensor | None:
+    """Observed over required, per coordinate, where all wrong samples agree on it; of the latent's shape."""
+    rows = e.wrong.nonzero().flatten()
+    seen, wanted = rows_of(e.observed)[rows], rows_of(e.required)[rows]
+    noise = e.rounding[rows][:, None]
+    if bool((wanted.abs() <= noise).all(0).any()) or len(rows) < 2:
+        return None
+    known = wanted.abs() > noise
+    factors = torch.where(known, seen / torch.where(known, wanted, 1.0), torch.nan)
+    mean = factors.nanmean(0)
+    slack = 1e-9 + 1e-7 * mean.abs() + (noise / wanted.abs().clamp(min=1e-300)).nan_to_num(0.0, 0.0, 0.0)
+    if bool(((factors - mean).abs() > slack).any()) or float(mean.max() - mean.min()) < 1e-9:
+        return None
+    return mean.reshape(e.case.output.shape[1:])
+
+
+def _indices(found: list[Tensor], usual: float | None) -> str:
+    """Where the coordinates are whose factor is not the usual one (that of most, if it isn't given).
+
+    An index of an axis, if it is the same in every rank.
+    """
+    found = [f / (usual or float(f.median() or 1.0)) for f in found]
+    for axis, word in ((-1, "last"), (0, "first")):
+        for index, place in ((0, "first"), (-1, "last")):
+            if all(_only_there(f, axis, index) for f in found):
+                return f"at the {place} index of the {word} axis"
+    if all(_only_there(f.flatten(), 0, 0) for f in found):
+        return "that come first"
+    share = max(float(((f - 1).abs() > 1e-9).to(torch.float64).mean()) for f in found)
+    return f"(up to {share:.0%} of them)" if share < 1 else "of a sample"
+
+
+def _only_there(factors: Tensor, axis: int, index: int) -> bool:
+    off = (factors - 1).abs() > 1e-9
+    there = torch.zeros_like(off)
+    there.select(axis, index).fill_(True)
+    return bool((off == there).all())
 
 
 def _rowwise(evidence: list[Evidence]) -> bool:

@@ -80,11 +80,11 @@ def fitting(evidence: list[Evidence]) -> list[Hypothesis]:
 
 
 _NEAR = 0.5
-"""The least share of the wrong samples that makes a mistake worth telling which does not explain all of them."""
+"""The least share of the samples that makes a mistake worth telling which does not explain all of them."""
 
 
 def nearest_mistake(evidence: list[Evidence]) -> str:
-    """The hypothesis that explains most of the wrong samples, and how many; empty where none explains half of them."""
+    """The hypothesis that explains most of the samples, and how many; empty where none explains half of them."""
     best, share = None, 0.0
     some = [e for e in evidence if bool(e.wrong.any())]
     for h in _hypotheses(evidence[0].conventions, evidence[0].case):
@@ -95,17 +95,18 @@ def nearest_mistake(evidence: list[Evidence]) -> str:
             best, share = h, found
     if best is None:
         return ""
-    return f"the nearest is “{best.sentence}”, which explains {share:.0%} of the wrong samples and not the others"
+    return f"the nearest is “{best.sentence}”, which explains {share:.0%} of the samples"
 
 
 def _share(h: Hypothesis, evidence: list[Evidence]) -> float:
-    """The share of the wrong samples that a hypothesis predicts; 0 if it spoils a third of the right ones."""
-    explained = wrong = spoilt = right = 0
+    """The share of the samples that a hypothesis predicts; 0 unless that is more than are right anyhow."""
+    same_, right, count = 0, 0, 0
     for e in evidence:
         same, judged = e.fits(h.predict(e))
-        explained, wrong = explained + int((same & e.wrong & judged).sum()), wrong + int(e.wrong.sum())
-        spoilt, right = spoilt + int((~same & ~e.wrong).sum()), right + int((~e.wrong).sum())
-    return explained / wrong if wrong and 3 * spoilt <= right else 0.0
+        decided = judged & ~e.undecided
+        same_, right = same_ + int((same & decided).sum()), right + int((~e.wrong & decided).sum())
+        count += int(decided.sum())
+    return same_ / count if count and same_ > right else 0.0
 
 
 def _chosen(fit: list[Hypothesis], variables: Diagnosis | None) -> Diagnosis | None:

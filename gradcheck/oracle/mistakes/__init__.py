@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from itertools import combinations
 
 import sympy as sp
 
@@ -23,7 +22,7 @@ from gradcheck.oracle.mistakes.general import reference_mistakes, term_mistakes
 from gradcheck.oracle.mistakes.generic import quantity_mistakes
 from gradcheck.oracle.mistakes.guard import corrected_ratio_mistakes
 from gradcheck.oracle.mistakes.pairs import pair_mistakes
-from gradcheck.oracle.mistakes.places import LOSS, Place, Stated, stated, symbols_of
+from gradcheck.oracle.mistakes.places import LOSS, MEAN_BEHIND, Place, Stated, stated, symbols_of
 from gradcheck.oracle.mistakes.steps import step_mistakes
 from gradcheck.oracle.mistakes.surrogate import EXCHANGED, ONE_EDGE, log_ratio_mistakes, surrogate_mistakes
 from gradcheck.oracle.mistakes.trial import Prediction, Trial, gradient_of_mistake
@@ -91,19 +90,27 @@ def mistakes(derivation: Derivation) -> tuple[Mistake, ...]:
     return tuple(named)
 
 
-_GIVEN = (n.log_prob_old, n.mean_old, n.mean_ref)
-"""What a trainer may have stored, or read from its case, and so doesn't compute with its own mistake."""
+_GIVEN = (
+    (n.log_prob_old,),
+    (n.mean_old,),
+    (MEAN_BEHIND,),
+    (n.log_prob_old, MEAN_BEHIND),
+)
+"""What a trainer may have stored, or read from its case, and so doesn't compute with its own mistake.
+
+The behaviour model's mean stands in the old log-probability and in a bias or divergence, and may be given in one alone.
+"""
 
 
 def _kept(own: Stated, edits: Overrides) -> Iterator[Overrides]:
     """The same mistake in code that takes the behaviour's side as it was given: only the trained model's is wrong."""
-    reached = own.reach(frozenset(edits))
-    given = [s for s in _GIVEN if s in reached and s in _read({**own.table, **edits})]
-    for size in range(1, len(given) + 1):
-        for chosen in combinations(given, size):
-            kept = {**edits, **{s: Right(s) for s in chosen}}
-            if not set(edits) <= set(chosen):
-                yield kept
+    reached = own.reach(frozenset(edits)) & _read({**own.table, **edits})
+    sides = [chosen for chosen in _GIVEN if set(chosen) <= reached]
+    if n.mean_ref in reached:
+        sides = [*sides, (n.mean_ref,), *((*chosen, n.mean_ref) for chosen in sides)]
+    for chosen in sides:
+        if not set(edits) <= set(chosen):
+            yield {**edits, **{s: Right(n.mean_old if s == MEAN_BEHIND else s) for s in chosen}}
 
 
 def _read(table: Overrides) -> set[sp.Symbol]:

@@ -12,6 +12,7 @@ from derivations.derivation import Derivation
 from gradcheck.oracle.mistakes.candidates import Candidate
 from gradcheck.oracle.mistakes.functions import BatchMean, Right
 from gradcheck.oracle.mistakes.general import advantage_mistakes
+from gradcheck.oracle.mistakes.places import stated
 
 __all__ = ["divergence_mistakes"]
 
@@ -23,7 +24,7 @@ def divergence_mistakes(d: Derivation) -> Iterator[Candidate]:
         return
     (mask,) = masks
     away, beyond = mask.args
-    own = d.definitions[n.divergence]
+    own = stated(d).table[n.divergence]
 
     def put(new: sp.Expr) -> sp.Expr:
         return d.loss.xreplace({mask: new})

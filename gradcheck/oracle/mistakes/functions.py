@@ -8,6 +8,7 @@ __all__ = [
     "BatchFirst",
     "BatchMean",
     "Bounded",
+    "Coordinatewise",
     "Crossed",
     "DualClip",
     "Given",
@@ -138,6 +139,15 @@ class Outer(sp.Function):
     """
 
     nargs = 7
+
+
+class Coordinatewise(sp.Function):
+    """A ratio and a clip for every coordinate, exp(w (y² − x²)): the arguments are (A, x, y, w, ε⁻, ε⁺, weight)."""
+
+    nargs = 7
+
+    def _eval_is_real(self) -> bool:
+        return True
 
 
 class Huber(sp.Function):

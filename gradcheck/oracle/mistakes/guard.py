@@ -11,7 +11,7 @@ from derivations.calculus import Surrogate, sg
 from derivations.derivation import Derivation
 from gradcheck.oracle.mistakes.candidates import Candidate, Overrides
 from gradcheck.oracle.mistakes.functions import BatchMean, Outer
-from gradcheck.oracle.mistakes.places import BIAS, BIAS_STD, OVER, POLICY, SCALE, stated
+from gradcheck.oracle.mistakes.places import BIAS, BIAS_STD, MEAN_BEHIND, OVER, POLICY, SCALE, stated
 
 __all__ = ["corrected_ratio_mistakes"]
 
@@ -56,17 +56,17 @@ def corrected_ratio_mistakes(d: Derivation) -> Iterator[Candidate]:
     yield put(
         "bias-to-state",
         "the ratio's bias measures the distance to x_t; it must be to the behaviour model's mean",
-        {BIAS: bias.xreplace({n.mean_old: n.x_t})},
+        {BIAS: bias.xreplace({MEAN_BEHIND: n.x_t})},
     )
     yield put(
         "bias-to-state",
         "the ratio's bias measures the distance to the sampled state; it must be to the behaviour model's mean",
-        {BIAS: bias.xreplace({n.mean_old: n.x_prev})},
+        {BIAS: bias.xreplace({MEAN_BEHIND: n.x_prev})},
     )
     yield put(
         "bias-on-velocities",
         "the ratio's bias compares the velocities; it must compare the steps' means",
-        {BIAS: bias.xreplace({n.mean_old: n.v_old, n.mean_theta: n.v_theta})},
+        {BIAS: bias.xreplace({MEAN_BEHIND: n.v_old, n.mean_theta: n.v_theta})},
     )
     yield put(
         "plain-ratio",

@@ -47,6 +47,7 @@ BIAS = sp.Symbol("place:bias", real=True)
 LOSS, POLICY = sp.Symbol("place:loss", real=True), sp.Symbol("place:policy term", real=True)
 SURROGATE = sp.Symbol("place:surrogate", real=True)
 KL = sp.Symbol("place:KL term", real=True)
+MEAN_BEHIND = VectorSymbol("place:behaviour mean of a distance")
 STATE = VectorSymbol("place:state of the log-probability")
 
 
@@ -141,13 +142,14 @@ def _log_probabilities(table: dict[sp.Symbol, sp.Expr], deviations: list[Place])
         )
     plain = n.log_prob_theta - n.log_prob_old
     if table.get(n.log_ratio, plain) != plain:
-        bias = sp.expand(table[n.log_ratio] / n.C2 - plain)
+        bias = sp.expand(table[n.log_ratio] / n.C2 - plain).xreplace({n.mean_old: MEAN_BEHIND})
+        table[MEAN_BEHIND] = n.mean_old
         table[SCALE], table[BIAS_STD], table[BIAS] = n.C2, n.C2, bias.xreplace({n.C2: BIAS_STD})
         table[n.log_ratio] = SCALE * (plain + BIAS)
         deviations += [SCALE, BIAS_STD]
     if n.divergence in table:
-        table[DIVERGENCE_STD] = n.C2
-        table[n.divergence] = table[n.divergence].xreplace({n.C2: DIVERGENCE_STD})
+        table[DIVERGENCE_STD], table[MEAN_BEHIND] = n.C2, n.mean_old
+        table[n.divergence] = table[n.divergence].xreplace({n.C2: DIVERGENCE_STD, n.mean_old: MEAN_BEHIND})
         deviations.append(DIVERGENCE_STD)
 
 

@@ -116,6 +116,7 @@ def _averaged(right: sp.Expr, root: sp.Expr) -> Iterator[sp.Expr]:
         yield right / root * BatchMean(root)
         yield BatchMean(right / root) * sp.sqrt(BatchMean(n.dt))
     yield sp.sqrt(BatchMean(right**2))
+    yield 1 / sp.sqrt(BatchMean(right**-2))  # every sample under every deviation: (B, 1, B)
 
 
 def _in_several(

@@ -13,6 +13,7 @@ from gradcheck.oracle.mistakes.candidates import Candidate, Overrides
 from gradcheck.oracle.mistakes.functions import (
     BatchMean,
     Bounded,
+    Coordinatewise,
     Crossed,
     DualClip,
     LogClipped,
@@ -102,6 +103,17 @@ def surrogate_mistakes(d: Derivation) -> Iterator[Candidate]:
                 d.loss,
                 swap(MaskedBy(a, r, sp.exp(plain), low, high)),
             )
+    each = sp.S.One / n.D if d.definitions.get(n.log_prob_theta, sp.S.Zero).has(n.D) else sp.S.One
+    if n.v_gt in d.definitions:
+        x, y, w = n.v_theta - n.v_gt, n.v_old - n.v_gt, d.coefficients.get(n.omega, sp.S.One)
+    else:
+        x, y, w = n.x_prev - n.mean_theta, n.x_prev - n.mean_old, 1 / (2 * n.C2**2)
+    yield (
+        "ratio-per-coordinate",
+        "the ratio and its clip are taken coordinate by coordinate; the ratio is one number a sample",
+        d.loss,
+        swap(Coordinatewise(a, x, y, w, low, high, each)),
+    )
     yield from advantage_mistakes(d)
     yield (
         "advantage-sign",

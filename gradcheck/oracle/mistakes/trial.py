@@ -23,6 +23,7 @@ from gradcheck.oracle.mistakes.functions import (
     BatchFirst,
     BatchMean,
     Bounded,
+    Coordinatewise,
     Crossed,
     DualClip,
     Given,
@@ -96,6 +97,11 @@ class Trial:
             return Prediction(gradient, undecided, loose)
         others = tuple(self._gradient(edits, branch)[0] for branch in (0.0, 1.0))
         return Prediction(gradient, undecided, loose, others)
+
+    @property
+    def loose(self) -> Tensor:
+        """How far rounding may put the right gradient off, relative to each sample's size, (B,)."""
+        return self.right.open_ratios.reshape(-1).expand(len(self.output))
 
     def _gradient(self, edits: Mapping[sp.Symbol, sp.Expr], branch: float | None) -> tuple[Tensor, Tensor, Tensor]:
         v, run = self.output, _Edited(self.right, edits, branch)
@@ -271,6 +277,11 @@ def _huber(x: Tensor, delta: Tensor) -> Tensor:
     return each.sum(tuple(range(1, x.ndim)), keepdim=True)
 
 
+def _coordinatewise(a: Tensor, x: Tensor, y: Tensor, w: Tensor, low: Tensor, high: Tensor, each: Tensor) -> Tensor:
+    losses = _surrogate(a, torch.exp(w * (y**2 - x**2)), low, high)
+    return each * losses.sum(tuple(range(1, x.ndim)), keepdim=True)
+
+
 def _first_half(x: Tensor, _: Tensor) -> Tensor:
     flat = x.flatten(1)
     kept = flat[:, : max(1, flat.shape[1] // 2)]
@@ -358,6 +369,7 @@ _RULES: dict[type, Callable[..., Tensor]] = {
         -torch.minimum(x.exp() * a, torch.minimum(torch.maximum(x, -low), high).exp() * a)
     ),
     Bounded: lambda x, low, high: torch.minimum(torch.maximum(x, low), high),
+    Coordinatewise: _coordinatewise,
     Huber: _huber,
     SmallHalf: _first_half,
 }
