@@ -13,8 +13,8 @@ from gradcheck.tensor_ops import expand
 
 __all__ = ["OUTPUTS", "Case"]
 
-OUTPUTS = ("v_theta", "noise_theta", "x_0_theta")
-"""What a network may put out; a case holds one of them."""
+OUTPUTS = ("v_theta", "noise_theta", "x_0_theta", "v_cond")
+"""What a network may put out; a case holds one of them (of a guided one, both branches)."""
 
 
 class Case:

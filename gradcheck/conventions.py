@@ -19,6 +19,7 @@ from derivations.variant import Variant
 from gradcheck.catalogue import ALGORITHMS
 from gradcheck.composed import PIECES, Pieces, composed, other_pieces, pieces_problems
 from gradcheck.errors import InputError, did_you_mean
+from gradcheck.layouts import check_units, layout_problems, layout_values
 from gradcheck.typed import TypedLoss, own_quantities
 
 __all__ = ["PRESETS", "Conventions", "declare", "options_text", "variables_problems"]
@@ -51,6 +52,16 @@ class Conventions:
         output_dtype: mixed precision as trained: what networks put out arrives in this dtype, ``"bfloat16"`` or
             ``"float16"``, and everything else in the case's.  The gradient is that of the upcast values, rounded to
             this dtype at the end; the loss is then computed in float32, unless another ``working_dtype`` is declared.
+        latent_axes: how many axes the latents have that the code takes, without the batch's; ``None``: any number.
+        latents: the very shapes of one sample, a tuple of tuples, in that place.
+        one_time: every sample of a batch has the same time.
+        steps: the batch has rows of time steps: latents (B, T, \\*latent), times (B, T), one advantage a row, (B,).
+        pairs: a preference loss is judged on whole pairs: ``"adjacent"`` (winner, loser, winner …), ``"halves"`` (all
+            winners, then all losers) or ``"given"`` (neighbours, of which ``case.preference`` tells the winner).  The
+            loss is one number for each pair.
+        groups: a group loss is judged on whole groups of so many neighbours, and is one number for each group.
+        guidance: the velocity is v_uncond + w·(v_cond − v_uncond) with both branches live: the scale w, or ``True`` for
+            ``case.guidance_scale``.  The case has ``v_cond`` and ``v_uncond`` in v_theta's place.
         inputs_detached: the trainer hands v_old, v_ref, x_prev … over without a graph (default); if not, the loss
             itself must detach them, and ``stop-gradient`` checks that.
         compare_values: also compare the loss's value; by default only gradients count.
@@ -76,6 +87,13 @@ class Conventions:
     eps: float = 0.0
     working_dtype: str | None = None
     output_dtype: str | None = None
+    latent_axes: int | None = None
+    latents: tuple[tuple[int, ...], ...] | None = None
+    one_time: bool = False
+    steps: bool = False
+    pairs: str | None = None
+    groups: int | None = None
+    guidance: float | bool | None = None
     inputs_detached: bool = True
     compare_values: bool = False
     prediction: str = "v"
@@ -308,14 +326,17 @@ def declare(
             problems.append((name, repr(value), wanted))
     problems += _domain_problems(fixed, rest, module.derive().path)
     problems += pieces_problems(pieces)
+    problems += layout_problems(rest)
     if problems:
         raise InputError(*problems)
     if pieces.get("clip") and "ppo" in module.OPTIONS.get("clip", ()):
         options["clip"] = "ppo"  # whose place another clip takes
+    rest |= layout_values(rest)
     own_pieces = tuple(sorted(pieces.items()))
     declaration = Conventions(algorithm, loss or "", own, options=options, pieces=own_pieces, fixed=fixed, **rest)
     if declaration.error_space == "output":
         _check_error_space(declaration)
+    check_units(declaration)
     return declaration
 
 

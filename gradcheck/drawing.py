@@ -77,6 +77,8 @@ _REACH = 8.0
 """How far the noise is scaled where large ratios are wanted.  A Gaussian step's log-ratio, averaged over coordinates,
 is at most ½ mean ε², where v_theta puts the mean onto the sample: with ε of size 8 that is 32."""
 
+_OF_THE_TIME = ("t", "dt", "alpha_bar", "alpha_bar_prev", "window")
+
 _HIGHEST_LOG_RATIO = 3.0
 """To which a step of a wanted divergence may bring it: a ratio of 20."""
 
@@ -95,6 +97,7 @@ class Spec:
         noise: one of :data:`NOISE` or :data:`RARE_NOISE`; it holds for the whole problem.
         clip: index into :data:`CLIP_RANGES`, or :data:`DIVERGENCES`.
         margin: one of :data:`MARGIN`.
+        one_time: whether every sample has the first one's time and step.
     """
 
     batch: int
@@ -106,6 +109,7 @@ class Spec:
     noise: str = "typical"
     clip: int = 0
     margin: str = "typical"
+    one_time: bool = False
 
 
 def has_clip(derivation: Derivation) -> bool:
@@ -121,6 +125,8 @@ class Draw:
         self.generator = torch.Generator().manual_seed(spec.seed)
         self.shape = (spec.batch, *spec.latent)
         self._numbers: dict[str, float] = {}
+        self._times: list[float] = []
+        self._alpha_bars: list[float] = []
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(shape, generator=self.generator, dtype=torch.float64)
@@ -142,6 +148,10 @@ class Draw:
         special = getattr(self, f"_{name}", None)
         if special is not None:
             value: Tensor | float = special()
+            if self.spec.one_time and name in _OF_THE_TIME and isinstance(value, Tensor):
+                value = value[:1].repeat(self.spec.batch)
+                self._times = self._times[:1] * self.spec.batch
+                self._alpha_bars = self._alpha_bars[:1] * self.spec.batch
             return value
         row = quantity(name)
         if row.axes == "latent":
@@ -164,7 +174,7 @@ class Draw:
     def _t(self) -> Tensor:
         spans = {"middle": (0.05, 0.95), "near-data": (-6.0, -2.0), "near-noise": (-6.0, -2.0)}
         spans |= {"between": (-0.05, 0.05), "same": (0.1, 0.9)}
-        self._times: list[float] = []
+        self._times = []
         for regime in self.regimes(self.spec.time, TIME):
             x = float(self.uniform(*spans[regime]))
             between = 0.008 + x if x > 0 else 0.992 + x
@@ -179,7 +189,7 @@ class Draw:
     def _alpha_bar(self) -> Tensor:
         spans = {"middle": (0.05, 0.95), "near-data": (-4.0, -1.5), "near-noise": (-4.0, -1.5)}
         spans |= {"between": (-0.05, 0.05), "same": (0.1, 0.9)}
-        self._alpha_bars: list[float] = []
+        self._alpha_bars = []
         for regime in self.regimes(self.spec.time, TIME):
             x = float(self.uniform(*spans[regime]))
             between = 0.025 + x if x > 0 else 0.975 + x

@@ -80,5 +80,5 @@ def surrogate(advantage: Tensor, ratio: Tensor, clip_low: Tensor | float, clip_h
 
 
 def expand(scalar: Tensor, latent: Tensor) -> Tensor:
-    """Give a per-sample scalar (B,) the rank of a latent: (B, 1, …, 1)."""
-    return scalar.reshape(scalar.shape[0], *(1,) * (latent.ndim - 1))
+    """Give a per-sample scalar (B,) the rank of a latent, (B, 1, …, 1); one of rows of steps, (B, T), likewise."""
+    return scalar.reshape(*scalar.shape, *(1,) * (latent.ndim - scalar.ndim))

@@ -19,6 +19,7 @@ from gradcheck.case import Case
 from gradcheck.compare import judgeable, required_gradients, value_scale
 from gradcheck.compiled import evaluate
 from gradcheck.oracle.adapter import AdapterError, adapter_case
+from gradcheck.oracle.arrangement import in_units
 from gradcheck.oracle.isolation.state import JUDGED
 from gradcheck.oracle.isolation.tracing import line_that_changes
 from gradcheck.oracle.judging import (
@@ -434,26 +435,27 @@ def same_twice(judge: Judge, case: Case, first: Tensor, second: Tensor, rows: li
     return look(second, first[rows], of_two(judge, case, wanted, first)[rows], wanted.dtype)
 
 
-def companies(batch: int) -> tuple[list[int], list[int]]:
-    """The first sample among some of the others, and among the rest of them."""
-    half = (batch + 1) // 2
-    return [0, *range(1, half)], [0, *range(half, batch)]
+def companies(batch: int, size: int = 1) -> tuple[list[int], list[int]]:
+    """The first sample, or unit of so many, among some of the others, and among the rest of them."""
+    half = (batch // size + 1) // 2
+    return in_units([*range(half)], size), in_units([0, *range(half, batch // size)], size)
 
 
 def check_sample_independence(judge: Judge) -> Outcome:
     """The first sample in two companies, which share nothing but the time grid."""
 
     def one(case: Case) -> Look:
-        first, second = (rows_of(case, rows) for rows in companies(len(case.output)))
+        first, second = (rows_of(case, rows) for rows in companies(len(case.output), judge.unit))
         before, after = (judge.observe(c).gradient for c in (first, second))
-        return same_twice(judge, first, before, after[:1], [0])
+        return same_twice(judge, first, before, after[: judge.unit], [*range(judge.unit)])
 
-    specs = (replace(s, batch=2 * max(s.batch, 3) - 1) for s in judge.specs(policy="off", time="middle"))
+    odd = (judge.unit * (2 * max(s.batch, 3) - 1) for s in judge.specs())
+    specs = (replace(s, batch=n) for s, n in zip(judge.specs(policy="off", time="middle"), odd, strict=True))
     meaning = (
         "both are your gradient for the same sample: observed beside other samples than required"
         " (the batch is as large in both)"
     )
-    return compare_over(judge, specs, one, at_least=3, meaning=meaning)
+    return compare_over(judge, specs, one, at_least=3 * judge.unit, meaning=meaning)
 
 
 def rows_of(case: Case, rows: list[int]) -> Case:
@@ -463,22 +465,22 @@ def rows_of(case: Case, rows: list[int]) -> Case:
 
 def check_permutation(judge: Judge) -> Outcome:
     def one(case: Case) -> Look:
-        order = rolled(len(case.output))
+        order = rolled(len(case.output), judge.unit)
         before = judge.observe(case).gradient
         after = judge.observe(rows_of(case, order)).gradient
         return same_twice(judge, case, before, after, order)
 
-    specs = (replace(s, batch=max(s.batch, 2)) for s in judge.specs(policy="off", time="middle"))
+    specs = (replace(s, batch=judge.unit * max(s.batch, 2)) for s in judge.specs(policy="off", time="middle"))
     meaning = (
         "both are your gradient for the same sample: observed with the last sample of the batch put first,"
         " required in the first order"
     )
-    return compare_over(judge, specs, one, at_least=2, meaning=meaning)
+    return compare_over(judge, specs, one, at_least=2 * judge.unit, meaning=meaning)
 
 
-def rolled(batch: int) -> list[int]:
-    """The batch's order with the last sample first."""
-    return [batch - 1, *range(batch - 1)]
+def rolled(batch: int, size: int = 1) -> list[int]:
+    """The batch's order with the last sample, or unit of so many, first."""
+    return in_units([batch // size - 1, *range(batch // size - 1)], size)
 
 
 def check_micro_batching(judge: Judge) -> Outcome:
@@ -487,18 +489,18 @@ def check_micro_batching(judge: Judge) -> Outcome:
         parts = [judge.observe(rows_of(case, rows)).gradient * share for rows, share in halves(judge, len(whole))]
         return same_twice(judge, case, whole, torch.cat(parts), list(range(len(whole))))
 
-    specs = (replace(s, batch=max(s.batch, 3)) for s in judge.specs(policy="off", time="middle"))
+    specs = (replace(s, batch=judge.unit * max(s.batch, 3)) for s in judge.specs(policy="off", time="middle"))
     share = ", times its share of the batch" if judge.conventions.batch_reduction == "mean" else ""
     meaning = (
         "both are your gradient for the same sample: observed with the batch in two halves, each judged by itself"
         f"{share}; required with the whole batch at once"
     )
-    return compare_over(judge, specs, one, at_least=2, meaning=meaning)
+    return compare_over(judge, specs, one, at_least=2 * judge.unit, meaning=meaning)
 
 
 def halves(judge: Judge, batch: int) -> list[tuple[list[int], float]]:
     """The two halves of a batch, and what each one's gradient must be multiplied by."""
-    half = batch // 2
+    half = judge.unit * (batch // judge.unit // 2)
     parts = [list(range(half)), list(range(half, batch))]
     mean = judge.conventions.batch_reduction == "mean"
     return [(rows, len(rows) / batch if mean else 1.0) for rows in parts]

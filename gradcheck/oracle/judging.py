@@ -16,6 +16,7 @@ from gradcheck.case import Case
 from gradcheck.compare import Comparison, compare
 from gradcheck.conventions import Conventions
 from gradcheck.oracle.adapter import Adapter, AdapterError, Observation
+from gradcheck.oracle.arrangement import fitted, needs_presenting, presented, unit
 from gradcheck.oracle.reference import Reference, oracle_case, output_dtype, reference
 from gradcheck.oracle.results import Outcome
 from gradcheck.problems import Spec
@@ -70,13 +71,26 @@ class Judge:
             batch, latent = _SHAPES[i % len(_SHAPES)]
             batch, latent = self.batch or batch, self.latent or latent
             clip = i % 3 if "clip_low" not in self.conventions.fixed else 0
-            yield Spec(batch, latent, seed=self.seed * 1_000_003 + i, clip=clip, **regimes)
+            yield Spec(batch, latent, self.seed * 1_000_003 + i, clip=clip, **regimes)  # type: ignore[arg-type]
 
     def case(self, spec: Spec, dtype: torch.dtype | None = None) -> Case:
-        return oracle_case(self.conventions, spec, dtype or self.dtype, self.device)
+        return oracle_case(self.conventions, self.fitted(spec), dtype or self.dtype, self.device)
+
+    def fitted(self, spec: Spec) -> Spec:
+        """The problem in the sizes that the implementation takes."""
+        return fitted(self.conventions, spec, self.latent)
+
+    @property
+    def unit(self) -> int:
+        """How many samples of a batch belong together."""
+        return unit(self.conventions)
 
     def observe(self, case: Case, watch_leaks: bool = False) -> Observation:
-        return self.adapter.observe(self.handed(case), watch_leaks)
+        adapter = self.adapter
+        if needs_presenting(self.conventions):
+            own = adapter.function
+            adapter = replace(adapter, function=lambda handed: own(presented(self.conventions, handed)))
+        return adapter.observe(self.handed(case), watch_leaks)
 
     def handed(self, case: Case) -> Case:
         """The case as an implementation gets it: what networks put out in their own precision, if one is declared."""
@@ -145,7 +159,7 @@ def compare_over(
     """
     looks: list[Look] = []
     worst: tuple[Spec, Look] | None = None
-    for spec in specs:
+    for spec in map(judge.fitted, specs):
         found = one(judge.case(spec))
         looks.append(found)
         if worst is None or found.comparison.ratio > worst[1].comparison.ratio:
@@ -212,7 +226,7 @@ def _smallest(judge: Judge, spec: Spec, fails: Callable[[Case], bool], at_least:
 
     for batch, latent in _SMALL:
         for seed in range(3):
-            small = replace(spec, batch=max(batch, at_least), latent=latent, seed=seed)
+            small = judge.fitted(replace(spec, batch=max(batch, at_least), latent=latent, seed=seed))
             if fails_too(small):
                 return small
     return _shrunk(spec, fails_too) if fails(judge.case(spec)) else None
@@ -257,7 +271,7 @@ def first_failure(
     ``wrong`` says it in words, and nothing where all is well.
     """
     count = 0
-    for count, spec in enumerate(islice(specs, most), 1):
+    for count, spec in enumerate(map(judge.fitted, islice(specs, most)), 1):
         found = wrong(judge.case(spec))
         if not found:
             continue

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from derivations.calculus import Mask
 from derivations.derivation import Derivation
+from derivations.notation import error_gap, group_gap, partner_gap
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.compare import Comparison, compare, compare_branches, with_ties
@@ -18,6 +19,7 @@ from gradcheck.compiled import evaluate
 from gradcheck.conventions import Conventions
 from gradcheck.drawing import Draw
 from gradcheck.error_scale import error_scale
+from gradcheck.oracle.arrangement import arranged, others_error, unit
 from gradcheck.oracle.displaced import by_guards, by_times
 from gradcheck.problems import Spec, build
 
@@ -102,6 +104,8 @@ def reference(conventions: Conventions, case: Case, dtype: torch.dtype | None = 
             scale = scale + _own_form(derivation, effective, gradient, dtype)
         wide = detours(derivation, case) * (scale + 2 * exact.abs()) + _by_target(case, w, point)
         wide = wide + by_times(derivation, effective, other)
+        if conventions.pairs is not None or conventions.groups is not None:
+            wide = wide + _by_the_others(conventions, effective, gradient, dtype)
         if conventions.eps:
             moved, changed = by_guards(derivation, effective, conventions.eps, other)
             wide = wide + moved / (THRESHOLD * unit_roundoff(dtype))
@@ -118,6 +122,16 @@ def reference(conventions: Conventions, case: Case, dtype: torch.dtype | None = 
     return Reference(
         with_ties(branches) if len(branches) == 2 else branches, undecided, dtype, output_dtype(conventions)
     )
+
+
+def _by_the_others(conventions: Conventions, case: Case, gradient: sp.Expr, dtype: torch.dtype) -> Tensor:
+    """What the gaps of the other samples of a unit may be off, which the implementation computes, times their slope."""
+    derivation = conventions.derivation
+    other = partner_gap if conventions.pairs is not None else group_gap
+    (error,), _ = error_scale(derivation, case, derivation.inline(error_gap), dtype=dtype)
+    (slope,) = evaluate(derivation, case, sp.diff(derivation.inline(gradient), other), dtype=torch.float64)
+    advantage = None if conventions.groups is None else case.advantage.to(torch.float64)
+    return 2 * slope.abs() * case.expand(others_error(conventions, error.flatten(), advantage))
 
 
 def _own_form(derivation: Derivation, case: Case, gradient: sp.Expr, dtype: torch.dtype) -> Tensor:
@@ -194,7 +208,8 @@ def required_gradient(conventions: Conventions, case: Case) -> Tensor:
 def overall_factor(conventions: Conventions, case: Case) -> float:
     """What multiplies every sample's effective gradient: the constant factors and the batch reduction."""
     factor = conventions.factor * conventions.policy_factor
-    return factor / (case.output.shape[0] if conventions.batch_reduction == "mean" else 1)
+    units = case.output.shape[0] // (1 if conventions.steps else unit(conventions))  # a row of steps is no unit here
+    return factor / (units if conventions.batch_reduction == "mean" else 1)
 
 
 def effective_case(conventions: Conventions, case: Case) -> Case:
@@ -221,7 +236,7 @@ def oracle_case(conventions: Conventions, spec: Spec, dtype: torch.dtype, device
         grid_dtype=_lower(dtype, conventions.computes_in),
         output_dtype=output_dtype(conventions),
     )
-    return as_trainers_have_it(conventions, case, spec)
+    return as_trainers_have_it(conventions, arranged(conventions, case), spec)
 
 
 def as_trainers_have_it(conventions: Conventions, case: Case, spec: Spec) -> Case:

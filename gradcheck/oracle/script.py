@@ -18,6 +18,7 @@ from gradcheck.case import Case
 from gradcheck.compare import judgeable
 from gradcheck.errors import GradcheckError
 from gradcheck.oracle import checks
+from gradcheck.oracle.arrangement import needs_presenting
 from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.obligations import Obligation
 from gradcheck.oracle.results import Outcome
@@ -49,6 +50,7 @@ def script(target: Target, judge: Judge, obligation: Obligation, outcome: Outcom
         "from gradcheck.case import Case",
         "nan, inf = float('nan'), float('inf')",
         *_import(target),
+        *_presenting(judge),
         "",
         *_quantities(judge, case, outcome.spec, strided=obligation.id == "shapes"),
         "",
@@ -174,23 +176,23 @@ def _arguments(rows: list[int]) -> str:
 
 
 def _sample_independence(judge: Judge, case: Case) -> list[str]:
-    first, second = checks.companies(len(case.output))
+    first, second = checks.companies(len(case.output), judge.unit)
     part = checks.rows_of(case, first)
     wanted, before = judge.reference(part), judge.observe(part).gradient
     return _related(
         judge,
         case,
         "# sample 0's gradient, in two batches of one size that share nothing else",
-        f"required = gradient({_arguments(first)})[:1]",
-        f"observed = gradient({_arguments(second)})[:1]",
-        scale=checks.of_two(judge, part, wanted, before)[:1],
+        f"required = gradient({_arguments(first)})[:{judge.unit}]",
+        f"observed = gradient({_arguments(second)})[:{judge.unit}]",
+        scale=checks.of_two(judge, part, wanted, before)[: judge.unit],
         dtype=wanted.dtype,
-        like=before[:1],
+        like=before[: judge.unit],
     )
 
 
 def _permutation(judge: Judge, case: Case) -> list[str]:
-    order = checks.rolled(len(case.output))
+    order = checks.rolled(len(case.output), judge.unit)
     wanted, before = judge.reference(case), judge.observe(case).gradient
     return _related(
         judge,
@@ -302,6 +304,19 @@ _BODIES: dict[str, Callable[[Judge, Case], list[str]]] = {
 
 
 # ------------------------------------------------------------------------------------------------ pieces
+
+
+def _presenting(judge: Judge) -> list[str]:
+    """Where the batch is handed over as its trainer holds it."""
+    if not needs_presenting(judge.conventions):
+        return []
+    return [
+        "from gradcheck.conventions import declare",
+        "from gradcheck.oracle.arrangement import presented",
+        "own = implementation",
+        f"declared = declare({judge.conventions.describe()})",
+        "implementation = lambda case: own(presented(declared, case))",
+    ]
 
 
 def _import(target: Target) -> list[str]:

@@ -211,8 +211,9 @@ def spread(judge: Judge, i: int) -> Evidence:
     old = pairs[derivation.output].name
     if old in case.names:
         generator = torch.Generator().manual_seed(i)
-        exponents = 4.5 * torch.rand(_WIDE, generator=generator, dtype=torch.float64) - 3
-        sign = torch.where(torch.rand(_WIDE, generator=generator, dtype=torch.float64) < 0.5, -1.0, 1.0)
+        count = len(case.output)  # in whole pairs, groups or rows
+        exponents = 4.5 * torch.rand(count, generator=generator, dtype=torch.float64) - 3
+        sign = torch.where(torch.rand(count, generator=generator, dtype=torch.float64) < 0.5, -1.0, 1.0)
         v, start = case.output.detach(), getattr(case, old)
         size = case.expand((sign * 10**exponents).to(v))
         given = {name: getattr(case, name) for name in derivation.given} | {

@@ -1,0 +1,211 @@
+r"""How a trainer holds its batch: pairs, groups, rows of steps, one time, latents of one rank, guided velocities.
+
+A problem is drawn sample by sample, with the samples that belong together (a *unit*: a pair, a group, a row of steps)
+next to each other.  :func:`fitted` chooses its sizes, :func:`arranged` makes what belongs together agree, and
+:func:`presented` hands it over as the declaration says, differentiably, so that the gradient comes back by sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import ceil, prod
+
+import torch
+from torch import Tensor
+
+from derivations.derivation import Derivation
+from derivations.notation import error_gap
+from gradcheck.case import Case
+from gradcheck.compiled import evaluate
+from gradcheck.conventions import Conventions
+from gradcheck.problems import Spec, complete
+
+__all__ = ["STEPS", "arranged", "fitted", "in_units", "needs_presenting", "others_error", "presented", "unit"]
+
+STEPS = 3
+"""Time steps in a row, where ``steps=True`` is declared."""
+
+_PER_ROW = ("advantage", "reward", "reward_prob", "preference")
+"""What a row of steps has once."""
+
+_SCALES = (1.5, 4.5, 7.0)
+"""Guidance scales that problems are drawn with."""
+
+
+def unit(conventions: Conventions) -> int:
+    """How many samples belong together."""
+    if conventions.pairs is not None:
+        return 2
+    if conventions.groups is not None:
+        return conventions.groups
+    return STEPS if conventions.steps else 1
+
+
+def in_units(units: list[int], size: int) -> list[int]:
+    """The samples of some units, in the order of the units."""
+    return [size * i + j for i in units for j in range(size)]
+
+
+# --------------------------------------------------------------------------------------------- the sizes
+
+
+def fitted(conventions: Conventions, spec: Spec, latent: tuple[int, ...] | None = None) -> Spec:
+    """A problem of the shapes that are declared: whole units, and latents of the rank (or one of the shapes)."""
+    size = unit(conventions)
+    spec = replace(spec, batch=size * ceil(spec.batch / size), one_time=conventions.one_time)
+    if conventions.latents:
+        return replace(spec, latent=conventions.latents[spec.seed % len(conventions.latents)])
+    axes = conventions.latent_axes or (None if latent is None else len(latent))
+    return spec if axes is None else replace(spec, latent=_of_rank(spec.latent, axes))
+
+
+def _of_rank(latent: tuple[int, ...], axes: int) -> tuple[int, ...]:
+    """A latent with as many axes: the last ones merged, or small ones of other sizes added."""
+    if len(latent) > axes:
+        return (*latent[: axes - 1], prod(latent[axes - 1 :]))
+    if prod(latent) == 1:
+        return (1,) * axes
+    free = [n for n in (2, 3, 5, 4) if n not in latent]
+    return (*latent, *free[: axes - len(latent)])
+
+
+# ------------------------------------------------------------------------------- what belongs together
+
+
+def arranged(conventions: Conventions, case: Case) -> Case:
+    """The problem in which a unit's samples agree: one advantage a row, each other's gaps in a pair or group."""
+    changes = _changes(conventions, case)
+    if not changes:
+        return case
+    derivation = conventions.derivation
+    given = {name: changes.get(name, getattr(case, name)) for name in derivation.given}
+    extra: dict[str, Tensor | float] = {n: getattr(case, n) for n in ("sigmas", "step_index") if n in case.names}
+    first = complete(derivation, given, case.output.device, extra)
+    gap = _gap_name(conventions)
+    if gap is None:
+        return first
+    given = {name: getattr(first, name) for name in derivation.given}
+    given[gap] = _others(conventions, derivation, first)
+    given = {n: x.detach() if isinstance(x, Tensor) else x for n, x in given.items()}
+    return complete(derivation, given, case.output.device, extra)
+
+
+def _changes(conventions: Conventions, case: Case) -> dict[str, Tensor]:
+    changes: dict[str, Tensor] = {}
+    if conventions.steps:
+        for name in _PER_ROW:
+            if name in case.names:
+                changes[name] = getattr(case, name)[::STEPS].repeat_interleave(STEPS)
+    if conventions.pairs is not None:
+        won = torch.ones(len(case.output) // 2, dtype=case.output.dtype, device=case.output.device)
+        if conventions.pairs == "given":
+            won = case.preference[::2].sign()
+        changes["preference"] = torch.stack([won, -won], 1).flatten()
+    if conventions.groups is not None:
+        changes["group_gap"] = case.group_gap
+    if conventions.guidance is not None:
+        for name in ("v_theta", "v_old", "v_ref"):
+            if name in case.names:
+                changes[name] = _few_bits(getattr(case, name).detach())
+    return changes
+
+
+def _few_bits(x: Tensor) -> Tensor:
+    """Numbers with twelve binary places: then a guided velocity, however its two branches are combined, is exact."""
+    return torch.round(x.to(torch.float64) * 2**12).div(2**12).to(x.dtype)
+
+
+def _gap_name(conventions: Conventions) -> str | None:
+    if conventions.pairs is not None:
+        return "partner_gap"
+    return "group_gap" if conventions.groups is not None else None
+
+
+def _others(conventions: Conventions, derivation: Derivation, case: Case) -> Tensor:
+    """What the other samples of each one's unit bring in: the partner's gap, or the sum over the rest of the group."""
+    (gap,) = evaluate(derivation, case, error_gap, dtype=torch.float64)
+    terms = gap.reshape(-1, unit(conventions))
+    if conventions.groups is not None:
+        terms = terms * case.advantage.to(torch.float64).reshape(terms.shape)
+    return (terms.sum(1, keepdim=True) - terms).flatten().to(case.output.dtype)
+
+
+# -------------------------------------------------------------------------------------- as it is handed over
+
+
+def presented(conventions: Conventions, case: Case) -> Case:
+    """The case in the form in which the implementation expects it; differentiable in the case's own output."""
+    values: dict[str, Tensor | float] = {name: getattr(case, name) for name in case.names}
+    for change in _PRESENTATIONS:
+        values = change(conventions, case, values)
+    return Case(case.label, values)
+
+
+_Values = dict[str, "Tensor | float"]
+
+
+def _guided(conventions: Conventions, case: Case, values: _Values) -> _Values:
+    """v_cond and v_uncond with v_uncond + w·(v_cond − v_uncond) = v_theta; both are live."""
+    if conventions.guidance is None:
+        return values
+    v = case.output
+    seeded = torch.Generator().manual_seed(len(v) + v[0].numel())
+    gap = _few_bits(torch.randn(v.shape, generator=seeded, dtype=torch.float64)).to(v)
+    scale = conventions.guidance if conventions.guidance is not True else _SCALES[v[0].numel() % len(_SCALES)]
+    kept = {name: x for name, x in values.items() if name != "v_theta"}
+    return {"v_cond": v + (1 - scale) * gap, "v_uncond": v - scale * gap, **kept, "guidance_scale": scale}
+
+
+def _paired(conventions: Conventions, case: Case, values: _Values) -> _Values:
+    if conventions.pairs is None:
+        return values
+    count = len(case.output)
+    kept = {name: x for name, x in values.items() if name != "partner_gap"}
+    if conventions.pairs == "halves":
+        order = [*range(0, count, 2), *range(1, count, 2)]
+        kept = {n: x[order] if isinstance(x, Tensor) and _has_rows(case, x) else x for n, x in kept.items()}
+        partner = [(i + count // 2) % count for i in range(count)]
+    else:
+        partner = [i ^ 1 for i in range(count)]
+    return {**kept, "partner": torch.tensor(partner, device=case.output.device)}
+
+
+def _grouped(conventions: Conventions, case: Case, values: _Values) -> _Values:
+    if conventions.groups is None:
+        return values
+    kept = {name: x for name, x in values.items() if name != "group_gap"}
+    return {**kept, "group_ids": torch.arange(len(case.output), device=case.output.device) // conventions.groups}
+
+
+def _in_rows(conventions: Conventions, case: Case, values: _Values) -> _Values:
+    if not conventions.steps:
+        return values
+
+    def shaped(name: str, x: Tensor | float) -> Tensor | float:
+        if not isinstance(x, Tensor) or not _has_rows(case, x) or name == "sigmas":
+            return x
+        rows = x.reshape(-1, STEPS, *x.shape[1:])
+        return rows[:, 0] if name in _PER_ROW else rows
+
+    return {name: shaped(name, x) for name, x in values.items()}
+
+
+def _has_rows(case: Case, x: Tensor) -> bool:
+    return x.ndim > 0 and len(x) == len(case.output)
+
+
+_PRESENTATIONS: tuple[Callable[[Conventions, Case, _Values], _Values], ...] = (_guided, _paired, _grouped, _in_rows)
+
+
+def needs_presenting(conventions: Conventions) -> bool:
+    """Whether the case is handed over in another form than it is held in."""
+    return bool(conventions.steps or conventions.pairs or conventions.groups or conventions.guidance)
+
+
+def others_error(conventions: Conventions, scale: Tensor, advantage: Tensor | None) -> Tensor:
+    """How far the other samples' part of a unit may be off, from how far each sample's own gap may be, both (B,)."""
+    terms = scale.reshape(-1, unit(conventions))
+    if advantage is not None:
+        terms = terms * advantage.abs().to(terms).reshape(terms.shape)
+    return (terms.sum(1, keepdim=True) - terms).flatten()

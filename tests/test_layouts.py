@@ -1,0 +1,160 @@
+"""Batches as trainers hold them: each declaration with right code that conforms, and the mistake that it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from gradcheck.case import Case
+from gradcheck.conventions import declare
+from gradcheck.errors import InputError
+from gradcheck.oracle.results import Judgement
+from gradcheck.oracle.runner import Settings, Target, judge
+
+
+def _step(case: Case, v: Tensor, t: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
+    sigma = case.noise_level * torch.sqrt(t / (1 - t))
+    mean = case.x_t * (1 - sigma**2 * dt / (2 * t)) - v * (1 + sigma**2 * (1 - t) / (2 * t)) * dt
+    return mean, sigma * dt.sqrt()
+
+
+def _log_prob(case: Case, v: Tensor, t: Tensor, dt: Tensor, axes: int) -> Tensor:
+    mean, std = _step(case, v, t, dt)
+    return torch.distributions.Normal(mean, std).log_prob(case.x_prev).flatten(axes).mean(axes)
+
+
+def _ppo(advantage: Tensor, ratio: Tensor) -> Tensor:
+    return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(0.8, 1.2))
+
+
+# ------------------------------------------------------------------------------------- one time, one rank
+
+
+def _one_time(case: Case) -> Tensor:
+    """A trainer's batch has one time: the first sample's is everybody's."""
+    new = _log_prob(case, case.v_theta, case.t[0], case.dt[0], 1)
+    return _ppo(case.advantage, (new - case.log_prob_old).exp()).mean()
+
+
+def _images(case: Case) -> Tensor:
+    return (case.advantage * ((case.v_theta - case.noise + case.x_0) ** 2).mean(dim=(1, 2, 3))).mean()
+
+
+# ------------------------------------------------------------------------------------------ rows of steps
+
+
+def _rows(case: Case, axis: int = 1) -> Tensor:
+    t, dt = case.expand(case.t), case.expand(case.dt)
+    ratio = (_log_prob(case, case.v_theta, t, dt, 2) - case.log_prob_old).exp()
+    advantage = case.advantage[:, None] if axis == 1 else case.advantage.mean()
+    return _ppo(advantage, ratio).mean()
+
+
+# ---------------------------------------------------------------------------------------- pairs and groups
+
+
+def _gap(case: Case) -> Tensor:
+    def error(v: Tensor) -> Tensor:
+        return ((v - case.v_gt) ** 2).flatten(1).sum(1)
+
+    return error(case.v_theta) - error(case.v_ref)
+
+
+def _adjacent(case: Case) -> Tensor:
+    won, lost = _gap(case)[::2], _gap(case)[1::2]
+    return -logsigmoid(-case.beta_dpo * (won - lost)).mean()
+
+
+def _halves(case: Case) -> Tensor:
+    won, lost = _gap(case).chunk(2)
+    return -logsigmoid(-case.beta_dpo * (won - lost)).mean()
+
+
+def _given(case: Case) -> Tensor:
+    gap = _gap(case)
+    margin = case.preference * (gap - gap[case.partner])
+    return -logsigmoid(-case.beta_dpo * margin).mean()
+
+
+def _group(case: Case, size: int) -> Tensor:
+    total = (case.advantage * _gap(case)).reshape(-1, size).sum(1)
+    return -logsigmoid(-case.beta_dpo * total).mean()
+
+
+# ---------------------------------------------------------------------------------------------- guidance
+
+
+def _guided(case: Case, detach: bool = False, scale: float | None = None) -> Tensor:
+    w = case.guidance_scale if scale is None else scale
+    base = case.v_uncond.detach() if detach else case.v_uncond
+    v = base + w * (case.v_cond - base)
+    return (case.advantage * ((v - case.v_gt) ** 2).flatten(1).sum(1)).mean()
+
+
+_GRPO = {"algorithm": "flow_grpo", "log_prob_reduction": "mean", "clip_range": 0.2}
+_AWM = {"algorithm": "awm"}
+_TWINS: dict[str, tuple[dict[str, Any], Callable[[Case], Tensor], Callable[[Case], Tensor]]] = {
+    "one-time": ({**_GRPO, "one_time": True}, _one_time, lambda c: -_one_time(c)),
+    "one-rank": ({**_AWM, "reduction": "mean", "latent_axes": 3}, _images, lambda c: 2 * _images(c)),
+    "own-shapes": ({**_AWM, "reduction": "mean", "latents": [(4, 3, 2), (2, 5, 3)]}, _images, lambda c: -_images(c)),
+    "steps": ({**_GRPO, "steps": True}, _rows, lambda c: _rows(c, 0)),
+    "pairs-adjacent": ({"algorithm": "diffusion_dpo", "pairs": "adjacent"}, _adjacent, _halves),
+    "pairs-halves": ({"algorithm": "diffusion_dpo", "pairs": "halves"}, _halves, _adjacent),
+    "pairs-given": ({"algorithm": "diffusion_dpo", "pairs": "given"}, _given, _adjacent),
+    "groups": ({"algorithm": "dgpo", "groups": 4}, lambda c: _group(c, 4), lambda c: _group(c, 2)),
+    "guidance": ({**_AWM, "guidance": True}, _guided, lambda c: _guided(c, detach=True)),
+    "guidance-scale": ({**_AWM, "guidance": 4.5}, lambda c: _guided(c, scale=4.5), lambda c: _guided(c, scale=3.5)),
+}
+
+
+def _judged(loss: Callable[[Case], Tensor], declared: dict[str, Any], only: tuple[str, ...] = ()) -> Judgement:
+    return judge(Target(loss, "loss", declare(**declared)), Settings(max_examples=5), only)
+
+
+@pytest.mark.parametrize("name", _TWINS)
+def test_right_code_meets_every_obligation(name: str) -> None:
+    declared, right, _ = _TWINS[name]
+    judgement = _judged(right, declared)
+    assert judgement.holds, [(r.id, r.outcome.detail) for r in judgement.results if not r.good]
+
+
+@pytest.mark.parametrize("name", _TWINS)
+def test_its_twin_does_not(name: str) -> None:
+    declared, _, wrong = _TWINS[name]
+    judgement = _judged(wrong, declared, ("gradient",))
+    assert [r.id for r in judgement.results if r.status == "failed"] == ["gradient"]
+
+
+@pytest.mark.parametrize("name", ["steps", "pairs-halves", "guidance"])
+def test_the_printed_script_shows_the_same_failure(name: str) -> None:
+    declared, _, wrong = _TWINS[name]
+    (result,) = _judged(wrong, declared, ("gradient",)).results
+    namespace: dict[str, Any] = {"implementation": wrong}
+    with pytest.raises(AssertionError, match="gradient"):
+        exec(result.script, namespace)
+
+
+@pytest.mark.parametrize(
+    ("declared", "argument", "wanted"),
+    [
+        ({**_AWM, "latent_axes": 5}, "latent_axes", "from 1 to 4"),
+        ({**_AWM, "latents": [3, 4]}, "latents", "shapes"),
+        ({**_AWM, "pairs": "adjacent"}, "pairs", "preferences"),
+        ({"algorithm": "diffusion_dpo", "pairs": "half"}, "pairs", "did you mean 'halves'"),
+        ({"algorithm": "diffusion_dpo", "pairs": "halves", "batch_reduction": "none"}, "pairs", "'mean' or 'sum'"),
+        ({**_AWM, "groups": 4}, "groups", "dgpo"),
+        ({**_AWM, "guidance": "on"}, "guidance", "number"),
+        ({**_GRPO, "steps": 3}, "steps", "True or False"),
+        ({**_AWM, "guidance": 4.5, "output_dtype": "bfloat16"}, "guidance", "no output_dtype"),
+    ],
+)
+def test_a_batch_that_cannot_be_is_refused_by_name(declared: dict[str, Any], argument: str, wanted: str) -> None:
+    with pytest.raises(InputError) as raised:
+        declare(**declared)
+    assert argument in {name for name, _, _ in raised.value.problems}
+    assert wanted in str(raised.value)
