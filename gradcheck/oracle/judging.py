@@ -169,7 +169,7 @@ def compare_over(
             worst = (spec, found) if small is None else (small, one(judge.case(small)))
             break
     assert worst is not None
-    spec, result = worst[0], worst[1].comparison
+    spec, result = judge.fitted(worst[0]), worst[1].comparison
     ratios = tuple(x.comparison.ratio for x in looks)
     resolution = min(x.comparison.resolution for x in looks)
     if not result.holds:
@@ -275,7 +275,7 @@ def first_failure(
         found = wrong(judge.case(spec))
         if not found:
             continue
-        small = _smallest(judge, spec, lambda case: bool(wrong(case))) or spec
+        small = judge.fitted(_smallest(judge, spec, lambda case: bool(wrong(case))) or spec)
         return Outcome("failed", count, math.inf, wrong(judge.case(small)) or found, spec=small)
     return Outcome("passed", count)
 
