@@ -7,11 +7,12 @@ import datetime
 import json
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from . import sharpness, speed, startup, text
+from . import alarms, sharpness, speed, startup, text
 
 PARTS = ("startup", "cpu", "cuda", "alarms", "sensitivity")
 
@@ -46,10 +47,13 @@ latents: about a quarter each goes into their conversion to float64 and into the
 
 ## False alarms
 
-Right gradients, each sample judged alone: {orders} evaluation orders (by hand, generated from the formula, the closed
-form in the same precision, coordinates in reverse, in micro-batches), every variant, 16 to 1,000,000 coordinates.
-“Cannot be judged” counts components for which the precision leaves nothing to compare: the log-probability
-of a step whose standard deviation is tiny, in bfloat16, for instance. A test ratio up to 4 passes.
+Right gradients, each sample judged alone: every variant, preset and official clip range, 1 to 1,000,000 coordinates, in
+styles that are drawn anew for each batch (reverse steps, densities, squared errors, clips and preferences as people
+write them, in torch's own functions: `benchmarks/styles.py`), against the derived gradient and the equivalent loss's.
+“Casts to float32” is code that declares `working_dtype="float32"`, on cases in float64. “Cannot be judged” counts
+components for which the precision leaves nothing to compare: the log-probability of a step whose standard deviation is
+tiny, in bfloat16, for instance. A test ratio up to 4 passes. `python -m benchmarks.alarms` runs it by itself, and goes
+on where it was stopped.
 
 {alarms}
 
@@ -69,15 +73,15 @@ its digits, no error in its gradient is small enough to be told from rounding, a
 RESULTS = Path(__file__).with_name("results.json")
 
 
-def measure(part: str, checks: int, tries: int) -> str:
-    """The table of one part of the page."""
+def measure(part: str, checks: int, tries: int, tallies: Sequence[Path] = ()) -> str:
+    """The table of one part of the page; of alarms that were counted before, where there are ``tallies``."""
     if part == "startup":
         header = ("", "measured", "goal")
         return text.table(header, startup.figures())
     if part in ("cpu", "cuda"):
         return speed.speed_table(part)
     if part == "alarms":
-        return sharpness.false_alarm_table(sharpness.false_alarms(checks))
+        return alarms.table(alarms.totals(tallies) if tallies else alarms.counted(checks))
     return sharpness.sensitivity_table(tries)
 
 
@@ -93,6 +97,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all that can be, by default")
     parser.add_argument("--checks", type=int, default=1_000_000)
     parser.add_argument("--tries", type=int, default=1000)
+    parser.add_argument("--tally", nargs="*", type=Path, default=(), help="alarms as benchmarks.alarms counted them")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks.md"))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -104,7 +109,7 @@ def main() -> None:
         if part == "cuda" and not torch.cuda.is_available():
             print("cuda: not measured, torch sees no CUDA device")
             continue
-        table = measure(part, options.checks, options.tries)
+        table = measure(part, options.checks, options.tries, options.tally)
         results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}  # another run may have written meanwhile
         results[part] = f"{where(part)}\n\n{table}"
         RESULTS.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
@@ -112,7 +117,7 @@ def main() -> None:
     absent = {
         part: f"Not measured yet: `make bench ARGS={part}` fills it, where there is such a device." for part in PARTS
     }
-    page = PAGE.format(**{**absent, **results}, slow=speed.SLOW, fast=speed.FAST, orders=len(sharpness.ORDERS))
+    page = PAGE.format(**{**absent, **results}, slow=speed.SLOW, fast=speed.FAST)
     options.out.write_text(page)
 
 

@@ -186,7 +186,9 @@ def _logistic(run: Analysis, z: sp.Expr) -> Value:
     up, down = 1 / (1 + torch.exp(-x)), 1 / (1 + torch.exp(x))
     moved = torch.where(run.cu * e < _LOST, torch.minimum(up, down) * torch.expm1(run.cu * e) / run.cu, torch.inf)
     error = torch.minimum(moved, run.one / run.cu) + 4 + _beyond_threshold(run, x, e)
-    return up, torch.where((down < 2 * run.u) & (x < -math.log(run.tiny)), torch.inf, error)
+    vanishes = 1 / (1 + torch.exp(x + run.cu * e)) < 2 * run.u
+    lost = (vanishes & (x - run.cu * e < -math.log(run.tiny))) | (e >= torch.inf)
+    return up, torch.where(lost, torch.inf, error)
 
 
 def _beyond_threshold(run: Analysis, x: Tensor, e: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from derivations.derivation import Derivation
 from derivations.notation import C2, D, sigma_t, x_prev
 from derivations.render import text
 from derivations.torchgen import ordered_formulas
+from gradcheck.bounds import THRESHOLD
 from gradcheck.case import Case
 from gradcheck.compare import branch
 from gradcheck.compiled import evaluate
@@ -42,8 +43,11 @@ def _on_given_states(derivation: Derivation) -> Derivation:
     return replace(derivation, definitions=definitions, steps=(), after=())
 
 
-def by_times(derivation: Derivation, case: Case, other: bool) -> Tensor | float:
-    """How far times that lost digits carry the raw gradient, in units of u; on the clip's own branch or the other."""
+def by_times(derivation: Derivation, case: Case, other: bool, u: float) -> Tensor | float:
+    """How far times that lost digits carry the raw gradient, in units of u; on the clip's own branch or the other.
+
+    Infinite where nothing of a time may be left.
+    """
     raw, *_ = branch(derivation, other)
     names = [n for n in _LOST if n in derivation.given]
     if not names:
@@ -55,7 +59,8 @@ def by_times(derivation: Derivation, case: Case, other: bool) -> Tensor | float:
         time = getattr(case, name).detach().to(torch.float64)
         moved = case.replace(**{name: time - _STEP})
         (there,) = evaluate(own, moved, raw, dtype=torch.float64)
-        lost = lost + _LOST[name] / _STEP * (there - here).abs()
+        effect = _LOST[name] / _STEP * (there - here).abs()
+        lost = lost + torch.where(case.expand(time) > THRESHOLD * u * _LOST[name], effect, torch.inf)
     return lost
 
 

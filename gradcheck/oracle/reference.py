@@ -103,7 +103,7 @@ def reference(conventions: Conventions, case: Case, dtype: torch.dtype | None = 
         if conventions.loss or conventions.pieces:
             scale = scale + _own_form(derivation, effective, gradient, dtype)
         wide = detours(derivation, case) * (scale + 2 * exact.abs()) + _by_target(case, w, point)
-        wide = wide + by_times(derivation, effective, other)
+        wide = wide + by_times(derivation, effective, other, unit_roundoff(dtype))
         if conventions.pairs is not None or conventions.groups is not None:
             wide = wide + _by_the_others(conventions, effective, gradient, dtype)
         if conventions.eps:

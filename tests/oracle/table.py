@@ -15,8 +15,10 @@ from . import (
     correct_compiled,
     correct_flow_grpo,
     correct_forward,
+    correct_functionals,
     correct_official,
     correct_predictions,
+    correct_trainers,
     mutants_awm,
     mutants_awr,
     mutants_behaviour,
@@ -52,6 +54,8 @@ CORRECT: tuple[Correct, ...] = (
     *correct_backward.CORRECT,
     *correct_forward.CORRECT,
     *correct_official.CORRECT,
+    *correct_functionals.CORRECT,
+    *correct_trainers.CORRECT,
     *correct_predictions.CORRECT,
     *correct_compiled.CORRECT,
 )
@@ -112,6 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--max-examples", type=int, default=10, help="problems for each obligation")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=1, help="how many, from --seed on, for right implementations")
     parser.add_argument("--only", choices=["mutants", "correct"])
     parser.add_argument("--match", default="", help="part of a name")
     options = parser.parse_args(arguments)
@@ -131,10 +136,12 @@ def main(arguments: list[str] | None = None) -> int:
         found = []
         for c in CORRECT:
             if options.match in c.name:
-                found.append(correct_row(c, options.max_examples, options.seed))
-                print(found[-1], flush=True)
+                for seed in range(options.seed, options.seed + options.seeds):
+                    found.append(correct_row(c, options.max_examples, seed))
+                    print(found[-1], flush=True)
         alarms, cases = sum(len(r.alarms) for r in found), sum(r.cases for r in found)
-        print(f"{len(found)} right implementations: {cases} cases, {alarms} alarms")
+        count = len({r.implementation.name for r in found})
+        print(f"{count} right implementations, {options.seeds} seeds: {cases} cases, {alarms} alarms")
         off += alarms
     return 1 if off else 0
 
