@@ -23,12 +23,15 @@ from typing import Any, Protocol
 from gradcheck.oracle.isolation.limits import watched_by
 from gradcheck.oracle.isolation.words import frame_place, place, said
 
-__all__ = ["HEAD", "MAGIC", "Job", "Send", "run"]
+__all__ = ["CLOSED", "HEAD", "MAGIC", "Job", "Send", "run"]
 
 HEAD = struct.Struct(">8sQ")
 """Before each message: a word that no text starts with, and the message's length."""
 
 MAGIC = b"\x93gradchk"
+
+CLOSED = 70
+"""The status with which a process ends that can no longer tell anything."""
 
 Send = Callable[..., None]
 """Sends a word and plain data."""
@@ -70,7 +73,7 @@ def run(job: Job, results: Connection, printed: Connection, notes: Connection, c
                 stream.flush()
         send("end")
     except BaseException:
-        _exit(70)  # the pipe was closed or filled by somebody else: there is nobody to tell
+        _exit(CLOSED)  # the pipe was closed or filled by somebody else: there is nobody to tell
     _exit(0)
 
 

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from gradcheck.oracle.isolation.child import HEAD, MAGIC, Job, run
+from gradcheck.oracle.isolation.child import CLOSED, HEAD, MAGIC, Job, run
 from gradcheck.oracle.isolation.limits import overdue
 from gradcheck.oracle.isolation.memory import resident
 from gradcheck.oracle.isolation.words import plain, users_own
@@ -179,9 +179,11 @@ class Child:
         with contextlib.suppress(OSError):
             os.kill(process.pid, signal.SIGUSR1)
         end = time.monotonic() + _GRACE
-        while time.monotonic() < end and b"most recent call first" not in self._notes[before:]:
-            self._read(pipes, 0.02)
-        self._read(pipes, 0.02)
+        size = -1
+        while time.monotonic() < end and not (size > before and len(self._notes) == size):  # until no more comes
+            size = len(self._notes)
+            time.sleep(0.05)
+            self._read(pipes, 0.0)
         return _where(bytes(self._notes[before:]).decode(errors="replace"))
 
     def _ended(self, status: int) -> str:
@@ -198,6 +200,8 @@ class Child:
                 name = f"signal {-status}"
             what = "crashed" if name in ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT") else "was ended"
             return f"its process {what} ({name}){where}"
+        if status == CLOSED:
+            return "it closed the pipe over which gradcheck hears of it"
         return f"its process ended with status {status} before it was judged{where}"
 
 

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -69,10 +70,11 @@ class Namespaces:
             if all(map(operator.is_, before.values(), map(now.get, before))):
                 continue
             for name, value in before.items():
-                if now.get(name) is not value and not name.startswith("__") and not _a_librarys(now.get(name)):
+                now_is = now.get(name)
+                if now_is is not value and not name.startswith("__") and not _a_librarys(now_is):
                     if restore:
                         setattr(space, name, value)
-                    yield f"{where}.{name}"
+                    yield f"{where}.{name}{_made_at(now_is)}"
 
 
 def _a_librarys(value: Any) -> bool:
@@ -87,3 +89,9 @@ def _a_librarys(value: Any) -> bool:
         except (TypeError, OSError):
             return True
     return False
+
+
+def _made_at(value: Any) -> str:
+    """Where a function of the user's own stands."""
+    code = getattr(value, "__code__", None) if isinstance(value, FunctionType) else None
+    return f" ({Path(code.co_filename).name}:{code.co_firstlineno})" if code is not None else ""

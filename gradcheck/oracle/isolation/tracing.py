@@ -18,9 +18,14 @@ __all__ = ["line_that_changes"]
 
 def line_that_changes(name: str, call: Callable[[], Any]) -> str:
     """`` (file.py:12)``, after which a setting of :mod:`.state` is another; empty where none of the user's is seen."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return _line_that_changes(name, call)
+
+
+def _line_that_changes(name: str, call: Callable[[], Any]) -> str:
     state = State.now()
     own: dict[str, bool] = {}
-    last: list[tuple[str, int]] = []
+    lines: dict[FrameType, int] = {}
     found: list[tuple[str, int]] = []
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
@@ -29,16 +34,18 @@ def line_that_changes(name: str, call: Callable[[], Any]) -> str:
             own[file] = users_own(file)
         if not own[file]:
             return None
-        if last and not found and state.differs(name):
-            found.append(last[0])
-        last[:] = [(file, frame.f_lineno)]
+        at: FrameType | None = frame
+        while at is not None and at not in lines:  # a function that has just been called: its caller's line
+            at = at.f_back
+        if at is not None and not found and state.differs(name):
+            found.append((at.f_code.co_filename, lines[at]))
+        lines[frame] = frame.f_lineno
         return trace
 
     previous = sys.gettrace()
     sys.settrace(trace)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            call()
+        call()
     except BaseException:
         return ""
     finally:
