@@ -158,3 +158,40 @@ def test_a_batch_that_cannot_be_is_refused_by_name(declared: dict[str, Any], arg
         declare(**declared)
     assert argument in {name for name, _, _ in raised.value.problems}
     assert wanted in str(raised.value)
+
+
+def _failed(
+    loss: Callable[[Case], Tensor], declared: dict[str, Any], only: tuple[str, ...]
+) -> dict[str, tuple[str, str]]:
+    judgement = _judged(loss, declared, only)
+    causes = {r.id: r.diagnosis.declare if r.diagnosis else "" for r in judgement.results}
+    return {r.id: (r.outcome.detail, causes[r.id]) for r in judgement.results if r.status == "failed"}
+
+
+def test_code_for_one_rank_is_judged_there_though_nothing_is_declared() -> None:
+    """Only ``shapes`` fails, and says what to declare; a wrong sign is seen, and named, all the same."""
+    declared = {**_AWM, "reduction": "mean"}
+    only = ("determinism", "gradient", "permutation", "shapes")
+    failed = _failed(_images, declared, only)
+    assert list(failed) == ["shapes"]
+    assert "if yours always have 3, declare latent_axes=3" in failed["shapes"][0]
+    judgement = _judged(lambda case: -_images(case), declared, ("gradient",))
+    (result,) = judgement.results
+    assert result.diagnosis is not None
+    assert result.diagnosis.name == "sign"
+
+
+def test_code_that_is_silently_wrong_in_other_ranks_is_told_so() -> None:
+    """A time reshaped to (B, 1, 1, 1) meets a latent (B, S, C) in a wrong broadcast, and raises on others."""
+
+    def loss(case: Case) -> Tensor:
+        t, dt = case.t.view(-1, 1, 1, 1), case.dt.view(-1, 1, 1, 1)
+        new = _log_prob(case, case.v_theta, t, dt, 1)
+        return _ppo(case.advantage, (new - case.log_prob_old).exp()).mean()
+
+    assert _failed(loss, _GRPO, ("gradient",))["gradient"][1] == "latent_axes=3"
+    assert not _failed(loss, {**_GRPO, "latent_axes": 3}, ("gradient",))
+
+
+def test_code_that_relies_on_one_time_is_told_what_to_declare() -> None:
+    assert _failed(_one_time, _GRPO, ("gradient",))["gradient"][1] == "one_time=True"

@@ -23,6 +23,7 @@ from gradcheck.oracle.isolation.patched import Namespaces
 from gradcheck.oracle.isolation.words import said
 from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.obligations import OBLIGATIONS, Obligation
+from gradcheck.oracle.ranks import another_batch, axes_in_words, narrowed, taken_axes
 from gradcheck.oracle.results import Diagnosis, Judgement, Outcome, Raised, Result
 from gradcheck.oracle.script import script
 from gradcheck.oracle.target import Settings, Target
@@ -185,13 +186,18 @@ def check_obligation(
     not_applicable = obligation.applies(target.conventions)
     if obligation.id == "compiled" and not settings.compiled:
         not_applicable = "not asked for (--compiled)"
-    outcome = Outcome("skipped", detail=not_applicable) if not_applicable else _outcome(obligation, one)
+    if not_applicable:
+        outcome = Outcome("skipped", detail=not_applicable)
+    else:
+        outcome, one = _where_it_runs(obligation, one)
     diagnosis, text = None, ""
     if outcome.status == "failed" and not isinstance(outcome, Raised):
         text = script(target, one, obligation, outcome)
         try:
             diagnosis = _diagnosis(one, obligation, outcome, diagnosed if diagnosed is not None else {})
-        except (AdapterError, StoppedError) as error:  # on another problem than the one that showed the failure
+        except AdapterError as error:  # on another problem than the one that showed the failure
+            diagnosis = _of_some_batches(one, outcome, error)
+        except StoppedError as error:
             diagnosis = Diagnosis("unknown", f"no cause could be sought: {error}")
     return Result(
         id=obligation.id,
@@ -205,6 +211,32 @@ def check_obligation(
         expected=target.expected_failures.get(obligation.id, ""),
         seconds=time.perf_counter() - start,
     )
+
+
+def _where_it_runs(obligation: Obligation, one: Judge) -> tuple[Outcome, Judge]:
+    """What the check says, where need be for latents of those ranks alone that the implementation takes."""
+    outcome = _outcome(obligation, one)
+    taken = taken_axes(one) if isinstance(outcome, Raised) else ()
+    if not taken:
+        return outcome, one
+    if obligation.id == "shapes":
+        return replace(outcome, detail=f"{outcome.detail}; it {axes_in_words(taken)}"), one
+    fewer = narrowed(one, taken)
+    found = _outcome(obligation, fewer)
+    note = "; ".join(x for x in (found.note, f"it {axes_in_words(taken)}") if x)
+    return (found if isinstance(found, Raised) else replace(found, note=note)), fewer
+
+
+def _of_some_batches(one: Judge, outcome: Outcome, error: AdapterError) -> Diagnosis:
+    """The cause of a failure of code that raises on other problems."""
+    try:
+        found = another_batch(one)
+        if found is None:
+            taken = taken_axes(one)
+            found = diagnose(narrowed(one, taken), printed=outcome.spec) if taken else None
+    except (AdapterError, StoppedError):
+        found = None
+    return found or Diagnosis("unknown", f"no cause could be sought: {error}")
 
 
 def _outcome(obligation: Obligation, one: Judge) -> Outcome:

@@ -20,6 +20,7 @@ from gradcheck.oracle.diagnosis.facts import facts
 from gradcheck.oracle.diagnosis.named import named, nearest_mistake, no_gradient
 from gradcheck.oracle.diagnosis.small_numbers import guard_added
 from gradcheck.oracle.judging import Judge
+from gradcheck.oracle.ranks import another_batch
 from gradcheck.oracle.reference import effective_case
 from gradcheck.oracle.results import Diagnosis
 from gradcheck.oracle.xray import decompose, directions
@@ -106,10 +107,15 @@ def _unnamed(judge: Judge, evidence: list[Evidence]) -> str:
     return "; ".join(["no named mistake fits", *(known or ["compare the two decompositions below"])])
 
 
+def _of_some_batches(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
+    return another_batch(judge)
+
+
 _EXPLANATIONS: tuple[Callable[[Judge, list[Evidence]], Diagnosis | None], ...] = (
     no_gradient,
     misused_edges,
     named,
+    _of_some_batches,
     clip_edges,
     factor,
     term_factor,
