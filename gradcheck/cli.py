@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from gradcheck import __version__
 from gradcheck.console import Parser, safe_output
@@ -169,20 +170,29 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _unveil(arguments: argparse.Namespace) -> int:
     import torch
 
-    from gradcheck.conformance import load_function
-    from gradcheck.oracle.adapter import AdapterError, StoppedError
-    from gradcheck.oracle.assumed import Assumed
-    from gradcheck.oracle.unveil import unveil
-    from gradcheck.oracle.unveil_text import unveiled_text
+    from gradcheck.oracle.isolation.memory import available_memory
+    from gradcheck.oracle.isolation.parent import Child, possible
+    from gradcheck.oracle.isolation.unveiling import UnveilJob
 
     torch.set_num_threads(1)
-    function, declared = load_function(arguments.target)
-    assumed = Assumed.of(arguments.set, declared)
-    try:
-        print(unveiled_text(unveil(function, arguments.target, arguments.timeout, assumed)))
-    except (AdapterError, StoppedError) as error:
-        print(f"[gradcheck] {arguments.target} could not be judged: {error}", file=sys.stderr)
+    if not arguments.timeout > 0:
+        raise InputError(("timeout", repr(arguments.timeout), "seconds, more than 0"))
+    job = UnveilJob(arguments.target, arguments.timeout, tuple(arguments.set))
+    child = Child(job, arguments.timeout, available_memory(), arguments.target)
+    messages: list[tuple[Any, ...]] = []
+    if possible():
+        messages += child.messages()
+    else:
+        job.run(lambda *message: messages.append(message))
+    told = {word: data for word, *data in messages}
+    if "refused" in told:
+        raise InputError(*told["refused"][0])
+    reason = child.reason or next(iter(told.get("broken", [])), "")
+    if reason or "text" not in told:
+        reason = reason or "it ended before anything was found"
+        print(f"[gradcheck] {arguments.target} could not be judged: {reason}", file=sys.stderr)
         return 2
+    print(told["text"][0])
     return 0
 
 

@@ -1,0 +1,46 @@
+r"""Reading a stranger's loss in a process of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from gradcheck.conformance import load_function
+from gradcheck.errors import GradcheckError, InputError
+from gradcheck.oracle.assumed import Assumed
+from gradcheck.oracle.isolation.child import Send
+from gradcheck.oracle.isolation.limits import time_limit
+from gradcheck.oracle.unveil import unveil
+from gradcheck.oracle.unveil_text import unveiled_text
+
+__all__ = ["UnveilJob"]
+
+
+@dataclass(frozen=True)
+class UnveilJob:
+    """A function to read.
+
+    Attributes:
+        text: the target of the command line.
+        timeout: seconds that one call, or the import, may take.
+        given: what it holds itself, KEY=VALUE.
+    """
+
+    text: str
+    timeout: float
+    given: tuple[str, ...]
+
+    def run(self, send: Send) -> None:
+        """Send what was found as text, or why nothing was."""
+        torch.set_num_threads(1)
+        try:
+            with time_limit(self.timeout):
+                function, declared = load_function(self.text)
+            send("imported")
+            assumed = Assumed.of(list(self.given), declared)
+            send("text", unveiled_text(unveil(function, self.text, self.timeout, assumed)))
+        except InputError as error:
+            send("refused", error.problems)
+        except GradcheckError as error:
+            send("broken", str(error))
