@@ -195,7 +195,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--updates", type=int, default=200)
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--guidance", type=float, default=1.0)
-    parser.add_argument("--log", default="gradcheck-watch.jsonl")
+    parser.add_argument("--watch-log", dest="log", default="gradcheck-watch.jsonl")
 
 
 if __name__ == "__main__":

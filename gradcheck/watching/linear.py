@@ -27,22 +27,21 @@ def coefficients(
 ) -> dict[str, Tensor]:
     """A vector of the derivation as a combination of the given latents.
 
-    It is linear in them, so one latent of ones and the others 0 gives that one's coefficient.
+    It is linear in them, so its value on latents of as many coordinates as there are latents, each 1 in its own
+    coordinate and 0 elsewhere, holds every coefficient.
 
     Raises:
         KeyError: a quantity is missing.
     """
     latents = sorted(s.name for s in derivation.inputs(symbol) if quantity(s.name).axes == "latent")
     batch = len(next(iter(samples.values())))
-    zero = torch.zeros(batch, 1, dtype=torch.float64, device="cpu")
-    output = derivation.output.name
-    out = {}
-    for name in latents:
-        values: dict[str, Tensor | float] = {**numbers, **samples, **dict.fromkeys([*latents, output], zero)}
-        values[name] = torch.ones_like(zero)
-        (found,) = evaluate(derivation, Case(derivation.label, values), symbol, dtype=torch.float64)
-        out[name] = found.expand(batch, 1)[:, 0].clone()
-    return out
+    size = len(latents)
+    units = torch.eye(size, dtype=torch.float64, device="cpu")[:, None].expand(size, batch, size)
+    values: dict[str, Tensor | float] = {**numbers, **samples, derivation.output.name: torch.zeros_like(units[0])}
+    values |= dict(zip(latents, units, strict=True))
+    (found,) = evaluate(derivation, Case(derivation.label, values), symbol, dtype=torch.float64)
+    columns = found.expand(batch, size).unbind(1)
+    return {name: column.clone() for name, column in zip(latents, columns, strict=True)}
 
 
 def combined(terms: Combination, latents: Mapping[str, Tensor], over: Tensor | None = None) -> Tensor:

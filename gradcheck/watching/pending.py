@@ -25,7 +25,6 @@ class Pending:
         self.step, self.given, self.output, self.arrivals = step, given, output, arrivals
         self.parameters: Parameters | None = None
         self.hook: Any = None
-        self.dropout = ""
         self.network_dtype: torch.dtype | None = None
         self.checks: list[Checked] = []
         self.judgement: Judgement | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import sympy as sp
 import torch
@@ -117,7 +118,7 @@ class _Maker:
         for name in self.derivation.given:
             row = quantity(name)
             value = self.numbers.get(name) if row.axes == "problem" and name != "D" else None
-            if value is not None and not row.domain.contains(sp.Float(value)):
+            if value is not None and not _contains(name, value):
                 problems.append((name, f"{value:g}", f"a number in {row.domain}"))
         if "dt" in self.derivation.given and bool((self.samples["dt"] <= 0).any()):
             least = float(self.samples["dt"].min())
@@ -209,9 +210,8 @@ class _Maker:
     def _step(self) -> bool:
         """Whether all numbers of the reverse step are there."""
         names = [x for x in self.derivation.given if quantity(x).axes != "latent"]
-        return self.derivation.process == "backward" and all(
-            self.find(x) for x in names if x in {s.name for s in self.derivation.inputs(n.x_prev)}
-        )
+        needed = _names_of_step(self.derivation)
+        return self.derivation.process == "backward" and all(self.find(x) for x in names if x in needed)
 
     def _terms(self, symbol: sp.Symbol) -> dict[str, Tensor]:
         return coefficients(self.derivation, symbol, self.samples, self.numbers)
@@ -307,6 +307,18 @@ _WAYS: dict[str, tuple[Callable[[_Maker], bool], ...]] = {
     **dict.fromkeys(("v_old", "noise_old", "x_0_old"), (_Maker.behaviour_from_mean, _Maker.behaviour_on_policy)),
     **dict.fromkeys(("v_ref", "noise_ref", "x_0_ref"), (_Maker.reference_from_mean,)),
 }
+
+
+@lru_cache(maxsize=100)
+def _names_of_step(derivation: Derivation) -> frozenset[str]:
+    """What the sampled state rests on."""
+    return frozenset(s.name for s in derivation.inputs(n.x_prev))
+
+
+@lru_cache(maxsize=1000)
+def _contains(name: str, value: float) -> bool:
+    """Whether a number is in its quantity's domain; SymPy takes its time, and the numbers of a run stay."""
+    return bool(quantity(name).domain.contains(sp.Float(value)))
 
 
 def _old_name(derivation: Derivation) -> str:

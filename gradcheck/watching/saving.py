@@ -138,5 +138,7 @@ def _judged(rest: Mapping[str, Any], tensors: dict[str, Tensor]) -> tuple[StepLi
     if problems:
         raise InputError(*problems)
     with torch.no_grad():
-        found = judge_call(context, int(rest["extra"].get("step") or 0), given, gradient, None, "", explain=True)
+        found = judge_call(
+            context, int(rest["extra"].get("step") or 0), given, gradient, None, lambda: "", explain=True
+        )
     return found.line, context, given, gradient

@@ -3,7 +3,7 @@ r"""One step judged: every check that can be made of what was given, put togethe
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -38,6 +38,7 @@ class Context:
         sigmas: the scheduler's grid.
         on_policy: whether no update lies between a rollout and its steps.
         told: a constant of which nobody said anything, as it was at the first step.
+        complete: names of calls from which a problem could be made.
     """
 
     declared: Declared
@@ -45,6 +46,7 @@ class Context:
     sigmas: Tensor | None = None
     on_policy: bool | None = None
     told: str | None = None
+    complete: set[frozenset[str]] = field(default_factory=set)
 
     @property
     def output_name(self) -> str:
@@ -56,7 +58,13 @@ class Context:
             return []
         if self.sigmas is not None:
             given.extra.setdefault("sigmas", self.sigmas)
-        return _missing(self.declared, given)
+        names = frozenset(given.names | given.extra.keys())
+        if names in self.complete:
+            return []  # what is wrong with its numbers is told when it is judged
+        problems = _missing(self.declared, given)
+        if not problems:
+            self.complete.add(names)
+        return problems
 
     def constants_of(self, given: Given) -> Constants:
         values = dict(self.constants)
@@ -121,7 +129,7 @@ def judge_call(
     given: Given,
     gradient: Tensor,
     network_dtype: torch.dtype | None,
-    dropout: str,
+    dropout: Callable[[], str],
     explain: bool,
 ) -> Judgement:
     """Judge one step, inside its backward pass."""
@@ -147,7 +155,7 @@ def judge_call(
     checks.append(check_state(problem, given, _unit(precision)))
     seen = judge_step(problem, gradient, precision, constants)
     if given.extra.get("on_policy") is True:
-        checks.append(check_on_policy(problem, given, network_dtype, seen.ratios, dropout))
+        checks.append(check_on_policy(problem, given, network_dtype, seen.ratios, dropout()))
     line = _line(context, step, problem, given, gradient, precision, constants, seen, note, explain)
     unchecked = {c.name: c.unchecked for c in checks if c.unchecked and c.name != "state"}
     return Judgement(_with(line, checks), seen, unchecked)

@@ -190,7 +190,6 @@ class Watch:
         pending = Pending(step, given, weakref.ref(output), Arrivals(given.live))
         pending.parameters = Parameters(self._parameters) if self._parameters else None
         given.output, given.live = output.detach(), dict.fromkeys(given.live, output.detach())
-        pending.dropout = dropout_of(self._model)
         pending.network_dtype = network_dtype(output)
         if self._average is not None:
             pending.checks.append(self._average.aliased(output, given.latents.get(self._old_name)))
@@ -241,11 +240,13 @@ class Watch:
                         pending.given,
                         gradient,
                         pending.network_dtype,
-                        pending.dropout,
+                        lambda: dropout_of(self._model),
                         explain=len(self._explained) < _EXPLAINED,
                     )
                     pending.length = float(gradient.detach().to(torch.float32).norm())
                 self._kept = Kept.of(pending.given, gradient)
+                if pending.judgement.seen is None:
+                    self._say("unjudged", pending.judgement.line.because)
             pending.seconds = time.perf_counter() - start
             pending.goes_on = goes_on(pending.output())
             torch.autograd.Variable._execution_engine.queue_callback(lambda: self._end(pending))
