@@ -60,6 +60,9 @@ def diagnose(
         found = _elsewhere(judge, evidence)
     if found is None:
         found = Diagnosis("unknown", _unnamed(judge, evidence))
+    elif not found.declare:  # what is a mistake in a batch of mixed times is none where all have one
+        batch = another_batch(judge)
+        found = found if batch is None else replace(found, declare=batch.declare)
     shown, wanted_shown = _shown(evidence)
     return replace(found, observed=shown, required=wanted_shown)
 
