@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -326,6 +327,29 @@ def test_options_that_cannot_be_met(
     out, err = capsys.readouterr()
     assert words in err
     assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize("kind", ["fifo", "deep", "binary", "empty"])
+def test_no_manifest_stops_the_judge_of_vectors(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = tmp_path / "manifest.json"
+    match kind:
+        case "fifo":
+            os.mkfifo(manifest)
+        case "deep":
+            manifest.write_text("[" * 200_000)
+        case "binary":
+            manifest.write_bytes(bytes(range(128, 256)))
+        case "empty":
+            manifest.write_text('{"format": {"name": "gradcheck-vectors", "version": 1}, "vectors": []}')
+    assert main(["vectors", "check", str(tmp_path), str(tmp_path)]) == 2
+    assert "[gradcheck] DIR: got" in capsys.readouterr().err
+
+
+def test_without_isolation_a_hang_ends_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.py").write_text(f"{HEAD}\n@awm\ndef hangs(case):\n    while True: time.sleep(0.01)\n")
+    options = ["--isolation", "none", "--timeout", "0.5", "--only", "gradient"]
+    assert main(["check", f"{tmp_path / 'mine.py'}::hangs", *options]) == 2
+    assert "longer than the 0.5 s that --timeout allows (mine.py:" in capsys.readouterr().err
 
 
 def test_a_terminal_without_greek_and_a_reader_that_leaves(tmp_path: Path) -> None:

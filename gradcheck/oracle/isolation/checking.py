@@ -16,7 +16,7 @@ from gradcheck.conventions import declare
 from gradcheck.devices import devices
 from gradcheck.errors import InputError
 from gradcheck.oracle.isolation.child import Send
-from gradcheck.oracle.isolation.limits import time_limit
+from gradcheck.oracle.isolation.limits import TimeUp, time_limit
 from gradcheck.oracle.isolation.parent import Child
 from gradcheck.oracle.isolation.patched import Namespaces
 from gradcheck.oracle.isolation.state import State
@@ -145,7 +145,10 @@ def judged(job: CheckJob, memory: float, isolated: bool) -> Iterator[Judged]:
         if isolated:
             heard.listen(memory)
         else:
-            heard.job.run(heard.hear)
+            try:
+                heard.job.run(heard.hear)
+            except TimeUp as up:
+                heard.hear("broken", str(up))
         count = max(count, len(heard.found))
         yield Judged(heard.judgement(), count > 1, heard.pictures, heard.refused, heard.nothing)
         index += 1
