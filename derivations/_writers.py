@@ -17,12 +17,14 @@ from derivations import calculus
 from derivations.calculus import (
     ClipMask,
     Dot,
+    Each,
     Mask,
     MeanAbs,
     Norm2,
     OtherMask,
     OtherUnless,
     Surrogate,
+    Total,
     Unless,
     VectorSymbol,
     sg,
@@ -58,13 +60,25 @@ def _rank(expr: sp.Expr) -> tuple[int, int, str]:
 
 def _class(expr: sp.Expr) -> int:
     """Kinds of factors in reading order; see the names below."""
-    if expr.has(VectorSymbol) and calculus.kind(expr) == "vector":
+    if isinstance(expr, (VectorSymbol, Each)):
+        return _VECTOR
+    if expr.has(VectorSymbol) and not calculus.coordinatewise(expr):
+        pass
+    elif expr.has(VectorSymbol) and _is_vector(expr):
         return _VECTOR
     base = expr.base if isinstance(expr, sp.Pow) else expr
     if base.is_Atom or isinstance(base, Mask):
         return _ROOT if _is_root(expr) else _ATOM
     kinds = ((sp.Add, _SUM + _is_root(expr)), (sp.Mul, _SUM + 1), (Norm2, _NORM), (MeanAbs, _NORM), (Dot, _INNER))
     return next((place for kind, place in kinds if isinstance(base, kind)), _FUNCTION)
+
+
+def _is_vector(expr: sp.Expr) -> bool:
+    """Whether it is a vector, and no other function of coordinates."""
+    try:
+        return calculus.kind(expr) == "vector"
+    except calculus.CalculusError:
+        return False
 
 
 _ATOM, _ROOT, _FUNCTION, _SUM, _ROOT_OF_SUM, _NORM, _INNER, _VECTOR = range(8)
@@ -334,7 +348,7 @@ class LatexWriter(Writer):
     bar = True
 
     def _print(self, expr: sp.Expr) -> str:
-        if isinstance(expr, (Dot, Norm2, MeanAbs, sg, Mask, Mean, Below, NormalCDF)):
+        if isinstance(expr, (Dot, Norm2, MeanAbs, Total, Each, sg, Mask, Mean, Below, NormalCDF)):
             return str(expr._latex(self))
         return super()._print(expr)
 
@@ -450,6 +464,12 @@ class TextWriter(Writer):
 
     def _print_norm2(self, expr: sp.Expr) -> str:
         return f"‖{self._print(expr.args[0])}‖²"
+
+    def _print_total(self, expr: sp.Expr) -> str:
+        return f"sum({self._print(expr.args[0])})"
+
+    def _print_each(self, expr: sp.Expr) -> str:
+        return f"[{self._print(expr.args[0])}]"
 
     def _print_meanabs(self, expr: sp.Expr) -> str:
         return f"mean|{self._print(expr.args[0])}|"

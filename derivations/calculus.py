@@ -20,32 +20,39 @@ from derivations.nodes import (
     CalculusError,
     ClipMask,
     Dot,
+    Each,
     Mask,
     MeanAbs,
     Norm2,
     OtherMask,
     OtherUnless,
     Surrogate,
+    Total,
     Unless,
     VectorSymbol,
+    coordinatewise,
     sg,
 )
-from derivations.vectors import components, drop_sg, expand, freeze, kind, maximal
-from derivations.zero import is_zero, normal, residual
+from derivations.vectors import components, coordinates, drop_sg, expand, freeze, kind, maximal
+from derivations.zero import in_totals, is_zero, normal, residual
 
 __all__ = [
     "CalculusError",
     "ClipMask",
     "Dot",
+    "Each",
     "Mask",
     "MeanAbs",
     "Norm2",
     "OtherMask",
     "OtherUnless",
     "Surrogate",
+    "Total",
     "Unless",
     "VectorSymbol",
     "components",
+    "coordinates",
+    "coordinatewise",
     "drop_sg",
     "expand",
     "freeze",
@@ -61,7 +68,7 @@ __all__ = [
 ]
 
 _STEP = sp.Dummy("s", real=True)  # one for all, so that SymPy remembers what it did with it
-_OPAQUE = (Dot, Norm2, MeanAbs)
+_OPAQUE = (Dot, Norm2, MeanAbs, Total)
 _KINKED = (sp.Min, sp.Max, sp.Abs, sp.sign, sp.floor, sp.ceiling, sp.Heaviside, sp.Piecewise)
 
 
@@ -95,6 +102,9 @@ def _gradient(expr: sp.Expr, v: VectorSymbol) -> sp.Expr:
             continue
         if isinstance(node, MeanAbs):
             raise CalculusError(f"{node} has no gradient here; implementations detach it, so write sg(...) around it")
+        if isinstance(node, Total):
+            terms.append(slope * _gradient_of_total(node.args[0], v))
+            continue
         a, b = (node.args * 2)[:2]
         inner = (
             2 * _transposed_jacobian(a, b, v)
@@ -103,6 +113,18 @@ def _gradient(expr: sp.Expr, v: VectorSymbol) -> sp.Expr:
         )
         terms.append(slope * inner)
     return sp.Add(*terms)
+
+
+def _gradient_of_total(f: sp.Expr, v: VectorSymbol) -> sp.Expr:
+    """Through the coordinates themselves, and through the numbers per sample that stand among them."""
+    nodes = [node for node in maximal(f, _OPAQUE) if node.has(v)]
+    dummies = {node: sp.Dummy(f"g{i}", real=True) for i, node in enumerate(nodes)}
+    back = {d: node for node, d in dummies.items()}
+    outer = f.xreplace(dummies)
+    out: sp.Expr = Each(_diff(outer, v, f).xreplace(back))
+    for node, dummy in dummies.items():
+        out += Total(_diff(outer, dummy, f).xreplace(back)) * _gradient(node, v)
+    return out
 
 
 def _transposed_jacobian(a: sp.Expr, b: sp.Expr, v: VectorSymbol) -> sp.Expr:
@@ -143,7 +165,15 @@ def gradient_residual(expr: sp.Expr, v: VectorSymbol, claimed: sp.Expr) -> sp.Ex
     shifted, thaw = _shift(expr, v, s * h)
     slope = _diff(expand(shifted), s, expr).xreplace({s: sp.S.Zero}).xreplace(thaw)
     claim = expand(Dot(drop_sg(sp.sympify(claimed)), h)) if claimed != 0 else sp.S.Zero
-    return normal(expand(drop_sg(slope)) - claim)
+    left = expand(drop_sg(slope)) - claim
+    return normal(_along(left, h) if left.has(Total, Each) else left)
+
+
+def _along(slope: sp.Expr, h: VectorSymbol) -> sp.Expr:
+    """What is linear in h is Σ g_j h_j: this is g_j h_j as a function of coordinates, 0 for every h where g is 0."""
+    split = in_totals(slope)
+    sums = [node for node in maximal(split, (Dot, Total)) if node.has(h)]
+    return split.xreplace({node: coordinates(sp.Mul(*node.args)) for node in sums})
 
 
 def fresh_vector(*exprs: sp.Expr) -> VectorSymbol:

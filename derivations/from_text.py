@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import sympy as sp
 
 from derivations import calculus
-from derivations.calculus import ClipMask, Dot, Mask, MeanAbs, Norm2, VectorSymbol, components, sg
+from derivations.calculus import ClipMask, Dot, Each, Mask, MeanAbs, Norm2, Total, VectorSymbol, components, sg
 from derivations.claims import Approximates, EqualUpToConstant, GradientIs, Inliner, Positive, SameHessian
 from derivations.derivation import PREDICTIONS, Derivation, DerivationError, Step, inline, inliner, inside_unit
 from derivations.directions import Term, combined, directions, grouped, prettier, tidy, tidy_vectors, times, turned
@@ -151,6 +151,7 @@ class _Form:
         own_weight = tidy(own / 2)
         # ‖v − sg(target)‖² is no quadratic form in v if its target moves with v: the gradient is right, the value not
         pulled = _moving_targets(self._inline(self.loss))
+        pulled = pulled or self.loss.has(Total, Each)  # what is no square in every coordinate alike
         quadratic = own_weight != 0 and not pulled and not any(self._moves(x.coefficient) for x in terms)
         domain = inside_unit(self._inline(own_weight))
         if not quadratic:
@@ -194,7 +195,7 @@ class _Form:
         inside = {
             s
             for s in live
-            if isinstance(s, VectorSymbol) or any(node.has(s) for node in expr.atoms(Norm2, Dot, MeanAbs))
+            if isinstance(s, VectorSymbol) or any(node.has(s) for node in expr.atoms(Norm2, Dot, MeanAbs, Total))
         }
         while inside:  # vectors, and scalars within a norm, are put in
             expr = expr.xreplace({s: self.definitions[s] for s in inside})
@@ -202,7 +203,7 @@ class _Form:
             inside = {
                 s
                 for s in live
-                if isinstance(s, VectorSymbol) or any(node.has(s) for node in expr.atoms(Norm2, Dot, MeanAbs))
+                if isinstance(s, VectorSymbol) or any(node.has(s) for node in expr.atoms(Norm2, Dot, MeanAbs, Total))
             }
         out = calculus.gradient(expr, v_theta)
         for symbol in live:

@@ -5,6 +5,7 @@ They are SymPy classes, so that a loss is written, printed and searched like any
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import sympy as sp
@@ -15,6 +16,7 @@ __all__ = [
     "CalculusError",
     "ClipMask",
     "Dot",
+    "Each",
     "Mask",
     "Mean",
     "MeanAbs",
@@ -23,8 +25,10 @@ __all__ = [
     "OtherMask",
     "OtherUnless",
     "Surrogate",
+    "Total",
     "Unless",
     "VectorSymbol",
+    "coordinatewise",
     "sg",
 ]
 
@@ -112,6 +116,103 @@ class MeanAbs(sp.Function):
     def _latex(self, printer: Any, exp: str | None = None) -> str:
         body = rf"\overline{{\left| {printer._print(self.args[0])} \right|}}"
         return body if exp is None else rf"{body}^{{{exp}}}"
+
+
+class Total(sp.Function):
+    r"""Sum over coordinates, :math:`\sum_j f_j`, of a scalar function f of vectors' coordinates.
+
+    Inside f a vector stands for its coordinate, so that f is any expression: √((v − u)² + c).  Numbers per sample may
+    stand in it.  Its derivative in a scalar is the sum of f's.
+    """
+
+    nargs = 1
+
+    @classmethod
+    def eval(cls, f: sp.Expr) -> sp.Expr | None:
+        return _without_scalars(cls, f)
+
+    def _eval_derivative(self, s: sp.Symbol) -> sp.Expr:
+        return Total(sp.diff(self.args[0], s))
+
+    def _eval_is_real(self) -> bool:
+        return True
+
+    def _eval_is_nonnegative(self) -> bool | None:
+        return True if self.args[0].is_nonnegative else None
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        body = rf"\sum_{{j}} \left[{printer._print(self.args[0])}\right]_{{j}}"
+        return body if exp is None else rf"\left({body}\right)^{{{exp}}}"
+
+
+class Each(sp.Function):
+    """The vector whose coordinates are a scalar function of vectors' coordinates: see :class:`Total`.
+
+    What is linear in vectors is an ordinary vector expression, and is given back as that.
+    """
+
+    nargs = 1
+
+    @classmethod
+    def eval(cls, f: sp.Expr) -> sp.Expr | None:
+        opened = _without_scalars(cls, f)
+        if opened is None and _is_linear(f):
+            return f
+        return opened
+
+    def _eval_is_real(self) -> bool:
+        return True
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        body = rf"\left[{printer._print(self.args[0])}\right]"
+        return body if exp is None else rf"{body}^{{{exp}}}"
+
+
+@lru_cache(maxsize=100_000)
+def coordinatewise(expr: sp.Expr) -> bool:
+    """Whether an expression differs from coordinate to coordinate: it holds a vector outside of every sum over them."""
+    if isinstance(expr, (VectorSymbol, Each)):
+        return True
+    if isinstance(expr, (Dot, Norm2, MeanAbs, Total)):
+        return False
+    return any(map(coordinatewise, expr.args))
+
+
+def _without_scalars(kind: type, f: sp.Expr) -> sp.Expr | None:
+    """The factors that are the same for all coordinates in front; within f, coordinates of vectors as they are."""
+    if f == 0:
+        return sp.S.Zero
+    plain = _as_coordinates(f)
+    scalars = [x for x in sp.Mul.make_args(plain) if not coordinatewise(x)]
+    if plain == f and (not scalars or plain == 1):
+        return None
+    inner = sp.Mul(*(x for x in sp.Mul.make_args(plain) if coordinatewise(x)))
+    out: sp.Expr = sp.Mul(*scalars) * kind(inner)
+    return out
+
+
+def _as_coordinates(expr: sp.Expr) -> sp.Expr:
+    """Every :class:`Each` that is neither detached nor within another sum as its function."""
+    if isinstance(expr, Each):
+        inner: sp.Expr = expr.args[0]
+        return inner
+    if not expr.has(Each) or isinstance(expr, (sg, Dot, Norm2, MeanAbs, Total)):
+        return expr
+    return expr.func(*map(_as_coordinates, expr.args))
+
+
+def _is_linear(f: sp.Expr) -> bool:
+    """Whether a function of coordinates is a linear combination of vectors."""
+    if isinstance(f, VectorSymbol):
+        return True
+    if isinstance(f, sg):
+        return _is_linear(f.args[0])
+    if isinstance(f, sp.Add):
+        return all(map(_is_linear, f.args))
+    if isinstance(f, sp.Mul):
+        varying = [x for x in f.args if coordinatewise(x)]
+        return len(varying) == 1 and _is_linear(varying[0])
+    return False
 
 
 class sg(sp.Function):  # noqa: N801 - the field's name for it

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import sympy as sp
 
-from derivations.calculus import Dot, MeanAbs, Norm2, VectorSymbol, components, sg
+from derivations.calculus import Dot, Each, MeanAbs, Norm2, Total, VectorSymbol, components, sg
 from derivations.claims import Equal
 from derivations.derivation import Change, Derivation, DerivationError, Step, inline, inside_unit
 from derivations.directions import directions, grouped, tidy, time_left, turned
@@ -342,7 +342,12 @@ def _pulled(expr: sp.Expr, change: ChangeOfVariables, *, point: bool = False) ->
     A ``point`` is written as the way to it from the output, where it depends on that.
     """
     collected: dict[VectorSymbol, sp.Expr] = {}
+    functions: dict[sp.Expr, sp.Expr] = {}
     for v, c in components(expr).items():
+        if isinstance(v, Each):  # it is no velocity, but holds them in their own names
+            held = functions.setdefault(v, VectorSymbol.dummy("each"))
+            collected[held] = collected.get(held, sp.S.Zero) + c
+            continue
         u = change.images.get(v, v)
         parts = {v: c} if u == v else {u: change.factor * c, **{s: c * a for s, a in components(change.offset).items()}}
         for s, part in parts.items():
@@ -352,7 +357,7 @@ def _pulled(expr: sp.Expr, change: ChangeOfVariables, *, point: bool = False) ->
     inside: dict[sp.Expr, sp.Symbol] = {}
     known = {}
     for s, c in collected.items():
-        nodes = maximal(c, (Dot, Norm2, MeanAbs, sg))
+        nodes = maximal(c, (Dot, Norm2, MeanAbs, Total, sg))
         c = c.xreplace({node: inside.setdefault(node, sp.Dummy(f"n{len(inside)}", real=True)) for node in nodes})
         known[names.get(s, s)] = tidy(c)
     own = known.get(v_theta, sp.S.Zero) if point else sp.S.Zero
@@ -362,7 +367,7 @@ def _pulled(expr: sp.Expr, change: ChangeOfVariables, *, point: bool = False) ->
         terms = directions({**known, v_theta: own - 1})
         readable = v_theta + grouped(turned(replace(term, coefficient=-term.coefficient)) for term in terms)
     named = time_left(readable).xreplace({t - 1: sp.Mul(-1, 1 - t, evaluate=False), **{v: u for u, v in names.items()}})
-    return named.xreplace({symbol: node for node, symbol in inside.items()})
+    return named.xreplace({symbol: node for node, symbol in (*inside.items(), *functions.items())})
 
 
 def _turned_norms(expr: sp.Expr) -> sp.Expr:

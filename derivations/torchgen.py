@@ -21,6 +21,7 @@ __all__ = ["ordered_formulas", "torch_source"]
 _HELPERS = {
     "Dot": "dot",
     "Norm2": "norm2",
+    "Total": "total",
     "MeanAbs": "mean_abs",
     "ClipMask": "clip_mask",
     "OtherMask": "other_mask",
@@ -46,6 +47,8 @@ class _TorchPrinter(PythonCodePrinter):
         args = ", ".join(self._print(arg) for arg in expr.args)
         if name == "sg":
             return f"({args}).detach()"
+        if name == "Each":
+            return f"({args})"
         if name in _HELPERS:
             return f"{_HELPERS[name]}({args})"
         if name in {"exp", "log", "sin", "cos", "tanh", "sqrt"}:

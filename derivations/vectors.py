@@ -10,9 +10,9 @@ from functools import lru_cache
 
 import sympy as sp
 
-from derivations.nodes import CalculusError, Dot, Mean, MeanAbs, Norm2, VectorSymbol, sg
+from derivations.nodes import CalculusError, Dot, Each, Mean, MeanAbs, Norm2, Total, VectorSymbol, sg
 
-__all__ = ["components", "drop_sg", "drop_vector_sg", "expand", "freeze", "kind", "maximal"]
+__all__ = ["components", "coordinates", "drop_sg", "drop_vector_sg", "expand", "freeze", "kind", "maximal"]
 
 _OPAQUE = (Dot, Norm2, MeanAbs)
 
@@ -28,8 +28,10 @@ def kind(expr: sp.Expr) -> str:
 
 @lru_cache(maxsize=100_000)
 def _kind(expr: sp.Expr) -> str:
-    if isinstance(expr, VectorSymbol):
+    if isinstance(expr, (VectorSymbol, Each)):
         return "vector"
+    if isinstance(expr, Total):
+        return "scalar"
     if isinstance(expr, _OPAQUE):
         for arg in expr.args:
             if _kind(arg) != "vector":
@@ -53,6 +55,8 @@ def _kind(expr: sp.Expr) -> str:
 def components(expr: sp.Expr) -> dict[VectorSymbol, sp.Expr]:
     """Coefficients of a vector expression on its vector symbols, without expanding the coefficients.
 
+    A vector of functions of coordinates, :class:`~derivations.nodes.Each`, stands among the symbols.
+
     Raises:
         CalculusError: the expression is no vector, or holds ``sg`` around a vector (drop or freeze it first).
     """
@@ -67,7 +71,7 @@ def components(expr: sp.Expr) -> dict[VectorSymbol, sp.Expr]:
 
 
 def _collect(expr: sp.Expr, factor: sp.Expr, out: dict[VectorSymbol, sp.Expr]) -> None:
-    if isinstance(expr, VectorSymbol):
+    if isinstance(expr, (VectorSymbol, Each)):
         out[expr] = out.get(expr, sp.S.Zero) + factor
     elif isinstance(expr, sp.Add):
         for arg in expr.args:
@@ -78,6 +82,20 @@ def _collect(expr: sp.Expr, factor: sp.Expr, out: dict[VectorSymbol, sp.Expr]) -
         _collect(vector, factor * scalar, out)
     else:
         raise CalculusError(f"{expr} hides a vector's components")
+
+
+def coordinates(expr: sp.Expr) -> sp.Expr:
+    """A vector as the scalar function that gives each of its coordinates: ``sg`` dropped, every ``Each`` opened."""
+    while expr.has(Each):
+        opened = {node: node.args[0] for node in maximal(expr, (Each, Dot, Norm2, MeanAbs, Total)) if _each(node)}
+        if not opened:
+            break
+        expr = expr.xreplace(opened)
+    return expr
+
+
+def _each(node: sp.Expr) -> bool:
+    return isinstance(node, Each)
 
 
 def drop_sg(expr: sp.Expr) -> sp.Expr:

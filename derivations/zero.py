@@ -12,12 +12,23 @@ import sympy as sp
 from sympy.polys.rings import ring
 
 from derivations.canonical import canonical, idempotent
-from derivations.nodes import Mask, MeanAbs, Surrogate
-from derivations.vectors import components, drop_sg, expand, kind, maximal
+from derivations.nodes import (
+    CalculusError,
+    Dot,
+    Each,
+    Mask,
+    MeanAbs,
+    Norm2,
+    Surrogate,
+    Total,
+    VectorSymbol,
+    coordinatewise,
+)
+from derivations.vectors import components, coordinates, drop_sg, expand, kind, maximal
 
-__all__ = ["is_zero", "normal", "residual"]
+__all__ = ["in_totals", "is_zero", "normal", "residual"]
 
-_WITH_ARGUMENTS = (sp.exp, sp.log, Mask, Surrogate, MeanAbs)
+_WITH_ARGUMENTS = (sp.exp, sp.log, Mask, Surrogate, MeanAbs, Total)
 
 
 def normal(expr: sp.Expr) -> sp.Expr:
@@ -25,12 +36,48 @@ def normal(expr: sp.Expr) -> sp.Expr:
     expr = sp.sympify(expr)
     if expr == 0:
         return sp.S.Zero
-    expr = _unify(expr)
+    expr = _unify(in_totals(expr) if expr.has(Total, Each) else expr)
     if _vanishes_in_field(expr):
         return sp.S.Zero
     expr = canonical(expr)
     numerator, _ = sp.fraction(sp.together(_expand_arguments(expr)))
     return idempotent(sp.expand(_expand_arguments(sp.expand(numerator))))
+
+
+def in_totals(expr: sp.Expr) -> sp.Expr:
+    """Sums over coordinates, and inner products with functions of coordinates, term by term, numbers in front.
+
+    What is a product of two vectors in such a sum is an inner product.
+    """
+    nodes = maximal(expr, (Total, Dot, Norm2))
+    return expr.xreplace({node: _term_by_term(node) for node in nodes if node.has(Total, Each)})
+
+
+@lru_cache(maxsize=10_000)
+def _term_by_term(node: sp.Expr) -> sp.Expr:
+    if isinstance(node, Total):
+        f = node.args[0]
+    elif isinstance(node, Norm2):
+        f = node.args[0] ** 2
+    else:
+        f = node.args[0] * node.args[1]
+    f = sp.expand(canonical(in_totals(coordinates(f))))
+    return sp.Add(*map(_one_total, sp.Add.make_args(f)))
+
+
+def _one_total(term: sp.Expr) -> sp.Expr:
+    factors = sp.Mul.make_args(term)
+    varying = sp.Mul(*(x for x in factors if coordinatewise(x)))
+    constant = sp.Mul(*(x for x in factors if not coordinatewise(x)))
+    if isinstance(varying, sp.Pow) and isinstance(varying.base, VectorSymbol) and varying.exp == 2:
+        return constant * Norm2(varying.base)
+    if (
+        isinstance(varying, sp.Mul)
+        and len(varying.args) == 2
+        and all(isinstance(x, VectorSymbol) for x in varying.args)
+    ):
+        return constant * Dot(*varying.args)
+    return constant * Total(varying)
 
 
 def _vanishes_in_field(expr: sp.Expr) -> bool:
@@ -137,7 +184,7 @@ def _expand_arguments(expr: sp.Expr) -> sp.Expr:
     for node in maximal(expr, _WITH_ARGUMENTS):
         if isinstance(node, MeanAbs):
             inner[node] = MeanAbs(_ordered(node.args[0]))
-        else:
+        elif not isinstance(node, Total):  # which is in that form already
             inner[node] = node.func(*(sp.expand(sp.cancel(expand(arg))) for arg in node.args))
     return expr.xreplace(inner)
 
@@ -160,6 +207,16 @@ def residual(expr: sp.Expr) -> sp.Expr:
     expr = drop_sg(sp.sympify(expr))
     if expr == 0:
         return sp.S.Zero
+    if expr.has(Each) or (coordinatewise(expr) and not _is_vector(expr)):
+        return normal(expand(coordinates(expr)))
     if kind(expr) == "scalar":
         return normal(expand(expr))
     return sp.Add(*(normal(expand(c)) * u for u, c in components(expr).items()))
+
+
+def _is_vector(expr: sp.Expr) -> bool:
+    """Whether it is linear in vectors, and no other function of their coordinates."""
+    try:
+        return kind(expr) == "vector"
+    except CalculusError:
+        return False

@@ -18,9 +18,11 @@ log(1 + eᶻ)           likewise
 min, max              the largest eᵢ among those that rounding may make the least, or the greatest
 sign                  0; 2/(c u) where rounding does not decide it
 inner product         Σ (e_a\|b\| + \|a\|e_b + c u e_a e_b + \|ab\|) + (1 + log₂ D) Σ\|ab\|  (pairwise summation)
+sum of coordinates    Σ e_j + (1 + log₂ D) Σ\|x_j\|  (likewise)
 clip mask             0; where the ratio is within its own error of a kink the sample is *undecided*: either
                       branch is right there, and so are the means of both that autograd takes at a tie
 other masks           0; undecided where no condition is surely false and one is not surely true
+mask of a coordinate  0; 1/(c u), the whole of it, where rounding does not decide it
 ====================  =======================================================================
 
 None is linearised, so that they hold in bfloat16 too, where u is 1/256.  In float16, whose range is narrow, every
@@ -40,7 +42,20 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from derivations.calculus import ClipMask, Dot, MeanAbs, Norm2, OtherMask, OtherUnless, Surrogate, Unless, sg
+from derivations.calculus import (
+    ClipMask,
+    Dot,
+    Each,
+    MeanAbs,
+    Norm2,
+    OtherMask,
+    OtherUnless,
+    Surrogate,
+    Total,
+    Unless,
+    coordinatewise,
+    sg,
+)
 
 __all__ = ["THRESHOLD", "Analysis", "Logistic", "Value", "factors_of", "unit_roundoff"]
 
@@ -118,7 +133,7 @@ class Analysis:
         return torch.where(partial < self.range.max, error + self.floor * partial, torch.inf)
 
     def _evaluate(self, expr: sp.Expr) -> Value:
-        if expr.is_number:
+        if expr.is_number and not expr.has(Each):  # a vector of equal coordinates is a vector
             value = self.one * float(expr)
             return value, (value * 0 if expr.is_Integer else value.abs())
         if expr.is_Symbol:
@@ -287,6 +302,13 @@ def _inner(run: Analysis, a: sp.Expr, b: sp.Expr) -> Value:
     return (x * y).sum(dims, keepdim=True), error
 
 
+def _total_of(run: Analysis, f: sp.Expr) -> Value:
+    x, e = run(f)
+    dims = tuple(range(1, x.ndim))
+    growth = 1 + math.log2(max(math.prod(x.shape[1:]), 1))
+    return x.sum(dims, keepdim=True), (e + growth * x.abs()).sum(dims, keepdim=True)
+
+
 def _mean_abs(run: Analysis, a: sp.Expr) -> Value:
     x, e = run(a)
     dims = tuple(range(1, x.ndim))
@@ -332,8 +354,15 @@ def _clip_mask(run: Analysis, advantage: sp.Expr, ratio: sp.Expr, low: sp.Expr, 
     # At either kink and for either sign of A: where rounding makes the surrogate's two terms tie, autograd takes
     # half of each, or all of one.
     near = ((r - 1 - hi).abs() <= cu * (e + 1 + hi)) | ((r - 1 + lo).abs() <= cu * (e + 1))
-    run.undecided = run.undecided | near
-    return (~off).to(r), torch.zeros_like(r)
+    return (~off).to(r), _undecided(run, near, coordinatewise(ratio) or coordinatewise(advantage))
+
+
+def _undecided(run: Analysis, open_: Tensor, by_coordinate: bool) -> Tensor:
+    """The bound of a mask: it may be off by 1 in a single coordinate, and a whole sample is judged on both branches."""
+    if by_coordinate:
+        return open_.to(torch.float64) / run.cu
+    run.undecided = run.undecided | open_
+    return torch.zeros_like(open_, dtype=torch.float64)
 
 
 def _other_mask(run: Analysis, *args: sp.Expr) -> Value:
@@ -349,9 +378,7 @@ def _unless(run: Analysis, *conditions: sp.Expr) -> Value:
     for x, e in others:
         off = off & (x > 0)
         surely, hardly = surely & (x > run.cu * e), hardly | (x <= -run.cu * e)
-    run.undecided = run.undecided | ~(surely | hardly)
-    mask = (~off).to(torch.float64)
-    return mask, torch.zeros_like(mask)
+    return (~off).to(torch.float64), _undecided(run, ~(surely | hardly), any(map(coordinatewise, conditions)))
 
 
 def _other_unless(run: Analysis, *conditions: sp.Expr) -> Value:
@@ -382,6 +409,8 @@ _RULES: dict[type, Callable[..., Value]] = {
     Dot: _inner,
     Norm2: lambda run, x: _inner(run, x, x),
     MeanAbs: _mean_abs,
+    Total: _total_of,
+    Each: lambda run, f: run(f),
     ClipMask: _clip_mask,
     OtherMask: _other_mask,
     Unless: _unless,

@@ -9,7 +9,7 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from derivations.calculus import Mask
+from derivations.calculus import Mask, coordinatewise
 from derivations.derivation import Derivation
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
@@ -30,6 +30,7 @@ __all__ = [
     "gradient_of",
     "judgeable",
     "required_gradients",
+    "sample_masks",
     "value_scale",
     "with_ties",
 ]
@@ -203,7 +204,7 @@ def required_gradients(
 
 def value_scale(derivation: Derivation, case: Case, loss: sp.Expr, dtype: torch.dtype) -> Tensor:
     """The error scale of a loss's value: where a mask in it is undecided, as wide as the value jumps there."""
-    other = loss.xreplace({m: m.other for m in loss.atoms(Mask)})
+    other = loss.xreplace({m: m.other for m in sample_masks(loss)})
     (scale, other_scale), undecided = error_scale(derivation, case, loss, other, dtype=dtype)
     if other == loss:
         return scale
@@ -216,4 +217,9 @@ def value_scale(derivation: Derivation, case: Case, loss: sp.Expr, dtype: torch.
 def branch(derivation: Derivation, other: bool) -> tuple[sp.Expr, ...]:
     """Raw gradient, gradient, weight and target, on the clip's own branch or on the other one."""
     exprs = (derivation.raw_gradient, derivation.gradient, derivation.weight, derivation.target)
-    return tuple(e.xreplace({m: m.other for m in e.atoms(Mask)}) for e in exprs) if other else exprs
+    return tuple(e.xreplace({m: m.other for m in sample_masks(e)}) for e in exprs) if other else exprs
+
+
+def sample_masks(expr: sp.Expr) -> set[sp.Expr]:
+    """The masks that hold for whole samples; those of single coordinates are allowed for in the bound."""
+    return {m for m in expr.atoms(Mask) if not coordinatewise(m)}

@@ -18,7 +18,10 @@ from gradcheck.case import Case
 
 __all__ = ["evaluate"]
 
-_HELPERS = ("dot", "norm2", "mean_abs", "clip_mask", "other_mask", "unless", "other_unless", "softplus", "surrogate")
+_HELPERS = (
+    *("dot", "norm2", "total", "mean_abs", "clip_mask", "other_mask", "unless", "other_unless", "softplus"),
+    "surrogate",
+)
 
 
 @lru_cache(maxsize=1000)

@@ -6,7 +6,7 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from derivations.calculus import kind
+from derivations.calculus import Each, Total, kind
 from derivations.derivation import Derivation
 from derivations.torchgen import ordered_formulas
 from gradcheck.bounds import Analysis
@@ -36,14 +36,21 @@ def error_scale(
         And a boolean tensor, (B, 1, …, 1) or (): samples whose clip branch the precision does not decide.
     """
     dtype = dtype or case.output.dtype
-    if case.output.numel() > LARGE:
+    formulas = ordered_formulas(derivation, *exprs)
+    by_coordinate = any(e.has(Total, Each) for e in (*exprs, *(formula for _, formula in formulas)))
+    if case.output.numel() > LARGE and not by_coordinate:  # no combination of latents with a number a sample each
         return _in_chunks(derivation, case, *exprs, dtype=dtype)
     with torch.no_grad():
         analysis = Analysis(case.broadcast(torch.float64), dtype)
         analysis.hold(derivation.coarse)
-        for symbol, formula in ordered_formulas(derivation, *exprs):
+        for symbol, formula in formulas:
             analysis.define(symbol, formula)
-        return tuple(analysis(expr)[1] + analysis.floor for expr in exprs), analysis.undecided
+        errors = [analysis(expr)[1] + analysis.floor for expr in exprs]
+        if by_coordinate:  # a gradient that is the same in every coordinate
+            errors = [
+                e.expand(case.output.shape) if kind(x) == "vector" else e for e, x in zip(errors, exprs, strict=True)
+            ]
+        return tuple(errors), analysis.undecided
 
 
 def _in_chunks(

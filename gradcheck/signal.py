@@ -15,7 +15,7 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from derivations.calculus import Dot, MeanAbs, Norm2, kind
+from derivations.calculus import Dot, MeanAbs, Norm2, Total, kind
 from derivations.derivation import Derivation
 from derivations.render import text
 from derivations.torchgen import ordered_formulas
@@ -122,7 +122,7 @@ def _operations(formulas: list[tuple[sp.Symbol, sp.Expr]], gradient: sp.Expr) ->
 
 def in_words(operation: sp.Expr) -> str:
     """What an operation is called, for people."""
-    if isinstance(operation, (Dot, Norm2, MeanAbs)):
+    if isinstance(operation, (Dot, Norm2, MeanAbs, Total)):
         return f"the sum over the coordinates in {text(operation)}"
     if isinstance(operation, sp.Symbol):
         return f"{text(operation)}, rounded as it is handed over"

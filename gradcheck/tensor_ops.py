@@ -18,6 +18,7 @@ __all__ = [
     "other_unless",
     "softplus",
     "surrogate",
+    "total",
     "unless",
 ]
 
@@ -34,6 +35,11 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 def norm2(a: Tensor) -> Tensor:
     """Squared norm over the latent coordinates of each sample."""
     return (a * a).sum(_latent_dims(a), keepdim=True)
+
+
+def total(a: Tensor) -> Tensor:
+    """Sum of the coordinates of each sample."""
+    return a.sum(_latent_dims(a), keepdim=True)
 
 
 def mean_abs(a: Tensor) -> Tensor:
@@ -73,9 +79,8 @@ def other_unless(*conditions: Tensor) -> Tensor:
 
 def surrogate(advantage: Tensor, ratio: Tensor, clip_low: Tensor | float, clip_high: Tensor | float) -> Tensor:
     """PPO's clipped surrogate, to be minimised: −min(rA, clip(r)A)."""
-    clipped = torch.minimum(
-        torch.maximum(ratio, 1 - torch.as_tensor(clip_low).to(ratio)), 1 + torch.as_tensor(clip_high).to(ratio)
-    )
+    low, high = (torch.as_tensor(x, dtype=ratio.dtype, device=ratio.device) for x in (clip_low, clip_high))
+    clipped = torch.minimum(torch.maximum(ratio, 1 - low), 1 + high)
     return -torch.minimum(ratio * advantage, clipped * advantage)
 
 

@@ -1,7 +1,8 @@
 """A syntax tree to SymPy: names looked up, scalars and vectors told apart, sizes limited.
 
-Four kinds of value: ``scalar`` (one number a sample), ``vector`` (a latent), ``product`` (a coordinatewise product of
-vectors, which only ``mean`` and ``sum`` may take) and ``absolute`` (coordinatewise absolute values, likewise).
+Five kinds of value: ``scalar`` (one number a sample), ``vector`` (a latent), ``product`` (a coordinatewise product of
+vectors, whose sum is an inner product), ``absolute`` (absolute values of coordinates, whose mean has a name) and
+``coordinates`` (any other function of the coordinates of vectors).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import sympy as sp
 
-from derivations.calculus import Dot, MeanAbs, Norm2, Unless, sg
+from derivations.calculus import Dot, Each, MeanAbs, Norm2, Total, Unless, coordinatewise, sg
 from derivations.grammar.errors import ParseError, Span
 from derivations.grammar.kinks import Clip, Greatest, Least, Magnitude
 from derivations.grammar.limits import EXPONENT, NODES, NUMBER_BITS, TERMS
@@ -32,6 +33,7 @@ _WORDS = {
     "vector": "a vector",
     "product": "a coordinatewise product of vectors",
     "absolute": "coordinatewise absolute values",
+    "coordinates": "one number per coordinate",
 }
 _REDUCE = "reduce it with sum(…) or mean(…) over the coordinates"
 
@@ -40,13 +42,29 @@ _REDUCE = "reduce it with sum(…) or mean(…) over the coordinates"
 class Value:
     """An expression, its kind, its number of nodes and of terms when multiplied out, definitions put in.
 
-    The expression of a ``product`` is its sum over the coordinates, that of an ``absolute`` the vector.
+    The expression of a ``product`` is its sum over the coordinates, that of an ``absolute`` the vector.  ``each`` is
+    the value as a function of coordinates, where ``expr`` is none.
     """
 
     expr: sp.Expr
     kind: str
     size: int = 1
     terms: int = 1
+    each: sp.Expr | None = None
+
+    @property
+    def coordinate(self) -> sp.Expr:
+        """The value as a function of the coordinates of vectors."""
+        return self.expr if self.each is None else self.each
+
+    @property
+    def total(self) -> sp.Expr:
+        """Its sum over the coordinates."""
+        if self.kind == "product":
+            return self.expr
+        if self.kind == "absolute":
+            return D * MeanAbs(self.expr)
+        return _total(self.coordinate)
 
 
 class Builder:
@@ -95,10 +113,9 @@ class Builder:
 
     def vector(self, node: Node, what: str) -> Value:
         value = self.build(node)
-        if value.kind != "vector":
-            hint = "" if value.kind == "scalar" else f"; {_REDUCE}"
-            raise ParseError(f"{what} takes a vector, but this is {_WORDS[value.kind]}{hint}", node.span)
-        return value
+        if value.kind == "scalar":
+            raise ParseError(f"{what} takes a vector, but this is {_WORDS[value.kind]}", node.span)
+        return value if value.kind == "vector" else _coordinates([value], value.coordinate)
 
     def _name(self, node: Name) -> Value:
         if node.name in self.defined:
@@ -118,36 +135,38 @@ class Builder:
     def _negative(self, node: Negative) -> Value:
         value = self.build(node.arg)
         if value.kind == "absolute":
-            raise ParseError(f"only mean(…) and sum(…) take absolute values of coordinates; {_REDUCE}", node.span)
-        return Value(-value.expr, value.kind, value.size + 1, value.terms)
+            return _coordinates([value], -value.coordinate)
+        return Value(-value.expr, value.kind, value.size + 1, value.terms, None if value.each is None else -value.each)
 
     def _sum(self, node: Sum) -> Value:
         values = [self.build(arg) for arg in node.args]
         first = values[0]
+        each = sp.Add(*(v.coordinate if s == "+" else -v.coordinate for v, s in zip(values, node.signs, strict=True)))
+        kinds = {value.kind for value in values}
         for value, arg in zip(values, node.args, strict=True):
-            if "absolute" in (value.kind, first.kind):
-                raise ParseError(f"only mean(…) and sum(…) take absolute values of coordinates; {_REDUCE}", arg.span)
-            if value.kind != first.kind:
+            if {value.kind, first.kind} == {"vector", "scalar"} and not all(
+                v.expr.is_number for v in values if v.kind == "scalar"
+            ):
                 raise ParseError(
                     f"a sum has terms of one kind, but the first is {_WORDS[first.kind]} and this is "
                     f"{_WORDS[value.kind]}",
                     arg.span,
                 )
+        if len(kinds) > 1 or kinds & {"absolute", "coordinates"}:
+            return _coordinates(values, each)
         expr = sp.Add(*(v.expr if s == "+" else -v.expr for v, s in zip(values, node.signs, strict=True)))
-        return Value(expr, first.kind, _size(values), sum(v.terms for v in values))
+        return Value(expr, first.kind, _size(values), sum(v.terms for v in values), each)
 
     def _product(self, node: Product) -> Value:
         out: Value | None = None
         for sign, arg in zip(node.signs, node.args, strict=True):
             value = self.build(arg)
-            if "absolute" in (value.kind, out.kind if out else ""):
-                raise ParseError(f"only mean(…) and sum(…) take absolute values of coordinates; {_REDUCE}", arg.span)
             if out is None:
                 out = value
             elif sign == "/":
                 out = _quotient(out, value, arg.span)
             else:
-                out = _times(out, value, arg.span)
+                out = _times(out, value)
             out = _limited(out, node.args[0].span.to(arg.span))
         assert out is not None
         return out
@@ -160,12 +179,12 @@ class Builder:
         if abs(p.p) > EXPONENT or p.q > EXPONENT:
             raise ParseError(f"an exponent's numerator and denominator are {EXPONENT} at most", node.exponent.span)
         size = base.size + exponent.size + 1
-        if base.kind == "vector":
-            if p != 2:
-                raise ParseError("a vector has no power but the coordinatewise square v**2", node.span)
-            return Value(Norm2(base.expr), "product", size, base.terms**2)
+        if base.kind == "vector" and p == 2:
+            return Value(Norm2(base.expr), "product", size, base.terms**2, base.expr**2)
         if base.kind != "scalar":
-            raise ParseError(f"{_WORDS[base.kind]} has no power; {_REDUCE}", node.base.span)
+            if base.kind == "vector" and not (p.is_Integer and p > 0):
+                raise ParseError("a vector's coordinates have either sign, so it has no such power", node.span)
+            return Value(base.coordinate**p, "coordinates", size, base.terms ** max(int(p), 1))
         if base.expr == 0 and p <= 0:
             raise ParseError("0 has no such power", node.span)
         n = abs(int(p)) if p.is_Integer else 1
@@ -187,31 +206,32 @@ class Builder:
 
     def _call_norm2(self, node: Call) -> Value:
         v = self.vector(node.args[0], node.function)
-        return Value(Norm2(v.expr), "scalar", v.size + 1, v.terms**2)
+        return Value(_inner(v, v), "scalar", v.size + 1, v.terms**2)
 
     def _call_dot(self, node: Call) -> Value:
         a, b = (self.vector(arg, node.function) for arg in node.args)
-        return Value(Dot(a.expr, b.expr), "scalar", a.size + b.size + 1, a.terms * b.terms)
+        return Value(_inner(a, b), "scalar", a.size + b.size + 1, a.terms * b.terms)
 
     def _call_mse(self, node: Call) -> Value:
         a, b = (self.vector(arg, node.function) for arg in node.args)
-        return Value(Norm2(a.expr - b.expr) / D, "scalar", a.size + b.size + 3, (a.terms + b.terms) ** 2)
+        error = Value(a.expr - b.expr, "vector" if a.kind == b.kind == "vector" else "coordinates")
+        return Value(_inner(error, error) / D, "scalar", a.size + b.size + 3, (a.terms + b.terms) ** 2)
 
     def _call_mean_abs(self, node: Call) -> Value:
         v = self.vector(node.args[0], node.function)
+        if v.kind != "vector":
+            return Value(_total(Magnitude(v.coordinate)) / D, "scalar", v.size + 2, v.terms)
         return Value(MeanAbs(v.expr), "scalar", v.size + 1, v.terms)
 
     def _call_sum(self, node: Call) -> Value:
         value = self._reduced(node)
-        if value.kind == "absolute":
-            return Value(D * MeanAbs(value.expr), "scalar", value.size + 2, value.terms)
-        return Value(value.expr, "scalar", value.size + 1, value.terms)
+        return Value(value.total, "scalar", value.size + 1 + (value.kind == "absolute"), value.terms)
 
     def _call_mean(self, node: Call) -> Value:
         value = self._reduced(node)
         if value.kind == "absolute":
             return Value(MeanAbs(value.expr), "scalar", value.size + 1, value.terms)
-        return Value(value.expr / D, "scalar", value.size + 2, value.terms)
+        return Value(value.total / D, "scalar", value.size + 2, value.terms)
 
     def _reduced(self, node: Call) -> Value:
         value = self.build(node.args[0])
@@ -222,19 +242,14 @@ class Builder:
                 f"sample, so leave a {name} over the batch out",
                 node.args[0].span,
             )
-        if value.kind == "vector":
-            raise ParseError(
-                f"{name} of a vector's coordinates is nothing that the calculus knows; {name}(v**2), {name}(a*b) and "
-                f"{name}(abs(v)) are",
-                node.args[0].span,
-            )
         return value
 
     def _call_sg(self, node: Call) -> Value:
         value = self.build(node.args[0])
-        if value.kind == "absolute":
-            raise ParseError(f"sg takes no absolute values of coordinates; {_REDUCE}", node.args[0].span)
-        return Value(sg(value.expr), value.kind, value.size + 1, value.terms)
+        if value.kind in ("absolute", "coordinates"):
+            return _coordinates([value], sg(Each(value.coordinate)))
+        each = None if value.each is None else sg(Each(value.each))
+        return Value(sg(value.expr), value.kind, value.size + 1, value.terms, each)
 
     def _call_min(self, node: Call) -> Value:
         return self._extremum(node, Least)
@@ -243,15 +258,15 @@ class Builder:
         return self._extremum(node, Greatest)
 
     def _extremum(self, node: Call, kind: type) -> Value:
-        values = [self.scalar(arg, node.function) for arg in node.args]
-        expr = values[0].expr
+        values = [self.build(arg) for arg in node.args]
+        expr = values[0].coordinate
         for value in values[1:]:
-            expr = kind(expr, value.expr)
-        return Value(expr, "scalar", _size(values), sum(v.terms for v in values))
+            expr = kind(expr, value.coordinate)
+        return _of(values, expr)
 
     def _call_relu(self, node: Call) -> Value:
-        x = self.scalar(node.args[0], node.function)
-        return Value(Greatest(x.expr, sp.S.Zero), "scalar", x.size + 2, x.terms)
+        x = self.build(node.args[0])
+        return _of([x], Greatest(x.coordinate, sp.S.Zero), 1)
 
     def _call_unless(self, node: Call) -> Value:
         values = [self.scalar(arg, node.function) for arg in node.args]
@@ -259,23 +274,35 @@ class Builder:
 
     def _call_abs(self, node: Call) -> Value:
         value = self.build(node.args[0])
-        if value.kind == "scalar":
-            return Value(Magnitude(value.expr), "scalar", value.size + 1, value.terms)
         if value.kind == "vector":
-            return Value(value.expr, "absolute", value.size + 1, value.terms)
-        raise ParseError(f"abs takes a number or a vector, but this is {_WORDS[value.kind]}", node.args[0].span)
+            return Value(value.expr, "absolute", value.size + 1, value.terms, Magnitude(value.expr))
+        return _of([value], Magnitude(value.coordinate))
+
+    def _call_huber(self, node: Call) -> Value:
+        """torch's: x²/2 up to δ and δ(|x| − δ/2) beyond, which is c(x − c/2) with c = clip(x, −δ, δ)."""
+        x, delta, c = self._clipped_symmetrically(node)
+        return _of([x, delta, x], c * (x.coordinate - c / 2), 4)
+
+    def _call_smooth_l1(self, node: Call) -> Value:
+        x, delta, c = self._clipped_symmetrically(node)
+        return _of([x, delta, x], c * (x.coordinate - c / 2) / delta.expr, 5)
+
+    def _clipped_symmetrically(self, node: Call) -> tuple[Value, Value, sp.Expr]:
+        x, delta = self.build(node.args[0]), self.scalar(node.args[1], f"{node.function}'s bound")
+        if not delta.expr.is_positive:
+            raise ParseError(f"{node.function}'s bound is a positive number", node.args[1].span)
+        return x, delta, Clip(x.coordinate, -delta.expr, delta.expr)
 
     def _call_clip(self, node: Call) -> Value:
         with self._inside(clipped=True):
-            x = self.scalar(node.args[0], node.function)
+            x = self.build(node.args[0])
         with self._inside(bound="clip_low"):
-            low = self.scalar(node.args[1], node.function)
+            low = self.build(node.args[1])
         with self._inside(bound="clip_high"):
-            high = self.scalar(node.args[2], node.function)
+            high = self.build(node.args[2])
         if (high.expr - low.expr).is_negative:
             raise ParseError(f"{node.function}'s lower bound is above its upper one", node.args[1].span)
-        values = (x, low, high)
-        return Value(Clip(x.expr, low.expr, high.expr), "scalar", _size(values), sum(v.terms for v in values))
+        return _of([x, low, high], Clip(x.coordinate, low.coordinate, high.coordinate))
 
     @contextmanager
     def _inside(self, bound: str = "", clipped: bool = False) -> Iterator[None]:
@@ -285,7 +312,9 @@ class Builder:
         self.bound, self.clipped = before
 
     def _elementary(self, node: Call) -> Value:
-        x = self.scalar(node.args[0], node.function)
+        x = self.build(node.args[0])
+        if x.kind != "scalar":
+            return _coordinates([x], _ELEMENTARY[FUNCTIONS[node.function]](x.coordinate), 4)
         if _bits(x.expr) > NUMBER_BITS // 4 and x.expr.is_number:
             raise ParseError(f"the argument of {node.function} is too large a number", node.args[0].span)
         f = _ELEMENTARY[FUNCTIONS[node.function]]
@@ -299,34 +328,72 @@ _ELEMENTARY: dict[str, Callable[[sp.Expr], sp.Expr]] = {
     "sin": sp.sin,
     "cos": sp.cos,
     "sign": sp.sign,
+    "log_cosh": lambda x: x + sp.log(1 + sp.exp(-2 * x)) - sp.log(2),
     "sigmoid": lambda x: 1 / (1 + sp.exp(-x)),
     "softplus": lambda x: sp.log(1 + sp.exp(x)),
     "logsigmoid": lambda x: -sp.log(1 + sp.exp(-x)),
     "tanh": lambda x: 2 / (1 + sp.exp(-2 * x)) - 1,
 }
-_ARGUMENTS = {"dot": (2, 2), "mse": (2, 2), "clip": (3, 3), "min": (2, 8), "max": (2, 8), "unless": (1, 8)}
+_ARGUMENTS = {
+    "dot": (2, 2),
+    "mse": (2, 2),
+    "huber": (2, 2),
+    "smooth_l1": (2, 2),
+    "clip": (3, 3),
+    "min": (2, 8),
+    "max": (2, 8),
+    "unless": (1, 8),
+}
 
 
 def _size(values: Iterable[Value]) -> int:
     return 1 + sum(v.size for v in values)
 
 
-def _times(a: Value, b: Value, span: Span) -> Value:
+def _coordinates(values: Iterable[Value], each: sp.Expr, more: int = 0) -> Value:
+    """A function of coordinates that was made of these values."""
+    values = list(values)
+    return Value(each, "coordinates", _size(values) + more, sum(v.terms for v in values))
+
+
+def _of(values: list[Value], expr: sp.Expr, more: int = 0) -> Value:
+    """A function of values: a number per sample where all are, else one per coordinate."""
+    if any(value.kind != "scalar" for value in values):
+        return _coordinates(values, expr, more)
+    return Value(expr, "scalar", _size(values) + more, sum(v.terms for v in values))
+
+
+def _total(f: sp.Expr) -> sp.Expr:
+    """The sum over coordinates, of what is the same in each too."""
+    return Total(f) if coordinatewise(f) else D * f
+
+
+def _inner(a: Value, b: Value) -> sp.Expr:
+    if a.kind == b.kind == "vector":
+        return Norm2(a.expr) if a is b else Dot(a.expr, b.expr)
+    return _total(a.coordinate * b.coordinate)
+
+
+def _times(a: Value, b: Value) -> Value:
     kinds = sorted((a.kind, b.kind))
     size, terms = a.size + b.size + 1, a.terms * b.terms
     if kinds == ["vector", "vector"]:
-        return Value(Dot(a.expr, b.expr), "product", size, terms)
-    if "scalar" not in kinds:
-        raise ParseError(f"{_WORDS[a.kind]} times {_WORDS[b.kind]} has no meaning here; {_REDUCE} first", span)
-    return Value(a.expr * b.expr, next((k for k in kinds if k != "scalar"), "scalar"), size, terms)
+        return Value(Dot(a.expr, b.expr), "product", size, terms, a.expr * b.expr)
+    if "scalar" not in kinds or "absolute" in kinds or "coordinates" in kinds:
+        return Value(a.coordinate * b.coordinate, "coordinates", size, terms)
+    kind = next((k for k in kinds if k != "scalar"), "scalar")
+    return Value(a.expr * b.expr, kind, size, terms, a.coordinate * b.coordinate if kind == "product" else None)
 
 
 def _quotient(a: Value, b: Value, span: Span) -> Value:
-    if b.kind != "scalar":
+    if b.kind == "vector":
         raise ParseError(f"one cannot divide by {_WORDS[b.kind]}", span)
     if b.expr == 0:
         raise ParseError("division by 0", span)
-    return Value(a.expr / b.expr, a.kind, a.size + b.size + 1, a.terms * b.terms)
+    size, terms = a.size + b.size + 1, a.terms * b.terms
+    if b.kind != "scalar" or a.kind in ("absolute", "coordinates"):
+        return Value(a.coordinate / b.coordinate, "coordinates", size, terms)
+    return Value(a.expr / b.expr, a.kind, size, terms, None if a.each is None else a.each / b.expr)
 
 
 def _limited(value: Value, span: Span) -> Value:

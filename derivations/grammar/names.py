@@ -70,6 +70,7 @@ FUNCTIONS = {
     "exp": "exp", "log": "log", "ln": "log", "sqrt": "sqrt", "sin": "sin", "cos": "cos", "tanh": "tanh",
     "sigmoid": "sigmoid", "softplus": "softplus", "logsigmoid": "logsigmoid", "log_sigmoid": "logsigmoid",
     "min": "min", "minimum": "min", "max": "max", "maximum": "max",
+    "huber": "huber", "smooth_l1": "smooth_l1", "log_cosh": "log_cosh", "logcosh": "log_cosh",
     "clip": "clip", "clamp": "clip", "abs": "abs", "relu": "relu", "sign": "sign",
     "unless": "unless",
 }  # fmt: skip

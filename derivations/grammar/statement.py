@@ -9,11 +9,11 @@ from functools import lru_cache
 import sympy as sp
 
 from derivations import calculus
-from derivations.calculus import MeanAbs, Surrogate
+from derivations.calculus import MeanAbs, Surrogate, Total, coordinatewise
 from derivations.derivation import OUTPUTS, inline
 from derivations.grammar.build import Builder
 from derivations.grammar.errors import ParseError, Span
-from derivations.grammar.kinks import is_kink, lower
+from derivations.grammar.kinks import Magnitude, is_kink, lower
 from derivations.grammar.limits import DEFINITIONS
 from derivations.grammar.names import ALIASES, AMBIGUOUS, BACKWARD, CANONICAL, CONSTANTS, FUNCTIONS, STANDARD
 from derivations.grammar.syntax import (
@@ -138,19 +138,20 @@ class _Reader:
         self._no_circle()
         loss = self.builder.build(self.program.loss)
         if loss.kind != "scalar":
-            what = {"vector": "a vector", "product": "one number per coordinate"}.get(loss.kind, "no number")
+            per_coordinate = dict.fromkeys(("product", "coordinates"), "one number per coordinate")
+            what = {"vector": "a vector", **per_coordinate}.get(loss.kind, "no number")
             raise ParseError(
                 f"the loss is one number per sample, but this is {what}: take norm2, dot, sum or mean of it",
                 self.program.loss.span,
             )
-        expr = self._lowered(loss.expr)
+        expr = self._lowered(self._absolute(loss.expr))
         expr = self._named_ratio(expr)
         if not self._live(expr):
             raise ParseError(self._why_dead(expr), self.program.loss.span)
         frozen, _ = calculus.freeze(inline(expr, self.definitions))
         if any(node.has(v_theta) for node in frozen.atoms(MeanAbs)):
             raise ParseError(
-                "absolute values of coordinates have no gradient in this calculus: use a square, or put them in sg(…)",
+                "absolute values have a gradient here in the loss itself, not within a definition: write them there",
                 self._place("mean_abs", "abs"),
             )
         needed = self._needed(expr)
@@ -248,6 +249,12 @@ class _Reader:
     def _lowered(self, expr: sp.Expr) -> sp.Expr:
         return lower(expr, self._live)
 
+    def _absolute(self, expr: sp.Expr) -> sp.Expr:
+        """Live means of absolute values as sums of the values' own kinks; detached ones keep their name."""
+        frozen, thaw = calculus.freeze(expr)
+        live = {node for node in frozen.atoms(MeanAbs) if self._live(node)}
+        return frozen.xreplace({node: Total(Magnitude(node.args[0])) / D for node in live}).xreplace(thaw)
+
     def _named_ratio(self, expr: sp.Expr) -> sp.Expr:
         """Name what is clipped ``ratio``, and its logarithm, where the user did not."""
         own = self.definitions.get(ratio)
@@ -257,7 +264,12 @@ class _Reader:
         if len(clipped) != 1 or expr.has(ratio) or expr.has(log_ratio) or {"ratio", "log_ratio"} & set(self.own):
             return expr
         (inner,) = clipped
-        if not isinstance(inner, sp.exp) or inner.args[0].has(ratio) or inner.args[0].has(log_ratio):
+        if (
+            not isinstance(inner, sp.exp)
+            or coordinatewise(inner)
+            or inner.args[0].has(ratio)
+            or inner.args[0].has(log_ratio)
+        ):
             return expr
         self._name_ratio(inner)
         return expr.xreplace({inner: ratio})

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from derivations.calculus import Mask
 from derivations.derivation import Derivation
 from derivations.from_text import Derived as Derivative
 from derivations.grammar.names import ALIASES
@@ -18,7 +17,15 @@ from derivations.notation import log_ratio, rows
 from derivations.parameterisation import OUTPUT
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
-from gradcheck.compare import Comparison, branch, compare_branches, gradient_of, required_gradients, with_ties
+from gradcheck.compare import (
+    Comparison,
+    branch,
+    compare_branches,
+    gradient_of,
+    required_gradients,
+    sample_masks,
+    with_ties,
+)
 from gradcheck.compiled import evaluate
 from gradcheck.deriving.numeric import Evaluator, loss_of
 from gradcheck.error_scale import error_scale
@@ -90,7 +97,7 @@ def check(
     """
     derivation = output or derived.derivation
     text = _Text(statement, derived.derivation, derivation)
-    several = len(derivation.raw_gradient.atoms(Mask)) > 1
+    several = len(sample_masks(derivation.raw_gradient)) > 1
     worst, judged, skipped, failure = 0.0, [], 0, None
     try:
         for spec in _specs(problems, seed, POLICY if has_clip(derivation) else POLICY[:3]):

@@ -153,4 +153,7 @@ _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "relu": torch.relu,
     "unless": lambda *conditions: (~torch.stack([c > 0 for c in torch.broadcast_tensors(*conditions)]).all(0)).double(),
     "sign": torch.sign,
+    "huber": lambda x, delta: torch.where(x.abs() <= delta, x**2 / 2, delta * (x.abs() - delta / 2)),
+    "smooth_l1": lambda x, beta: torch.where(x.abs() <= beta, x**2 / (2 * beta), x.abs() - beta / 2),
+    "log_cosh": lambda x: torch.logaddexp(x, -x) - math.log(2),
 }

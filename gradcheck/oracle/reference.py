@@ -8,12 +8,11 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from derivations.calculus import Mask
 from derivations.derivation import Derivation
 from derivations.notation import error_gap, group_gap, partner_gap
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
-from gradcheck.compare import Comparison, compare, compare_branches, with_ties
+from gradcheck.compare import Comparison, compare, compare_branches, sample_masks, with_ties
 from gradcheck.compare import branch as branch_of
 from gradcheck.compiled import evaluate
 from gradcheck.conventions import Conventions
@@ -93,7 +92,7 @@ def reference(conventions: Conventions, case: Case, dtype: torch.dtype | None = 
     factor = overall_factor(conventions, case)
     dtype = dtype or working_dtype(conventions, case)
     # Of several masks any may be open on its own: such samples are not judged.
-    several = len(branch_of(derivation, False)[0].atoms(Mask)) > 1
+    several = len(sample_masks(branch_of(derivation, False)[0])) > 1
     branches, undecided = [], torch.zeros((), dtype=torch.bool)
     for other in (False, True):
         raw, gradient, weight, target = branch_of(derivation, other)

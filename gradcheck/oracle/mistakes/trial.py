@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from derivations import notation as n
-from derivations.calculus import Dot, MeanAbs, Norm2, Surrogate, Unless, sg
+from derivations.calculus import Dot, Each, MeanAbs, Norm2, Surrogate, Total, Unless, sg
 from gradcheck.bounds import THRESHOLD, Analysis, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.oracle.mistakes.candidates import Mistake
@@ -352,6 +352,8 @@ _RULES: dict[type, Callable[..., Tensor]] = {
     Dot: _dot,
     Norm2: lambda x: _dot(x, x),
     MeanAbs: lambda x: x.abs().mean(tuple(range(1, x.ndim)), keepdim=True),
+    Total: lambda x: x.sum(tuple(range(1, x.ndim)), keepdim=True),
+    Each: lambda x: x,
     BatchMean: lambda x: x.mean(0, keepdim=True).expand(x.shape),
     BatchFirst: lambda x: x[:1].expand(x.shape) if x.ndim else x,
     Neighbour: lambda x, by: x.roll(int(by), 0) if x.ndim else x,
