@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from gradcheck.watching.given import Given
 from gradcheck.watching.step import Judgement
 from gradcheck.watching.trainer import Arrivals, Parameters
 
-__all__ = ["Pending", "goes_on", "network_dtype", "quiet"]
+__all__ = ["Pending", "goes_on", "network_dtype", "quiet", "untraced"]
 
 
 class Pending:
@@ -55,3 +56,9 @@ def quiet(gradient: Tensor) -> Iterator[None]:
     """No graph, no autocast, whatever the training has set."""
     with torch.no_grad(), torch.autocast(gradient.device.type, enabled=False):
         yield
+
+
+def untraced(function: Callable[..., None]) -> Callable[..., None]:
+    """The same function, and nothing that it calls, traced by Dynamo, where that is at work."""
+    dynamo = sys.modules.get("torch._dynamo")
+    return function if dynamo is None else dynamo.disable(function)

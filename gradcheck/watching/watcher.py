@@ -21,7 +21,7 @@ from gradcheck.watching.averaged import Average
 from gradcheck.watching.faults import Checked
 from gradcheck.watching.given import Given, Problem, read_call
 from gradcheck.watching.lines import Report, StepLine
-from gradcheck.watching.pending import Pending, goes_on, network_dtype, quiet
+from gradcheck.watching.pending import Pending, goes_on, network_dtype, quiet, untraced
 from gradcheck.watching.rewards import check_advantages
 from gradcheck.watching.saving import Kept, write_step
 from gradcheck.watching.step import Context, Judgement, judge_call
@@ -90,13 +90,13 @@ class Watch:
         if number % self._every and self._save_next is None and not (self._average and self._average.waiting):
             return
         try:
-            self._look(number, quantities)
+            untraced(self._look)(number, quantities)
         except WatchError:
             raise
         except Exception as error:  # a fault of ours must not stop the training
             self._say("internal", f"the watch failed, and training goes on: {type(error).__name__}: {error}")
 
-    # Dynamo must not trace into it: a hook on a tensor of the graph would be a part of the compiled step.
+    # In a compiled step Dynamo's graph ends before the call: a hook on its tensors would else be a part of it.
     __call__._torchdynamo_disable = True  # type: ignore[attr-defined]
 
     @property
