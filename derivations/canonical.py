@@ -139,7 +139,8 @@ def _log(node: sp.log, arg: sp.Expr) -> sp.Expr:
     logs = {symbol: exponent for exponent, symbol in exponents.items()}
     out = sp.S.Zero
     for sign, part in ((1, numerator), (-1, denominator)):
-        content, factors = sp.factor_list(part) if not part.has(sp.Function) else (sp.S.One, [(part, 1)])
+        rational = part.is_rational_function()  # SymPy factors no product of roots, D√s
+        content, factors = sp.factor_list(part) if rational else (sp.S.One, [(part, 1)])
         whole = [(content, 1), *factors]
         if not all(is_positive(f) for f, _ in whole):
             whole = [(part, 1)]

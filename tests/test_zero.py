@@ -53,3 +53,10 @@ def test_denominators_that_only_look_different_cancel() -> None:
 def test_a_division_by_what_is_zero_proves_nothing() -> None:
     with pytest.raises(ZeroDivisionError):
         _vanishes_in_field(X / ((X + Y) ** 2 - X**2 - 2 * X * Y - Y**2))
+
+
+def test_a_logarithm_of_a_product_with_a_root_is_settled() -> None:
+    """SymPy's factor_list raises there."""
+    size, std = sp.Symbol("D", integer=True, positive=True), sp.Symbol("s", positive=True)
+    assert not is_zero(sp.log(size * sp.sqrt(std)) - sp.log(std))
+    assert is_zero(sp.log(size * sp.sqrt(std)) - sp.log(sp.sqrt(std) * size))
