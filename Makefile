@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROFILE ?= ci
 PYTEST = $(BIN)/python -m pytest -n auto --hypothesis-profile=$(PROFILE)
 
-.PHONY: verify test kernels lint format deep mutants adversary bench picture notebooks notebooks-check docs docs-serve docs-test versions clean
+.PHONY: verify montecarlo test kernels lint format deep mutants adversary bench picture notebooks notebooks-check docs docs-serve docs-test versions clean
 
 verify: $(VENV)/.ready
 	$(BIN)/gradcheck verify $(ARGS)
@@ -32,6 +32,9 @@ lint: $(VENV)/.ready
 format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+montecarlo: $(VENV)/.ready
+	$(BIN)/python -m gradcheck.montecarlo $(ARGS)
 
 mutants: $(VENV)/.ready
 	$(BIN)/python -m tests.oracle.table $(ARGS)
