@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gradcheck import __version__
+from gradcheck.calculator_options import ALIASES, OPTIONS
 from gradcheck.console import Parser, safe_output
 from gradcheck.deriving import command as derive_command
 from gradcheck.errors import InputError
@@ -127,11 +128,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     table.set_defaults(run=_table)
 
-    explain = commands.add_parser("explain", help="the derivation of one loss, step by step")
-    explain.add_argument("name", metavar="NAME", help="flow_grpo, flow_grpo[mean], or a lemma such as L2")
+    explain = commands.add_parser(
+        "explain", help="the derivation of one loss, or a theorem, step by step; or a theorem for your own numbers"
+    )
+    explain.add_argument(
+        "name", metavar="NAME", help="flow_grpo, flow_grpo[mean], a lemma such as L2, or a theorem: clip"
+    )
     explain.add_argument("--latex", action="store_true", help="formulas as LaTeX")
     explain.add_argument("--prediction", default="v", help="for a network that predicts v, epsilon or x0 (v)")
     explain.add_argument("--noise-at", type=int, default=1, metavar="TIME", help="noise at t = 1 or 0 (1)")
+    numbers = explain.add_argument_group("your own numbers, for a theorem such as clip, schedule or group")
+    for name, option in OPTIONS.items():
+        numbers.add_argument(option.flag, dest=name, metavar="X", help=option.help)
     explain.set_defaults(run=_explain)
     return parser
 
@@ -228,10 +236,17 @@ def _explain(arguments: argparse.Namespace) -> int:
     from gradcheck.catalogue import CATALOGUE
     from gradcheck.conventions import variables_problems
 
+    given = {name: value for name in OPTIONS if (value := getattr(arguments, name)) is not None}
+    if given:
+        from gradcheck.calculators import calculate
+
+        print(calculate(arguments.name, given), end="")
+        return 0
     of_steps = (s.theorem for s in REVERSE_STEPS)
     theorems = {t.name: t for t in (*LEMMAS, *of_steps, *IDENTITIES, *PARAMETERISATIONS, *THEOREMS)}
-    if arguments.name in theorems:
-        print(theorem_explain(theorems[arguments.name], latex=arguments.latex))
+    named = ALIASES.get(arguments.name, arguments.name)
+    if named in theorems:
+        print(theorem_explain(theorems[named], latex=arguments.latex))
         return 0
     for e in CATALOGUE:
         if arguments.name in (e.label, f"{e.symbolic.NAME}[{e.variant}]"):

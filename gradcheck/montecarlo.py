@@ -35,7 +35,7 @@ BARS = 6.0
 e^{⟨b, z⟩} do not matter."""
 
 BIAS = 5.0
-"""Standard errors by which the mean of many problems' errors may be off: what each hides, all together show."""
+"""Standard errors by which the differences of many problems may be off together: what each hides, all together show."""
 
 DIMENSIONS = (1, 2, 3, 5, 8, 16, 48)
 _PAIRS = 1024
@@ -80,8 +80,11 @@ class Agreement:
 
     @property
     def bias(self) -> float:
-        """The mean deviation in its own standard errors."""
-        return sum(d.deviation for d in self.draws) / math.sqrt(len(self.draws))
+        """The sum of the differences in its own standard errors.
+
+        Not the mean deviation, which a skewed summand biases: where its mean comes out high, so does its error.
+        """
+        return sum(d.difference for d in self.draws) / math.sqrt(sum(d.bar**2 for d in self.draws))
 
     @property
     def holds(self) -> bool:

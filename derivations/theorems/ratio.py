@@ -199,6 +199,13 @@ def _clip() -> GaussianTheorem:
             ExpectationIs(_mean(Below(mean_ratio, 1 - clip_low)), _half, radius),
         ),
         Step(
+            "seldom-above",
+            "Above, the share is at most Φ(−√(2D log(1 + ε⁺))), reached at κ² = 2D log(1 + ε⁺): where D ε⁺ is well "
+            "above 1, "
+            "nothing is ever clipped there.",
+            Equal((D * up / kappa + kappa / 2) ** 2, 2 * D * up + (D * up / kappa - kappa / 2) ** 2),
+        ),
+        Step(
             "guard-clipped-up",
             "GRPO-Guard's ratio has no shift κ/2: above …",
             ExpectationIs(_mean(Below(1 + clip_high, guard_ratio)), NormalCDF(-up / guard_size)),
