@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Laplace, MultivariateNormal, Normal
+from torch.distributions import Bernoulli, Laplace, Normal
 from torch.nn import functional
 
 from gradcheck.case import Case
@@ -66,21 +66,11 @@ def logaddexp_with_its_value(case: Case) -> Tensor:
     return torch.logaddexp(-logit(case), torch.zeros_like(case.preference)).mean()
 
 
-@correct("diffusion_dpo")
-def log_of_one_minus_sigmoid(case: Case) -> Tensor:
-    return -torch.log(1 - torch.sigmoid(-logit(case))).mean()
-
-
 @correct("diffusion_dpo", reduction="mean")
 def bernoulli_likelihood(case: Case) -> Tensor:
     each = case.v_theta[0].numel()
     z = -case.beta_dpo * case.preference * (gap(case) / each - case.partner_gap)
     return -Bernoulli(logits=z).log_prob(torch.ones_like(z)).mean()
-
-
-@correct("diffusion_dpo")
-def soft_margin_loss(case: Case) -> Tensor:
-    return functional.soft_margin_loss(logit(case), torch.ones_like(case.preference))
 
 
 @correct("diffusion_dpo", anchor="behaviour")
@@ -173,19 +163,6 @@ def smooth_l1_within_its_square(case: Case) -> Tensor:
 def unit_normal_density(case: Case) -> Tensor:
     log_prob = Normal(case.v_gt, 1.0).log_prob(case.v_theta).flatten(1).sum(1)
     return (-2 * case.advantage * log_prob).mean()
-
-
-@correct("awm")
-def multivariate_normal_density(case: Case) -> Tensor:
-    v = flat(case.v_theta)
-    eye = torch.eye(v.shape[1], dtype=v.dtype, device=v.device)
-    return (-2 * case.advantage * MultivariateNormal(flat(case.v_gt), eye).log_prob(v)).mean()
-
-
-@correct("awm", reduction="mean")
-def variance_and_mean_squared(case: Case) -> Tensor:
-    off = flat(case.v_theta - case.v_gt)
-    return (case.advantage * (off.var(1, correction=0) + off.mean(1) ** 2)).mean()
 
 
 @correct("awm")
