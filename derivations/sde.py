@@ -5,7 +5,7 @@ step         source                                       noise
 ===========  ===========================================  ==========================================
 Flow-SDE     Flow-GRPO, arXiv:2505.05470, Eq. 9–12        σ_t = η √(t/(1−t)), C2 = σ_t √Δt
 Dance-SDE    DanceGRPO, arXiv:2505.07818                  σ_t = η, C2 = η √Δt
-CPS          Coefficients-Preserving Sampling (2025)      C2 = t' sin(ηπ/2)
+CPS          Coefficients-Preserving, arXiv:2509.05952    C2 = t' sin(ηπ/2)
 Wan-SDE      Flow-GRPO's public code for Wan              σ_t = σ_min + (η − σ_min) t, C2 = σ_t √Δt
 DDIM         Song et al., arXiv:2010.02502, Eq. 12, 16    C2 = η √((1−ᾱ')/(1−ᾱ)) √(1 − ᾱ/ᾱ')
 ===========  ===========================================  ==========================================
@@ -275,7 +275,8 @@ _DANCE = """@article{xue2025dancegrpo,
   journal={arXiv:2505.07818}, year={2025}}"""
 _CPS = """@article{wang2025cps,
   title={Coefficients-Preserving Sampling for Reinforcement Learning with Flow Matching},
-  author={Wang, Feng and others}, year={2025}}"""
+  author={Wang, Feng and Yu, Zihao and others},
+  journal={arXiv:2509.05952}, year={2025}}"""
 _WAN = """@misc{flowgrpo2025wan,
   title={Flow-GRPO, public code: the reverse step of its training script for Wan 2.1},
   author={Liu, Jie and others},

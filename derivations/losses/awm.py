@@ -39,7 +39,8 @@ NAME = "awm"
 TITLE = "AWM"
 REFERENCE = """@article{xue2025awm,
   title={Advantage Weighted Matching: Aligning RL with Pretraining in Diffusion Models},
-  author={Xue, Shuchen and others}, year={2025}}"""
+  author={Xue, Shuchen and others},
+  journal={arXiv:2509.25050}, year={2025}}"""
 
 OPTIONS = {
     **_forward.OPTIONS,

@@ -8,6 +8,7 @@ A sample is stopped where it has gone far enough (d > d_max) and the update woul
 back it trains at any distance.  The two steps' Gaussians share their covariance, so that their divergence is exact, the
 same in both directions, and free of the noise, which the ratio is not.
 Proved: the divergence's closed form, and the gradient A m r k (ε + kδ), which is Flow-GRPO's but for the mask.
+Source: Ping, Zhou, Qi, Luo, Bo, Pang, arXiv:2606.11025.
 """
 
 from __future__ import annotations
@@ -38,9 +39,10 @@ from derivations.variant import Variant
 
 NAME = "flow_dppo"
 TITLE = "Flow-DPPO"
-REFERENCE = """@misc{flowdppo,
+REFERENCE = """@article{ping2026flowdppo,
   title={Flow-DPPO},
-  note={divergence proximal policy optimisation on the reverse steps of a flow}}"""
+  author={Ping and Zhou and Qi and Luo and Bo and Pang},
+  journal={arXiv:2606.11025}, year={2026}}"""
 
 VARIANTS = (
     Variant("paper", "the true Gaussian log-density of the Flow-SDE step, and its KL divergence"),

@@ -6,7 +6,8 @@ r"""Flow-GRPO: PPO's clipped surrogate on the Gaussian reverse step of an SDE sa
 Proved: the exact gradient A m r k (ε + kδ) and its target, the approximation A k ε that people quote with its
 order and the terms up to the third, the direction-only target, and both readings of the objective's sign.
 Source: Liu et al., arXiv:2505.05470.  DanceGRPO (arXiv:2505.07818) and CPS are the same loss on another reverse step;
-TempFlow-GRPO (arXiv:2508.04324) and MixGRPO (arXiv:2507.21802) weigh it by the time step.
+TempFlow-GRPO (arXiv:2508.04324) and MixGRPO (arXiv:2507.21802) weigh it by the time step.  MixGRPO's public
+code has ½ mean((log p_theta − log p_old)²) towards the behaviour model, where the paper has a KL to the reference.
 """
 
 from __future__ import annotations

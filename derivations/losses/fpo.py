@@ -7,7 +7,8 @@ Both squared errors are of the same draw of noise and time; log p names minus an
 Proved: the gradient 2 A m r (v_theta − v_gt), exact; its on-policy form, which is AWM's; the ratio's closed form and
 its upper bound; what changes where several draws share one exponent.  With ω = 1 it is AWM's PPO-clipped form
 (:mod:`derivations.coincidences`).
-Source: McAllister et al., "Flow Matching Policy Gradients", arXiv:2507.21053.
+Source: McAllister et al., "Flow Matching Policy Gradients", arXiv:2507.21053.  The public code differs: it takes
+means over action dimensions, clips the log-ratio at ±3, and has the error in the predicted noise.
 """
 
 from __future__ import annotations

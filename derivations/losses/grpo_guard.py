@@ -42,6 +42,7 @@ NAME = "grpo_guard"
 TITLE = "GRPO-Guard"
 REFERENCE = """@article{grpoguard2025,
   title={GRPO-Guard: Mitigating Implicit Over-Optimization in Flow Matching via Regulated Clipping},
+  author={Wang, Jing and Liang, Jiajun and Liu, Jie and others},
   journal={arXiv:2510.22319}, year={2025}}"""
 
 VARIANTS = (

@@ -3,7 +3,8 @@ r"""RWR, reward-weighted regression: flow matching on the model's own samples, w
 .. math:: \mathcal{L} = e^{R/\tau} \|v_\theta - v_{\mathrm{gt}}\|^2
 
 Proved: the target is v_gt itself, whatever the reward; the reward decides how hard it pulls, never where to.
-Source: Peters & Schaal, ICML 2007; Lee et al., arXiv:2302.12192 (for diffusion models).
+Source: Peters & Schaal, ICML 2007, for the exponential.  Lee et al. (arXiv:2302.12192), who brought reward weighting to
+diffusion models, weigh by the reward itself, not by its exponential: the target is the same, the weight is not.
 """
 
 from __future__ import annotations
