@@ -75,9 +75,11 @@ class Traced:
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Traced:
         program = next(x.program for x in args if isinstance(x, Traced))
-        if kwargs or func.__name__ not in (*_FUNCTIONS, "zeros_like"):
+        if func.__name__ == "zeros_like":  # of whatever dtype: a program's numbers are float64
+            return program.constant(0.0)
+        if kwargs or func.__name__ not in _FUNCTIONS:
             raise NotImplementedError(f"torch.{func.__name__} with {kwargs} has no counterpart in a program")
-        return program.constant(0.0) if func.__name__ == "zeros_like" else program.call(func.__name__, *args)
+        return program.call(func.__name__, *args)
 
     def abs(self) -> Traced:
         return self if self.nonnegative else self.program.call("abs", self)
