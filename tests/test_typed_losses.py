@@ -204,3 +204,16 @@ def test_a_bad_quantity_of_ones_own_says_what_is_wanted(given: dict[str, str], w
     with pytest.raises(InputError, match="given") as raised:
         declare(loss="norm2(v_theta - v_ref)", given=given)
     assert wanted in str(raised.value)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_code_that_measures_its_error_in_the_predicted_data_is_right(seed: int) -> None:
+    """x_t − t v − x_0 loses digits of x_t and x_0, which the division by t brings to the velocities."""
+
+    def loss(case: Case) -> Tensor:
+        t = case.expand(case.t)
+        off = (case.x_t - t * case.v_theta - case.x_0) / t
+        return (case.advantage * (off**2).flatten(1).mean(1)).mean()
+
+    judgement = judge(Target(loss, "loss", declare("awm", reduction="mean")), Settings(max_examples=8, seed=seed))
+    assert judgement.holds, [(r.id, r.outcome.detail) for r in judgement.results if not r.good]

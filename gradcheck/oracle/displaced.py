@@ -26,7 +26,7 @@ from gradcheck.case import Case
 from gradcheck.compare import branch
 from gradcheck.compiled import evaluate
 
-__all__ = ["Guard", "by_guards", "by_times", "guards"]
+__all__ = ["Guard", "by_guards", "by_times", "by_way_of_data", "guards"]
 
 _STEP = 2.0**-30
 """A time's displacement: so small that the gradient is linear in it and no clip's edge is passed, and so large that the
@@ -62,6 +62,32 @@ def by_times(derivation: Derivation, case: Case, other: bool, u: float) -> Tenso
         effect = _LOST[name] / _STEP * (there - here).abs()
         lost = lost + torch.where(case.expand(time) > THRESHOLD * u * _LOST[name], effect, torch.inf)
     return lost
+
+
+def by_way_of_data(derivation: Derivation, case: Case, other: bool) -> Tensor | float:
+    r"""How far the detour through the predicted data, (x̂_0 − x_0)/t, carries the raw gradient, in units of u.
+
+    Trainers hold x_t, and DiffusionNFT's own code measures its errors there.  x̂_0 − x_0 = x_t − t v − x_0 is off by
+    u(\|x_t\| + t\|v\| + \|x_0\|), however small it is, and the division by t brings that to the velocities.  The
+    displacement has the sign of v − v_gt, so that it lengthens the error as far as it can.
+    """
+    if derivation.process != "forward" or derivation.path != "rectified" or not {*case.names} >= _HELD:
+        return 0.0
+    if not {"x_0", "noise"} <= {*derivation.given} or derivation.change is not None:
+        return 0.0
+    raw, *_ = branch(derivation, other)
+    x_0, noise, x_t, v, t = (
+        getattr(case, n).detach().to(torch.float64) for n in ("x_0", "noise", "x_t", "v_theta", "t")
+    )
+    time = case.expand(t)
+    size = (x_t.abs() + time * v.abs() + x_0.abs()) / time
+    away = torch.where(v > noise - x_0, 1.0, -1.0)
+    moved = case.replace(x_0=x_0 + _STEP * size * away)
+    here, there = (evaluate(derivation, c, raw, dtype=torch.float64)[0] for c in (case.replace(x_0=x_0), moved))
+    return (there - here).abs() / _STEP
+
+
+_HELD = {"x_0", "noise", "x_t", "t", "v_theta"}
 
 
 @dataclass(frozen=True)

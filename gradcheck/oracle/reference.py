@@ -19,7 +19,7 @@ from gradcheck.conventions import Conventions
 from gradcheck.drawing import Draw
 from gradcheck.error_scale import error_scale
 from gradcheck.oracle.arrangement import arranged, others_error, unit
-from gradcheck.oracle.displaced import by_guards, by_times
+from gradcheck.oracle.displaced import by_guards, by_times, by_way_of_data
 from gradcheck.problems import Spec, build
 
 __all__ = ["Reference", "as_trainers_have_it", "detours", "oracle_case", "reference", "required_gradient"]
@@ -103,6 +103,7 @@ def reference(conventions: Conventions, case: Case, dtype: torch.dtype | None = 
             scale = scale + _own_form(derivation, effective, gradient, dtype)
         wide = detours(derivation, case) * (scale + 2 * exact.abs()) + _by_target(case, w, point)
         wide = wide + by_times(derivation, effective, other, unit_roundoff(dtype))
+        wide = wide + by_way_of_data(derivation, effective, other)
         if conventions.pairs is not None or conventions.groups is not None:
             wide = wide + _by_the_others(conventions, effective, gradient, dtype)
         if conventions.eps:
