@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from gradcheck_docs import algorithms, api, site, theorems
+from gradcheck_docs import algorithms, api, article, site, theorems
 from gradcheck_docs.bugs import BUGS, bugs_page
 from gradcheck_docs.text import anchor, prose, provable, slug
 from hypothesis import given
@@ -105,6 +105,20 @@ def test_the_closing_table_has_every_row(pages: dict[str, str]) -> None:
         *_, gradient, target = closing_row(entry.derivation, latex=True, exact=True)
         assert gradient in pages["closing.md"]
         assert target in pages["closing.md"]
+
+
+def test_the_article_is_whole(pages: dict[str, str]) -> None:
+    assert len(article.STATEMENTS) == 47
+    assert {s.verdict for s in article.STATEMENTS} == set(article.VERDICTS)
+    targets = set(re.findall(r"^\((.+)\)=$", "\n".join(pages.values()), re.MULTILINE))
+    links = re.findall(r"\(#(step-[\w-]+)\)", pages["article.md"])
+    assert len(links) > 47
+    assert set(links) <= targets
+    linked = {of for s in article.STATEMENTS for of in s.steps}
+    errata = {f"{e.label} {step}" for e in theorems.ERRATA for step in e.steps}
+    assert errata <= linked, "a difference from the article is not in its table"
+    for erratum in errata:
+        assert any(erratum in s.steps and s.verdict == "corrected" for s in article.STATEMENTS), erratum
 
 
 def test_targets_of_links_are_unique(pages: dict[str, str]) -> None:

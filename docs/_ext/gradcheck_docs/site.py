@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from gradcheck.catalogue import ALGORITHMS
-from gradcheck_docs import algorithms, theorems
+from gradcheck_docs import algorithms, article, theorems
 from gradcheck_docs.api import api_pages
 from gradcheck_docs.bugs import bugs_page
 
@@ -65,6 +65,7 @@ def pages() -> dict[str, str]:
         "identities.md": theorems.identities_page(),
         "predictions.md": theorems.predictions_page(),
         "averages.md": theorems.averages_page(),
+        "article.md": article.article_page(),
         "differences.md": theorems.differences_page(),
         "bugs.md": bugs_page(mutants()),
         "_readme_example.md": readme_example(),
