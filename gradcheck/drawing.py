@@ -8,7 +8,7 @@ steps, signs of the advantage and sides of the clip, and a batch-averaged coeffi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import sympy as sp
@@ -58,14 +58,15 @@ RARE_ADVANTAGE = ("unit", "equal", "good", "bad", "tiny", "huge")
 """The same for the advantage: ±1, one number for all samples, none that is negative, none that is positive, about
 1e-9, about 10⁴."""
 
-RARE_TIME = ("between", "same")
-"""The same for t: between the middle of the time axis and its ends; one t for all samples."""
+RARE_TIME = ("between", "same", "pairs")
+"""The same for t: between the middle of the time axis and its ends; one t for all samples; one for every two."""
 
 RARE_NOISE = ("full",)
 """The same for the noise level: about 1, up to where a step allows it."""
 
-MARGIN = ("typical", "wide", "beyond")
-"""Regimes of what stands in a sigmoid, or in the exponent of a weight: a few; 15 to 80; 120 to 2,000; of both signs."""
+MARGIN = ("typical", "wide", "far", "beyond")
+"""Regimes of what stands in a sigmoid, or in the exponent of a weight, of both signs: a few; 15 to 80; 90 to 320, where
+float32's exponentials end; 720 to 2,000, where float64's do."""
 
 CLIP_RANGES = ((0.2, 0.2), (0.2, 0.28), (0.05, 0.05), (1e-4, 1e-4))
 """Clip ranges (low, high) that problems are drawn with."""
@@ -173,14 +174,20 @@ class Draw:
 
     def _t(self) -> Tensor:
         spans = {"middle": (0.05, 0.95), "near-data": (-6.0, -2.0), "near-noise": (-6.0, -2.0)}
-        spans |= {"between": (-0.05, 0.05), "same": (0.1, 0.9)}
+        spans |= {"between": (-0.05, 0.05), "same": (0.1, 0.9), "pairs": (0.1, 0.9)}
         self._times = []
         for regime in self.regimes(self.spec.time, TIME):
             x = float(self.uniform(*spans[regime]))
             between = 0.008 + x if x > 0 else 0.992 + x
-            at = {"middle": x, "near-data": 10**x, "near-noise": 1 - 10**x, "between": between, "same": x}
-            self._times.append(self._times[0] if regime == "same" and self._times else at[regime])
+            at = {"middle": x, "near-data": 10**x, "near-noise": 1 - 10**x, "between": between}
+            self._times.append(self._shared(self._times, regime) or at.get(regime, x))
         return torch.tensor(self._times, dtype=torch.float64)
+
+    def _shared(self, times: list[float], regime: str) -> float | None:
+        """The time that the next sample shares with one before it, if its regime says so."""
+        if not times or regime not in ("same", "pairs") or (regime == "pairs" and len(times) % 2 == 0):
+            return None
+        return times[-1]
 
     def _dt(self) -> Tensor:
         # a step as long as half of what is left, or as short as 1/1000 of it
@@ -188,13 +195,13 @@ class Draw:
 
     def _alpha_bar(self) -> Tensor:
         spans = {"middle": (0.05, 0.95), "near-data": (-4.0, -1.5), "near-noise": (-4.0, -1.5)}
-        spans |= {"between": (-0.05, 0.05), "same": (0.1, 0.9)}
+        spans |= {"between": (-0.05, 0.05), "same": (0.1, 0.9), "pairs": (0.1, 0.9)}
         self._alpha_bars = []
         for regime in self.regimes(self.spec.time, TIME):
             x = float(self.uniform(*spans[regime]))
             between = 0.025 + x if x > 0 else 0.975 + x
-            at = {"middle": x, "near-data": 1 - 10**x, "near-noise": 10**x, "between": between, "same": x}
-            self._alpha_bars.append(self._alpha_bars[0] if regime == "same" and self._alpha_bars else at[regime])
+            at = {"middle": x, "near-data": 1 - 10**x, "near-noise": 10**x, "between": between}
+            self._alpha_bars.append(self._shared(self._alpha_bars, regime) or at.get(regime, x))
         return torch.tensor(self._alpha_bars, dtype=torch.float64)
 
     def _alpha_bar_prev(self) -> Tensor:
@@ -254,9 +261,19 @@ class Draw:
     def _kl_weight(self) -> float:
         return float(10 ** self.uniform(-3, 1))
 
+    @staticmethod
+    def _alternating(a: Tensor) -> Tensor:
+        """±1 in turn, the first one by the sign of the first number."""
+        return torch.sign(a[:1]) * torch.tensor([1.0, -1.0], dtype=a.dtype).repeat(len(a))[: len(a)]
+
     def _advantage(self) -> Tensor:
         scale = {"typical": 1.0, "zero": 0.0, "extreme": 30.0, "tiny": 1e-9, "huge": 1e4}
-        rare = {"unit": torch.sign, "good": torch.abs, "bad": lambda a: -a.abs(), "equal": lambda a: a[:1].expand_as(a)}
+        rare: dict[str, Callable[[Tensor], Tensor]] = {
+            "unit": self._alternating,
+            "good": torch.abs,
+            "bad": lambda a: -a.abs(),
+            "equal": lambda a: a[:1].expand_as(a),
+        }
         if self.spec.advantage in rare:
             return rare[self.spec.advantage](self.normal(self.spec.batch)).clone()
         factors = torch.tensor([scale[r] for r in self.regimes(self.spec.advantage, ADVANTAGE)], dtype=torch.float64)
@@ -291,8 +308,10 @@ class Draw:
 
     def _reward(self) -> Tensor:
         if self.spec.margin != "typical":
-            # the weight itself must be a number: exp(700) is one
-            return self._margins().clamp(-700, 300) * self._given_number("temperature")
+            # the weight times an error, summed, must be a number: in float32, where "far" is drawn, below e^88
+            return self._margins().clamp(-700, 40 if self.spec.margin == "far" else 300) * self._given_number(
+                "temperature"
+            )
         return self.uniform(-3 + 6e-3, 3 - 6e-3, self.spec.batch)
 
     def _temperature(self) -> float:
@@ -302,7 +321,7 @@ class Draw:
 
     def _margins(self) -> Tensor:
         """What a margin is to be, (B,), of both signs."""
-        low, high = {"wide": (15.0, 80.0), "beyond": (120.0, 2000.0)}[self.spec.margin]
+        low, high = {"wide": (15.0, 80.0), "far": (90.0, 320.0), "beyond": (720.0, 2000.0)}[self.spec.margin]
         sizes = torch.exp(self.uniform(math.log(low), math.log(high), self.spec.batch))
         signs = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(self.spec.batch)[: self.spec.batch]
         return sizes * (signs if float(self.uniform(0, 1)) < 0.5 else -signs)

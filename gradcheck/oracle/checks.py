@@ -121,12 +121,17 @@ def check_finite(judge: Judge) -> Outcome:
     outcome = first_failure(judge, chain.from_iterable(every), wrong)
     if outcome.status == "failed" or not _has_margin(judge):
         return outcome
-    # float32's exponentials end at e^±88 to e^±103, float64's at e^±709 to e^±745: the smallest and the largest margins
     again = [outcome]
     for dtype in dict.fromkeys((judge.dtype, torch.float32)):
         few = replace(judge, dtype=dtype, max_examples=_few(judge))
-        again.append(first_failure(few, few.specs(policy="off", time="middle", margin="beyond"), wrong))
+        specs = few.specs(policy="off", advantage="typical", time="middle", margin=_farthest(dtype))
+        again.append(first_failure(few, specs, wrong))
     return together(again)
+
+
+def _farthest(dtype: torch.dtype) -> str:
+    """Margins beyond a precision's exponentials, which end at e^±88 to e^±103 in float32, e^±709 in float64."""
+    return "beyond" if dtype == torch.float64 else "far"
 
 
 def _few(judge: Judge) -> int:
@@ -158,20 +163,21 @@ def _rare(judge: Judge) -> Iterator[Outcome]:
     noise = ("full", "tiny") if "noise_level" in given and "noise_level" not in judge.conventions.fixed else ("", "")
     advantages = given & {"advantage", "reward_prob"}
     for i, advantage in enumerate(("good", "bad", "unit", "equal", "tiny", "huge") if advantages else ("typical",)):
-        batch, latent = ((4, (3, 5)), (3, (2, 7)), (2, (5, 1, 3)))[i % 3]
+        batch, latent = ((4, (3, 5)), (3, (2, 7)), (5, (2, 1, 3)))[i % 3]
         spec = Spec(
             judge.batch or batch,
             judge.latent or latent,
             seed=judge.seed * 1_000_003 + 77 + i,
             policy="off",
             advantage=advantage,
-            time=("same", "between")[i % 2],
+            time=("same", "between", "pairs")[i % 3],
             noise=noise[i % 2] if noise[0] and i < 4 else "typical",
         )
         yield compare_over(judge, iter([spec]), lambda case: look_at_gradient(judge, case))
     if _has_margin(judge):
         few = replace(judge, max_examples=_few(judge))
-        yield from (gradient_on(few, policy="off", time="middle", margin=margin) for margin in ("wide", "beyond"))
+        for margin in ("wide", _farthest(judge.dtype)):
+            yield gradient_on(few, policy="off", advantage="typical", time="middle", margin=margin)
 
 
 _MOST_ROUGH = 3
@@ -281,10 +287,10 @@ def check_edge_times(judge: Judge) -> Outcome:
     return together([gradient_on(judge, time=time) for time in ("near-data", "near-noise")])
 
 
-_BATCHES = ((9, (3,)), (22, (2, 2)), (70, (3,)), (131, (2,)))
+_BATCHES = ((9, (3,)), (22, (2, 2)), (70, (3,)), (150, (2,)))
 """Batches that are no multiples of the chunks in which code goes through them: of 6, 8, 16, 32, 64, 128 samples."""
 
-_LATENTS = ((2, (283,)), (3, (37, 19)), (2, (3, 31, 29)), (1, (20011,)), (1, (4, 97, 101)), (1, (5, 3, 43, 37)))
+_LATENTS = ((2, (283,)), (2, (3, 31, 29)), (1, (20011,)), (1, (151, 139)), (1, (4, 97, 101)), (1, (5, 3, 43, 37)))
 """Latents of hundreds to tens of thousands of numbers, in every rank, of no powers of two."""
 
 
@@ -300,13 +306,15 @@ def check_shapes(judge: Judge) -> Outcome:
         (2, (2, 2, 3, 3)),
         (5, (1, 6)),
         (3, (4, 1, 2, 3)),
-        *(_BATCHES if judge.latent is None else ()),
-        *(_LATENTS if judge.latent is None else ()),
     )
+    large = (*_BATCHES, *_LATENTS) if judge.latent is None else ()
 
     def specs() -> Iterator[Spec]:
         for i, (batch, latent) in enumerate(shapes):
             yield Spec(batch, latent, seed=judge.seed + i, time="middle")
+        for i, (batch, latent) in enumerate(large):
+            # every sample has a gradient, so that none can be left out unseen
+            yield Spec(batch, latent, judge.seed + 100 + i, policy="off", advantage="typical", time="middle")
 
     refused: list[AdapterError] = []
 
