@@ -2,7 +2,7 @@ r"""Latents that are combinations of others, with coefficients read off the deri
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import sympy as sp
 import torch
@@ -15,8 +15,8 @@ from gradcheck.compiled import evaluate
 
 __all__ = ["coefficients", "combined", "residual", "solved"]
 
-_CHUNK = 2**18
-"""Coordinates that are looked at together."""
+_CHUNK = 2**17
+"""Numbers of one latent that are looked at together."""
 
 Combination = Mapping[str, Tensor]
 """Latent → its coefficient, (B,), float64, on the CPU."""
@@ -45,19 +45,26 @@ def coefficients(
 
 
 def combined(terms: Combination, latents: Mapping[str, Tensor], over: Tensor | None = None) -> Tensor:
-    r"""Σ c·x over the coordinates, divided by ``over`` (B,), (B, \*latent) in float64; one sample's part at a time."""
+    r"""Σ c·x over the coordinates, divided by ``over`` (B,), (B, \*latent) in float64; a block at a time."""
     first = next(iter(latents.values()))
     out = torch.empty(first.shape, dtype=torch.float64, device=first.device)
     rows = out.view(first.shape[0], -1)
     flat = {name: latents[name].reshape(first.shape[0], -1) for name in terms}
-    for i in range(first.shape[0]):
-        by = 1.0 if over is None else float(over[i])
-        for j in range(0, rows.shape[1], _CHUNK):
-            here = rows[i, j : j + _CHUNK]
-            here.zero_()
-            for name, c in terms.items():
-                here.add_(flat[name][i, j : j + _CHUNK].to(torch.float64), alpha=float(c[i]) / by)
+    columns = {name: (c if over is None else c / over).to(first.device)[:, None] for name, c in terms.items()}
+    for block in _blocks(rows):
+        here = rows[block].zero_()
+        for name, c in columns.items():
+            here.addcmul_(flat[name][block].to(torch.float64), c[block[0]])
     return out
+
+
+def _blocks(rows: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Samples and coordinates that are looked at together."""
+    batch, size = rows.shape
+    some = max(1, _CHUNK // size)
+    for i in range(0, batch, some):
+        for j in range(0, size, _CHUNK):
+            yield slice(i, i + some), slice(j, j + _CHUNK)
 
 
 def solved(terms: Combination, unknown: str, latents: Mapping[str, Tensor], value: Tensor) -> Tensor:
@@ -73,15 +80,15 @@ def residual(terms: Combination, latents: Mapping[str, Tensor], value: Tensor) -
     batch = value.shape[0]
     rows = {name: latents[name].reshape(batch, -1) for name in terms}
     own = value.detach().reshape(batch, -1)
-    worst, squares = torch.zeros(2, batch, dtype=torch.float64, device="cpu")
-    for i in range(batch):
-        for j in range(0, own.shape[1], _CHUNK):
-            x = own[i, j : j + _CHUNK].to(torch.float64)
-            difference, size = x.clone(), x.abs()
-            for name, c in terms.items():
-                part = rows[name][i, j : j + _CHUNK].to(torch.float64) * float(c[i])
-                difference -= part
-                size += part.abs_()
-            worst[i] = torch.maximum(worst[i], (difference.abs() / size.clamp(min=1e-300)).max().cpu())
-            squares[i] += difference.square().sum().cpu()
-    return worst, squares / own.shape[1]
+    worst, squares = torch.zeros(2, batch, dtype=torch.float64, device=own.device)
+    columns = {name: c.to(own.device)[:, None] for name, c in terms.items()}
+    for block in _blocks(own):
+        x = own[block].to(torch.float64)
+        difference, size = x.clone(), x.abs()
+        for name, c in columns.items():
+            part = rows[name][block].to(torch.float64) * c[block[0]]
+            difference -= part
+            size += part.abs_()
+        worst[block[0]] = torch.maximum(worst[block[0]], (difference.abs() / size.clamp(min=1e-300)).amax(1))
+        squares[block[0]] += difference.square().sum(1)
+    return worst.cpu(), (squares / own.shape[1]).cpu()

@@ -6,6 +6,7 @@ import contextlib
 import sys
 import weakref
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -60,5 +61,12 @@ def quiet(gradient: Tensor) -> Iterator[None]:
 
 def untraced(function: Callable[..., None]) -> Callable[..., None]:
     """The same function, and nothing that it calls, traced by Dynamo, where that is at work."""
-    dynamo = sys.modules.get("torch._dynamo")
-    return function if dynamo is None else dynamo.disable(function)
+    if "torch._dynamo" not in sys.modules:
+        return function
+    return _disabled(function)
+
+
+@lru_cache(maxsize=10)
+def _disabled(function: Callable[..., None]) -> Callable[..., None]:
+    found: Callable[..., None] = sys.modules["torch._dynamo"].disable(function)
+    return found

@@ -90,7 +90,7 @@ class Watch:
         if number % self._every and self._save_next is None and not (self._average and self._average.waiting):
             return
         try:
-            untraced(self._look)(number, quantities)
+            untraced(_look)(self, number, quantities)
         except WatchError:
             raise
         except Exception as error:  # a fault of ours must not stop the training
@@ -346,6 +346,10 @@ class Watch:
             warnings.warn(f"[gradcheck] watch: {text}", WatchWarning, stacklevel=_outside())
         except WatchWarning as warning:
             print(warning, file=sys.stderr, flush=True)
+
+
+def _look(watch: Watch, number: int, quantities: dict[str, Any]) -> None:
+    watch._look(number, quantities)
 
 
 def _rank() -> int:
