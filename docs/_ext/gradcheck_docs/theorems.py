@@ -102,15 +102,21 @@ def averages_page() -> str:
         "theorem needs stands at its end."
     )
     picture = (
-        "![Eight panels. Flow-GRPO's value slope over the noising's grows with t for η below √2 and is 1 there. The plain "
-        "ratio's mean is 1, the guarded one's grows. A k ε is off in length by κ and in direction by κ over the root of D. "
-        "A clip of 1e-4 cuts from below at κ of 2 to 6 and never from above. Off-policy variance grows as exp κ². Group "
-        "normalisation weighs rare successes and failures. Guidance w multiplies a step by w² + (1 − w)². DiffusionNFT's "
+        "![Eight panels. Flow-GRPO's value slope over the noising's grows with t for η below √2 and is 1 there. The "
+        "plain "
+        "ratio's mean is 1, the guarded one's grows. A k ε is off in length by κ and in direction by κ over the root "
+        "of D. "
+        "A clip of 1e-4 cuts from below at κ of 2 to 6 and never from above. Off-policy variance grows as exp κ². "
+        "Group "
+        "normalisation weighs rare successes and failures. Guidance w multiplies a step by w² + (1 − w)². "
+        "DiffusionNFT's "
         "inner steps reach the target at aβ² = 1/2 and diverge above 1.](../assets/averages.png)"
     )
     numbers = (
-        "For your own numbers: `gradcheck explain clip --D 65536 --clip 1e-4`, `gradcheck explain schedule --noise-level "
-        "0.7`, `gradcheck explain group --group-size 8`, `gradcheck explain baseline --D 65536`, `gradcheck explain nft "
+        "For your own numbers: `gradcheck explain clip --D 65536 --clip 1e-4`, `gradcheck explain schedule "
+        "--noise-level "
+        "0.7`, `gradcheck explain group --group-size 8`, `gradcheck explain baseline --D 65536`, `gradcheck explain "
+        "nft "
         "--rate 0.3 --decay 0.9` and `gradcheck explain guidance --scale 4.5`. `make montecarlo` draws each statement "
         "about a mean on random problems."
     )
