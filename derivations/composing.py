@@ -11,7 +11,7 @@ from dataclasses import replace
 import sympy as sp
 
 from derivations import calculus
-from derivations.calculus import Norm2, Surrogate, Unless
+from derivations.calculus import Dot, MeanAbs, Norm2, Surrogate, Total, Unless
 from derivations.derivation import Derivation, DerivationError
 from derivations.grammar.kinks import Clip, lower
 from derivations.notation import (
@@ -20,6 +20,7 @@ from derivations.notation import (
     log_prob_old,
     log_prob_theta,
     log_ratio,
+    mask,
     mean_old,
     mean_ref,
     mean_theta,
@@ -29,7 +30,18 @@ from derivations.notation import (
     v_theta,
 )
 
-__all__ = ["CLIPS", "KLS", "KL_TO", "clamped_log_ratio", "clipped", "penalised", "weighted"]
+__all__ = [
+    "CLIPS",
+    "KLS",
+    "KL_TO",
+    "MASKS",
+    "MASK_REDUCTIONS",
+    "clamped_log_ratio",
+    "clipped",
+    "masked",
+    "penalised",
+    "weighted",
+]
 
 CLIPS = ("none", "dual", "spo")
 """What may stand in the place of PPO's clip."""
@@ -39,6 +51,42 @@ KLS = ("velocity", "mean", "k1", "k2", "k3")
 
 KL_TO = ("reference", "old")
 """To which policy."""
+
+
+MASKS = ("coordinates",)
+"""What a mask leaves out."""
+
+MASK_REDUCTIONS = ("sum-over-mask", "mean")
+"""What a sum over the coordinates that count is divided by: how many these are, or how many there are."""
+
+
+def masked(d: Derivation, reduction: str | None) -> Derivation:
+    r"""Only the coordinates that a mask of 0 and 1 leaves count, in every error and log-density of the loss.
+
+    Each inner product :math:`\sum_j a_j b_j` becomes :math:`\sum_j M_j a_j b_j`, and each mean over the D coordinates
+    that sum over :math:`\sum_j M_j` (``"sum-over-mask"``) or still over D (``"mean"``).
+
+    Raises:
+        DerivationError: a reduction is named where the terms are sums, or a detached weight is a mean of its own.
+    """
+    parts = (d.loss, *d.definitions.values(), *d.coefficients.values())
+    if any(e.has(MeanAbs) for e in parts):
+        raise DerivationError(f"{d.label} is weighed by means of its own, of which it is not said what they leave out")
+    means = any(power.base == D and power.exp.is_negative for power in d.inline(d.loss).atoms(sp.Pow))
+    if not means and reduction is not None:
+        raise DerivationError(f"{d.label} has sums over the coordinates, not means, so there is no mask_reduction")
+    size = Total(mask) if reduction in (None, "sum-over-mask") else D
+
+    def put(expr: sp.Expr) -> sp.Expr:
+        inner = {n: Total(mask * sp.Mul(*(n.args * 2)[:2])) for n in expr.atoms(Dot, Norm2)}
+        return expr.xreplace({D: size}).xreplace({n.xreplace({D: size}): new for n, new in inner.items()})
+
+    stated = replace(
+        d,
+        coefficients={s: put(e) for s, e in d.coefficients.items()},
+        definitions={s: put(e) for s, e in d.definitions.items()},
+    )
+    return _restated(stated, put(d.loss))
 
 
 def weighted(d: Derivation, weight: sp.Expr) -> Derivation:

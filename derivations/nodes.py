@@ -44,8 +44,8 @@ class VectorSymbol(sp.Symbol):
     refuses what is not linear in such symbols (a product of two vectors, the exponential of one).
     """
 
-    def __new__(cls, name: str) -> VectorSymbol:
-        return super().__new__(cls, name, real=True)
+    def __new__(cls, name: str, **assumptions: bool) -> VectorSymbol:
+        return super().__new__(cls, name, **({"real": True} | assumptions))
 
     @staticmethod
     def dummy(name: str) -> VectorSymbol:
@@ -139,6 +139,11 @@ class Total(sp.Function):
 
     def _eval_is_nonnegative(self) -> bool | None:
         return True if self.args[0].is_nonnegative else None
+
+    def _eval_is_positive(self) -> bool | None:
+        """A vector of numbers that are not negative is a mask, and a mask leaves something."""
+        f = self.args[0]
+        return True if f.is_positive or (isinstance(f, VectorSymbol) and f.is_nonnegative) else None
 
     def _latex(self, printer: Any, exp: str | None = None) -> str:
         body = rf"\sum_{{j}} \left[{printer._print(self.args[0])}\right]_{{j}}"

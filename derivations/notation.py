@@ -39,7 +39,7 @@ class Quantity:
     def symbol(self) -> sp.Symbol:
         """The SymPy symbol, with the assumptions that the domain implies."""
         if self.axes == "latent":
-            return VectorSymbol(self.name)
+            return VectorSymbol(self.name, nonnegative=True) if self.domain == _UP_TO_1 else VectorSymbol(self.name)
         if self.domain == sp.S.Naturals:
             return sp.Symbol(self.name, integer=True, positive=True)
         if self.domain.inf.is_positive or (self.domain.inf.is_zero and self.domain.left_open):
@@ -52,6 +52,7 @@ class Quantity:
 _REAL = sp.S.Reals
 _POSITIVE = sp.Interval.open(0, sp.oo)
 _UNIT = sp.Interval.open(0, 1)
+_UP_TO_1 = sp.Interval(0, 1)
 
 NOTATION: tuple[Quantity, ...] = (
     # the models' velocities
@@ -118,6 +119,7 @@ NOTATION: tuple[Quantity, ...] = (
         sp.Interval(0, 1),
         "1 where the step is inside the window that trains, 0 outside it",
     ),
+    Quantity("mask", r"M", "latent", _UP_TO_1, "1 where a coordinate counts, 0 where not; one of each sample counts"),
     Quantity("mean_offset", r"a", "latent", _REAL, "part of the reverse step's mean that is free of the velocity"),
     Quantity("mean_theta", r"\mu_\theta", "latent", _REAL, "mean of the reverse step of the trained model"),
     Quantity("mean_old", r"\mu_{\mathrm{old}}", "latent", _REAL, "mean of the reverse step of the behaviour model"),
@@ -261,7 +263,7 @@ t, dt, t_prev = (quantity(n).symbol for n in ("t", "dt", "t_prev"))
 alpha_bar, alpha_bar_prev = (quantity(n).symbol for n in ("alpha_bar", "alpha_bar_prev"))
 noise_level, sigma_t, C1, C2 = (quantity(n).symbol for n in ("noise_level", "sigma_t", "C1", "C2"))
 sigma_min = quantity("sigma_min").symbol
-noise_norm, window = quantity("noise_norm").symbol, quantity("window").symbol
+noise_norm, window, mask = (quantity(n).symbol for n in ("noise_norm", "window", "mask"))
 mean_offset, mean_theta = (quantity(n).symbol for n in ("mean_offset", "mean_theta"))
 mean_old, mean_ref = (quantity(n).symbol for n in ("mean_old", "mean_ref"))
 advantage_clip = quantity("advantage_clip").symbol

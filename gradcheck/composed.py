@@ -8,7 +8,18 @@ from typing import Any
 
 import sympy as sp
 
-from derivations.composing import CLIPS, KL_TO, KLS, clamped_log_ratio, clipped, penalised, weighted
+from derivations.composing import (
+    CLIPS,
+    KL_TO,
+    KLS,
+    MASK_REDUCTIONS,
+    MASKS,
+    clamped_log_ratio,
+    clipped,
+    masked,
+    penalised,
+    weighted,
+)
 from derivations.derivation import Derivation, DerivationError
 from derivations.grammar import ParseError
 from derivations.grammar.statement import read_scalar
@@ -25,11 +36,13 @@ PIECES = {
     "kl": f"another term that holds the policy, times kl_weight: {', '.join(KLS)}",
     "kl_to": f"to which policy that term holds it: {', '.join(KL_TO)}",
     "log_ratio_max": "the log-ratio is clamped to ± this",
+    "mask": f"what a mask of 0 and 1 leaves out, case.mask: {', '.join(MASKS)}",
+    "mask_reduction": f"what the sum over what is left is divided by: {', '.join(MASK_REDUCTIONS)}",
     "weight": "a detached weight of each sample, one line of derive's grammar",
 }
 """Name → what it is."""
 
-_CHOICES = {"clip": CLIPS, "kl": KLS, "kl_to": KL_TO}
+_CHOICES = {"clip": CLIPS, "kl": KLS, "kl_to": KL_TO, "mask": MASKS, "mask_reduction": MASK_REDUCTIONS}
 
 
 @lru_cache(maxsize=1000)
@@ -52,6 +65,8 @@ def composed(d: Derivation, pieces: Pieces, mean: bool) -> Derivation:
             d = clamped_log_ratio(d, _number(declared["log_ratio_max"]))
         if "kl" in declared:
             d = penalised(d, declared["kl"], declared.get("kl_to", KL_TO[0]), mean)
+        if "mask" in declared:
+            d = masked(d, declared.get("mask_reduction"))
         if "weight" in declared:
             d = weighted(d, read_scalar(declared["weight"]))
     except DerivationError as error:
@@ -77,6 +92,8 @@ def pieces_problems(declared: Mapping[str, Any]) -> Iterator[tuple[str, str, str
         yield "dual_clip", repr(declared["dual_clip"]), "clip='dual' with it"
     if "kl_to" in declared and "kl" not in declared:
         yield "kl_to", repr(declared["kl_to"]), f"kl= with it, one of {', '.join(map(repr, KLS))}"
+    if "mask_reduction" in declared and "mask" not in declared:
+        yield "mask_reduction", repr(declared["mask_reduction"]), f"mask= with it, one of {', '.join(map(repr, MASKS))}"
     if "weight" in declared:
         yield from _weight_problems(declared["weight"])
 
@@ -101,6 +118,8 @@ def other_pieces(pieces: Pieces, has_ratio: bool, has_kl: bool) -> Iterator[tupl
     if has_kl and "kl" in declared:
         options += [(f"kl={kind!r}", {"kl": kind}) for kind in KLS]
         options += [(f"kl_to={to!r}", {"kl_to": to}) for to in KL_TO]
+    if "mask" in declared:
+        options += [(f"mask_reduction={kind!r}", {"mask_reduction": kind}) for kind in MASK_REDUCTIONS]
     for written, change in options:
         new = {**declared, **change}
         if new != declared:

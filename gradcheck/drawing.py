@@ -241,6 +241,13 @@ class Draw:
     def _window(self) -> Tensor:
         return (self.uniform(0, 1, self.spec.batch) < 0.75).to(torch.float64)
 
+    def _mask(self) -> Tensor:
+        """Of each sample all coordinates, or a share of them, never none."""
+        share = self.uniform(0.2, 1.2, self.spec.batch).reshape(self.spec.batch, *(1,) * len(self.spec.latent))
+        kept = self.uniform(0, 1, *self.shape)
+        first = kept == kept.flatten(1).amin(1).reshape(share.shape)
+        return ((kept < share) | first).to(torch.float64)
+
     @property
     def _usual_clip(self) -> tuple[tuple[str, float], ...]:
         """The edges near which ratios are drawn, also for a loss that has no clip there."""

@@ -320,6 +320,7 @@ def _scene(network: str, process: str, seed: int, dtype: torch.dtype, device: to
         **times,
         **alphas,
         "window": (torch.arange(_BATCH) > 0).to(device, dtype),
+        "mask": (torch.arange(x_0.numel()).reshape(x_0.shape) % 5 > 0).to(device, dtype),
         "reward": reward.to(device, dtype),
         "advantage": advantage.to(device, dtype),
         "reward_prob": ((1 + advantage.clamp(-1, 1)) / 2).to(device, dtype),

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from derivations.composing import CLIPS, KL_TO, KLS
+from derivations.composing import CLIPS, KL_TO, KLS, MASK_REDUCTIONS
 from gradcheck.case import Case
-from gradcheck.catalogue import ALGORITHMS
+from gradcheck.catalogue import ALGORITHMS, entries
 from gradcheck.composed import composed
 from gradcheck.conventions import declare
 from gradcheck.errors import InputError
@@ -68,6 +68,27 @@ def _snr(case: Case) -> Tensor:
     return ((1 - case.t) / case.t) ** 2
 
 
+def _over_mask(case: Case, x: Tensor) -> Tensor:
+    return (x * case.mask).flatten(1).sum(1) / case.mask.flatten(1).sum(1)
+
+
+def _masked_log_prob(case: Case, v: Tensor, masked: bool = True) -> Tensor:
+    t, dt = case.expand(case.t), case.expand(case.dt)
+    sigma = case.noise_level * torch.sqrt(t / (1 - t))
+    mean = case.x_t * (1 - sigma**2 * dt / (2 * t)) - v * (1 + sigma**2 * (1 - t) / (2 * t)) * dt
+    each = -((case.x_prev - mean) ** 2) / (2 * (sigma * dt.sqrt()) ** 2)
+    return _over_mask(case, each) if masked else each.flatten(1).mean(1)
+
+
+def _masked_ppo(case: Case, everywhere: bool = True) -> Tensor:
+    new, old = _masked_log_prob(case, case.v_theta), _masked_log_prob(case, case.v_old, everywhere)
+    return _ppo(case, (new - old).exp())
+
+
+def _masked_error(case: Case, over: Callable[[Case, Tensor], Tensor]) -> Tensor:
+    return case.advantage * over(case, (case.v_theta - case.v_gt) ** 2)
+
+
 _TWINS: dict[str, tuple[dict[str, Any], Callable[[Case], Tensor], Callable[[Case], Tensor]]] = {
     "clip-none": (
         {**_GRPO, "clip": "none"},
@@ -106,6 +127,32 @@ _TWINS: dict[str, tuple[dict[str, Any], Callable[[Case], Tensor], Callable[[Case
         lambda c: _snr(c).clamp(max=5) * _error(c),
         lambda c: _snr(c).clamp(min=5) * _error(c),
     ),
+    "mask": (
+        {**_AWM, "mask": "coordinates"},
+        lambda c: _masked_error(c, _over_mask),
+        lambda c: _masked_error(c, lambda c, x: (x * c.mask).flatten(1).mean(1)),
+    ),
+    "mask-mean": (
+        {**_AWM, "mask": "coordinates", "mask_reduction": "mean"},
+        lambda c: _masked_error(c, lambda c, x: (x * c.mask).flatten(1).mean(1)),
+        lambda c: _masked_error(c, _over_mask),
+    ),
+    "mask-forgotten": (
+        {**_AWM, "mask": "coordinates"},
+        lambda c: _masked_error(c, _over_mask),
+        _error,
+    ),
+    "mask-over-the-batch": (
+        {**_AWM, "mask": "coordinates"},
+        lambda c: _masked_error(c, _over_mask),
+        lambda c: _masked_error(c, lambda c, x: len(x) * (x * c.mask).flatten(1).sum(1) / c.mask.sum()),
+    ),
+    "mask-of-a-step": ({**_GRPO, "mask": "coordinates"}, _masked_ppo, lambda c: _masked_ppo(c, False)),
+    "mask-with-kl": (
+        {**_AWM, "mask": "coordinates", "kl": "velocity"},
+        lambda c: _masked_error(c, _over_mask) + c.kl_weight * _over_mask(c, (c.v_theta - c.v_ref) ** 2),
+        lambda c: _masked_error(c, _over_mask) + c.kl_weight * ((c.v_theta - c.v_ref) ** 2).flatten(1).mean(1),
+    ),
     "weight-on-a-step": (
         {**_GRPO, "weight": "1/(t**2 + 0.01)"},
         lambda c: _ppo(c, _log_ratio(c).exp()) / (c.t**2 + 0.01),
@@ -135,6 +182,7 @@ def _compositions() -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{kind}-{to}", {"kl": kind, "kl_to": to}
     yield "clamp", {"log_ratio_max": 3.0}
     yield "weight", {"weight": "1/(t**2 + 0.01)"}
+    yield "mask", {"mask": "coordinates"}
     yield "all", {"clip": "dual", "log_ratio_max": 20.0, "kl": "k3", "weight": "min(5, (1-t)**2/t**2)"}
 
 
@@ -154,6 +202,19 @@ def test_every_composition_is_proved_for_every_algorithm_that_it_goes_with(name:
     assert proved >= 3
 
 
+@pytest.mark.parametrize("reduction", MASK_REDUCTIONS)
+def test_a_mask_is_proved_for_means_too(reduction: str) -> None:
+    pieces = (("mask", "coordinates"), ("mask_reduction", reduction))
+    for label in ("flow_grpo[mean]", "flow_dppo[mean]", "awm[clipped]", "diffusion_dpo[mean]", "fpo[mean]"):
+        (entry,) = entries(label)
+        assert composed(entry.derivation, pieces, mean=True).prove().holds
+
+
+def test_a_sum_over_a_mask_is_divided_by_nothing() -> None:
+    with pytest.raises(InputError, match="no mask_reduction"):
+        _ = declare("awm", mask="coordinates", mask_reduction="mean").derivation
+
+
 @pytest.mark.parametrize(
     ("declared", "argument", "wanted"),
     [
@@ -165,6 +226,8 @@ def test_every_composition_is_proved_for_every_algorithm_that_it_goes_with(name:
         ({**_AWM, "weight": "1/(t**2 + )"}, "weight", "something is missing"),
         ({**_AWM, "weight": "norm2(v_theta)"}, "weight", "free of what the network puts out"),
         ({**_AWM, "weight": 2.0}, "weight", "one line"),
+        ({**_AWM, "mask": "coordinate"}, "mask", "did you mean 'coordinates'"),
+        ({**_AWM, "mask_reduction": "mean"}, "mask_reduction", "mask= with it"),
     ],
 )
 def test_a_piece_that_cannot_be_is_refused_with_its_name(declared: dict[str, Any], argument: str, wanted: str) -> None:

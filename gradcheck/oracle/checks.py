@@ -410,6 +410,7 @@ _EXACT = {
     "alpha_bar_prev",
     "preference",
     "window",
+    "mask",
 }
 """What code looks up or compares with, so that its numbers must stay."""
 

@@ -36,7 +36,7 @@ _SMOOTH = 2.0**-4
 """In units of roundoff: a spread below that is none of this precision."""
 _MOSTLY = 4.0
 """Rounding that every move shares (1 + x for a small x) is of the size of that which is drawn anew."""
-_VALUES = ("preference", "window")
+_VALUES = ("preference", "window", "mask")
 """Quantities that take certain values only, and are not moved."""
 
 
