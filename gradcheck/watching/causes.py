@@ -18,6 +18,7 @@ from gradcheck.oracle.reference import reference
 from gradcheck.watching.evidence import Evidence
 from gradcheck.watching.faults import Fault
 from gradcheck.watching.judge import Seen
+from gradcheck.watching.reading import on_directions
 from gradcheck.watching.stories import Story, of_declaration, of_loss, of_trainer
 
 __all__ = ["causes", "declared_otherwise"]
@@ -137,9 +138,11 @@ def _by_shape(e: Evidence, seen: Seen) -> Fault:
     off = (e.observed - e.required).norm(dim=1) / e.required.norm(dim=1).clamp(min=1e-300)
     wrong = ((e.observed - e.required).abs() > e.bound).any(1)
     which = ", ".join(map(str, wrong.nonzero().flatten().tolist()[:5]))
+    observed, required = on_directions(e)
     return Fault(
         "unknown",
-        f"no named cause fits; samples {which} are off by up to {float(off.max()):.2g} of their gradient's length",
+        f"no named cause fits; samples {which} are off by up to {float(off.max()):.2g} of their gradient's length; on "
+        f"the field's directions it is {observed}, and must be {required}",
     )
 
 

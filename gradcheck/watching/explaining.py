@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from gradcheck.bounds import unit_roundoff
-from gradcheck.oracle.reference import required_gradient
-from gradcheck.oracle.xray import decompose, directions
-from gradcheck.watching.evidence import Evidence, evidence_of
+from gradcheck.watching.evidence import evidence_of
 from gradcheck.watching.given import Given
 from gradcheck.watching.lines import StepLine
 from gradcheck.watching.precision import Precision
 from gradcheck.watching.problem import step_problem
+from gradcheck.watching.reading import on_directions
 from gradcheck.watching.step import Context
 
-__all__ = ["explained", "on_directions"]
+__all__ = ["explained"]
 
 
 def explained(line: StepLine, context: Context, given: Given, gradient: Tensor) -> str:
@@ -42,18 +39,3 @@ def explained(line: StepLine, context: Context, given: Given, gradient: Tensor) 
         observed, required = on_directions(e)
         rows += ["  observed     " + observed, "  required     " + required]
     return "\n".join(rows)
-
-
-def on_directions(e: Evidence) -> tuple[str, str]:
-    """Observed and required gradient as Σ coefficient·direction, coefficients as formulas where they are."""
-    exact = required_gradient(e.conventions, e.case)
-    units = (max(e.precision.unit, unit_roundoff(torch.float32)), unit_roundoff(torch.float64))
-    out = []
-    for gradient, unit in zip((e.observed, exact), units, strict=True):
-        samples = decompose(e.case, gradient, unit=unit)
-        terms = [f"({d.text}) · ({d.name})" for d in directions(samples)] if samples else []
-        left = max((s.residual for s in samples), default=0.0)
-        if left > 100 * unit:
-            terms.append(f"{left:.2g} of its length outside these directions")
-        out.append(" + ".join(terms) or "0")
-    return out[0], out[1]

@@ -11,7 +11,7 @@ import gradcheck
 from gradcheck.catalogue import entries
 from gradcheck.problems import Spec, build
 from gradcheck.watching.lines import StepLine
-from tests.watching.steps import DECLARED, GRID, ForwardStep, PolicyStep
+from tests.watching.steps import DECLARED, GRID, ForwardStep, PolicyStep, sde_step
 
 
 def judged(step: Any, loss: torch.Tensor, algorithm: str = "flow_grpo", **declared: Any) -> StepLine:
@@ -149,3 +149,42 @@ def test_the_loss_in_one_line() -> None:
     error = (step.call["v_theta"] - step.call["noise"] + step.call["x_0"]) ** 2
     (a * error.flatten(1).sum(1)).mean().backward()
     assert watch.report.holds, watch.report
+
+
+@pytest.mark.parametrize("every_sample", [False, True])
+def test_samples_at_pure_noise_are_left_out_and_the_rest_is_judged(every_sample: bool) -> None:
+    """At t = 1 Flow-SDE's σ_t has a pole; code puts the grid's next point in its place, for those samples alone."""
+    step = PolicyStep(off=0.05)
+    t, t_prev = step.call["t"].clone(), step.call["t_prev"].clone()
+    rows = slice(None) if every_sample else slice(2, 3)
+    t[rows], t_prev[rows] = 1.0, GRID[1]
+    step.call |= {"t": t, "t_prev": t_prev}
+    wrapped = torch.where(t == 1, GRID[1], t)
+    mean, std = sde_step(step.call["v_old"], step.call["x_t"], wrapped, t_prev.clamp(max=0.8))
+    step.call["x_prev"] = mean + std * step.noise
+    if not every_sample:
+        mean, std = sde_step(step.call["v_old"], step.call["x_t"], t, t_prev)
+        step.call["x_prev"] = torch.where(t.reshape(-1, 1, 1, 1) == 1, step.call["x_prev"], mean + std * step.noise)
+    loss = step.loss(t=wrapped, t_prev=torch.where(t == 1, 0.8 * t_prev, t_prev))
+    if every_sample:
+        with pytest.warns(UserWarning, match="no density"):
+            line = judged(step, loss)
+        assert line.verdict == "unjudged"
+    else:
+        line = judged(step, loss)
+        assert line.verdict == "conforms", line
+    assert "no density (t = 1)" in line.because
+
+
+def test_where_no_cause_fits_the_gradient_is_read() -> None:
+    """A target that nobody has named: the field's own directions say what it is."""
+    step = ForwardStep()
+    a = torch.tensor([0.3, -1.0, 2.0, 0.1])
+    watch = gradcheck.watch("awm", every=1)
+    watch(**{k: step.call[k] for k in ("v_theta", "x_0", "noise")}, advantage=a)
+    error = (step.call["v_theta"] - 3 * step.call["noise"] + step.call["x_0"]) ** 2
+    (a * error.flatten(1).sum(1)).mean().backward()
+    (line,) = watch.report.lines
+    assert line.verdict == "wrong"
+    assert "(ε)" in line.because
+    assert "must be" in line.because
