@@ -47,8 +47,10 @@ class Dependence:
         alone = dict(given)
         for name, other in universe.changed(given):
             value, new = alone[name], other[name]
-            if isinstance(value, Tensor) and isinstance(new, Tensor) and name not in ("t", "dt"):
+            if isinstance(value, Tensor) and isinstance(new, Tensor) and name != "dt":
                 alone[name] = torch.cat([new[:1], value[1:]])
+                if name == "t" and "dt" in given:  # the step moves as a whole, so that the grid stays one
+                    alone["dt"] = torch.cat([torch.as_tensor(other["dt"])[:1], torch.as_tensor(given["dt"])[1:]])
         if self._process == "forward":
             alone["advantage"] = 2 * torch.as_tensor(alone["reward_prob"]) - 1
         _, rows = self._see(alone)

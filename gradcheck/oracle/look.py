@@ -36,10 +36,15 @@ FLOAT64, _FLOAT32 = unit_roundoff(torch.float64), unit_roundoff(torch.float32)  
 
 _NOISE, _X = ("ε", n.noise), ("x_t", n.x_t)
 _FROM_OLD, _FROM_REF = ("v_θ − v_old", n.v_theta - n.v_old), ("v_θ − v_ref", n.v_theta - n.v_ref)
+_V, _GT = ("v_θ", n.v_theta), ("v_gt", n.v_gt)
 _FROM_GT, _OLD_FROM_GT = ("v_θ − v_gt", n.v_theta - n.v_gt), ("v_old − v_gt", n.v_old - n.v_gt)
 _BASES: dict[str, tuple[Basis, ...]] = {
     "backward": ((_NOISE, _FROM_OLD, _FROM_REF, _X),),
-    "forward": ((_FROM_GT, _FROM_REF, _NOISE, _FROM_OLD), (_OLD_FROM_GT, _FROM_OLD, _FROM_REF, _NOISE)),
+    "forward": (
+        (_FROM_GT, _FROM_REF, _NOISE, _FROM_OLD),
+        (_OLD_FROM_GT, _FROM_OLD, _FROM_REF, _NOISE),
+        (_V, _GT, _FROM_OLD, _FROM_REF),
+    ),
 }
 
 
@@ -192,7 +197,7 @@ class Look:
         best = None
         for precision in self._precisions:
             readings = [self._read(basis, precision) for basis in _BASES[self.universe.process]]
-            reading = min(readings, key=lambda r: r.rank)
+            reading = min(_meant(readings), key=lambda r: r.rank)
             if best is None or reading.rank[:2] < best.rank[:2]:
                 best = reading
             if best.spanned and best.unknown == 0:
@@ -219,7 +224,7 @@ class Look:
         for basis in bases:
             if not readings or len(readings[0].terms) == len(self._read(basis, unit).terms):
                 readings.append(self._read(basis, unit, self._dependence(basis, unit[0])))
-        return min(readings, key=lambda r: r.rank)
+        return min(_meant(readings), key=lambda r: r.rank)
 
     def _dependence(self, basis: Basis, unit: float) -> Dependence:
         return Dependence(self.adapter, self.universe, basis, unit, self.universe.draw(_spec(6, (2, 3, 4), 300)))
@@ -284,6 +289,12 @@ class Look:
         low, high = np.array(edges).T
         words = clip_words(np.array(silent), np.array(advantage), [np.array(r) for r in ratios.values()], low, high)
         return words, sum(far) / len(far)
+
+
+def _meant(readings: list[Reading]) -> list[Reading]:
+    """Without those on v_θ and v_gt apart that have no formula: any function of the two lies there."""
+    kept = [r for r in readings if r.basis[0] != _V or r.unknown == 0]
+    return kept or readings
 
 
 def _spec(batch: int, latent: tuple[int, ...], seed: int, advantage: str = "typical") -> Spec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from gradcheck.catalogue import CATALOGUE, Entry
 from gradcheck.conventions import Conventions
 from gradcheck.problems import Spec, complete, draw_given
 
-__all__ = ["UNIVERSES", "Universe", "family"]
+__all__ = ["UNIVERSES", "Universe", "Watched", "family"]
 
 Quantities = dict[str, Tensor | float]
 
@@ -36,9 +37,10 @@ def family(process: str, sde: str) -> list[Entry]:
     return [e for e in CATALOGUE if belongs(e)]
 
 
-def _on_step(sde: str) -> Derivation:
+def _on_step(sde: str, reduction: str = "sum") -> Derivation:
     """The loss that needs every quantity of a case on this reverse step."""
-    return Conventions("flow_grpo", options={"sde": sde, "kl": "step"}).derivation
+    options = {"sde": sde, "kl": "step", "log_prob_reduction": reduction}
+    return Conventions("flow_grpo", options=options).derivation
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,14 @@ class Universe:
     Attributes:
         process: ``"forward"`` or ``"backward"``.
         sde: the reverse step; empty for the forward process.
+        log_prob_reduction: of the stored log-probability over the latent's coordinates, ``"sum"`` or ``"mean"``.
         numbers: one-number quantities that are given instead of drawn; ``adv_clip_max`` keeps advantages below it.
     """
 
     process: str
     sde: str = ""
     numbers: Mapping[str, float] = field(default_factory=dict)
+    log_prob_reduction: str = "sum"
 
     def __str__(self) -> str:
         return self.process + (f", on {self.sde} steps" if self.sde else "")
@@ -121,7 +125,7 @@ class Universe:
 
     def _members(self) -> list[Derivation]:
         if self.process == "backward":
-            return [_on_step(self.sde)]
+            return [_on_step(self.sde, self.log_prob_reduction)]
         members = [e.derivation for e in family("forward", "")]
         members.sort(
             key=lambda d: (
@@ -130,6 +134,19 @@ class Universe:
             )
         )
         return members
+
+
+class Watched(Case):
+    """A case that notes in ``read`` what it is asked for."""
+
+    def __init__(self, case: Case, read: set[str]) -> None:
+        super().__init__(repr(case), {name: getattr(case, name) for name in case.names})
+        self._read = read
+
+    def __getattr__(self, name: str) -> Any:
+        found = super().__getattr__(name)
+        self._read.add(name)
+        return found
 
 
 UNIVERSES = (*(Universe("backward", step.name) for step in SDES), Universe("forward"))

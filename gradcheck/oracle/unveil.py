@@ -19,15 +19,16 @@ from torch import Tensor
 from gradcheck.case import Case
 from gradcheck.compare import compare
 from gradcheck.conventions import Conventions
-from gradcheck.oracle.adapter import AdapterError
+from gradcheck.oracle.adapter import Adapter, AdapterError
 from gradcheck.oracle.assumed import Assumed
 from gradcheck.oracle.character import policy_of, target_of, trust_of
 from gradcheck.oracle.formulas import simple_number
 from gradcheck.oracle.look import FLOAT64, Look, Reading, Term
 from gradcheck.oracle.reference import reference
-from gradcheck.oracle.universal import UNIVERSES, Universe, family
+from gradcheck.oracle.universal import UNIVERSES, Universe, Watched, family
 from gradcheck.oracle.weights import said
 from gradcheck.oracle.xray import B
+from gradcheck.problems import Spec
 
 __all__ = ["Term", "Unveiled", "unveil"]
 
@@ -38,7 +39,7 @@ class Unveiled:
 
     Attributes:
         name: of the function.
-        process: ``"forward"`` or ``"backward"``.
+        process: ``"forward"`` or ``"backward"``, or ``"forward or backward"`` for a loss of what both have.
         sde: the reverse step on whose states it was looked at; empty for the forward process.
         terms: the gradient on the directions, per sample.
         residual: the largest part of a gradient that no direction explains, relative to its norm.
@@ -89,11 +90,10 @@ def unveil(
         AdapterError: it can be called in neither process, or returns no differentiable loss.
     """
     assumed = assumed or Assumed()
+    read: set[str] = set()
     looks: list[Look] = []
     problems: list[tuple[Universe, AdapterError]] = []
-    for universe in UNIVERSES:
-        if not assumed.admits(universe):
-            continue
+    for universe in _worlds(function, name, timeout, assumed, read):
         try:
             looks.append(Look(function, name, timeout, replace(universe, numbers=assumed.numbers), assumed.unit))
         except AdapterError as error:
@@ -101,12 +101,75 @@ def unveil(
             continue
         found = _finding(looks[-1], looks[-1].monomials(), assumed)
         if found.matches or (found.gradient is not None and not looks[-1].doubtful):
-            return found
+            return _of_either(found, read)
     if not looks:
         raise AdapterError(_once(problems))
     # only then are functions tried: monomials in one process must not be forced into sums in another
     best = min(looks, key=lambda look: (not look.spanned, look.monomials().unknown, look.monomials().residual))
-    return _finding(best, best.functions() if best.spanned else best.monomials(), assumed)
+    return _of_either(_finding(best, best.functions() if best.spanned else best.monomials(), assumed), read)
+
+
+_OF_BOTH = {
+    *("v_theta", "v_old", "v_ref", "x_t", "t", "timestep", "sigmas", "step_index", "advantage", "D"),
+    *("clip_low", "clip_high", "clip_range", "adv_clip_max", "kl_weight", "delta"),
+}
+"""Quantities that have one meaning in both processes; noise is the path's in one and the step's in the other."""
+
+
+def _worlds(
+    function: Callable[[Case], Any], name: str, timeout: float, assumed: Assumed, read: set[str]
+) -> list[Universe]:
+    """Where to look, the likeliest first; ``read`` is given what the loss asks for.
+
+    A loss that asks for nothing which only a reverse step has is looked at on noised data first.  The stored
+    log-probability is that of the declared reduction; where none is declared, both are tried.
+    """
+    admitted = [u for u in UNIVERSES if assumed.admits(u)]
+    for universe in admitted:
+        asked: set[str] = set()
+
+        def noting(case: Case, asked: set[str] = asked) -> Any:
+            return function(Watched(case, asked)).sum()
+
+        try:
+            world = replace(universe, numbers=assumed.numbers)
+            Adapter(noting, name, "mean", timeout).observe(world.case(world.draw(_FIRST)))
+        except AdapterError:
+            continue
+        read |= asked
+        break
+    if read and not read & _only("backward"):
+        admitted.sort(key=lambda u: u.process != "forward")
+    reductions: tuple[str, ...] = ("sum", "mean")
+    if assumed.declared is not None:
+        reductions = (assumed.declared.options.get("log_prob_reduction", "sum"),)
+    if "log_prob_old" not in read:
+        reductions = reductions[:1]
+    return [
+        replace(u, log_prob_reduction=x)
+        for u in admitted
+        for x in (reductions if u.process == "backward" else reductions[:1])
+    ]
+
+
+_FIRST = Spec(4, (3, 5), 50, policy="off", advantage="typical", time="middle")
+
+
+def _only(process: str) -> set[str]:
+    """Names that only cases of one process hold."""
+    held = {}
+    for one in ("forward", "backward"):
+        universe = next(u for u in UNIVERSES if u.process == one)
+        held[one] = set(universe.case(universe.draw(_FIRST)).names)
+    other = "forward" if process == "backward" else "backward"
+    return held[process] - held[other]
+
+
+def _of_either(found: Unveiled, read: set[str]) -> Unveiled:
+    """A loss of quantities that both processes have, with one meaning, belongs to both."""
+    if read and read <= _OF_BOTH and not found.matches:
+        return replace(found, process="forward or backward", sde="")
+    return found
 
 
 def _finding(look: Look, reading: Reading, assumed: Assumed) -> Unveiled:

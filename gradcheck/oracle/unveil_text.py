@@ -46,10 +46,11 @@ def unveiled_text(found: Unveiled) -> str:
     if found.precision == "float32" and not found.reason:
         left = f"up to {found.residual:.1g} of a gradient is left over"
         lines.append(f"  precision  the formulas hold to float32's rounding, not to float64's; {left}")
-    lines.append(_wrapped("catalogue", "; ".join(found.matches) or "none: no entry has this gradient"))
+    lines.append(_wrapped("catalogue", "; ".join(found.matches) or _NO_MATCH[bool(found.reason)]))
     return "\n".join(lines)
 
 
+_NO_MATCH = {False: "none: no entry has this gradient", True: "none was recognised, as no formula was"}
 _PER = {
     "mean": ", averaged over the batch",
     "sum": ", summed over the batch",

@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 
 from gradcheck.oracle.diagnosis.clip_edges import clip_edges, misused_edges
+from gradcheck.oracle.diagnosis.combined import extra_term, scaled_mistake, two_mistakes
 from gradcheck.oracle.diagnosis.conditions import lower_precision, one_layout
 from gradcheck.oracle.diagnosis.evidence import SHAPES, Evidence, evidence_on, observe, rows_of
 from gradcheck.oracle.diagnosis.factors import advantage_normalised, factor, sample_factor, term_factor, term_scaled
@@ -126,6 +127,9 @@ _EXPLANATIONS: tuple[Callable[[Judge, list[Evidence]], Diagnosis | None], ...] =
     lower_precision,
     advantage_normalised,
     term_scaled,
+    extra_term,
+    scaled_mistake,
+    two_mistakes,
     sample_factor,
     one_layout,
 )

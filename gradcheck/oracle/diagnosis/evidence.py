@@ -151,13 +151,23 @@ class Evidence:
             self._trials[id(derivation)] = known
         return known
 
+    @cached_property
+    def _predictions(self) -> dict[int, Prediction]:
+        return {}
+
     def predicted(self, mistake: Mistake) -> Prediction:
         """What a mistake predicts here, under the declared conventions."""
+        known = self._predictions.get(id(mistake))
+        if known is not None:
+            return known
         trial = self.trial
         if mistake.stated is not trial.stated:  # a mistake in other variables is known as a loss of its own
             effective = effective_case(self.conventions, self.case)
             trial = Trial(effective, mistake.stated, working_dtype(self.conventions, self.case))
-        return trial.predict(mistake.edits).times(overall_factor(self.conventions, self.case))
+        found = trial.predict(mistake.edits).times(overall_factor(self.conventions, self.case))
+        if mistake.listed:  # one that was composed for a try is gone before the next one, and its id with it
+            self._predictions[id(mistake)] = found
+        return found
 
 
 def rows_of(x: Tensor) -> Tensor:

@@ -99,12 +99,15 @@ def factor(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
 def _clamp(evidence: list[Evidence], found: list[_Scaled]) -> Diagnosis | None:
     """1 up to some |A|, and limit/|A| beyond."""
     beyond = [s for s in found if n.advantage in s.scalars and abs(s.factor - 1) > s.error]
-    limits = [s.factor * abs(s.scalars[n.advantage]) for s in beyond]
-    equal = max((s.error / abs(s.factor) for s in beyond if s.factor), default=0.0)
-    if len(limits) < 2 or limits[0] <= 0 or max(limits) - min(limits) > 2 * equal * limits[0]:
+    sizes = [abs(s.scalars[n.advantage]) for s in beyond]
+    limits = [s.factor * size for s, size in zip(beyond, sizes, strict=True)]
+    off = [s.error * size for s, size in zip(beyond, sizes, strict=True)]
+    if len(limits) < 3 or limits[0] <= 0 or max(off) > 1e-3 * limits[0]:
+        return None
+    if any(abs(x - limits[0]) > 2 * (off[0] + y) for x, y in zip(limits, off, strict=True)):
         return None
     inside = [s for s in found if s not in beyond]
-    if any(abs(s.scalars[n.advantage]) > limits[0] * (1 + 2 * equal) for s in inside):
+    if any(abs(s.scalars[n.advantage]) > limits[0] + 2 * max(off) for s in inside):
         return None
     written = f"adv_clip_max={limits[0]:.6g}"
     return Diagnosis("convention:adv_clip_max", f"the implementation behaves as {written} says", written)

@@ -26,7 +26,7 @@ from gradcheck.oracle.reference import effective_case, overall_factor
 from gradcheck.oracle.results import Diagnosis
 from gradcheck.problems import has_clip
 
-__all__ = ["Hypothesis", "fitting", "named", "named_from", "nearest_mistake", "no_gradient"]
+__all__ = ["Hypothesis", "fitting", "leads", "named", "named_from", "nearest_mistake", "no_gradient"]
 
 
 def no_gradient(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
@@ -87,7 +87,7 @@ def nearest_mistake(evidence: list[Evidence]) -> str:
     """The hypothesis that explains most of the samples, and how many; empty where none explains half of them."""
     best, share = None, 0.0
     some = [e for e in evidence if bool(e.wrong.any())]
-    for h in _hypotheses(evidence[0].conventions, evidence[0].case):
+    for h in (h for h in _hypotheses(evidence[0].conventions, evidence[0].case) if not h.generic):
         if _share(h, some[:1]) <= max(share, _NEAR):
             continue
         found = _share(h, some)
@@ -103,10 +103,15 @@ def _share(h: Hypothesis, evidence: list[Evidence]) -> float:
     same_, right, count = 0, 0, 0
     for e in evidence:
         same, judged = e.fits(h.predict(e))
-        decided = judged & ~e.undecided
-        same_, right = same_ + int((same & decided).sum()), right + int((~e.wrong & decided).sum())
+        decided = ~e.undecided
+        same_, right = same_ + int((same & judged & decided).sum()), right + int((~e.wrong & decided).sum())
         count += int(decided.sum())
     return same_ / count if count and same_ > right else 0.0
+
+
+def leads(e: Evidence, mistake: Mistake) -> bool:
+    """Whether a mistake predicts one problem: what is worth trying on the others."""
+    return bool(e.fits(e.predicted(mistake))[0].all())
 
 
 def _chosen(fit: list[Hypothesis], variables: Diagnosis | None) -> Diagnosis | None:

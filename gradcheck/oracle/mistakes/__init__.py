@@ -86,7 +86,7 @@ def mistakes(derivation: Derivation) -> tuple[Mistake, ...]:
             key = frozenset(one.items())
             if one and key not in seen and _needs(own, one) <= available:
                 seen.add(key)
-                named.append(Mistake(name, sentence, own, one, kind is quantity_mistakes))
+                named.append(Mistake(name, sentence, own, one, kind is quantity_mistakes, listed=True))
     return tuple(named)
 
 

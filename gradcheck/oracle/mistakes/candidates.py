@@ -28,6 +28,7 @@ class Mistake:
         sentence: what the implementation seems to do, and what it must do.
         stated: the loss that is mistaken.
         edits: what stands in the changed places.
+        listed: it is one of the list of its derivation, and lives as long.
         generic: a rule made it for any quantity; a mistake that names what was done is better where both fit.
     """
 
@@ -36,6 +37,7 @@ class Mistake:
     stated: Stated
     edits: Overrides
     generic: bool = False
+    listed: bool = False
 
     @cached_property
     def loss(self) -> sp.Expr:

@@ -28,7 +28,7 @@ def carried_over(mistake: Mistake, change: Change, own: Stated) -> Mistake:
     if change.renamed.get(n.t) == 1 - n.t:  # velocities are the opposite there
         sentence = sentence.replace("x_0 − ε", "·").replace("ε − x_0", "x_0 − ε").replace("·", "ε − x_0")
     edits = {s: carried(e, change) for s, e in mistake.edits.items()}
-    return Mistake(mistake.name, sentence, own, edits, mistake.generic)
+    return Mistake(mistake.name, sentence, own, edits, mistake.generic, listed=True)
 
 
 def _rewritten(loss: sp.Expr, renamed: Velocities, made: Velocities) -> sp.Expr:

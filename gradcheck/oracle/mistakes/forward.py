@@ -8,7 +8,7 @@ import sympy as sp
 
 from derivations import notation as n
 from derivations.calculus import MeanAbs, Norm2, Surrogate, drop_sg, sg
-from derivations.derivation import Derivation
+from derivations.derivation import Derivation, inline
 from gradcheck.oracle.mistakes.candidates import Candidate, Overrides
 from gradcheck.oracle.mistakes.functions import BatchMean, Huber, Rounded
 from gradcheck.oracle.mistakes.general import advantage_mistakes
@@ -106,7 +106,8 @@ def mixture_mistakes(d: Derivation) -> Iterator[Candidate]:
     """DiffusionNFT's two branches: the loss is r·P + (1 − r)·N."""
     if n.reward_prob.name not in (*d.given, *d.defined):
         return
-    r, loss = n.reward_prob, d.inline(d.loss)
+    # the target stays a symbol, so that a mistake in it goes with one in the mixtures
+    r, loss = n.reward_prob, inline(d.loss, {s: e for s, e in d.definitions.items() if s not in (n.v_gt, n.x_t)})
     reference = loss - loss.xreplace({n.kl_weight: sp.S.Zero})
     policy = loss - reference
     positive, negative = policy.xreplace({r: sp.S.One}), policy.xreplace({r: sp.S.Zero})

@@ -10,7 +10,7 @@ from derivations import notation as n
 from derivations.calculus import Norm2
 from derivations.derivation import Derivation
 from gradcheck.oracle.mistakes.candidates import Candidate
-from gradcheck.oracle.mistakes.functions import BatchMean
+from gradcheck.oracle.mistakes.functions import BatchMean, Right
 
 __all__ = ["pair_mistakes"]
 
@@ -19,15 +19,26 @@ def pair_mistakes(d: Derivation) -> Iterator[Candidate]:
     """The policy's loss is log(1 + exp(z)), z = β y (g − g') of a pair, or β (A g + s) of a group."""
     if n.error_gap not in d.definitions:
         return
+    beta = n.beta_dpo
+    for name, sentence, value in (
+        ("beta-halved", "β is half the declared one inside the sigmoid", Right(beta) / 2),
+        ("beta-doubled", "β is twice the declared one inside the sigmoid", 2 * Right(beta)),
+        ("beta-missing", "β is missing", sp.S.One),
+    ):
+        yield name, sentence, d.loss, {beta: value}
+    other = n.partner_gap
+    if other.name in d.given:
+        yield "partner-sign", "the gaps of a pair are added up", d.loss, {other: -Right(other)}
+        yield "partner-missing", "the partner's gap is missing", d.loss, {other: sp.S.Zero}
+        y = n.preference
+        yield "preference-exchanged", "winner and loser are exchanged", d.loss, {y: -Right(y)}
+        yield "preference-missing", "every sample is taken for the winner of its pair", d.loss, {y: sp.S.One}
     policy = d.loss.xreplace({n.kl_weight: sp.S.Zero})
     rest, beta = d.loss - policy, n.beta_dpo
     (likelihood,) = policy.atoms(sp.exp)
     z = likelihood.args[0]
     for name, sentence, loss in (
         *(_of_a_pair(policy) if n.preference in z.free_symbols else _of_a_group(policy)),
-        ("beta-halved", "β is half the declared one inside the sigmoid", policy.xreplace({beta: beta / 2})),
-        ("beta-doubled", "β is twice the declared one inside the sigmoid", policy.xreplace({beta: 2 * beta})),
-        ("beta-missing", "β is missing", policy.xreplace({beta: sp.S.One})),
         ("beta-outside", "β multiplies the logarithm; it must multiply the gaps", beta * sp.log(1 + sp.exp(z / beta))),
         ("log-missing", "the probability of the wrong order is the loss, without a logarithm", 1 / (1 + sp.exp(-z))),
         ("sigmoid-missing", "the margin itself is the loss: what is learnt never lets go", z),
@@ -49,12 +60,8 @@ def pair_mistakes(d: Derivation) -> Iterator[Candidate]:
 
 
 def _of_a_pair(loss: sp.Expr) -> Iterator[tuple[str, str, sp.Expr]]:
-    y, other = n.preference, n.partner_gap
-    yield "preference-exchanged", "winner and loser are exchanged", loss.xreplace({y: -y})
-    yield "preference-missing", "every sample is taken for the winner of its pair", loss.xreplace({y: sp.S.One})
+    y = n.preference
     yield "loser-dropped", "losers have no gradient: only winners train", (1 + y) / 2 * loss
-    yield "partner-sign", "the gaps of a pair are added up", loss.xreplace({other: -other})
-    yield "partner-missing", "the partner's gap is missing", loss.xreplace({other: sp.S.Zero})
 
 
 def _of_a_group(loss: sp.Expr) -> Iterator[tuple[str, str, sp.Expr]]:

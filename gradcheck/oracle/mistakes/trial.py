@@ -120,9 +120,9 @@ class Trial:
         """A ratio is off by what its log-probabilities are; where those are larger than the right ones, so is that."""
         off = self.right.open_ratios
         if self.coarse and n.log_prob_theta in self.stated.table:
-            with torch.no_grad():
-                own, right = (x(n.log_prob_theta).abs() for x in (run, self.right))
-                off = off * (own / right.clamp(min=1e-300)).nan_to_num(1.0, 1e6, 1e6).clamp(1.0, 1e6)
+            # with a graph, since what is evaluated here is remembered for other predictions
+            own, right = (x(n.log_prob_theta).detach().abs() for x in (run, self.right))
+            off = off * (own / right.clamp(min=1e-300)).nan_to_num(1.0, 1e6, 1e6).clamp(1.0, 1e6)
         return off.reshape(-1).expand(len(self.output))
 
     def _open_ratios(self, values: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
