@@ -22,6 +22,7 @@ _MARKS = {
 _PRINTED = 1000
 """Characters of what an implementation printed that was judged all the same."""
 
+_WIDTH = 80
 _VERBS = {
     "failed": "does not hold",
     "unjudged": "could not be judged",
@@ -101,32 +102,32 @@ def _remark(r: Result) -> str:
 
 
 def failure_text(result: Result, target: str, reference: str, *, brief: bool = False, with_script: bool = True) -> str:
-    """One failure: what was demanded, what was seen, why, how to see it again, and where it is written."""
+    """One failure: why, what was demanded and seen, how to see it again, and where it is written."""
     o = result.outcome
     head = f"[gradcheck] {target}: {result.id} {_VERBS[result.status]}"
-    lines = [head, f"  demanded   {result.statement}"]
+    d = result.diagnosis
+    lines = [head]
+    if d is not None:  # first what a reader wants to know
+        lines.append(_wrapped("  because    ", _cause(d)))
+        if brief:
+            lines.append("             (explained above)")
+    lines.append(_wrapped("  demanded   ", result.statement))
     if result.status == "unexpected-pass":
         lines.append(f"  seen       {_remark(result)}")
     elif o.detail:
-        lines.append(f"  seen       {o.detail}")
+        lines.append(_wrapped("  seen       ", o.detail))
     if o.comparison is not None:
         c = o.comparison
         where = f"sample {c.index[0]}" + (f", coordinate {c.index[1:]}" if len(c.index) > 1 else "")
-        lines.append(
-            f"             at {where}; difference {abs(c.observed - c.required):.3g}, rounding explains {c.bound:.2g}"
-        )
+        apart = f"difference {abs(c.observed - c.required):.3g}, rounding explains {c.bound:.2g}"
+        lines.append(_wrapped(" " * 13, f"at {where}; {apart}"))
         if o.meaning:
-            lines.append(textwrap.fill(o.meaning, 110, initial_indent=" " * 13, subsequent_indent=" " * 13))
+            lines.append(_wrapped(" " * 13, o.meaning))
     if o.spec is not None:
         lines.append(f"  problem    batch {o.spec.batch}, latent {o.spec.latent}, {result.dtype} on {result.device}")
-    d = result.diagnosis
-    if d is not None:
-        lines.append(_wrapped("  because    ", _cause(d)))
-        if not brief and d.observed:
-            lines.append("  gradient   on the field's directions, yours beside the required one:")
-            lines += _side_by_side(d.observed, d.required)
-        elif brief:
-            lines.append("             (explained above)")
+    if d is not None and not brief and d.observed:
+        lines.append("  gradient   on the field's directions, yours beside the required one:")
+        lines += _side_by_side(d.observed, d.required)
     if with_script and result.script:
         lines += ["  reproduce  save and run this:", textwrap.indent(result.script.rstrip(), "    ")]
     if reference:
@@ -152,4 +153,4 @@ def _side_by_side(observed: tuple[tuple[str, str], ...], required: tuple[tuple[s
 
 
 def _wrapped(head: str, body: str) -> str:
-    return textwrap.fill(body, 110, initial_indent=head, subsequent_indent=" " * len(head))
+    return textwrap.fill(body, _WIDTH, initial_indent=head, subsequent_indent=" " * len(head))
