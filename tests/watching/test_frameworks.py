@@ -198,3 +198,40 @@ def test_two_processes(file: str, kind: str, method: str, dtype: str, own_folder
     assert [x["rank"] for x in lines[1]] == [1] * 4
     assert {x["factor"] for rows in lines for x in rows} == {"1/accumulation"}
     assert lines[0][0]["ratio"] != lines[1][0]["ratio"], "each rank has samples of its own"
+
+
+_SHARDED = """
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+import gradcheck
+from tests.watching.steps import DECLARED, GRID, PolicyStep
+from tests.watching.test_frameworks import Net
+
+dist.init_process_group("gloo")
+torch.manual_seed(0)
+model = Net()
+fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+options = {"model": model, "sigmas": GRID, "on_policy": False, "world_size": 2}
+watch = gradcheck.watch("flow_grpo", every=1, **options, **DECLARED)
+for i in range(2):
+    step = PolicyStep(10 * dist.get_rank() + i)
+    step.call["v_theta"] = model(step.call["x_t"])
+    watch(**step.call)
+    step.loss().backward()
+assert watch.report.holds, watch.report
+assert "FSDP" in watch.report.unchecked["parameters"]
+dist.destroy_process_group()
+"""
+
+
+def test_sharded_parameters(own_folder: Path) -> None:
+    """FSDP2 on gloo: the gradient is judged, and of the parameters it is said that they cannot be."""
+    script = own_folder / "shard.py"
+    script.write_text(_SHARDED)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=own_folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
