@@ -17,6 +17,7 @@ import gradcheck
 from derivations import calculus
 from derivations import notation as n
 from derivations.calculus import ClipMask, Norm2
+from gradcheck.case import Case
 from gradcheck.catalogue import CATALOGUE, Entry, entry
 from gradcheck.cli import main
 from gradcheck.conformance import ATTRIBUTE
@@ -507,3 +508,21 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     file.write_text("def loss(case):\n    return case.banana\n")
     assert main(["unveil", f"{file}::loss"]) == 2
     assert "has no quantity 'banana'" in capsys.readouterr().err
+
+
+def test_a_loss_of_what_both_processes_have_belongs_to_both() -> None:
+    def pulled(case: Case) -> Tensor:
+        t = case.expand(case.t)
+        pull = (t * (case.v_ref - case.v_old)).detach()
+        x = case.x_t - t * case.v_theta
+        return ((x - (x - pull).detach()) ** 2).mean() / 2
+
+    assert unveil(pulled, "pulled").process == "forward or backward"
+
+
+def test_a_target_that_is_a_share_of_the_velocity_is_read() -> None:
+    def state_minus_data(case: Case) -> Tensor:
+        return ((case.v_theta - (case.x_t - case.x_0)) ** 2).mean()
+
+    found = unveil(state_minus_data, "state_minus_data")
+    assert (found.process, found.target) == ("forward", n.t * n.v_gt)

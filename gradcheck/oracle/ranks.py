@@ -68,7 +68,8 @@ def another_batch(judge: Judge) -> Diagnosis | None:
     conventions = judge.conventions
     if not conventions.one_time and {"t", "alpha_bar"} & set(conventions.derivation.given):
         one_time = replace(judge, conventions=replace(conventions, one_time=True))
-        if all(_right_on(one_time, axes) for axes in (2, 3)):
+        # what is right on such problems whatever their times are is wrong for another reason
+        if all(_right_on(one_time, axes) for axes in (2, 3)) and not all(_right_on(judge, axes) for axes in (2, 3)):
             cause = "right where all samples of a batch have the same time, and wrong where they differ"
             return Diagnosis("convention:one_time", cause, "one_time=True")
     if _is_declared(judge):

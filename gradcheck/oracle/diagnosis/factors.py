@@ -151,6 +151,9 @@ def sample_factor(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
     if not _multiples(evidence, [(e.observed, e.required) for e in evidence]):
         return None
     cause = "each sample's gradient has the right direction and a wrong length, which no formula in its scalars gives"
+    others = others_that_matter(judge, evidence)
+    if others:
+        cause += f"; it depends on the other samples' {', '.join(others)}"
     return Diagnosis("sample-factor", cause)
 
 

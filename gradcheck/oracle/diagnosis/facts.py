@@ -39,24 +39,27 @@ def facts(judge: Judge, evidence: list[Evidence]) -> list[str]:
 
 
 def others_that_matter(judge: Judge, evidence: list[Evidence]) -> tuple[str, ...]:
-    """On which quantities of the *other* samples a sample's gradient depends: they are exchanged among the others."""
+    """On which quantities of the *other* samples a sample's gradient depends: all others are given one sample's."""
     e = max(evidence, key=lambda x: (bool(x.wrong.any()), len(x.case.output)))
     case, batch = e.case, len(e.case.output)
     if batch < 3:
         return ()
-    order = [0, *range(2, batch), 1]
+    kept = int(lengths(rows_of(e.observed).nan_to_num(0.0, 0.0, 0.0)).argmax())
+    rest = [i for i in range(batch) if i != kept]
+    orders = [[kept if i == kept else which for i in range(batch)] for which in rest[:2]]
     found = []
     derivation = judge.conventions.derivation
     names = [x for x in derivation.given if _per_sample(case, x)]
     groups = [x for x in names if x not in _TIMES]
-    own = rows_of(e.observed)[:1]
+    own = rows_of(e.observed)[kept : kept + 1]
     for group in ([tuple(x for x in names if x in _TIMES)] if any(x in _TIMES for x in names) else []) + [
         (x,) for x in groups
     ]:
-        changed = _exchanged(judge, case, group, order)
-        seen = rows_of(judge.observe(changed).gradient)[:1]
-        bound = max(e.equal, 1e-9) * float(lengths(own)[0]) + 4 * float(e.rounding[0])
-        if not bool(seen.isfinite().all()) or float(lengths(seen - own)[0]) > bound:
+        seen = [
+            rows_of(judge.observe(_exchanged(judge, case, group, order)).gradient)[kept : kept + 1] for order in orders
+        ]
+        bound = max(e.equal, 1e-9) * float(lengths(own)[0]) + 4 * float(e.rounding[kept])
+        if any(not bool(x.isfinite().all()) or float(lengths(x - own)[0]) > bound for x in seen):
             found.append(" and ".join(text(quantity(x).symbol) for x in group))
     return tuple(found)
 

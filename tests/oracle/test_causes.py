@@ -1,0 +1,195 @@
+"""Causes in the ways in which trainers write code: stored log-probabilities, float32, official clips, two mistakes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from gradcheck.case import Case
+from gradcheck.conventions import declare
+from gradcheck.oracle.results import Diagnosis
+from gradcheck.oracle.runner import judge
+from gradcheck.oracle.target import Settings, Target
+
+
+def told(function: Callable[[Case], Tensor], algorithm: str, *only: str, **declared: Any) -> Diagnosis:
+    """What the first failing obligation is said to come from."""
+    target = Target(function, "mine", declare(algorithm, **declared))
+    found = judge(target, Settings(max_examples=3), only or ("gradient",))
+    diagnosis = next(r.diagnosis for r in found.results if r.outcome.status == "failed")
+    assert diagnosis is not None
+    return diagnosis
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Flow-GRPO with the old log-probability as it was stored, or computed by the trainer's own step."""
+
+    dtype: torch.dtype = torch.float64
+    clip: float = 0.2
+    stored: bool = True
+
+    def times(self, case: Case) -> tuple[Tensor, Tensor]:
+        return case.expand(case.t).to(self.dtype), case.expand(case.dt).to(self.dtype)
+
+    def mean(self, case: Case, v: Tensor) -> Tensor:
+        t, dt = self.times(case)
+        drift = self.sigma(case) ** 2 / (2 * t)
+        return case.x_t.to(self.dtype) * (1 - drift * dt) - v.to(self.dtype) * (1 + drift * (1 - t)) * dt
+
+    def sigma(self, case: Case) -> Tensor:
+        t, _ = self.times(case)
+        return case.noise_level * torch.sqrt(t / (1 - t))
+
+    def std(self, case: Case) -> Tensor:
+        return self.sigma(case) * self.times(case)[1].sqrt()
+
+    def advantage(self, case: Case) -> Tensor:
+        a: Tensor = case.advantage
+        return a
+
+    def log_prob(self, case: Case, v: Tensor) -> Tensor:
+        std = self.std(case)
+        error = (case.x_prev.to(self.dtype) - self.mean(case, v)) ** 2
+        return (-error / (2 * std**2) - std.log() - math.log(2 * math.pi) / 2).flatten(1).mean(1)
+
+    def surrogate(self, ratio: Tensor, a: Tensor) -> Tensor:
+        return torch.maximum(-a * ratio, -a * ratio.clamp(1 - self.clip, 1 + self.clip))
+
+    def __call__(self, case: Case) -> Tensor:
+        old = case.log_prob_old if self.stored else self.log_prob(case, case.v_old).detach()
+        ratio = torch.exp(self.log_prob(case, case.v_theta) - old)
+        return self.surrogate(ratio, self.advantage(case)).mean()
+
+
+class NoScore(Trainer):
+    def mean(self, case: Case, v: Tensor) -> Tensor:
+        return case.x_t.to(self.dtype) - v.to(self.dtype) * self.times(case)[1]
+
+
+class StdWithoutDt(Trainer):
+    def std(self, case: Case) -> Tensor:
+        return self.sigma(case) + 0 * self.times(case)[1]
+
+
+class OneStepForAll(Trainer):
+    def times(self, case: Case) -> tuple[Tensor, Tensor]:
+        t, dt = super().times(case)
+        return t.mean(), dt.mean()
+
+
+class NextTime(Trainer):
+    def times(self, case: Case) -> tuple[Tensor, Tensor]:
+        return case.expand(case.t_prev).to(self.dtype), case.expand(case.dt).to(self.dtype)
+
+
+class AverageAdvantage(Trainer):
+    def advantage(self, case: Case) -> Tensor:
+        return super().advantage(case).mean()
+
+
+class NeighbourAdvantage(Trainer):
+    def advantage(self, case: Case) -> Tensor:
+        return super().advantage(case).roll(1)
+
+
+class Unclipped(Trainer):
+    def surrogate(self, ratio: Tensor, a: Tensor) -> Tensor:
+        return -a * ratio
+
+
+class NoScoreUnclipped(NoScore, Unclipped):
+    pass
+
+
+class StdAndAdvantage(StdWithoutDt, AverageAdvantage):
+    pass
+
+
+WRONG = (
+    (NoScore, "score-correction-missing"),
+    (StdWithoutDt, "std-without-dt"),
+    (OneStepForAll, "step-averaged"),
+    (NextTime, "step-time-after"),
+    (AverageAdvantage, "advantage-averaged"),
+    (NeighbourAdvantage, "advantage-of-neighbour"),
+    (NoScoreUnclipped, "clip-missing+score-correction-missing"),
+    (StdAndAdvantage, "advantage-averaged+std-without-dt"),
+)
+STYLES = (
+    Trainer(),
+    Trainer(clip=1e-4),
+    Trainer(torch.float32, clip=1e-4),
+    Trainer(torch.float32, stored=False),
+)
+
+
+@pytest.mark.parametrize(("kind", "name"), WRONG, ids=[name for _, name in WRONG])
+def test_a_mistake_is_named_in_every_style(kind: type[Trainer], name: str) -> None:
+    style = STYLES[[k for k, _ in WRONG].index(kind) % len(STYLES)]
+    single = {"working_dtype": "float32"} if style.dtype == torch.float32 else {}
+    loss = kind(style.dtype, style.clip, style.stored)
+    found = told(loss, "flow_grpo", log_prob_reduction="mean", clip_range=style.clip, **single)
+    assert found.name == name, found.cause
+
+
+def test_a_step_of_another_kind_is_a_declaration_where_the_log_probability_is_stored() -> None:
+    class Dance(Trainer):
+        def sigma(self, case: Case) -> Tensor:
+            return case.noise_level * torch.ones_like(self.times(case)[0])
+
+    found = told(Dance(), "flow_grpo", log_prob_reduction="mean", clip_range=0.2)
+    assert found.declare == "sde='dance'"
+
+
+# --------------------------------------------------------------------------- what is known where no cause fits
+
+
+def error(case: Case) -> Tensor:
+    squared: Tensor = (case.v_theta - case.v_gt) ** 2
+    return squared
+
+
+def test_the_coordinates_that_are_off_are_told() -> None:
+    def last_channel(case: Case) -> Tensor:
+        weight = torch.ones_like(case.v_theta)
+        weight[:, -1] = 0.5
+        return (case.advantage * (weight * error(case)).flatten(1).mean(1)).mean()
+
+    found = told(last_channel, "awm", reduction="mean")
+    assert found.name == "unknown"
+    assert "at the last index of the first axis have 0.5 times" in found.cause
+
+
+def test_the_others_quantities_that_matter_are_told_and_no_more() -> None:
+    def by_its_rank(case: Case) -> Tensor:
+        rank = (case.advantage[:, None] > case.advantage[None, :]).sum(1) + 1.0
+        return (case.advantage * rank * error(case).flatten(1).mean(1)).mean()
+
+    found = told(by_its_rank, "awm", reduction="mean")
+    assert found.cause.endswith("depends on the other samples' A"), "and on nothing else of theirs"
+
+
+def test_a_term_that_is_added_is_told_with_its_weight() -> None:
+    class Penalised(Trainer):
+        def __call__(self, case: Case) -> Tensor:
+            log_ratio = self.log_prob(case, case.v_theta) - case.log_prob_old
+            return super().__call__(case) + 0.005 * (log_ratio**2).mean()
+
+    found = told(Penalised(), "flow_grpo", log_prob_reduction="mean", clip_range=0.2)
+    assert found.name == "term-added"
+    assert "0.005 times (log r)²" in found.cause
+
+
+def test_a_small_shift_is_no_factor() -> None:
+    def float32_constant(case: Case) -> Tensor:
+        return Trainer()(case) * (1 + 2e-8)
+
+    found = told(float32_constant, "flow_grpo", log_prob_reduction="mean", clip_range=0.2)
+    assert "factor=1" not in found.declare, found
