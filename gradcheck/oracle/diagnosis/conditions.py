@@ -18,6 +18,7 @@ __all__ = ["lower_precision", "one_layout"]
 
 def lower_precision(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
     """Right to a few digits, within the error bound of a lower precision."""
+    evidence = [e for e in evidence if e.slack == 1]  # an extreme problem may leave that precision nothing
     distances = []
     for e in evidence:
         seen, wanted = rows_of(e.observed), rows_of(e.required)

@@ -112,7 +112,7 @@ def _unnamed(judge: Judge, evidence: list[Evidence]) -> str:
 
 
 def _of_some_batches(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
-    return another_batch(judge)
+    return clip_edges(judge, evidence) or another_batch(judge)
 
 
 _EXPLANATIONS: tuple[Callable[[Judge, list[Evidence]], Diagnosis | None], ...] = (

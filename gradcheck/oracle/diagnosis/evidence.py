@@ -203,6 +203,8 @@ def evidence_of(judge: Judge, spec: Spec, case: Case, slack: float = 1.0) -> Evi
     return Evidence(spec, judge.conventions, case, judge.observe(case).gradient, wanted, slack)
 
 
+_FAR_OFF = 1e3
+"""How much more a gradient may be off there: log-probabilities far off are large, and lose digits in the ratio."""
 _WIDE = 40
 """Samples of a spread problem."""
 
@@ -231,7 +233,7 @@ def spread(judge: Judge, i: int) -> Evidence:
         }
         rest = {x: getattr(case, x) for x in case.names if x not in given and x not in derivation.defined}
         case = complete(derivation, given, judge.device, rest)
-    return evidence_of(judge, spec, case)
+    return evidence_of(judge, spec, case, _FAR_OFF)
 
 
 def explains(evidence: list[Evidence], predict: Callable[[Evidence], Tensor | Prediction]) -> bool:

@@ -47,13 +47,13 @@ KINDS: tuple[Callable[[Derivation], Iterator[Candidate]], ...] = (
     divergence_mistakes,
     log_ratio_mistakes,
     corrected_ratio_mistakes,
+    reference_mistakes,
     step_mistakes,
     time_weight_mistakes,
     target_mistakes,
     weight_mistakes,
     mixture_mistakes,
     pair_mistakes,
-    reference_mistakes,
     quantity_mistakes,
 )
 """In the order in which they are tried: of two mistakes that predict the same gradient, the first one is named."""
