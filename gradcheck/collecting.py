@@ -18,6 +18,9 @@ __all__ = ["ATTRIBUTE", "Found", "found_in", "is_method", "label_of", "subject_o
 ATTRIBUTE = "gradcheck_target"
 """The decorated function's attribute that holds its target."""
 
+EACH = "gradcheck_obligations"
+"""That of its obligations, of each of which the pytest plugin makes a test."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -73,8 +76,6 @@ def test_for(
     Raises:
         InputError: what is decorated cannot be called.
     """
-    import pytest
-
     if not callable(function):
         raise InputError(("function", f"a {name_of_type(function)}", "a function that takes a case"))
     if is_method(function):
@@ -90,10 +91,10 @@ def test_for(
     test.__doc__, test.__module__ = function.__doc__, getattr(function, "__module__", "") or ""
     setattr(test, ATTRIBUTE, subject)
     test.gradcheck_function = function  # type: ignore[attr-defined]
-    marked: Callable[..., None] = pytest.mark.parametrize("obligation", obligations)(test)
-    test.__name__, test.__qualname__ = name.rpartition(".")[2], name  # only now: of a lambda pytest marks nothing
-    _uses.append(_Use(subject, marked, *_where(function)))
-    return marked
+    setattr(test, EACH, obligations)  # the plugin makes one test of each, so that pytest is not needed here
+    test.__name__, test.__qualname__ = name.rpartition(".")[2], name
+    _uses.append(_Use(subject, test, *_where(function)))
+    return test
 
 
 def _where(function: Callable[..., Any]) -> tuple[str, int]:

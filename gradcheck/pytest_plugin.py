@@ -43,6 +43,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         group.addoption(f"--gradcheck-{kind}", metavar="FILE", help=f"write a {kind} report of the obligations")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test for each obligation of a decorated function."""
+    obligations = getattr(metafunc.function, "gradcheck_obligations", None)
+    if isinstance(obligations, list):
+        metafunc.parametrize("obligation", obligations)
+
+
 def settings_of(config: pytest.Config) -> Settings:
     """The run's settings, from the command line."""
     from gradcheck.oracle.target import Settings, sizes

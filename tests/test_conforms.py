@@ -239,8 +239,10 @@ def test_presets_are_declarations_that_can_be_kept(preset: str) -> None:
         if conventions.prediction != "v":
             path = conventions.derivation.path
             case = in_velocities(case, prediction=conventions.prediction, noise_at=conventions.noise_at, path=path)
+        if conventions.policy_factor != 1:  # of the policy term alone: the KL's weight is taken out of it again
+            case = case.replace(kl_weight=case.kl_weight / conventions.policy_factor)
         value: torch.Tensor = numeric.loss(case, **conventions.options)
-        return conventions.factor * value.mean()
+        return conventions.factor * conventions.policy_factor * value.mean()
 
     found = judge(Target(loss, preset, conventions), Settings(max_examples=3))
     assert [r.id for r in found.results if not r.good] == []

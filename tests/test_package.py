@@ -35,6 +35,15 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+_LOSS = """
+import gradcheck
+
+@gradcheck.conforms("awm")
+def {name}(case):
+    return {sign}(case.advantage * ((case.v_theta - case.v_gt) ** 2).flatten(1).sum(1)).mean()
+"""
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built wheel, unpacked."""
@@ -89,6 +98,16 @@ def test_every_extra_is_one_that_the_package_has() -> None:
 
 def test_there_is_one_version_string(wheel: Path) -> None:
     assert next(wheel.glob("gradcheck_rl-*.dist-info")).name == f"gradcheck_rl-{gradcheck.__version__}.dist-info"
+
+
+def test_without_any_extra_a_loss_is_judged(wheel: Path, tmp_path: Path) -> None:
+    file = tmp_path / "losses.py"
+    file.write_text(_LOSS.format(name="right", sign="") + _LOSS.format(name="wrong", sign="-"))
+    found = _bare(wheel, "check", f"{file}::right", "--max-examples", "2", cwd=tmp_path)
+    assert found.returncode == 0, found.stdout + found.stderr
+    found = _bare(wheel, "check", f"{file}::wrong", "--max-examples", "2", cwd=tmp_path)
+    assert found.returncode == 1, found.stdout + found.stderr
+    assert "sign" in found.stdout
 
 
 @pytest.mark.parametrize(
