@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from torch import Tensor
+
 from gradcheck.oracle.adapter import AdapterError
 from gradcheck.oracle.judging import Judge, look_at_gradient
 from gradcheck.oracle.results import Diagnosis
@@ -77,6 +79,8 @@ def another_batch(judge: Judge) -> Diagnosis | None:
     right = [axes for axes in _LATENTS if _right_on(judge, axes)]
     if not right or len(right) == len(_LATENTS):
         return None
+    if 1 in right and not all(_right_in_rows(judge, axes) for axes in _LATENTS if axes not in right):
+        return None  # the same numbers are wrong in any layout
     cause = f"right for latents of {_listed(right)} axes and wrong for others: a reshape or broadcast for one layout"
     return Diagnosis("layout", cause, f"latent_axes={right[0]}" if len(right) == 1 else "")
 
@@ -86,3 +90,23 @@ def _right_on(judge: Judge, axes: int) -> bool:
         return all(look_at_gradient(judge, judge.case(spec)).holds for spec in _specs(axes, judge))
     except AdapterError:
         return False
+
+
+def _right_in_rows(judge: Judge, axes: int) -> bool:
+    """Whether what is wrong, or refused, on latents of some axes is right where the same numbers are rows (B, D)."""
+    for spec in _specs(axes, judge):
+        case = judge.case(spec)
+        shape = case.output.shape
+        rows = {
+            name: getattr(case, name).detach().reshape(shape[0], -1)
+            for name in case.names
+            if isinstance(getattr(case, name), Tensor) and getattr(case, name).shape == shape
+        }
+        rows[case.output_name] = rows[case.output_name].clone().requires_grad_()
+        try:
+            seen = judge.observe(case.replace(**rows)).gradient.reshape(shape)
+        except AdapterError:
+            return False
+        if not judge.reference(case).compare(seen).holds:
+            return False
+    return True

@@ -313,6 +313,9 @@ def _diagnosis(one: Judge, obligation: Obligation, outcome: Outcome, diagnosed: 
         return known
     general = obligation.id in _GENERAL or _gradient_is_wrong(one)
     found = diagnose(one, printed=outcome.spec) if general else _special(one, obligation, outcome)
+    if found.name == "unknown" and "right on ordinary problems" in found.cause:
+        special = _special(one, obligation, outcome)  # so the cause lies in what this obligation is about
+        found = special if special.name != "unknown" else found
     diagnosed.setdefault(obligation.id, found)
     return found
 

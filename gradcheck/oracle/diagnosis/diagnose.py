@@ -52,13 +52,14 @@ def diagnose(
     if printed is not None:
         evidence += _shown_to_the_user(judge, printed)
     found = None
-    if any(bool(e.wrong.any()) for e in evidence):
+    ordinary = [e for e in evidence if e.slack == 1]
+    if any(bool(e.wrong.any()) for e in ordinary):
         for explain in _EXPLANATIONS:
             found = explain(judge, evidence)
             if found is not None:
                 break
     else:
-        found = _elsewhere(judge, evidence)
+        found = named(judge, evidence) or _elsewhere(judge, ordinary)
     if found is None:
         found = Diagnosis("unknown", _unnamed(judge, evidence))
     elif not found.declare:  # what is a mistake in a batch of mixed times is none where all have one
