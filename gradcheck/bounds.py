@@ -168,8 +168,8 @@ class Logistic(sp.Function):
     itself beyond its threshold of 20, and its slope 1: that leaves out e⁻ᶻ.  What it costs: an error of 16 u/σ(z) of a
     preference's gradient is not seen, nor one of 2·10⁻⁹ beyond z = 20.
 
-    Code that takes the logarithm of 1 − σ(z) has no gradient where that rounds to 0.  Nothing is said there; but all is
-    judged again where even σ(−z) leaves the range of its exponent, and only a ``logsigmoid`` or its like is right.
+    Code that takes the logarithm of 1 − σ(z) has no gradient where that rounds to 0, beyond z = 37 in float64.  It is
+    refused there, as the logarithm of σ(−z) is where that underflows: only a ``logsigmoid`` or its like is right.
 
     z may be off by c u e_z.  Then eᶻ, and so σ(z) and 1 − σ(z), grow by at most the exponential of that, and neither
     leaves [0, 1].
@@ -201,9 +201,7 @@ def _logistic(run: Analysis, z: sp.Expr) -> Value:
     up, down = 1 / (1 + torch.exp(-x)), 1 / (1 + torch.exp(x))
     moved = torch.where(run.cu * e < _LOST, torch.minimum(up, down) * torch.expm1(run.cu * e) / run.cu, torch.inf)
     error = torch.minimum(moved, run.one / run.cu) + 4 + _beyond_threshold(run, x, e)
-    vanishes = 1 / (1 + torch.exp(x + run.cu * e)) < 2 * run.u
-    lost = (vanishes & (x - run.cu * e < -math.log(run.tiny))) | (e >= torch.inf)
-    return up, torch.where(lost, torch.inf, error)
+    return up, torch.where(e >= torch.inf, torch.inf, error)
 
 
 def _beyond_threshold(run: Analysis, x: Tensor, e: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ def by_way_of_data(derivation: Derivation, case: Case, other: bool) -> Tensor | 
         return 0.0
     if not {"x_0", "noise"} <= {*derivation.given} or derivation.change is not None:
         return 0.0
-    raw, *_ = branch(derivation, other)
+    _, gradient, *_ = branch(derivation, other)  # in the derived form, which does not overflow at large margins
     x_0, noise, x_t, v, t = (
         getattr(case, n).detach().to(torch.float64) for n in ("x_0", "noise", "x_t", "v_theta", "t")
     )
@@ -83,7 +83,7 @@ def by_way_of_data(derivation: Derivation, case: Case, other: bool) -> Tensor | 
     size = (x_t.abs() + time * v.abs() + x_0.abs()) / time
     away = torch.where(v > noise - x_0, 1.0, -1.0)
     moved = case.replace(x_0=x_0 + _STEP * size * away)
-    here, there = (evaluate(derivation, c, raw, dtype=torch.float64)[0] for c in (case.replace(x_0=x_0), moved))
+    here, there = (evaluate(derivation, c, gradient, dtype=torch.float64)[0] for c in (case.replace(x_0=x_0), moved))
     return (there - here).abs() / _STEP
 
 

@@ -137,9 +137,10 @@ def decompose(
     """
     noise = _ROUNDINGS * unit
     values = case.broadcast(torch.float64)
-    found = [
-        (name, _evaluate(expr, values)) for name, expr in basis if all(s.name in values for s in expr.free_symbols)
-    ]
+    known = {*values}
+    if {"v_theta", "v_gt", "noise", "t"} <= known and "x_prev" not in known:
+        known -= {"x_t"}  # ε − (1 − t) v_gt: no direction of its own
+    found = [(name, _evaluate(expr, values)) for name, expr in basis if {s.name for s in expr.free_symbols} <= known]
     numbers = scalars(case) if numbers is None else numbers
     out = []
     for i in range(gradient.shape[0]):
