@@ -78,7 +78,7 @@ def test_a_wrong_loss_exits_with_1_and_is_named(
     assert status == 1
     assert "FAILED awm in float64 on cpu: autograd of the original loss differs from the derived gradient" in out
     assert "smallest problem: Spec(batch=1, latent=(1,)" in out, "it was shrunk"
-    assert "FAILED: 2" not in out
+    assert "FAILED: 2 " not in out
     assert "2 FAILED" in out
 
 

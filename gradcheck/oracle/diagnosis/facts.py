@@ -46,7 +46,8 @@ def others_that_matter(judge: Judge, evidence: list[Evidence]) -> tuple[str, ...
         return ()
     kept = int(lengths(rows_of(e.observed).nan_to_num(0.0, 0.0, 0.0)).argmax())
     rest = [i for i in range(batch) if i != kept]
-    orders = [[kept if i == kept else which for i in range(batch)] for which in rest[:2]]
+    # … or its own: of the largest advantage the rank stays, whichever of the smaller ones all others have
+    orders = [[kept if i == kept else which for i in range(batch)] for which in (*rest[:2], kept)]
     found = []
     derivation = judge.conventions.derivation
     names = [x for x in derivation.given if _per_sample(case, x)]
