@@ -32,12 +32,10 @@ def check_precision(judge: Judge) -> Outcome:
     outcome = compare_over(replace(judge, dtype=torch.float32), judge.specs(policy="off", time="middle"), one)
     if outcome.status == "skipped":
         return outcome
-    if outcome.status == "failed":
-        return outcome
     sizes = judge.batch or 2, judge.latent or _LATENT
     spec = Spec(*sizes, judge.seed, policy="near", time="middle", advantage="typical")
-    large = compare_over(replace(judge, dtype=torch.float32), iter([spec]), one)
-    outcome = together([outcome, large])
+    if outcome.status != "failed":
+        outcome = together([outcome, compare_over(replace(judge, dtype=torch.float32), iter([spec]), one)])
     notes = (_kept(judge, spec), outcome.note)
     return replace(outcome, note="; ".join(note for note in notes if note))
 
