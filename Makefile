@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PROFILE ?= ci
-PYTEST = $(BIN)/python -m pytest -n auto --hypothesis-profile=$(PROFILE)
+PYTEST = $(BIN)/python -m pytest -n auto --dist worksteal --hypothesis-profile=$(PROFILE)
 
 .PHONY: verify montecarlo test kernels lint format deep mutants adversary bench picture notebooks notebooks-check docs docs-serve docs-test versions clean
 
