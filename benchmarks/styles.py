@@ -337,8 +337,8 @@ def preference_loss(style: Style, z: Tensor) -> Tensor:
             torch.log_softmax(torch.stack([-z, zeros], 1), 1), zeros.long(), reduction="none"
         ),
     }
-    if not bool((z > -0.9 * math.log(torch.finfo(style.dtype).tiny)).any()):  # beyond, these are infinite
+    if bool((torch.sigmoid(z.detach()) < 1).all()):  # beyond, its logarithm is infinite
         ways["1 - sigmoid"] = lambda: -torch.log(1 - torch.sigmoid(z))
-        if not style.narrow:
-            ways["soft_margin"] = lambda: torch.log(1 + torch.exp(z))
+    if not style.narrow and bool((z < -0.9 * math.log(torch.finfo(style.dtype).tiny)).all()):
+        ways["log of a sum"] = lambda: torch.log(1 + torch.exp(z))
     return style.pick("likelihood", ways)()
