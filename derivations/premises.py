@@ -20,6 +20,8 @@ from derivations.vectors import drop_sg
 __all__ = ["Inline", "Inliner", "Reason", "RefusedError", "defined", "narrowed", "opened", "possible", "suitable"]
 
 Inline = Callable[[sp.Expr], sp.Expr]
+"""Puts definitions in."""
+
 Substitution = Mapping[sp.Expr, sp.Expr]
 
 

@@ -25,4 +25,5 @@ def held_in(x: Tensor) -> torch.dtype | None:
 
 
 def word(dtype: torch.dtype) -> str:
+    """A precision's name: ``bfloat16``."""
     return str(dtype).removeprefix("torch.")

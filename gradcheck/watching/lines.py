@@ -15,7 +15,11 @@ from gradcheck.errors import InputError
 __all__ = ["SCHEMA_VERSION", "VERDICTS", "Report", "StepLine", "read_lines"]
 
 SCHEMA_VERSION = 1
+"""Of the JSON lines."""
+
 VERDICTS = ("conforms", "wrong", "unjudged")
+"""What is said of a judged step."""
+
 _KEPT = 10_000
 
 

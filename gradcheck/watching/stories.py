@@ -56,6 +56,7 @@ def _under(e: Evidence, conventions: Conventions | None = None, **changed: Any) 
 
 
 def of_trainer(e: Evidence) -> Iterator[Story]:
+    """What each named mistake of a trainer would give."""
     batch = e.case.output.shape[0]
     own = dict.fromkeys(e.case.names)
 
@@ -165,6 +166,7 @@ def _orders(batch: int) -> Iterator[tuple[str, Tensor]]:
 
 
 def of_declaration(e: Evidence) -> Iterator[Story]:
+    """What another declaration would require."""
     for written, other in e.conventions.alternatives():
         name = written.partition("=")[0]
         yield (
@@ -181,6 +183,7 @@ def of_declaration(e: Evidence) -> Iterator[Story]:
 
 
 def of_loss(e: Evidence) -> Iterator[Story]:
+    """What each named mistake in the loss would give."""
     for mistake in mistakes(e.conventions.derivation):
         yield (
             Fault(mistake.name, mistake.sentence),

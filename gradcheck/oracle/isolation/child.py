@@ -29,6 +29,7 @@ HEAD = struct.Struct(">8sQ")
 """Before each message: a word that no text starts with, and the message's length."""
 
 MAGIC = b"\x93gradchk"
+"""With which every message on the pipe begins."""
 
 CLOSED = 70
 """The status with which a process ends that can no longer tell anything."""
