@@ -85,11 +85,19 @@ def _axis_by_axis(x: Tensor) -> Tensor:
     return x
 
 
+def multiplies(style: Style, d: int) -> bool:
+    """Whether a product of matrices may add up d numbers: it does so in sequence, which in float32 is not right for very
+    many of them."""
+    return style.dtype == torch.float64 or d <= 2**13
+
+
 def over_latent(style: Style, x: Tensor, how: str) -> Tensor:
     """(B, *latent) → (B,)."""
     ways = _MEANS if how == "mean" else _SUMS
     if torch.finfo(style.dtype).eps > 1e-4:  # torch sums half precision in float32; products of sums would not be
         ways = {name: way for name, way in ways.items() if name in _IN_HALF}
+    if not multiplies(style, math.prod(x.shape[1:])):
+        ways = {name: way for name, way in ways.items() if name not in ("einsum", "matmul")}
     return style.pick("sum", ways)(x)
 
 
@@ -117,9 +125,10 @@ def error(style: Style, a: Tensor, b: Tensor, how: str, value_counts: bool = Tru
     each = 1 / d if how == "mean" else 1.0
     whole: dict[str, Way] = {"component by component": lambda: over_latent(style, squared(style, a, b), how)}
     if not style.narrow and torch.finfo(style.dtype).eps < 1e-4:
+        if multiplies(style, d):
+            whole["einsum"] = lambda: torch.einsum("bd,bd->b", rows(a - b), rows(a - b)) * each
+            whole["bmm"] = lambda: torch.bmm(rows(a - b)[:, None], rows(a - b)[:, :, None]).flatten() * each
         whole |= {
-            "einsum": lambda: torch.einsum("bd,bd->b", rows(a - b), rows(a - b)) * each,
-            "bmm": lambda: torch.bmm(rows(a - b)[:, None], rows(a - b)[:, :, None]).flatten() * each,
             "vector_norm": lambda: torch.linalg.vector_norm(rows(a - b), dim=1) ** 2 * each,
             "pairwise_distance": lambda: functional.pairwise_distance(rows(a), rows(b), eps=0.0) ** 2 * each,
         }

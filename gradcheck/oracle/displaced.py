@@ -29,8 +29,8 @@ from gradcheck.compiled import evaluate
 __all__ = ["Guard", "by_guards", "by_times", "by_way_of_data", "guards"]
 
 _STEP = 2.0**-30
-"""A time's displacement: so small that the gradient is linear in it and no clip's edge is passed, and so large that the
-evaluation's own rounding is a billionth of what it does."""
+"""A time's least displacement: small enough for the gradient to be linear in it, and so large that the evaluation's own
+rounding is a billionth of what it does."""
 _LOST = {"t": 2.0, "dt": 3.0}
 """Units of roundoff of 1 that a time may be off by: 1 − (1 − t) by one or two, and (1 − t_prev) − (1 − t) by one more,
 which code takes that counts time the other way, or shifts its grid; a time that is kept as 1 − t is off by as much."""
@@ -57,10 +57,14 @@ def by_times(derivation: Derivation, case: Case, other: bool, u: float) -> Tenso
     lost: Tensor | float = 0.0
     for name in names:
         time = getattr(case, name).detach().to(torch.float64)
-        moved = case.replace(**{name: time - _STEP})
-        (there,) = evaluate(own, moved, raw, dtype=torch.float64)
-        effect = _LOST[name] / _STEP * (there - here).abs()
-        lost = lost + torch.where(case.expand(time) > THRESHOLD * u * _LOST[name], effect, torch.inf)
+        reach = THRESHOLD * u * _LOST[name]
+        step = max(_STEP, reach)  # near data the gradient is not linear in what a coarse precision loses
+        effect: Tensor | float = 0.0
+        for sign in (1, -1):
+            (there,) = evaluate(own, case.replace(**{name: time + sign * step}), raw, dtype=torch.float64)
+            effect = torch.maximum(torch.as_tensor(effect, device=here.device), (there - here).abs())
+        effect = _LOST[name] / step * effect
+        lost = lost + torch.where(case.expand(time) > reach, effect, torch.inf)
     return lost
 
 
