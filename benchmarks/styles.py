@@ -86,7 +86,7 @@ def _axis_by_axis(x: Tensor) -> Tensor:
 
 
 def multiplies(style: Style, d: int) -> bool:
-    """Whether a product of matrices may add up d numbers: it does so in sequence, which in float32 is not right for very
+    """Whether a product of matrices may add up d numbers: it does so in sequence, which float32 does not take for very
     many of them."""
     return style.dtype == torch.float64 or d <= 2**13
 
