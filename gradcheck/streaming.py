@@ -10,12 +10,14 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from derivations.calculus import Mask
+from derivations.calculus import Each, Mask, Total
 from derivations.derivation import Derivation
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.chunks import ChunkedAnalysis, Latents
 from gradcheck.compare import TIES, Comparison, branch, error_ratios, judgeable, with_ties
+from gradcheck.compiled import evaluate
+from gradcheck.error_scale import error_scale
 
 __all__ = ["Judged", "compare_gradient", "judge_gradient", "sample_ratios"]
 
@@ -132,6 +134,9 @@ def _judge(
             branches.append(branch(derivation, True))
         pull = branches[0][2:] if by_target else ()
         outputs = [expr for raw, gradient, *_ in branches for expr in (gradient, raw)]
+        if any(derivation.inline(expr).has(Total, Each) for expr in (*outputs, *uses, *scalars)):
+            whole = _Whole(derivation, case, latents.observed, dtype)
+            return whole.judged(branches, factor, widen, output_dtype, uses, pull, scalars)
         run = ChunkedAnalysis(derivation, latents, case, dtype, [*outputs, *uses, *scalars, *pull])
         if not bool(run.undecided.any()):
             branches = branches[:1]
@@ -143,6 +148,53 @@ def _judge(
 
 
 # ------------------------------------------------------------------------------------------ the comparison
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """The same without chunks, for functions of coordinates: no combination of latents with a number a sample each."""
+
+    derivation: Derivation
+    case: Case
+    observed: Tensor
+    dtype: torch.dtype
+
+    def judged(
+        self,
+        branches: list[tuple[sp.Expr, ...]],
+        factor: float,
+        widen: Tensor | None,
+        output_dtype: torch.dtype | None,
+        uses: Sequence[sp.Expr],
+        pull: Sequence[sp.Expr],
+        scalars: Sequence[sp.Expr],
+    ) -> _Worst:
+        scales, undecided = error_scale(self.derivation, self.case, *(raw for raw, *_ in branches), dtype=self.dtype)
+        batch, size = self.observed.shape
+        undecided = undecided.expand(batch, *(1,) * (self.case.output.ndim - 1)).reshape(-1)
+        if not bool(undecided.any()):
+            branches, scales = branches[:1], scales[:1]
+        more = torch.zeros_like(self.observed, dtype=torch.float64)
+        if pull:
+            weight, target = (self._rows(x) for x in pull)
+            more = 2 * weight * (self.case.output.detach().flatten(1).abs() + target.abs())
+        found = []
+        for (_, gradient, *_), scale in zip(branches, scales, strict=True):
+            error = scale.expand(self.case.output.shape).flatten(1)
+            error = error if widen is None else error * widen.reshape(-1, 1)
+            found.append((factor * self._rows(gradient), abs(factor) * (error + more)))
+        parts = [(factor * self._rows(use)).abs() for use in uses]
+        used = torch.stack(parts).sum(0) * len(parts) if parts else None
+        out = _Worst.none(2 + len(TIES) if len(branches) == 2 else 1, self.case.output.shape, undecided)
+        out.numbers = tuple(self._rows(expr)[:, 0] for expr in scalars)
+        everything = slice(0, batch), slice(0, size)
+        _note(out, everything, self.observed.to(torch.float64), found, used, self.dtype, output_dtype)
+        return out
+
+    def _rows(self, expr: sp.Expr) -> Tensor:
+        """An expression's values, (B, D)."""
+        (value,) = evaluate(self.derivation, self.case, expr, dtype=torch.float64)
+        return value.expand(self.case.output.shape).flatten(1)
 
 
 @dataclass
@@ -222,17 +274,31 @@ def _look(
             error += pulled[rows, None] @ block
         observed = latents.observed[rows, columns].to(torch.float64)
         found = [(value[:, i], run.held(raw, names, rows, block, error[:, i])) for i, (_, raw) in enumerate(ways)]
-        for i, (required, scale) in enumerate(with_ties(found) if len(found) == 2 else found):
-            if output_dtype is not None:
-                scale = _rounded_once_more(required, scale, used, dtype, output_dtype)
-            best, place, judged, signal = _worst_of(observed, required, scale, dtype)
-            there = [x.gather(1, place[:, None])[:, 0] for x in (observed, required, scale)]
-            there[2] *= THRESHOLD * unit_roundoff(dtype)
-            worst = torch.stack([best, place + columns.start, *there])
-            before = out.worst[:, i, rows]
-            out.worst[:, i, rows] = torch.where(best > before[0], worst, before)
-            out.judged[i, rows] += judged
-            out.resolution[i, rows] = torch.minimum(out.resolution[i, rows], THRESHOLD * unit_roundoff(dtype) / signal)
+        _note(out, (rows, columns), observed, found, used, dtype, output_dtype)
+
+
+def _note(
+    out: _Worst,
+    where: tuple[slice, slice],
+    observed: Tensor,
+    found: list[tuple[Tensor, Tensor]],
+    used: Tensor | None,
+    dtype: torch.dtype,
+    output_dtype: torch.dtype | None,
+) -> None:
+    """Compare a block of samples and coordinates with what each branch requires there, and within which error scale."""
+    rows, columns = where
+    for i, (required, scale) in enumerate(with_ties(found) if len(found) == 2 else found):
+        if output_dtype is not None:
+            scale = _rounded_once_more(required, scale, used, dtype, output_dtype)
+        best, place, judged, signal = _worst_of(observed, required, scale, dtype)
+        there = [x.gather(1, place[:, None])[:, 0] for x in (observed, required, scale)]
+        there[2] *= THRESHOLD * unit_roundoff(dtype)
+        worst = torch.stack([best, place + columns.start, *there])
+        before = out.worst[:, i, rows]
+        out.worst[:, i, rows] = torch.where(best > before[0], worst, before)
+        out.judged[i, rows] += judged
+        out.resolution[i, rows] = torch.minimum(out.resolution[i, rows], THRESHOLD * unit_roundoff(dtype) / signal)
 
 
 def _pulled(run: ChunkedAnalysis, names: Sequence[str], pull: Sequence[sp.Expr], factor: float) -> Tensor:

@@ -16,11 +16,14 @@ from derivations.grammar import read
 from derivations.grammar.kinks import Magnitude, lower
 from derivations.notation import D, advantage, v_gt, v_old, v_ref, v_theta
 from gradcheck.case import Case
+from gradcheck.compare import gradient_of
 from gradcheck.conventions import declare
 from gradcheck.deriving.checking import check
 from gradcheck.oracle.adapter import Adapter
 from gradcheck.oracle.checks import check_gradient
 from gradcheck.oracle.judging import Judge
+from gradcheck.problems import Spec, build
+from gradcheck.streaming import compare_gradient
 
 _A, _B = VectorSymbol("a"), VectorSymbol("b")
 _ERROR = v_theta - v_gt
@@ -203,3 +206,18 @@ def test_right_code_conforms_and_its_twin_does_not(name: str) -> None:
     assert verdict(right) == "passed"
     assert verdict(wrong) == "failed"
     assert verdict(lambda case: 1.001 * right(case)) == "failed"
+
+
+@pytest.mark.parametrize("name", ["l1", "clipped-step", "ratio-per-coordinate", "mean-of-the-output"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_a_step_s_gradient_is_judged_whole_where_no_chunk_can_be(name: str, dtype: torch.dtype) -> None:
+    line, right, _ = _LOSSES[name]
+    derivation = declare(loss=line).derivation
+    case = build(derivation, Spec(4, (3, 5), 1, policy="off"), dtype)
+    observed = gradient_of(right(case), case.output)
+    assert compare_gradient(derivation, case, observed).holds
+    assert not compare_gradient(derivation, case, 1.001 * observed).holds
+    assert compare_gradient(derivation, case, observed / 4, factor=0.25).holds
+    bumped = observed.clone()
+    bumped[2, 1, 4] += 0.01 * observed.abs().max()
+    assert compare_gradient(derivation, case, bumped).index == (2, 1, 4)
