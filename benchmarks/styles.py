@@ -85,9 +85,9 @@ def _axis_by_axis(x: Tensor) -> Tensor:
     return x
 
 
-def multiplies(style: Style, d: int) -> bool:
-    """Whether a product of matrices may add up d numbers: it does so in sequence, which float32 does not take for very
-    many of them."""
+def in_sequence(style: Style, d: int) -> bool:
+    """Whether d numbers may be added up in sequence, as norms and products of matrices do: a million squares of float32
+    lose 340 units of roundoff so, and 1 in torch's own sum."""
     return style.dtype == torch.float64 or d <= 2**13
 
 
@@ -96,7 +96,7 @@ def over_latent(style: Style, x: Tensor, how: str) -> Tensor:
     ways = _MEANS if how == "mean" else _SUMS
     if torch.finfo(style.dtype).eps > 1e-4:  # torch sums half precision in float32; products of sums would not be
         ways = {name: way for name, way in ways.items() if name in _IN_HALF}
-    if not multiplies(style, math.prod(x.shape[1:])):
+    if not in_sequence(style, math.prod(x.shape[1:])):
         ways = {name: way for name, way in ways.items() if name not in ("einsum", "matmul")}
     return style.pick("sum", ways)(x)
 
@@ -125,18 +125,19 @@ def error(style: Style, a: Tensor, b: Tensor, how: str, value_counts: bool = Tru
     each = 1 / d if how == "mean" else 1.0
     whole: dict[str, Way] = {"component by component": lambda: over_latent(style, squared(style, a, b), how)}
     if not style.narrow and torch.finfo(style.dtype).eps < 1e-4:
-        if multiplies(style, d):
-            whole["einsum"] = lambda: torch.einsum("bd,bd->b", rows(a - b), rows(a - b)) * each
-            whole["bmm"] = lambda: torch.bmm(rows(a - b)[:, None], rows(a - b)[:, :, None]).flatten() * each
-        whole |= {
-            "vector_norm": lambda: torch.linalg.vector_norm(rows(a - b), dim=1) ** 2 * each,
-            "pairwise_distance": lambda: functional.pairwise_distance(rows(a), rows(b), eps=0.0) ** 2 * each,
-        }
         if len(a) <= 64:
-            whole["dist"] = lambda: torch.stack([torch.dist(x, y) ** 2 for x, y in zip(a, b, strict=True)]) * each
             whole["mse of each"] = lambda: torch.stack(
                 [functional.mse_loss(x, y, reduction=how) for x, y in zip(a, b, strict=True)]
             )
+        if in_sequence(style, d):
+            whole |= {
+                "einsum": lambda: torch.einsum("bd,bd->b", rows(a - b), rows(a - b)) * each,
+                "bmm": lambda: torch.bmm(rows(a - b)[:, None], rows(a - b)[:, :, None]).flatten() * each,
+                "vector_norm": lambda: torch.linalg.vector_norm(rows(a - b), dim=1) ** 2 * each,
+                "pairwise_distance": lambda: functional.pairwise_distance(rows(a), rows(b), eps=0.0) ** 2 * each,
+            }
+            if len(a) <= 64:
+                whole["dist"] = lambda: torch.stack([torch.dist(x, y) ** 2 for x, y in zip(a, b, strict=True)]) * each
         if not value_counts:
             whole["multiplied out"] = lambda: (
                 ((rows(a) * rows(a)).sum(1) - 2 * (rows(a) * rows(b)).sum(1) + (rows(b) * rows(b)).sum(1)) * each
