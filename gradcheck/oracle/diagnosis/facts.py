@@ -214,7 +214,7 @@ def _right_direction(evidence: list[Evidence]) -> bool:
             size = float(lengths(wanted[i : i + 1]))
             if size <= float(e.rounding[i]):
                 return False
-            c = float(seen[i] @ wanted[i]) / size**2
+            c = float(seen[i] @ (wanted[i] / size)) / size  # the square of a tiny size would be 0
             if float((seen[i] - c * wanted[i]).norm()) > e.equal * abs(c) * size + float(e.rounding[i]):
                 return False
     return True
