@@ -127,14 +127,19 @@ def _scaled(evidence: list[Evidence]) -> Diagnosis | None:
     for e in evidence:
         wanted = e.law.weights @ e.law.contributions
         factor = float((e.observed[0] @ wanted) / (wanted @ wanted))
-        if factor == 0 or float(e.against(factor * e.law.weights).max()) > THRESHOLD:
+        if factor == 0 or not _multiplied(e, factor):
             return None
         factors.append(factor)
         norms.append(float(torch.linalg.vector_norm(e.observed[0])))
-    if max(factors) - min(factors) <= 1e-9 * abs(factors[0]):
-        return Diagnosis("constant-factor", f"everything is {number_text(factors[0])} times what it must be")
-    clipped = [n for n, f in zip(norms, factors, strict=True) if abs(f - 1) > 1e-6]
-    if max(clipped) - min(clipped) <= 1e-3 * max(clipped):
+    for factor in factors:  # each is known to its own problem's rounding; the sharpest decides
+        if all(_multiplied(e, factor) for e in evidence):
+            return Diagnosis("constant-factor", f"everything is {number_text(factor)} times what it must be")
+    clipped = [n for n, e in zip(norms, evidence, strict=True) if e.wrong]
+    if clipped and max(clipped) - min(clipped) <= 1e-3 * max(clipped):
         cause = f"every gradient has been clipped to the norm {max(clipped):.4g}: return before clip_grad_norm_()"
         return Diagnosis("norm-clipped", cause)
     return None
+
+
+def _multiplied(e: Evidence, factor: float) -> bool:
+    return float(e.against(factor * e.law.weights).max()) <= THRESHOLD

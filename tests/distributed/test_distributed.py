@@ -235,6 +235,23 @@ def awm(network: Callable[[], nn.Module], factor: float = 1.0) -> Callable[..., 
     return step
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(("factor", "limit", "cause"), [(1.3, None, "constant-factor"), (1.0, 1e-3, "norm-clipped")])
+def test_what_scales_the_gradient_is_named_in_any_precision(
+    dtype: str, factor: float, limit: float | None, cause: str
+) -> None:
+    """Factors of several problems agree to their precision's rounding, not to float64's."""
+
+    @conforms("awm")
+    def step(model: nn.Module, shard: Shard) -> None:
+        awm(VelocityMLP, factor)(model, shard)
+        if limit:
+            nn.utils.clip_grad_norm_(model.parameters(), limit)
+
+    result = judge(step, Settings(max_examples=2, dtype=dtype))
+    assert {r.diagnosis.name for r in result.results if r.diagnosis} == {cause}
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(
     ("network", "dtype"),
