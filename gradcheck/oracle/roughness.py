@@ -36,6 +36,8 @@ _SMOOTH = 2.0**-4
 """In units of roundoff: a spread below that is none of this precision."""
 _MOSTLY = 4.0
 """Rounding that every move shares (1 + x for a small x) is of the size of that which is drawn anew."""
+_OTHER_BRANCH = 0.5
+"""A share of the gradient: between clipped and not, all of it changes."""
 _VALUES = ("preference", "window", "mask")
 """Quantities that take certain values only, and are not moved."""
 
@@ -89,16 +91,18 @@ class Roughness:
         return float(torch.where(self.is_systematic, self.smooth / self.required, 0.0).nan_to_num().max())
 
 
-def roughness(judge: Judge, case: Case, dtype: torch.dtype) -> Roughness:
+def roughness(judge: Judge, case: Case, dtype: torch.dtype, seen: bool = False) -> Roughness:
     """Measure an implementation's error on a problem in float64, as the rounding of a lower precision that it may be.
 
     Samples whose branch of a clip that precision does not decide, or whose gradient is not finite, have no error here.
+    With ``seen``, branches are read off the gradient instead: one that is off by half has taken the other branch
+    (which is off by all of it) or is no rounding; the rest is on the branch that float64 takes.
 
     Raises:
         AdapterError: the implementation cannot be judged.
     """
-    coarse = list(_errors(judge, case, dtype, max(_COARSE, 8 * torch.finfo(dtype).eps), _COARSE_MOVES))
-    fine = list(_errors(judge, case, dtype, 8 * torch.finfo(dtype).eps, _FINE_MOVES))
+    coarse = list(_errors(judge, case, dtype, max(_COARSE, 8 * torch.finfo(dtype).eps), _COARSE_MOVES, seen))
+    fine = list(_errors(judge, case, dtype, 8 * torch.finfo(dtype).eps, _FINE_MOVES, seen))
     doubtful = torch.stack([doubt for _, _, doubt in (*coarse, *fine)]).any(0)
     errors = torch.stack([error for error, _, _ in coarse])
     wanted = [one for _, one, _ in coarse]
@@ -113,16 +117,17 @@ def roughness(judge: Judge, case: Case, dtype: torch.dtype) -> Roughness:
 
 
 def _errors(
-    judge: Judge, case: Case, dtype: torch.dtype, step: float, count: int
+    judge: Judge, case: Case, dtype: torch.dtype, step: float, count: int, seen: bool
 ) -> Iterator[tuple[Tensor, Reference, Tensor]]:
     """On each move the error, (B, D), what was required, and the samples that nothing can be said of, (B,)."""
     for seed in range(count):
         one = moved(judge.conventions, case, dtype, step, seed)
-        wanted = reference(judge.conventions, one, dtype)
-        error = judge.observe(one).gradient.to(torch.float64).flatten(1) - wanted.gradient.flatten(1)
-        undecided = wanted.undecided.expand(len(error), *wanted.undecided.shape[1:]).reshape(-1)
-        finite = error.isfinite().all(1) & wanted.scale.isfinite().flatten(1).all(1)
-        yield error.nan_to_num(0.0, 0.0, 0.0), wanted, undecided | ~finite
+        decided = reference(judge.conventions, one, torch.float64 if seen else dtype)
+        error = judge.observe(one).gradient.to(torch.float64).flatten(1) - decided.gradient.flatten(1)
+        undecided = decided.undecided.expand(len(error), *decided.undecided.shape[1:]).reshape(-1)
+        finite = error.isfinite().all(1) & decided.scale.isfinite().flatten(1).all(1)
+        off = _length(error) > _OTHER_BRANCH * _length(decided.gradient.flatten(1)) if seen else ~finite
+        yield error.nan_to_num(0.0, 0.0, 0.0), decided, undecided | ~finite | off
 
 
 def _length(rows: Tensor) -> Tensor:

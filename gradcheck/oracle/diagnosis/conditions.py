@@ -49,7 +49,7 @@ def lower_precision(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
 def _rounds(judge: Judge, evidence: list[Evidence], dtype: torch.dtype) -> bool:
     """Whether the errors are rough, as that precision's rounding is: on the first problems that show any."""
     wrong = [e for e in evidence if bool(e.wrong.any())]
-    return all(roughness(judge, e.case, dtype).is_rounding for e in wrong[:3])
+    return all(roughness(judge, e.case, dtype, seen=True).is_rounding for e in wrong[:3])
 
 
 def one_layout(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:

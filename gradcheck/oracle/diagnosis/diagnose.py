@@ -59,7 +59,7 @@ def diagnose(
             if found is not None:
                 break
     else:
-        found = named(judge, evidence) or _elsewhere(judge, ordinary)
+        found = named(judge, [*evidence, *_alone(judge, printed)]) or _elsewhere(judge, ordinary)
     if found is None:
         found = Diagnosis("unknown", _unnamed(judge, evidence))
     elif not found.declare:  # what is a mistake in a batch of mixed times is none where all have one
@@ -76,6 +76,14 @@ _EXTREME = 1e3
 def _shown_to_the_user(judge: Judge, printed: Spec) -> list[Evidence]:
     one = evidence_on(judge, printed, _EXTREME)
     return [one] if bool(one.observed.isfinite().all()) else []
+
+
+def _alone(judge: Judge, printed: Spec | None) -> list[Evidence]:
+    """Problems of one sample like the printed one: among others the largest gradient's rounding hides small ones."""
+    if printed is None:
+        return []
+    alone = (replace(printed, batch=1, seed=printed.seed + 1 + i) for i in range(len(SHAPES)))
+    return [e for e in (evidence_on(judge, spec, _EXTREME) for spec in alone) if bool(e.observed.isfinite().all())]
 
 
 def _elsewhere(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
@@ -103,7 +111,7 @@ def _shown(evidence: list[Evidence]) -> tuple[tuple[tuple[str, str], ...], tuple
 
 
 def _unnamed(judge: Judge, evidence: list[Evidence]) -> str:
-    if not any(bool(e.wrong.any()) for e in evidence):
+    if not any(bool(e.wrong.any()) for e in evidence if e.slack == 1):
         return "no named mistake fits: the gradient is right on ordinary problems, and wrong on the one shown"
     known = facts(judge, evidence)
     nearest = nearest_mistake(evidence)
