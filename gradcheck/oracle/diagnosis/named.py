@@ -76,7 +76,10 @@ def named_from(evidence: list[Evidence]) -> Diagnosis | None:
 def fitting(evidence: list[Evidence]) -> list[Hypothesis]:
     """The hypotheses that predict every sample that can be judged, the declarations first."""
     conventions = evidence[0].conventions
-    return [h for h in _hypotheses(conventions, evidence[0].case) if explains(evidence, h.predict)]
+    fit = [h for h in _hypotheses(conventions, evidence[0].case) if explains(evidence, h.predict)]
+    if any(h.name == "huber" for h in fit) and explains(evidence, lambda e: e.required / 2):
+        fit = [h for h in fit if h.name != "huber"]  # no error is beyond its δ: nothing but the factor ½ is seen
+    return fit
 
 
 _NEAR = 0.5
