@@ -20,6 +20,7 @@ from gradcheck.compare import judgeable, required_gradients, value_scale
 from gradcheck.compiled import evaluate
 from gradcheck.oracle.adapter import AdapterError, adapter_case
 from gradcheck.oracle.arrangement import in_units
+from gradcheck.oracle.isolation.limits import watched
 from gradcheck.oracle.isolation.state import JUDGED
 from gradcheck.oracle.isolation.tracing import line_that_changes
 from gradcheck.oracle.judging import (
@@ -88,6 +89,8 @@ def check_inputs_untouched(judge: Judge) -> Outcome:
 def _line(judge: Judge, case: Case, setting: str) -> str:
     if setting == "running threads":
         return ""  # it says where it is
+    if not watched():
+        return ""  # looking at each line has hung a long-lived process; one that judges this alone has a time limit
     return line_that_changes(setting, lambda: judge.adapter.function(adapter_case(case)))
 
 
