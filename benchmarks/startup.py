@@ -85,7 +85,7 @@ def figures() -> list[tuple[str, str, str]]:
             f"{100 * proving / sympy / steps:.1f} %",
             f"{100 * GOAL / STEPS:.1f} %",
         ),
-        ("`gradcheck check` of the README's loss, default examples / `import torch`", f"{checking / torch:.1f}", "5"),
+        ("`gradcheck check` of a GRPO-Guard loss, default examples / `import torch`", f"{checking / torch:.1f}", "5"),
     ]
 
 

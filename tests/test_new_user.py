@@ -105,9 +105,9 @@ _ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A user's repository, with the README's example as its losses' test."""
-    readme = (_ROOT / "README.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(# test_my_losses\.py\n.*?)```", readme, re.DOTALL)
+    """A user's repository, with the guide's whole example as its losses' test."""
+    guide = (_ROOT / "docs" / "oracle.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(import torch\nimport gradcheck\n.*?)```", guide, re.DOTALL)
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_my_losses.py").write_text(example, encoding="utf-8")
     return tmp_path

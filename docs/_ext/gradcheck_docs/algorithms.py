@@ -229,6 +229,9 @@ def closing_table(every: bool = False, link: str = "algorithms/") -> str:
     return table(("method", "process", "policy", f"gradient in ${velocity}$", "target"), rows)
 
 
+_IN_THE_TABLE = ("noise", "advantage", "delta", "k", "ratio", "preference", "weight_max", "C1", "C2")
+
+
 def closing_page() -> str:
     """The closing table, as it is quoted and exactly."""
     return "\n\n".join(
@@ -238,9 +241,12 @@ def closing_page() -> str:
             "*backward* that it uses the states of the sampling path. ≈ marks a form that is exact on-policy alone; "
             "above it stands the exact one.",
             closing_table(),
+            table(("symbol", "name in code", "shape", "meaning"), map(quantity_row, _IN_THE_TABLE))
+            + "\n\nGRPO-Guard's ratio has its bias removed. *m* is PPO's clip mask, Flow-DPPO's of its divergence; "
+            "*q* is the probability with which the model ranks a pair or group wrongly. All other symbols are in "
+            "[the notation table](notation.md).",
             "## Every variant, exactly",
             closing_table(every=True),
-            "Symbols are those of [the notation table](notation.md).",
         )
     )
 

@@ -29,7 +29,7 @@ def readme_example() -> str:
     """The README's adapter and its failure, as they stand there, where tests run them."""
     section = (ROOT / "README.md").read_text().partition("## Judge your own loss")[2].partition("\n## ")[0]
     begin = section.index("```python")
-    end = section.rindex("```") + 3
+    end = section.index("\n\n`gradcheck list`")
     return section[begin:end] + "\n"
 
 
