@@ -19,6 +19,7 @@ from gradcheck.equivalent import target as _target
 from gradcheck.errors import InputError
 from gradcheck.problems import complete
 from gradcheck.streaming import compare_gradient as _compare_gradient
+from gradcheck.streaming import judge_gradient
 
 __all__ = ["compare_gradient", "equivalent_loss", "make_case", "original_loss", "target"]
 
@@ -96,6 +97,7 @@ def compare_gradient(
     *,
     factor: float = 1.0,
     working_dtype: torch.dtype | None = None,
+    output_dtype: torch.dtype | None = None,
 ) -> Comparison:
     r"""Compare a gradient that your code computed, on your own tensors of any size, with the derived one.
 
@@ -108,20 +110,42 @@ def compare_gradient(
         gradient: d loss / d v_theta, (B, \*latent), without the batch's average or with it (then ``factor=1 / B``).
         variant: of the algorithm.
         factor: what multiplies every sample's gradient in your loss.
-        working_dtype: the lowest precision that your code computes in; the case's own by default.
+        working_dtype: the lowest precision that your loss computes in; the case's own by default.
+        output_dtype: the precision in which the network puts out its velocities, where your loss casts them up first:
+            ``torch.bfloat16`` under autocast.  The case holds the upcast velocities, and the gradient is that of what
+            the network put out; autograd has rounded it to this precision once for each place in the loss that reads it.
 
     Returns:
         The worst component, its test ratio, ``holds``, and the smallest relative error that would have been refused.
 
     Raises:
-        InputError: no such algorithm or variant, a case of another one, a gradient of another shape or device.
+        InputError: no such algorithm or variant, a case of another one, a gradient of another shape or device, a dtype that is
+            none.
     """
     derivation = _matching(name, variant, case).derivation
     v = case.v_theta
     if not isinstance(gradient, Tensor) or gradient.shape != v.shape or gradient.device != v.device:
         given = _describe(gradient) + (f" on {gradient.device}" if isinstance(gradient, Tensor) else "")
         raise InputError(("gradient", given, f"a tensor of shape {tuple(v.shape)} on {v.device}, like v_theta"))
-    return _compare_gradient(derivation, case, gradient, factor=factor, dtype=working_dtype)
+    floats = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+    problems = [
+        (argument, f"{given!r:.60}", "one of torch's real floating-point dtypes, or None")
+        for argument, given in (("working_dtype", working_dtype), ("output_dtype", output_dtype))
+        if given is not None and given not in floats
+    ]
+    if problems:
+        raise InputError(*problems)
+    if output_dtype is None:
+        return _compare_gradient(derivation, case, gradient, factor=factor, dtype=working_dtype)
+    return judge_gradient(
+        derivation,
+        case,
+        gradient,
+        factor=factor,
+        dtype=working_dtype or v.dtype,
+        output_dtype=output_dtype,
+        uses=sp.Add.make_args(derivation.raw_gradient),
+    ).comparison
 
 
 def _matching(name: str, variant: str, case: Case) -> Entry:

@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+import gradcheck
 from derivations.derivation import PREDICTIONS
 from gradcheck.case import Case
 from gradcheck.catalogue import ALGORITHMS, Entry, entry
+from gradcheck.compare import Comparison
 from gradcheck.conventions import Conventions, declare
 from gradcheck.errors import InputError
 from gradcheck.oracle.adapter import Adapter
@@ -92,6 +94,67 @@ def test_a_step_in_the_networks_own_precision_is_refused() -> None:
     e = entry("flow_grpo")
     conventions = declare("flow_grpo", output_dtype="bfloat16")
     assert _verdict(lambda case: e.loss(_upcast(case, torch.bfloat16)).float().mean(), conventions) == "failed"
+
+
+def test_a_step_of_a_real_network_under_autocast_is_judged_on_its_own_tensors() -> None:
+    """Flow-GRPO on images in float32 behind a bfloat16 network: right as it is, wrong by 1 %, and unknown dtypes."""
+    g = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(shape, generator=g)  # noqa: E731
+    x_t, noise, advantage = draw(3, 4, 6, 6), draw(3, 4, 6, 6), torch.tensor([1.0, -0.5, 0.3])
+    t, dt = torch.tensor([0.8, 0.6, 0.4]), torch.tensor([0.1, 0.15, 0.2])
+    network = torch.nn.Conv2d(4, 4, 3, padding=1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(0.3 * draw(*parameter.shape))
+
+    def forward() -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out: Tensor = network(x_t)
+        return out
+
+    def mean(v: Tensor) -> Tensor:
+        t_, dt_ = (x.reshape(3, 1, 1, 1) for x in (t, dt))
+        s = 0.7 * torch.sqrt(t_ / (1 - t_))
+        return x_t * (1 - s**2 * dt_ / (2 * t_)) - v.float() * (1 + s**2 * (1 - t_) / (2 * t_)) * dt_
+
+    std = (0.7 * torch.sqrt(t / (1 - t) * dt)).reshape(3, 1, 1, 1)
+    with torch.no_grad():
+        v_old = forward()
+        x_prev = mean(v_old) + std * noise
+        network.weight.add_(0.002 * draw(*network.weight.shape))
+    v = forward()
+    assert v.dtype == torch.bfloat16
+    log_prob, log_prob_old = (
+        torch.distributions.Normal(mean(u), std).log_prob(x_prev).flatten(1).mean(1) for u in (v, v_old)
+    )
+    ratio = torch.exp(log_prob - log_prob_old)
+    loss = torch.maximum(-advantage * ratio, -advantage * ratio.clamp(0.8, 1.2)).mean()
+    (gradient,) = torch.autograd.grad(loss, v)
+    case = gradcheck.make_case(
+        "flow_grpo",
+        "mean",
+        v_theta=v.detach().float(),
+        v_old=v_old.float(),
+        noise=noise,
+        x_t=x_t,
+        t=t,
+        dt=dt,
+        noise_level=0.7,
+        advantage=advantage,
+        clip_low=0.2,
+        clip_high=0.2,
+    )
+
+    def compared(scale: float = 1.0, **dtypes: torch.dtype) -> Comparison:
+        return gradcheck.compare_gradient("flow_grpo", case, scale * gradient.float(), "mean", factor=1 / 3, **dtypes)
+
+    assert compared(output_dtype=torch.bfloat16).holds
+    assert compared(output_dtype=torch.bfloat16).resolution < 0.01
+    for scale in (1.01, 0.99, -1.0):
+        assert not compared(scale, output_dtype=torch.bfloat16).holds, scale
+    assert not compared().holds  # without the declaration, rounding to bfloat16 is an error
+    with pytest.raises(InputError, match="output_dtype"):
+        compared(output_dtype=torch.int32)
 
 
 def test_only_half_precisions_may_be_declared() -> None:
