@@ -193,3 +193,25 @@ def test_a_small_shift_is_no_factor() -> None:
 
     found = told(float32_constant, "flow_grpo", log_prob_reduction="mean", clip_range=0.2)
     assert "factor=1" not in found.declare, found
+
+
+def _in_float32(case: Case, target: Callable[[Tensor, Tensor], Tensor] = torch.sub) -> Tensor:
+    error = (case.v_theta.float() - target(case.noise.float(), case.x_0.float())) ** 2
+    return case.advantage.float() * error.flatten(1).mean(1)
+
+
+@pytest.mark.parametrize(
+    ("loss", "name", "declaration"),
+    [
+        (lambda c: -_in_float32(c).mean(), "sign", "factor=-1, working_dtype='float32'"),
+        (lambda c: 1.01 * _in_float32(c).mean(), "factor", "factor=1.01, working_dtype='float32'"),
+        (lambda c: _in_float32(c, torch.add).mean(), "velocity-sum", ""),
+    ],
+)
+def test_a_mistake_in_code_that_casts_inside_is_named(
+    loss: Callable[[Case], Tensor], name: str, declaration: str
+) -> None:
+    """What it predicts is met to float32's rounding alone, and both are told."""
+    found = told(loss, "awm", reduction="mean")
+    assert (found.name, found.declare) == (name, declaration)
+    assert "working_dtype='float32'" in found.cause

@@ -124,6 +124,23 @@ def _of_some_batches(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None
     return clip_edges(judge, evidence) or another_batch(judge)
 
 
+def _in_single_precision(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
+    """A mistake in code that casts to float32 inside: within float64's rounding, nothing is what it predicts."""
+    if judge.conventions.computes_in is not None:
+        return None
+    single = replace(judge, conventions=replace(judge.conventions, working_dtype="float32"))
+    coarse = [evidence_on(single, e.spec, e.slack) for e in evidence if e.slack == 1]
+    if not any(bool(e.wrong.any()) for e in coarse):
+        return None
+    for explain in (misused_edges, named, factor, term_factor, term_scaled):
+        found = explain(single, coarse)
+        if found is not None:
+            digits = "; besides, the implementation computes in float32: working_dtype='float32' says so"
+            both = f"{found.declare}, working_dtype='float32'" if found.declare else ""
+            return replace(found, cause=found.cause + digits, declare=both)
+    return None
+
+
 _EXPLANATIONS: tuple[Callable[[Judge, list[Evidence]], Diagnosis | None], ...] = (
     no_gradient,
     misused_edges,
@@ -139,6 +156,7 @@ _EXPLANATIONS: tuple[Callable[[Judge, list[Evidence]], Diagnosis | None], ...] =
     extra_term,
     scaled_mistake,
     two_mistakes,
+    _in_single_precision,
     sample_factor,
     one_layout,
 )
