@@ -113,14 +113,15 @@ def compare_gradient(
         working_dtype: the lowest precision that your loss computes in; the case's own by default.
         output_dtype: the precision in which the network puts out its velocities, where your loss casts them up first:
             ``torch.bfloat16`` under autocast.  The case holds the upcast velocities, and the gradient is that of what
-            the network put out; autograd has rounded it to this precision once for each place in the loss that reads it.
+            the network put out; autograd has rounded it to this precision, once for each place in the loss that reads
+            the velocity.
 
     Returns:
         The worst component, its test ratio, ``holds``, and the smallest relative error that would have been refused.
 
     Raises:
-        InputError: no such algorithm or variant, a case of another one, a gradient of another shape or device, a dtype that is
-            none.
+        InputError: no such algorithm or variant, a case of another one, a gradient of another shape or device, a dtype
+            that is none.
     """
     derivation = _matching(name, variant, case).derivation
     v = case.v_theta
