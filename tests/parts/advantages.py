@@ -61,3 +61,38 @@ def writes(rewards: Tensor, group_ids: Tensor) -> Tensor:
     found = make_advantage()(rewards, group_ids)
     rewards.zero_()
     return found
+
+
+def others_mean(rewards: Tensor, group_ids: Tensor) -> Tensor:
+    """RLOO's: each reward less the mean of the group's others."""
+    same = (group_ids[:, None] == group_ids).to(rewards) - torch.eye(len(rewards), dtype=rewards.dtype)
+    count = same.sum(1)
+    return torch.where(count > 0, rewards - same @ rewards / count.clamp(min=1), 0.0)
+
+
+def trimmed(rewards: Tensor, group_ids: Tensor) -> Tensor:
+    """Mean and standard deviation without the best and the worst fifth of each group."""
+    out = torch.empty_like(rewards)
+    for i in set(group_ids.tolist()):
+        own = rewards[group_ids == i]
+        cut = len(own) // 5
+        inner = own.sort().values[cut : len(own) - cut]
+        out[group_ids == i] = (own - inner.mean()) / (inner.std(correction=0) + 1e-4)
+    return out
+
+
+def twice(rewards: Tensor, group_ids: Tensor) -> Tensor:
+    """GDPO's: standardised in each group, and once more over the batch."""
+    first = make_advantage()(rewards, group_ids)
+    return (first - first.mean()) / (first.std(correction=0) + 1e-4)
+
+
+def only_equal(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """The same, which refuses groups of different sizes."""
+
+    def advantage(rewards: Tensor, group_ids: Tensor) -> Tensor:
+        if len(set(torch.unique(group_ids, return_counts=True)[1].tolist())) > 1:
+            raise ValueError("groups differ in size")
+        return function(rewards, group_ids)
+
+    return advantage

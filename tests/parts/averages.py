@@ -33,6 +33,23 @@ def lerp(shadow: list[Tensor], live: list[Tensor], step: int) -> None:
         s.sub_((1 - 0.9) * (s - p))
 
 
+def now_and_then(n: int, first: int) -> Callable[..., Any]:
+    """An update once in n steps."""
+    return make_ema(lambda step: 0.9 if step % n == first else 1.0)
+
+
+def counting() -> Callable[..., Any]:
+    """A moving average that counts its own calls, whatever step it is told."""
+    calls = [0]
+
+    def update(shadow: list[Tensor], live: list[Tensor], step: int) -> list[Tensor]:
+        calls[0] += 1
+        found: list[Tensor] = make_ema(lambda n: warmup(calls[0] - 1))(shadow, live, step)
+        return found
+
+    return update
+
+
 def warmup(n: int) -> float:
     return min((1 + n) / (10 + n), 0.9999)
 

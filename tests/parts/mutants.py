@@ -19,8 +19,19 @@ from gradcheck.oracle.parts import (
     shifted,
 )
 from gradcheck.oracle.results import Judgement
-from parts.advantages import make_advantage, reshaped, tiny_eps, unbiased_std, writes, wrong_axis
-from parts.averages import exchange, make_ema, restore, store_alias, warmup
+from parts.advantages import (
+    make_advantage,
+    only_equal,
+    others_mean,
+    reshaped,
+    tiny_eps,
+    trimmed,
+    twice,
+    unbiased_std,
+    writes,
+    wrong_axis,
+)
+from parts.averages import counting, exchange, make_ema, now_and_then, restore, store_alias, warmup
 from parts.steps import (
     constant_sigma,
     cps,
@@ -171,6 +182,14 @@ _ADVANTAGES: tuple[tuple[Callable[..., Any], dict[str, str], dict[str, Any]], ..
     ),
     (make_advantage(divide=lambda s: s), {"equal-rewards": "zero-over-zero"}, {"eps": 0.0}),
     (make_advantage(sign=-1.0), {"values": "sign"}, {}),
+    (others_mean, {"values": "convention:mean"}, {"std": "none"}),
+    (make_advantage(), {"values": "convention:mean"}, {"mean": "others"}),
+    (trimmed, {"values": "convention:trim"}, {}),
+    (twice, {"values": "convention:then"}, {}),
+    (make_advantage(), {"values": "convention:then"}, {"then": "batch"}),
+    (make_advantage(), {"values": "eps-added"}, {"eps_at": "floor"}),
+    (only_equal(make_advantage()), {"group-sizes": "equal-groups"}, {"smallest_group": 2}),
+    (lambda r, i: make_advantage()(r + 1e-9 * torch.randn(r.shape).to(r), i), {"determinism": "changes"}, {}),
     (make_advantage(), {"values": "convention:clamp"}, {"clamp": 1.0}),
     (reshaped, {"permutation": "position"}, {}),
     (
@@ -211,6 +230,10 @@ _AVERAGES: tuple[tuple[Callable[..., Any], dict[str, str], dict[str, Any]], ...]
     (make_ema(lambda n: 0.0, alias=True), {"aliasing": "alias"}, {"decay": "nft-zero"}),
     (make_ema(), {"restore": "alias"}, {"store": store_alias, "restore": restore}),
     (make_ema(), {"swap": "alias"}, {"store": exchange, "restore": restore}),
+    (make_ema(), {"schedule": "convention:every"}, {"every": 8}),
+    (now_and_then(8, 7), {"value": "convention:every", "schedule": "convention:every"}, {}),
+    (now_and_then(8, 0), {"schedule": "convention:every"}, {"every": 8}),
+    (counting(), {"determinism": "changes"}, {"decay": "warmup"}),
 )
 
 _MAPS: tuple[tuple[Callable[[Tensor], Tensor], str, str], ...] = (
@@ -229,8 +252,11 @@ _MAPS: tuple[tuple[Callable[[Tensor], Tensor], str, str], ...] = (
     (lambda a: reward_map(a.float()), "values", "convention:working_dtype"),
     (lambda a: reward_map(a)[None], "values", "layout"),
     (lambda a: a.clamp_(-5, 5) / 10 + 0.5, "values", "in-place"),
+    (lambda a: reward_map(a) + 1e-17 * torch.rand(()), "determinism", "changes"),
 )
 
+_BETA = {"distribution": "beta", "shift": 1.0}
+_TWO = {"distribution": "table", "times": (0.0, 1.0), "shift": 1.0}
 _SAMPLERS: tuple[tuple[Callable[..., Tensor], dict[str, Any], str, str], ...] = (
     (make_times(1 / 3), {}, "distribution", "shift-inverted"),
     (make_times(1.0), {}, "distribution", "shift-ignored"),
@@ -242,6 +268,16 @@ _SAMPLERS: tuple[tuple[Callable[..., Tensor], dict[str, Any], str, str], ...] = 
     (make_times(), {"std": 0.7}, "distribution", "convention:std"),
     (make_times(), {"mean": 0.5}, "distribution", "convention:mean"),
     (lambda n, g: shifted(uniform(n, g), 3.0), {}, "distribution", "convention:distribution"),
+    (lambda n, g: uniform(n, g), _BETA, "distribution", "convention:distribution"),
+    (
+        lambda n, g: 0.1 + 0.9 * (1 - uniform(n, g) ** (1 / 1.5)),
+        {**_BETA, "low": 0.1},
+        "distribution",
+        "exponents-exchanged",
+    ),
+    (lambda n, g: uniform(n, g), {**_BETA, "a": 1.0, "low": 0.2}, "distribution", "range-ignored"),
+    (lambda n, g: 0.02 + 0.98 * uniform(n, g), {**_BETA, "a": 1.0}, "distribution", "convention:low"),
+    (lambda n, g: (uniform(n, g) < 0.5).float(), {**_TWO, "weights": (1, 3)}, "distribution", "convention:weights"),
     (lambda n, g: 1000 * make_times()(n, g), {}, "range", "not-times"),
     (lambda n, g: torch.randn(n, generator=g), {"shift": 1.0}, "range", "not-times"),
     (lambda n, g: (0.5 + 0.3 * torch.randn(n, generator=g)).clamp(0, 1), {}, "range", "clamped"),

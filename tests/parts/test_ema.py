@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import torch
 
+from gradcheck.errors import InputError
 from gradcheck.oracle.parts import (
     judge_ema,
 )
 from gradcheck.oracle.parts._calls import distinct
 from gradcheck.oracle.text import judgement_text
-from parts.averages import lerp, make_ema, restore, store, warmup
+from parts.averages import lerp, make_ema, now_and_then, restore, store, warmup
 from parts.base import failed
 
 
@@ -22,6 +24,20 @@ def test_right_averages_conform() -> None:
         assert not failed(judge_ema(lerp, decay=0.9, working_dtype=dtype))
         assert not failed(judge_ema(make_ema(warmup), decay="warmup", working_dtype=dtype))
     assert not failed(judge_ema(lambda s, p, n: [torch.lerp(b, a, 0.9) for a, b in zip(s, p, strict=True)], decay=0.9))
+
+
+@pytest.mark.parametrize(("n", "first"), [(8, 7), (8, 0), (5, 2)])
+def test_an_update_once_in_n_steps(n: int, first: int) -> None:
+    """After every n steps it is ``every=n``, else the place is declared too; one that updates always is told apart."""
+    every = n if first == n - 1 else (n, first)
+    assert not failed(judge_ema(now_and_then(n, first), decay=0.9, every=every))
+    assert "schedule" in failed(judge_ema(make_ema(), decay=0.9, every=every))
+
+
+@pytest.mark.parametrize("every", [0, 2.0, (8, 8), (8,), True])
+def test_an_interval_that_cannot_be_is_refused(every: Any) -> None:
+    with pytest.raises(InputError, match="every"):
+        judge_ema(make_ema(), every=every)
 
 
 @pytest.mark.parametrize("other", [0.9000001, 0.90000000001, 0.9 + 1e-14])

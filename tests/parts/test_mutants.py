@@ -35,10 +35,14 @@ PARTS: dict[str, list[Part]] = {  # type: ignore[type-arg]
         for sde in ("flow", "dance", "cps", "wan")
         for named in ({}, {"log_prob_reduction": "sum"})
     ],
-    "advantage": [advantage_part(nothing), advantage_part(nothing, std="none", clamp=2.0)],
+    "advantage": [advantage_part(nothing), advantage_part(nothing, std="none", clamp=2.0, eps_at="floor")],
     "ema": [ema_part(nothing)],
     "reward_map": [reward_map_part(nothing)],
-    "time_sampler": [time_sampler_part(nothing, shift=3.0, mean=0.5, std=0.7)],
+    "time_sampler": [
+        time_sampler_part(nothing, shift=3.0, mean=0.5, std=0.7),
+        time_sampler_part(nothing, distribution="beta", a=2.0, b=1.0, low=0.1),
+        time_sampler_part(nothing, distribution="table", times=(0.2, 0.5), weights=(1, 3)),
+    ],
 }
 MODULES = {
     "sde_step": ("_sde_checks", "_sde_sampling", "_sde_subject", "sde_step"),

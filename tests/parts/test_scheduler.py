@@ -47,7 +47,7 @@ def test_the_stochastic_scheduler_is_cps_with_all_noise_fresh() -> None:
     judgement = judge_sde_step(scheduler_step, sde="cps", noise_level=1.0, schedule=grid, **REAL)
     assert judgement.holds, judgement_text(judgement)
     passed = {r.id for r in judgement.results if r.status == "passed"}
-    assert passed == {"slope", "sampling", "generator", "time-grid"}
+    assert passed == {"slope", "sampling", "generator", "determinism", "time-grid"}
 
 
 @pytest.mark.parametrize("sde", ["flow", "dance", "cps"])

@@ -7,18 +7,22 @@ from dataclasses import replace
 import pytest
 import sympy as sp
 import torch
+from torch import Tensor
 
 from derivations import notation as n
 from derivations.claims import Equal
 from derivations.sde import SDES
+from gradcheck.errors import InputError
 from gradcheck.oracle.parts import _sde_checks as checks
 from gradcheck.oracle.parts import judge_sde_step
 from gradcheck.oracle.parts._sde_formulas import formulas, wrong_formulas
 from gradcheck.oracle.parts._sde_parameterisation import ROUTES, STATE, predictions, slope_through_predictions
 from gradcheck.oracle.parts._sde_subject import SdeStepConvention, Subject
+from gradcheck.oracle.parts.sde_step import sde_step_part
 from gradcheck.oracle.results import Outcome
-from parts.base import failed
+from parts.base import declared, failed
 from parts.sde_styles import KINDS, SIGMA_MIN, STYLES, single_inside_double, styled
+from parts.steps import make_step
 
 CHECKS = (
     checks.check_mean,
@@ -93,3 +97,47 @@ def test_a_detour_costs_what_the_analysis_says() -> None:
     scale = one.required(v, ends)[1].flatten(1).mean(1) / one.required(v, ends)[0].abs().flatten(1).mean(1)
     assert scale[0] > 5 * scale[1]
     assert scale[2] > 5 * scale[1]
+
+
+def _without_generator(v, x_t, t, t_prev, x_prev=None, noise_level=0.7):  # type: ignore[no-untyped-def]
+    return make_step()(v, x_t, t, t_prev, x_prev, noise_level)
+
+
+def _either(v, x_t, t, t_prev, x_prev=None, noise_level=0.7, generator=None):  # type: ignore[no-untyped-def]
+    """diffusers' pipelines refuse a state to replay and a generator together."""
+    if x_prev is not None and generator is not None:
+        raise ValueError("cannot pass both generator and prev_sample")
+    return make_step()(v, x_t, t, t_prev, x_prev, noise_level, generator)
+
+
+def test_a_step_need_not_take_a_generator() -> None:
+    """Nor take it where a state is replayed; a wrong one is wrong all the same."""
+    judgement = judge_sde_step(_without_generator)
+    assert not failed(judgement)
+    assert {r.id for r in judgement.results if r.status == "skipped"} == {"generator"}
+    assert not failed(judge_sde_step(_either))
+    assert failed(judge_sde_step(_without_generator, sde="dance"))["mean"] == "convention:sde"
+
+
+def _jitter(v, x_t, t, t_prev, x_prev=None, noise_level=0.7, generator=None):  # type: ignore[no-untyped-def]
+    state, log_prob, mean, std = make_step()(v, x_t, t, t_prev, x_prev, noise_level, generator)
+    return state, log_prob + 1e-13 * torch.rand(()), mean, std
+
+
+def test_a_random_number_where_nothing_is_sampled_is_seen() -> None:
+    judgement = sde_step_part(_jitter).judge(["determinism"])
+    assert failed(judgement) == {"determinism": "changes"}
+
+
+@pytest.mark.parametrize("number", [0.99, 0.995])
+def test_a_number_may_stand_for_one_in_the_diffusion_coefficient(number: float) -> None:
+    def sigma(T: Tensor, P: Tensor, a: float) -> Tensor:
+        return torch.sqrt(T / (1 - torch.where(T == 1, number, T))) * a
+
+    step = make_step(sigma=sigma)
+    assert not failed(judge_sde_step(step, at_one=number))
+    judgement = judge_sde_step(step)
+    assert failed(judgement) == {"time-grid": "convention:at_one"}
+    assert declared(judgement) == {f"at_one={number}"}
+    with pytest.raises(InputError, match="at_one"):
+        judge_sde_step(step, at_one=1.5)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from torch import Tensor
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.compare import Comparison, compare
 from gradcheck.oracle.parts._advantage_subject import AdvantageConvention, Subject
-from gradcheck.oracle.parts._calls import Wrong, compared
+from gradcheck.oracle.parts._calls import CHANGES, Wrong, compared, repeated
 from gradcheck.oracle.parts._part import Check
 from gradcheck.oracle.results import Diagnosis, Outcome
 
@@ -59,6 +61,8 @@ def check_scale(subject: Subject) -> Outcome:
 
     def each(seed: int) -> Comparison:
         rewards, ids = subject.equal_groups(seed)
+        if subject.convention.then != "nothing":  # its divisor is that of no reward
+            return _compare(subject, 16 * rewards, ids)
         plain, grown = subject.call(rewards, ids), subject.call(16 * rewards, ids)
         factor = 16 * subject.divisor(rewards, ids) / subject.divisor(16 * rewards, ids)
         wanted = subject.clamped(plain * factor)
@@ -89,7 +93,7 @@ def check_equal_rewards(subject: Subject) -> Outcome:
                 if worst > max(NEGLIGIBLE, hazard):
                     hazard, note = worst, f"{where} gets an advantage of {worst:.3g}"
     if note:
-        note = f"hazard eps-below-rounding: {note}; {_cure(subject.convention.eps)}"
+        note = f"hazard eps-below-rounding: {note}; {_cure(subject.convention)}"
     return Outcome("passed", count, note=note)
 
 
@@ -106,13 +110,21 @@ def _allowed(subject: Subject, rewards: Tensor, ids: Tensor) -> Tensor:
 def _below_rounding(convention: AdvantageConvention, rewards: Tensor) -> bool:
     """Whether two units of the rewards' last place are not negligible beside ε."""
     last = 2 * torch.finfo(rewards.dtype).eps * float(rewards.abs().max())
-    return convention.std != "none" and convention.eps * NEGLIGIBLE < last
+    least = math.sqrt(convention.eps) if convention.eps_at == "root" else convention.eps
+    if convention.then == "batch":  # which divides by ε once more what has been divided by it
+        least = least * least
+    return (convention.std != "none" or convention.then == "batch") and least * NEGLIGIBLE < last
 
 
-def _cure(eps: float) -> str:
+def _cure(convention: AdvantageConvention) -> str:
+    if convention.then == "batch":
+        return (
+            "rounding noise is standardised once more, to size 1: give 0 where the standard deviation of all "
+            "advantages is within rounding of 0"
+        )
     return (
-        f"ε = {eps:g} is smaller than the rewards' rounding error, which is divided by its own size: use ε = 1e-4, or "
-        "give 0 where the standard deviation is within rounding of 0"
+        f"ε = {convention.eps:g} is smaller than the rewards' rounding error, which is divided by its own size: use ε = "
+        "1e-4, or give 0 where the standard deviation is within rounding of 0"
     )
 
 
@@ -141,22 +153,34 @@ def check_permutation(subject: Subject) -> Outcome:
 
 
 def check_group_sizes(subject: Subject) -> Outcome:
-    sizes, names = (2, 7, 3, 12), (40, 3, 1_003, 2**32 + 40)  # one modulo 1,000, or as 32 bits
-    ids = torch.cat([torch.full((size,), name) for size, name in zip(sizes, names, strict=True)])
+    """Ids up to 2³² + 40, some of which are one modulo 1,000, or as 32 bits."""
+    names = (40, 3, 1_003, 2**32 + 40)
+    equal = subject.convention.layout == "equal"
+    sizes = ((2, 2, 2, 2), (5, 5, 5, 5), (12, 12, 12, 12)) if equal else ((2, 7, 3, 12),) * 3
 
     def each(seed: int) -> Comparison:
-        order = torch.randperm(24, generator=torch.Generator().manual_seed(seed)) if seed else torch.arange(24)
-        return _compare(
-            subject, (subject.rewards(24, seed) + 0.01 * ids.clamp(max=50)).to(subject.dtype)[order], ids[order]
-        )
+        ids = torch.cat([torch.full((size,), name) for size, name in zip(sizes[seed], names, strict=True)])
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(ids), generator=generator) if seed else torch.arange(len(ids))
+        rewards = (subject.rewards(len(ids), seed) + 0.01 * ids.clamp(max=50)).to(subject.dtype)
+        return _compare(subject, rewards[order], ids[order])
 
     return compared(each(seed) for seed in range(3))
+
+
+def _sizes_cause(subject: Subject) -> Diagnosis:
+    """Whether it is right for groups of one size, wherever their members stand."""
+    equal = replace(subject, convention=replace(subject.convention, layout="equal"))
+    if subject.convention.layout == "any" and check_group_sizes(equal).status == "passed":
+        cause = "right for groups of one size, and wrong, or refused, where they differ in size"
+        return Diagnosis("equal-groups", cause, "layout='equal'")
+    return _PLACE
 
 
 def _alone(subject: Subject) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches with groups of one member, in places and sizes that differ."""
     together = ((0, 0, 0, 1, 2, 2, 2), (1, 0, 0, 2, 2, 0), (0, 2, 0, 2, 1), (1, 3, 0, 0, 2), (0,))
-    batches = (range(6), range(1), range(3)) if subject.convention.layout == "contiguous" else together
+    batches = (range(6), range(1), range(3)) if subject.convention.layout != "any" else together
     for seed, ids in enumerate(batches):
         for size in (1.0, 40.0):
             yield (size * subject.rewards(len(ids), 9 + seed)).to(subject.dtype), torch.tensor(list(ids))
@@ -192,8 +216,27 @@ def single_member_cause(subject: Subject) -> Diagnosis | None:
     return Diagnosis("beside-a-lone-member", "a group of one member changes what the others get")
 
 
+def check_determinism(subject: Subject) -> Outcome:
+    return repeated(lambda i, k: subject.call(*subject.equal_groups(i), elsewhere=k), "advantages")
+
+
 def _any_layout(subject: Subject) -> str | None:
     return "declared layout='contiguous'" if subject.convention.layout == "contiguous" else None
+
+
+def _no_zero_mean(subject: Subject) -> str | None:
+    c = subject.convention
+    if c.clamp:
+        return "clamped advantages do not add up to 0"
+    return "declared a mean that is not the group's" if c.mean == "global" or c.trim else None
+
+
+def _no_lone_member(subject: Subject) -> str | None:
+    if subject.convention.smallest_group > 1:
+        return "declared smallest_group=2"
+    return (
+        "declared mean='global', from which a lone member may differ" if subject.convention.mean == "global" else None
+    )
 
 
 _PLACE = Diagnosis(
@@ -212,7 +255,7 @@ CHECKS: tuple[Check[Subject], ...] = (
         "each group's advantages add up to 0",
         "a mean over the whole batch, or none; a clamp before centring",
         check_zero_mean,
-        lambda s: "clamped advantages do not add up to 0" if s.convention.clamp else None,
+        _no_zero_mean,
     ),
     Check(
         "shift",
@@ -247,15 +290,22 @@ CHECKS: tuple[Check[Subject], ...] = (
         "a reshape to (groups, members), ids used as indices",
         check_group_sizes,
         _any_layout,
-        lambda s: _PLACE,
+        _sizes_cause,
     ),
     Check(
         "single-member",
         "the only member of a group has the advantage 0",
         "NaN from an unbiased standard deviation",
         check_single_member,
-        lambda s: "declared smallest_group=2" if s.convention.smallest_group > 1 else None,
+        _no_lone_member,
         single_member_cause,
+    ),
+    Check(
+        "determinism",
+        "two calls give the same bits",
+        "random tie-breaking, a running mean or another state that a call leaves behind",
+        check_determinism,
+        direct=lambda s: CHANGES,
     ),
 )
 """In reading order."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,18 +19,34 @@ class AdvantageConvention:
     """What an advantage estimator declares about itself.
 
     Attributes:
+        mean: what is subtracted: the mean of the ``"group"`` (default), of all rewards (``"global"``), or of the
+            group's ``"others"``, as RLOO does.
         std: of the ``"group"`` (default), of all rewards (``"global"``), or ``"none"``: centred only.
         unbiased: the standard deviation divides by n − 1; by n by default.
-        eps: added to the standard deviation (default 1e-4).
+        eps: keeps the divisor from 0 (default 1e-4).
+        eps_at: where: added to the ``"std"`` (default), added to the variance under the ``"root"``, or as a ``"floor"``
+            of the standard deviation, max(s, ε).
+        trim: the share of a group's lowest rewards, and of its highest ones, that its mean and standard deviation leave
+            out (default 0), rounded down to whole rewards.
+        columns: how often each reward stands in the table whose standard deviation is taken, once a time step for
+            instance (default 1); it matters to the unbiased one alone.
+        then: ``"batch"`` where the advantages are standardised once more, over all of them, as GDPO does; ``"nothing"``
+            (default).
         clamp: the advantage is clamped to ± this; ``None`` (default): it isn't.
-        layout: groups in ``"any"`` order and of any sizes (default), or ``"contiguous"`` and equal.
+        layout: groups in ``"any"`` order and of any sizes (default), ``"equal"`` in size, or ``"contiguous"`` and
+            equal.
         working_dtype: the precision that it works in, in which it is also given the rewards; ``None``: float64.
         smallest_group: 1 (default), or 2 where no group has one member, whose unbiased standard deviation is 0/0.
     """
 
+    mean: str = "group"
     std: str = "group"
     unbiased: bool = False
     eps: float = 1e-4
+    eps_at: str = "std"
+    trim: float = 0.0
+    columns: int = 1
+    then: str = "nothing"
     clamp: float | None = None
     layout: str = "any"
     working_dtype: str | None = None
@@ -86,10 +102,10 @@ class Subject:
         rewards[3], rewards[700], rewards[9] = 3e3, -4e3, rewards[:400].mean()
         yield rewards.to(self.dtype), large
 
-    def call(self, rewards: Tensor, ids: Tensor) -> Tensor:
+    def call(self, rewards: Tensor, ids: Tensor, elsewhere: int = 0) -> Tensor:
         """Call the function on copies; the advantages, (N,), in float64."""
         given = {"rewards": rewards.clone(), "group_ids": ids.clone()}
-        with calling(self.name, self.seed):
+        with calling(self.name, self.seed, elsewhere):
             found = self.function(given["rewards"], given["group_ids"])
             unchanged({"rewards": rewards, "group_ids": ids}, given)
             return tensor_result(found, tuple(rewards.shape), "the advantage").detach().to(torch.float64)
@@ -106,16 +122,33 @@ class Subject:
         standard deviation s, in one pass over the squares or two, by as much times (1 + M/s).
         """
         r = rewards.to(torch.float64)
-        mean, std = self._statistics(r, ids)
+        value, scale = self._standardised(r, torch.zeros_like(r), *self._statistics(r, ids))
+        if self.convention.then == "batch":
+            # what nobody can judge, 0/0, is taken for the 0 that it is in code that guards against it
+            known = scale.isfinite()
+            value = torch.where(known, value, 0.0)
+            own = replace(self.convention, mean="global", std="global", trim=0.0, columns=1)
+            again = replace(self, convention=own, mistake="")
+            off = torch.where(known, scale, 0.0)
+            value, scale = again._standardised(value, off, *again._statistics(value, torch.zeros_like(ids)))
+            scale = torch.where(known, scale, torch.inf)
+        return self.clamped(value), scale
+
+    def _standardised(self, r: Tensor, off: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers of which each may be off by so much, less their mean and over their divisor, with error scales.
+
+        Numbers that are off by up to e have a mean that is, and a standard deviation that is off by √2 e at most.
+        """
         growth = 4 + 2 * math.log2(max(r.numel(), 2))
-        centred = r - {"mean-global": r.mean(), "mean-missing": torch.zeros_like(r)}.get(self.mistake, mean)
+        growth = 2 * growth if self.convention.mean == "others" else growth  # n/(n − 1) times as much
+        before = float(off.max())
+        centred = r - mean
         divisor = self._divisor(std)
         value = (-centred if self.mistake == "sign" else centred) / divisor
         size = r.abs().max()
-        off = growth * size * (1 + torch.where(std > 0, size / std.clamp(min=1e-300), 0.0))
-        scale = (growth * size + value.abs() * (off + std)) / divisor + value.abs()
-        scale = torch.where(divisor > 0, scale, torch.inf)
-        return self.clamped(value), scale
+        lost = growth * size * (1 + torch.where(std > 0, size / std.clamp(min=1e-300), 0.0)) + 1.5 * before
+        scale = (growth * size + 2 * before + value.abs() * (lost + std)) / divisor + value.abs()
+        return value, torch.where(divisor > 0, scale, torch.inf)
 
     def divisor(self, rewards: Tensor, ids: Tensor) -> Tensor:
         """What the centred rewards are divided by, (N,)."""
@@ -126,24 +159,38 @@ class Subject:
         return advantages if limit is None else advantages.clamp(-limit, limit)
 
     def _statistics(self, r: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Each sample's mean and standard deviation, (N,)."""
+        """What is subtracted from each sample, and each one's standard deviation, (N,)."""
         groups = [torch.nonzero(ids == i).flatten() for i in set(ids.tolist())]
         mean, std = torch.zeros_like(r), torch.zeros_like(r)
         for members in groups:
-            mean[members], std[members] = r[members].mean(), self._std(r[members])
+            counted = self._trimmed(r[members])
+            mean[members], std[members] = counted.mean(), self._std(counted)
+            if self.convention.mean == "others" and len(members) > 1:
+                mean[members] = (r[members].sum() - r[members]) / (len(members) - 1)
         if self.mistake == "wrong-axis" and len({len(m) for m in groups}) == 1:
             table = r.reshape(len(groups), -1)
             mean, std = table.mean(0).repeat(len(groups)), table.std(0, correction=0).repeat(len(groups))
         if self.mistake == "std-of-centred":
             return mean, self._std(r - mean).expand_as(r)
-        return mean, {"global": self._std(r).expand_as(r), "none": torch.ones_like(r)}.get(self.convention.std, std)
+        std = {"global": self._std(r).expand_as(r), "none": torch.ones_like(r)}.get(self.convention.std, std)
+        if self.convention.mean == "global":
+            mean = r.mean().expand_as(r)
+        return torch.zeros_like(r) if self.mistake == "mean-missing" else mean, std
+
+    def _trimmed(self, r: Tensor) -> Tensor:
+        count = math.floor(self.convention.trim * r.numel() + 1e-9)
+        return r.sort().values[count : r.numel() - count] if count else r
 
     def _std(self, r: Tensor) -> Tensor:
-        return r.std(correction=int(self.convention.unbiased)) if r.numel() > 1 else r.new_zeros(())
+        if r.numel() < 2:
+            return r.new_zeros(())
+        counted = r.numel() * self.convention.columns
+        unbiased = math.sqrt(counted / (counted - 1)) if self.convention.unbiased else 1.0
+        return r.std(correction=0) * unbiased
 
     def _divisor(self, std: Tensor) -> Tensor:
         eps = self.convention.eps
         if self.convention.std == "none":
             return std
-        forms = {"variance": std**2 + eps, "eps-in-root": (std**2 + eps).sqrt(), "eps-floor": std.clamp(min=eps)}
-        return forms.get(self.mistake, std + eps)
+        forms = {"root": (std**2 + eps).sqrt(), "floor": std.clamp(min=eps), "std": std + eps}
+        return std**2 + eps if self.mistake == "variance" else forms[self.convention.eps_at]

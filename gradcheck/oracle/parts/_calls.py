@@ -19,6 +19,7 @@ from gradcheck.oracle.results import Diagnosis, Outcome
 from gradcheck.problems import Spec
 
 __all__ = [
+    "CHANGES",
     "Wrong",
     "calling",
     "compared",
@@ -28,8 +29,10 @@ __all__ = [
     "name_of",
     "number_problem",
     "one_of",
+    "repeated",
     "tensor_result",
     "unchanged",
+    "whole_problem",
     "working",
 ]
 
@@ -120,6 +123,27 @@ def compared(comparisons: Iterable[Comparison | tuple[Spec | None, Comparison]],
     return Outcome("passed", len(ratios), max(ratios, default=0.0), ratios=tuple(ratios), resolution=resolution)
 
 
+def repeated(call: Callable[[int, int], Tensor], what: str) -> Outcome:
+    """The outcome of calling twice on the same inputs, with torch's global generator in two states.
+
+    Args:
+        call: takes the number of the problem, and that of the call.
+        what: it returns.
+    """
+    for i in range(3):
+        first, second = (call(i, k) for k in (0, 1))
+        if not torch.equal(first.isnan(), second.isnan()) or not torch.equal(first.nan_to_num(), second.nan_to_num()):
+            off = float((first - second).abs().nan_to_num().max())
+            raise Wrong(f"two calls on the same inputs give {what} that differ by {off:.3g}")
+    return Outcome("passed", 3)
+
+
+CHANGES = Diagnosis(
+    "changes", "the result depends on more than the inputs: a random number, or a state that a call leaves"
+)
+"""Why two calls differ."""
+
+
 def distinct(*numbers: float) -> tuple[str, ...]:
     """Numbers as text, with as many digits as it takes to tell them apart, if they are."""
     shown: tuple[str, ...] = ()
@@ -169,3 +193,10 @@ def number_problem(name: str, value: Any, low: float, high: float, *, open_low: 
     if number and low <= value <= high and not (open_low and value == low):
         return []
     return [(name, repr(value), f"a finite number in {'(' if open_low else '['}{low:g}, {high:g}]")]
+
+
+def whole_problem(name: str, value: Any, low: int, high: int) -> list[_Problem]:
+    """A problem, unless the value is a whole number from low to high."""
+    if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
+        return []
+    return [(name, repr(value), f"a whole number from {low} to {high:,}")]

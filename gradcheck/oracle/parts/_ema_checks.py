@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradcheck.compare import Comparison, compare
-from gradcheck.oracle.parts._calls import Wrong, calling, compared, distinct, tensor_result
+from gradcheck.oracle.parts._calls import Wrong, calling, compared, distinct, repeated, tensor_result
 from gradcheck.oracle.results import Diagnosis, Outcome
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Subject",
     "alias",
     "check_aliasing",
+    "check_determinism",
     "check_live",
     "check_restore",
     "check_schedule",
@@ -35,7 +36,7 @@ SCHEDULES: dict[str, Callable[[int], float]] = {
 }
 """Decays by step (or epoch) that public trainers use."""
 
-_STEPS = (0, 1, 2, 9, 74, 75, 76, 100, 208, 600, 100_000)
+_STEPS = (0, 1, 2, 7, 8, 9, 49, 74, 75, 76, 99, 100, 208, 600, 100_000)
 _SHAPES = ((3, 4), (5,), (), (2, 3, 2))
 _Decay = Callable[[int], float]
 
@@ -52,14 +53,32 @@ class Subject:
     store: Callable[..., Any] | None = None
     restore: Callable[..., Any] | None = None
     mistake: str = ""
+    every: tuple[int, int] = (1, 0)
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Steps of which some update the average, and some don't."""
+        n, first = self.every
+        own = () if n == 1 else (first, n - 1, n, n + 1, n + first, 2 * n - 1, 2 * n, 10 * n + first, 100 * n + first)
+        return tuple(dict.fromkeys((*_STEPS, *own)))
+
+    def kept(self, step: int) -> float:
+        """What the shadow keeps at a step: d, or all of it between two updates."""
+        n, first = self.every
+        return self.decay(step) if step % n == first else 1.0
+
+    def updates(self, count: int) -> list[int]:
+        """Some steps at which the average is updated."""
+        n, first = self.every
+        return [n * i + first for i in range(count)]
 
     def weights(self, seed: int) -> list[Tensor]:
         g = torch.Generator().manual_seed(2_017 * self.seed + seed)
         return [torch.randn(shape, generator=g, dtype=torch.float64).to(self.dtype) for shape in _SHAPES]
 
-    def update(self, shadow: list[Tensor], live: list[Tensor], step: int) -> list[Tensor]:
+    def update(self, shadow: list[Tensor], live: list[Tensor], step: int, elsewhere: int = 0) -> list[Tensor]:
         """The new shadow; it may be the old list's own tensors."""
-        with calling(self.name, self.seed), torch.no_grad():
+        with calling(self.name, self.seed, elsewhere), torch.no_grad():
             found = self.function(shadow, live, step)
             new = shadow if found is None else list(found)
             if len(new) != len(live):
@@ -72,7 +91,7 @@ class Subject:
         shadow, live = self.weights(2 * step), self.weights(2 * step + 1)
         old, new = _flat(shadow), _flat(live)
         observed = _flat(self.update(shadow, live, step))
-        d = self.decay(step)
+        d = self.kept(step)
         required = {"exchanged": (1 - d) * old + d * new, "frozen": old, "copied": new}.get(
             self.mistake, d * old + (1 - d) * new
         )
@@ -94,19 +113,20 @@ def _flat(tensors: list[Tensor]) -> Tensor:
 
 
 def check_value(subject: Subject) -> Outcome:
-    return compared(subject.compare(step) for step in (10, 11))
+    n, first = subject.every
+    return compared(subject.compare(n * i + first) for i in (10, 11))
 
 
 def check_schedule(subject: Subject) -> Outcome:
     def each() -> Iterator[Comparison]:
-        for step in _STEPS:
+        for step in subject.steps:
             one = subject.compare(step)
             if not one.holds:
                 shadow, live = subject.weights(1), subject.weights(2)
                 old, new = _flat(shadow), _flat(live)
                 i = int((old - new).abs().argmax())
                 seen = float((_flat(subject.update(shadow, live, step)) - new)[i] / (old - new)[i])
-                shown, wanted = distinct(seen, subject.decay(step))
+                shown, wanted = distinct(seen, subject.kept(step))
                 raise Wrong(f"at step {step} it behaves like a decay of {shown}; {wanted} is required")
             yield one
 
@@ -114,7 +134,7 @@ def check_schedule(subject: Subject) -> Outcome:
 
 
 def check_live(subject: Subject) -> Outcome:
-    for step in _STEPS[:4]:
+    for step in subject.updates(4):
         shadow, live = subject.weights(3), subject.weights(4)
         subject.update(shadow, live, step)
         if not torch.equal(_flat(live), _flat(subject.weights(4))):
@@ -123,7 +143,7 @@ def check_live(subject: Subject) -> Outcome:
 
 
 def check_aliasing(subject: Subject) -> Outcome:
-    for step in (*_STEPS[:3], 75):
+    for step in (*subject.updates(3), 75 * subject.every[0] + subject.every[1]):
         shadow, live = subject.weights(5), subject.weights(6)
         new = subject.update(shadow, live, step)
         kept = _flat(new).clone()
@@ -132,6 +152,13 @@ def check_aliasing(subject: Subject) -> Outcome:
         if not torch.equal(_flat(new), kept):
             raise Wrong(f"after the update at step {step} the shadow shares memory with the live parameters")
     return Outcome("passed", 4)
+
+
+def check_determinism(subject: Subject) -> Outcome:
+    def call(i: int, k: int) -> Tensor:
+        return _flat(subject.update(subject.weights(9 + i), subject.weights(19 + i), subject.updates(3)[i], k))
+
+    return repeated(call, "averages")
 
 
 def check_swap(subject: Subject) -> Outcome:

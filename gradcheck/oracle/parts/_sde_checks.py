@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from dataclasses import replace
+from itertools import islice, pairwise
 
 import torch
 from torch import Tensor
@@ -11,12 +12,14 @@ from torch import Tensor
 from derivations import notation as n
 from gradcheck.case import Case
 from gradcheck.compare import Comparison, compare
-from gradcheck.oracle.parts._calls import Wrong, compared
+from gradcheck.oracle.adapter import AdapterError, StoppedError
+from gradcheck.oracle.parts._calls import Wrong, compared, repeated
 from gradcheck.oracle.parts._sde_subject import Subject
 from gradcheck.oracle.results import Diagnosis, Outcome
 from gradcheck.problems import Spec
 
 __all__ = [
+    "check_determinism",
     "check_generator",
     "check_log_prob",
     "check_log_prob_gradient",
@@ -30,6 +33,7 @@ __all__ = [
     "lacking",
     "no_graph",
     "replay_cause",
+    "taken_generator",
 ]
 
 _Found = Iterator[tuple[Spec | None, Comparison]]
@@ -162,6 +166,17 @@ def check_generator(subject: Subject) -> Outcome:
     return Outcome("passed", count)
 
 
+def check_determinism(subject: Subject) -> Outcome:
+    cases = [case for _, case in islice(subject.problems(), 3)]
+
+    def call(i: int, k: int) -> Tensor:
+        found = subject.call(cases[i], replay=True, seed=i, elsewhere=k)
+        parts = (found.x_prev, found.log_prob, found.mean, found.std)
+        return torch.cat([x.detach().to(torch.float64).flatten() for x in parts if x is not None])
+
+    return repeated(call, "states, log-probabilities, means or standard deviations")
+
+
 def grid(subject: Subject) -> list[float]:
     """The declared time grid, or nine points with shift 3."""
     if subject.convention.schedule is not None:
@@ -225,6 +240,24 @@ def _check_noise(subject: Subject, case: Case, seed: int) -> None:
 def _brief(points: list[float]) -> str:
     shown = [f"{x:.4g}" for x in points]
     return ", ".join(shown if len(shown) < 8 else [*shown[:4], "…", *shown[-3:]])
+
+
+def taken_generator(subject: Subject) -> str:
+    """When the function takes a generator: there are steps that have none, or none where x_prev is given."""
+    spec, case = next(subject.problems())
+    for when in ("always", "sampling", "never"):
+        one = replace(subject, hands_generator=when)
+        try:
+            for replay in (True, False):
+                one.call(case, replay=replay, seed=spec.seed)
+        except StoppedError:
+            raise
+        except AdapterError:
+            continue
+        except Wrong:
+            pass  # what it returns is for the checks to say
+        return when
+    return "always"
 
 
 def lacking(subject: Subject) -> frozenset[str]:

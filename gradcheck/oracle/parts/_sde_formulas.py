@@ -65,19 +65,20 @@ def formulas(sde: str, returns_std: str, reduction: str, scale: str, normaliser:
 
 
 @lru_cache(maxsize=100)
-def _carrier(sde: str, at_one: str) -> Derivation:
+def _carrier(sde: str, at_one: str | float) -> Derivation:
     """A derivation that has the step's symbols, with t, t_prev, dt and x_prev given; at t = 1 as declared."""
     derivation = flow_grpo.derive(Variant("declared", "a reverse step alone", {"sde": sde}))
     definitions = {s: e for s, e in derivation.definitions.items() if s != n.x_prev}
     coefficients = {s: e for s, e in derivation.coefficients.items() if s != n.t_prev}
     if at_one != "regular" and sde == "flow":
-        numerator = n.t if at_one == "denominator" else n.t_prev
-        coefficients[n.sigma_t] = n.noise_level * sp.sqrt(numerator / (1 - n.t_prev))
+        numerator = n.t_prev if at_one == "next" else n.t
+        stand_in = n.t_prev if isinstance(at_one, str) else sp.Rational(at_one)
+        coefficients[n.sigma_t] = n.noise_level * sp.sqrt(numerator / (1 - stand_in))
     return replace(derivation, definitions=definitions, coefficients=coefficients)
 
 
 @lru_cache(maxsize=1000)
-def _ordered(sde: str, at_one: str, expr: sp.Expr) -> list[tuple[sp.Symbol, sp.Expr]]:
+def _ordered(sde: str, at_one: str | float, expr: sp.Expr) -> list[tuple[sp.Symbol, sp.Expr]]:
     return ordered_formulas(_carrier(sde, at_one), expr)
 
 
@@ -87,7 +88,7 @@ def required(
     case: Case,
     expr: sp.Expr,
     dtype: torch.dtype,
-    at_one: str = "regular",
+    at_one: str | float = "regular",
     times: str = "own",
     bounded: bool = True,
 ) -> tuple[Tensor, Tensor]:
@@ -115,7 +116,7 @@ def required(
     return value + size, scale + analysis.floor + 2 * value.abs() + size
 
 
-def _analysed(analysis: Analysis, sde: str, at_one: str, expr: sp.Expr) -> tuple[Tensor, Tensor]:
+def _analysed(analysis: Analysis, sde: str, at_one: str | float, expr: sp.Expr) -> tuple[Tensor, Tensor]:
     for symbol, formula in _ordered(sde, at_one, expr):
         analysis.define(symbol, formula)
     return analysis(expr)

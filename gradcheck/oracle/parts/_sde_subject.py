@@ -33,7 +33,7 @@ class SdeStepConvention:
         log_prob_scale: ``"gaussian"`` (default), or ``"unit"`` without 1/(2 C2²), as CPS's public code.
         log_prob_normaliser: ``"full"`` (default), −log S − ½log 2π a coordinate; or ``"none"``.
         at_one: Flow-SDE's σ_t at t = 1 takes t_prev for t in ``"denominator"`` (default), 1 − t alone, or everywhere
-            (``"next"``); ``"skip"`` leaves t = 1 unjudged.
+            (``"next"``), or a number below 1 in 1 − t; ``"skip"`` leaves t = 1 unjudged.
         noise_level: the number that the function holds itself; ``None`` (default): it takes it from its argument.
         sigma_min: Wan's σ_t at t = 0, which the function holds itself (default 0).
         differentiable: mean and log_prob carry a graph to v (default).
@@ -48,7 +48,7 @@ class SdeStepConvention:
     log_prob_reduction: str = "mean"
     log_prob_scale: str = "gaussian"
     log_prob_normaliser: str = "full"
-    at_one: str = "denominator"
+    at_one: str | float = "denominator"
     noise_level: float | None = None
     sigma_min: float = 0.0
     differentiable: bool = True
@@ -83,6 +83,8 @@ class Subject:
     """What the function does not return: ``mean``, ``std``, ``log_prob``."""
     hands_level: bool = True
     """Whether the function is handed a noise level; it isn't where it holds its own."""
+    hands_generator: str = "always"
+    """When the function is handed a generator: ``"always"``, only to sample (``"sampling"``), or ``"never"``."""
 
     @cached_property
     def formulas(self) -> Formulas:
@@ -160,9 +162,9 @@ class Subject:
             given["x_prev"] = case.x_prev.clone()
         before = {name: x.detach().clone() for name, x in given.items()}
         level = {"noise_level": case.drawn_level} if self.hands_level else {}
-        found = self.function(
-            v, given["x_t"], given["t"], given["t_prev"], given.get("x_prev"), generator=generator, **level
-        )
+        hands = self.hands_generator == "always" or (self.hands_generator == "sampling" and not replay)
+        random = {"generator": generator} if hands else {}
+        found = self.function(v, given["x_t"], given["t"], given["t_prev"], given.get("x_prev"), **random, **level)
         unchanged(before, {name: x.detach() for name, x in given.items()})
         if not isinstance(found, tuple) or len(found) != 4:
             raise Wrong(f"the function returned a {type(found).__name__}; (x_prev, log_prob, mean, std) is required")
@@ -284,7 +286,7 @@ _ALTERNATIVES: dict[str, tuple[Any, ...]] = {
     "log_prob_reduction": ("mean", "sum"),
     "log_prob_scale": ("gaussian", "unit"),
     "log_prob_normaliser": ("full", "none"),
-    "at_one": ("denominator", "next"),
+    "at_one": ("denominator", "next", 0.99, 0.995, 0.999, 0.9999),
 }
 
 _SAMPLING = (

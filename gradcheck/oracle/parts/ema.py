@@ -14,12 +14,13 @@ from dataclasses import replace
 from typing import Any
 
 from gradcheck.errors import InputError
-from gradcheck.oracle.parts._calls import name_of, number_problem, one_of, working
+from gradcheck.oracle.parts._calls import CHANGES, name_of, number_problem, one_of, whole_problem, working
 from gradcheck.oracle.parts._ema_checks import (
     SCHEDULES,
     Subject,
     alias,
     check_aliasing,
+    check_determinism,
     check_live,
     check_restore,
     check_schedule,
@@ -42,9 +43,10 @@ def judge_ema(function: Callable[..., Any], **declared: Any) -> Judgement:
     Args:
         function: see the module.
         declared: ``decay``: d, the weight that the shadow keeps: a number in [0, 1] (0.999), a name of
-            :data:`SCHEDULES`, or a function of the step; ``store`` and ``restore``, which swap the average in and undo
-            it, and without which ``swap`` and ``restore`` are skipped; ``working_dtype`` of the tensors, float64 by
-            default; ``seed``; ``expected_failures``: obligation id → reason.
+            :data:`SCHEDULES`, or a function of the step; ``every``: n where the average is updated once in n steps, at
+            steps n − 1, 2n − 1 … counted from 0, or ``(n, i)`` for i, n + i …; ``store`` and ``restore``, which swap
+            the average in and undo it, and without which ``swap`` and ``restore`` are skipped; ``working_dtype`` of the
+            tensors, float64 by default; ``seed``; ``expected_failures``: obligation id → reason.
 
     Raises:
         InputError: an unknown convention or a value out of its domain; all mistakes are listed.
@@ -57,6 +59,7 @@ def ema_part(
     function: Callable[..., Any],
     *,
     decay: float | str | Callable[[int], float] = 0.999,
+    every: int | tuple[int, int] = 1,
     store: Callable[..., Any] | None = None,
     restore: Callable[..., Any] | None = None,
     working_dtype: str | None = None,
@@ -71,12 +74,22 @@ def ema_part(
         problems += number_problem("decay", decay, 0, 1)
     if (store is None) != (restore is None):
         problems.append(("store, restore", "one of them", "both, or neither"))
+    pair = every if isinstance(every, (tuple, list)) else (every, 0)
+    if len(pair) != 2 or whole_problem("every", pair[0], 1, 1_000_000) or not _is_place(pair[1], pair[0]):
+        problems.append(("every", repr(every), "a whole number n, or the pair (n, i) with 0 ≤ i < n"))
     if problems:
         raise InputError(*problems)
-    subject = Subject(function, name_of(function), schedule(decay), seed, working(working_dtype), store, restore)
+    when = (pair[0], pair[1] if isinstance(every, (tuple, list)) else pair[0] - 1)
+    dtype = working(working_dtype)
+    subject = Subject(function, name_of(function), schedule(decay), seed, dtype, store, restore, every=when)
     declaration = f"decay={decay!r}" if not callable(decay) else f"decay={name_of(decay)}"
+    declaration += f", every={every!r}" if when != (1, 0) else ""
     info = PartInfo(subject.name, declaration, _REFERENCE, seed, working_dtype or "float64", expected_failures or {})
     return Part(subject, CHECKS, _hypotheses, info)
+
+
+def _is_place(value: Any, n: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < n
 
 
 CHECKS: tuple[Check[Subject], ...] = (
@@ -117,6 +130,13 @@ CHECKS: tuple[Check[Subject], ...] = (
         swaps,
         alias,
     ),
+    Check(
+        "determinism",
+        "two calls give the same bits",
+        "a counter of its own in place of the step, another state that a call leaves behind",
+        check_determinism,
+        direct=lambda s: CHANGES,
+    ),
 )
 """In reading order."""
 
@@ -135,6 +155,14 @@ def _hypotheses(subject: Subject) -> Iterator[Hypothesis[Subject]]:
     )
     for name, sentence, decay in shifted:
         yield Hypothesis(name, sentence, replace(subject, decay=decay))
+    n, first = subject.every
+    for other in dict.fromkeys(
+        [(1, 0), (n, n - 1), (n, 0), (n, 1), *((m, i) for m in (8, 10, 50, 100) for i in (m - 1, 0))]
+    ):
+        if other != (n, first) and other[1] < other[0]:
+            text = f"every={other[0] if other[1] == other[0] - 1 else other!r}"
+            cause = f"it behaves as {text} says"
+            yield Hypothesis("convention:every", cause, replace(subject, every=other), text)
     named = [(repr(name), decay) for name, decay in SCHEDULES.items()]
     named += [(repr(d), schedule(d)) for d in (0.5, 0.9, 0.99, 0.995, 0.999, 0.9999)]
     for text, decay in named:

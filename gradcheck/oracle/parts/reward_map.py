@@ -16,6 +16,7 @@ from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.compare import compare
 from gradcheck.errors import InputError
 from gradcheck.oracle.parts._calls import (
+    CHANGES,
     Wrong,
     calling,
     compared,
@@ -23,6 +24,7 @@ from gradcheck.oracle.parts._calls import (
     name_of,
     number_problem,
     one_of,
+    repeated,
     tensor_result,
     unchanged,
     working,
@@ -69,9 +71,9 @@ class Subject:
     seed: int
     mistake: str = ""
 
-    def call(self, advantage: Tensor) -> Tensor:
+    def call(self, advantage: Tensor, elsewhere: int = 0) -> Tensor:
         given = advantage.clone()
-        with calling(self.name, self.seed):
+        with calling(self.name, self.seed, elsewhere):
             found = self.function(given)
             unchanged({"advantage": advantage}, {"advantage": given})
             return tensor_result(found, tuple(advantage.shape), "r").detach().to(torch.float64)
@@ -210,6 +212,13 @@ CHECKS: tuple[Check[Subject], ...] = (
         "r is ½ at A = 0, above it for A > 0 and below for A < 0",
         "r and 1 − r exchanged, a missing ½",
         check_sign,
+    ),
+    Check(
+        "determinism",
+        "two calls give the same bits",
+        "a random number, a state that a call leaves behind",
+        lambda s: repeated(lambda i, k: s.call(s.advantages(), k), "values of r"),
+        direct=lambda s: CHANGES,
     ),
 )
 """In reading order."""

@@ -14,9 +14,9 @@ from typing import Any
 from derivations.sde import reverse_step
 from gradcheck.errors import InputError
 from gradcheck.oracle.parts import _sde_checks as checks
-from gradcheck.oracle.parts._calls import described, name_of, number_problem, one_of
+from gradcheck.oracle.parts._calls import CHANGES, described, name_of, number_problem, one_of
 from gradcheck.oracle.parts._part import Check, Part, PartInfo
-from gradcheck.oracle.parts._sde_checks import has, lacking
+from gradcheck.oracle.parts._sde_checks import has
 from gradcheck.oracle.parts._sde_sampling import check_sampling
 from gradcheck.oracle.parts._sde_subject import SdeStepConvention, Subject, hypotheses
 from gradcheck.oracle.results import Diagnosis, Judgement
@@ -79,7 +79,13 @@ def sde_step_part(
         dtype=convention.working_dtype or "float64",
         expected_failures=expected_failures or {},
     )
-    return Part(subject, CHECKS, hypotheses, info, lambda subject: replace(subject, lacks=lacking(subject)))
+    return Part(subject, CHECKS, hypotheses, info, _as_it_is_called)
+
+
+def _as_it_is_called(subject: Subject) -> Subject:
+    """The subject with what only calls can tell: what it does not return, and when it takes a generator."""
+    subject = replace(subject, hands_generator=checks.taken_generator(subject))
+    return replace(subject, lacks=checks.lacking(subject))
 
 
 def _problems(c: SdeStepConvention) -> list[tuple[str, str, str]]:
@@ -89,7 +95,7 @@ def _problems(c: SdeStepConvention) -> list[tuple[str, str, str]]:
         *one_of("log_prob_reduction", c.log_prob_reduction, "mean", "sum"),
         *one_of("log_prob_scale", c.log_prob_scale, "gaussian", "unit"),
         *one_of("log_prob_normaliser", c.log_prob_normaliser, "full", "none"),
-        *one_of("at_one", c.at_one, "denominator", "next", "skip"),
+        *_at_one_problem(c.at_one),
         *one_of("working_dtype", c.working_dtype, *_DTYPES),
         *number_problem("sigma_min", c.sigma_min, 0, 100),
     ]
@@ -102,6 +108,13 @@ def _problems(c: SdeStepConvention) -> list[tuple[str, str, str]]:
     if not c.latents or any(not shape or min(shape) < 1 for shape in c.latents):
         problems.append(("latents", repr(c.latents), "one or more shapes of one or more axes"))
     return problems
+
+
+def _at_one_problem(at_one: Any) -> list[tuple[str, str, str]]:
+    number = isinstance(at_one, (int, float)) and not isinstance(at_one, bool) and 0 < at_one < 1
+    if number or (isinstance(at_one, str) and at_one in ("denominator", "next", "skip")):
+        return []
+    return [("at_one", repr(at_one), "'denominator', 'next', 'skip', or a number between 0 and 1")]
 
 
 def _same_call(subject: Subject) -> tuple[Any, ...]:
@@ -177,6 +190,15 @@ CHECKS: tuple[Check[Subject], ...] = (
         direct=lambda subject: Diagnosis(
             "generator-ignored", "the noise does not come from the generator that is handed in"
         ),
+        depends=_same_call,
+        applies=lambda s: "the function takes no generator" if s.hands_generator == "never" else None,
+    ),
+    Check(
+        "determinism",
+        "given x_prev, two calls give the same bits",
+        "a random number where nothing is sampled, a state that a call leaves behind",
+        checks.check_determinism,
+        direct=lambda s: CHANGES,
         depends=_same_call,
     ),
     Check(

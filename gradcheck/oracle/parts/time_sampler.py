@@ -7,7 +7,8 @@ The function is ``function(n, generator)`` and returns n times, (n,); 1 is noise
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from gradcheck.errors import InputError
 from gradcheck.oracle.parts._calls import Wrong, calling, described, name_of, number_problem, one_of, tensor_result
 from gradcheck.oracle.parts._part import Check, Hypothesis, Part, PartInfo, declare
-from gradcheck.oracle.parts._statistics import FALSE_ALARM, ks_bound, ks_distance, normal_cdf, poisson_limit
+from gradcheck.oracle.parts._statistics import FALSE_ALARM, beta_cdf, ks_bound, ks_distance, normal_cdf, poisson_limit
 from gradcheck.oracle.results import Diagnosis, Judgement, Outcome
 
 __all__ = ["TimeSamplerConvention", "judge_time_sampler", "shifted", "time_sampler_part"]
@@ -31,9 +32,14 @@ class TimeSamplerConvention:
     """What a time sampler declares about itself.
 
     Attributes:
-        distribution: before the shift: ``"logit_normal"`` (default) or ``"uniform"`` on (0, 1).
+        distribution: before the shift: ``"logit_normal"`` (default), ``"uniform"`` on (0, 1), ``"beta"`` (π0's
+            Beta(1.5, 1)), ``"mode"`` or ``"cosmap"`` (Esser et al., Eq. 20 and 21), or ``"table"``: one of ``times``.
         shift: s (default 1: none); more than 1 moves mass towards noise.
         mean, std: of the logit (defaults 0 and 1).
+        a, b: exponents of the beta distribution (defaults 1.5 and 1); the mass of a large ``a`` is near noise.
+        scale: of the mode distribution (default 1.29), from −1 to 2/(π − 2).
+        times: the table, numbers from 0 to 1; ``weights``: how often each comes, alike by default.
+        low, high: the times are low + (high − low)·σ' (defaults 0 and 1), unless they come from a table.
     """
 
     distribution: str = "logit_normal"
@@ -41,10 +47,39 @@ class TimeSamplerConvention:
     mean: float = 0.0
     std: float = 1.0
 
+    a: float = 1.5
+    b: float = 1.0
+    scale: float = 1.29
+    times: tuple[float, ...] = ()
+    weights: tuple[float, ...] = ()
+    low: float = 0.0
+    high: float = 1.0
+
     def cdf(self, t: Tensor) -> Tensor:
-        """The distribution function, at t in [0, 1]."""
-        before = shifted(t.to(torch.float64), 1 / self.shift)
-        return before if self.distribution == "uniform" else normal_cdf((torch.logit(before) - self.mean) / self.std)
+        """The distribution function, at t in [low, high]."""
+        if self.distribution == "table":
+            weights = torch.tensor(self.weights or (1.0,) * len(self.times), dtype=torch.float64)
+            reached = torch.tensor(self.times, dtype=torch.float64) <= t.to(torch.float64)[:, None]
+            return (weights * reached).sum(1) / weights.sum()
+        inside = ((t.to(torch.float64) - self.low) / (self.high - self.low)).clamp(0, 1)
+        before = shifted(inside, 1 / self.shift)
+        if self.distribution == "logit_normal":
+            return normal_cdf((torch.logit(before) - self.mean) / self.std)
+        return {"uniform": lambda: before, "beta": lambda: beta_cdf(before, self.a, self.b)}.get(
+            self.distribution, lambda: _by_a_uniform(self.distribution, before, self.scale)
+        )()
+
+
+def _by_a_uniform(distribution: str, t: Tensor, scale: float) -> Tensor:
+    """The distribution function of a monotone function of a uniform number."""
+    if distribution == "cosmap":
+        return torch.atan2(t, 1 - t) * (2 / math.pi)
+    low, high = torch.zeros_like(t), torch.ones_like(t)  # t(u) falls from 1 to 0
+    for _ in range(60):
+        u = (low + high) / 2
+        above = 1 - u - scale * (torch.cos(math.pi / 2 * u) ** 2 - 1 + u) > t
+        low, high = torch.where(above, u, low), torch.where(above, high, u)
+    return 1 - low
 
 
 def shifted(sigma: Tensor, shift: float) -> Tensor:
@@ -67,9 +102,21 @@ class Subject:
             return tensor_result(self.function(n, generator), (n,), "the sample").detach()
 
     def distance(self) -> float:
+        """The largest difference of the sample's distribution function from the declared one."""
+        c = self.convention
         t = self.draw(_N, 1).to(torch.float64)
         _inside(t)
-        return ks_distance(self.convention.cdf(1 - t if self.reverse else t))
+        t = 1 - t if self.reverse else t
+        if c.distribution == "table":
+            ends = torch.tensor(sorted(set(c.times)), dtype=torch.float64)
+            return float(((t <= ends[:, None] + _SAME).double().mean(1) - c.cdf(ends)).abs().max())
+        if bool(((t < c.low - _SAME) | (t > c.high + _SAME)).any()):
+            return 1.0
+        return ks_distance(c.cdf(t))
+
+
+_SAME = 1e-6
+"""How far float32 may put a time off, and a sampler's own arithmetic on it."""
 
 
 def _inside(t: Tensor) -> None:
@@ -97,22 +144,58 @@ def time_sampler_part(
     shift: float = 1.0,
     mean: float = 0.0,
     std: float = 1.0,
+    a: float = 1.5,
+    b: float = 1.0,
+    scale: float = 1.29,
+    times: Sequence[float] = (),
+    weights: Sequence[float] = (),
+    low: float = 0.0,
+    high: float = 1.0,
     seed: int = 0,
     expected_failures: Mapping[str, str] | None = None,
 ) -> Part[Subject]:
     """A part and its declaration, checked and not yet called; arguments as :func:`judge_time_sampler`'s."""
     problems = [
-        *one_of("distribution", distribution, "logit_normal", "uniform"),
+        *one_of("distribution", distribution, *_DISTRIBUTIONS),
         *number_problem("shift", shift, 0, 1e4, open_low=True),
         *number_problem("mean", mean, -20, 20),
         *number_problem("std", std, 0, 20, open_low=True),
+        *number_problem("a", a, 0.5, 100),
+        *number_problem("b", b, 0.5, 100),
+        *number_problem("scale", scale, -1, 2 / (math.pi - 2)),
+        *number_problem("low", low, 0, 1),
+        *number_problem("high", high, 0, 1, open_low=True),
+        *_table_problems(distribution, times, weights, shift),
     ]
+    if not problems and low >= high:
+        problems.append(("low", repr(low), f"a number below high, {high!r}"))
     if problems:
         raise InputError(*problems)
-    convention = TimeSamplerConvention(distribution, shift, mean, std)
+    convention = TimeSamplerConvention(
+        distribution, shift, mean, std, a, b, scale, tuple(map(float, times)), tuple(map(float, weights)), low, high
+    )
     subject = Subject(function, name_of(function), convention, seed)
     info = PartInfo(subject.name, described(convention), _REFERENCE, seed, "float64", expected_failures or {})
     return Part(subject, CHECKS, _hypotheses, info)
+
+
+_DISTRIBUTIONS = ("logit_normal", "uniform", "beta", "mode", "cosmap", "table")
+
+
+def _table_problems(distribution: Any, times: Any, weights: Any, shift: Any) -> list[tuple[str, str, str]]:
+    if distribution != "table":
+        given = [(name, x) for name, x in (("times", times), ("weights", weights)) if len(x)]
+        return [(name, f"{x!r:.60}", "distribution='table' with it") for name, x in given]
+    problems = []
+    if not len(times) or any(number_problem("times", x, 0, 1) for x in times) or len(set(times)) < len(times):
+        problems.append(("times", f"{times!r:.60}", "the times that occur: different numbers from 0 to 1"))
+    if len(weights) and (len(weights) != len(times) or any(number_problem("weights", x, 0, 1e9) for x in weights)):
+        problems.append(("weights", f"{weights!r:.60}", "one number of at least 0 for each of times"))
+    elif len(weights) and sum(weights) == 0:
+        problems.append(("weights", f"{weights!r:.60}", "some that are not 0"))
+    if shift != 1.0:
+        problems.append(("shift", repr(shift), "1 with distribution='table', whose times are as they come"))
+    return problems
 
 
 def check_shape(subject: Subject) -> Outcome:
@@ -125,11 +208,22 @@ def check_range(subject: Subject) -> Outcome:
     """In [0, 1]; an end itself is as rare as rounding makes it."""
     t = subject.draw(_N, 1)
     _inside(t)
+    if subject.convention.distribution == "table":
+        table = torch.tensor(subject.convention.times, dtype=torch.float64)
+        far = (t.to(torch.float64)[:, None] - table).abs().amin(1)
+        if bool((far > _SAME).any()):
+            raise Wrong(f"a time of {float(t[far.argmax()]):.6g} is drawn, which is not in the table")
+        return Outcome("passed", 1)
+    low, high = subject.convention.low, subject.convention.high
+    if bool(((t < low - _SAME) | (t > high + _SAME)).any()):
+        raise Wrong(
+            f"the times reach from {float(t.min()):.6g} to {float(t.max()):.6g}; ({low:g}, {high:g}) is required"
+        )
     at_ends = int(((t == 0) | (t == 1)).sum())
     eps = max(float(torch.finfo(t.dtype).eps), 2.0**-24)
     near = torch.tensor([0.0, 1.0], dtype=torch.float64) + torch.tensor([1, -1]) * 2 * eps
-    low, high = (float(x) for x in subject.convention.cdf(near))
-    limit = poisson_limit(_N * (low + 1 - high), FALSE_ALARM)
+    below, above = (float(x) for x in subject.convention.cdf(near))
+    limit = poisson_limit(_N * (below + 1 - above), FALSE_ALARM)
     if at_ends >= limit:
         raise Wrong(f"{at_ends} of {_N} times are exactly 0 or 1; fewer than {limit} are explained by rounding")
     return Outcome("passed", 1)
@@ -164,10 +258,17 @@ def _clamped(subject: Subject) -> Diagnosis | None:
     return Diagnosis("clamped", "values are clamped to [0, 1], which piles them up at its ends") if ends else None
 
 
+_NO_TABLE: dict[str, Any] = {"times": (), "weights": ()}
+
+
 CHECKS: tuple[Check[Subject], ...] = (
     Check("shape", "n times come back, (n,)", "one time for the whole batch", check_shape),
     Check(
-        "range", "every time is in (0, 1)", "a missing sigmoid, steps for times, clamping", check_range, direct=_clamped
+        "range",
+        "every time is in (0, 1), or where declared",
+        "a missing sigmoid, steps for times, clamping",
+        check_range,
+        direct=_clamped,
     ),
     Check(
         "distribution",
@@ -204,9 +305,22 @@ def _hypotheses(subject: Subject) -> Iterator[Hypothesis[Subject]]:
     yield Hypothesis(
         "ends-exchanged", "noise and data are exchanged: 1 − t is returned", replace(subject, reverse=True)
     )
-    other = "uniform" if c.distribution == "logit_normal" else "logit_normal"
-    text = f"the times behave as distribution={other!r} says"
-    yield hypothesis("convention:distribution", text, True, distribution=other)
+    for other in _DISTRIBUTIONS[:-1]:
+        if other != c.distribution:
+            text = f"the times behave as distribution={other!r} says"
+            yield hypothesis("convention:distribution", text, True, distribution=other, **_NO_TABLE)
+    if c.distribution == "beta" and c.a != c.b:
+        yield hypothesis("exponents-exchanged", "the beta distribution's exponents are exchanged", a=c.b, b=c.a)
+    if (c.low, c.high) != (0.0, 1.0):
+        yield hypothesis("range-ignored", "the range is ignored: the times are in (0, 1)", low=0.0, high=1.0)
+    if c.distribution == "table":
+        if c.weights:
+            yield hypothesis("convention:weights", "the times behave as weights=() says", True, weights=())
+        return
+    for low, high in ((1e-3, 1.0), (0.0, 0.999), (0.02, 0.98), (0.02, 1.0)):
+        if (c.low, c.high) != (low, high):
+            cause = f"the times behave as low={low!r}, high={high!r} says"
+            yield hypothesis("convention:low", cause, True, low=low, high=high)
     for shift in (1.15, 1.5, 2.0, 3.0, 5.0):
         if shift != c.shift:
             yield hypothesis("convention:shift", f"the times behave as shift={shift!r} says", True, shift=shift)
