@@ -123,8 +123,8 @@ def _cure(convention: AdvantageConvention) -> str:
             "advantages is within rounding of 0"
         )
     return (
-        f"ε = {convention.eps:g} is smaller than the rewards' rounding error, which is divided by its own size: use ε = "
-        "1e-4, or give 0 where the standard deviation is within rounding of 0"
+        f"ε = {convention.eps:g} is smaller than the rewards' rounding error, which is divided by its own size: use "
+        "ε = 1e-4, or give 0 where the standard deviation is within rounding of 0"
     )
 
 
