@@ -48,6 +48,7 @@ bench: $(VENV)/.ready
 picture: $(VENV)/.ready
 	$(BIN)/python -m gradcheck.plots.directions docs/assets/directions.png
 	$(BIN)/python -m gradcheck.plots.averages docs/assets/averages.png
+	$(BIN)/python -m gradcheck.plots.interactive docs/assets/pulls.html
 
 notebooks: $(VENV)/.ready
 	$(BIN)/python notebooks/build.py $(ARGS)
