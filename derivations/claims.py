@@ -51,7 +51,6 @@ __all__ = [
     "Positive",
     "Reason",
     "SameHessian",
-    "Substitution",
     "refusal",
 ]
 

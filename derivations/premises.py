@@ -17,12 +17,24 @@ from derivations.domains import corners, domain_of, fits, realisable
 from derivations.signs import is_positive
 from derivations.vectors import drop_sg
 
-__all__ = ["Inline", "Inliner", "Reason", "RefusedError", "defined", "narrowed", "opened", "possible", "suitable"]
+__all__ = [
+    "Inline",
+    "Inliner",
+    "Reason",
+    "RefusedError",
+    "Substitution",
+    "defined",
+    "narrowed",
+    "opened",
+    "possible",
+    "suitable",
+]
 
 Inline = Callable[[sp.Expr], sp.Expr]
 """Puts definitions in."""
 
 Substitution = Mapping[sp.Expr, sp.Expr]
+"""What is put in place of what."""
 
 
 class Reason(sp.Symbol):

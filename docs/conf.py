@@ -50,7 +50,7 @@ nitpick_ignore_regex = [
     (
         r"py:.*",
         r"(torch|sympy|numpy|sp|np|hypothesis|pytest|_pytest|rich|diffusers|matplotlib|argparse|collections|"
-        r"typing|types|pathlib|enum|os|abc|dataclasses|functools|json|fractions|xml)(\..*)?",
+        r"typing|types|pathlib|enum|os|abc|dataclasses|functools|json|fractions|xml|weakref|string)(\..*)?",
     ),
     (r"py:.*", r"[A-Z]\w*|optional|\d+"),  # unqualified names of types, napoleon's words
 ]
@@ -59,6 +59,7 @@ nitpick_ignore_regex = [
 html_theme = "furo"
 html_title = "gradcheck"
 html_static_path = ["_static"]
+html_extra_path = ["assets/pulls.html"]  # beside the pages, as it is
 html_favicon = "_static/favicon.svg"
 html_css_files = ["site.css"]
 html_math_renderer = "katex"

@@ -63,7 +63,7 @@ class Average:
         return bool(self._before)
 
     def moved(self) -> Checked | None:
-        """How the old model went on since :meth:`remember`; ``None`` while it stood still."""
+        """How the old model went on since ``remember``; ``None`` while it stood still."""
         now = [(p.detach(), q.detach()) for _, p, q in self.pairs]
         if all(torch.equal(q, before) for (_, q), (_, before) in zip(now, self._before, strict=True)):
             return None

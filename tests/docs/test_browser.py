@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 import http.server
-import importlib.util
 import os
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -16,18 +14,18 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from browsing import NO_BROWSER
 
 BUILT = os.environ.get("GRADCHECK_DOCS_HTML", "")
 ROOT = Path(BUILT).resolve() if BUILT else None
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 pytestmark = pytest.mark.skipif(ROOT is None, reason="opens every page in a browser: run it by `make docs-test`")
-in_browser = pytest.mark.skipif(
-    CHROMIUM is None or importlib.util.find_spec("playwright") is None,
-    reason="there is no Chromium here" if CHROMIUM is None else "playwright is not installed: it is in the docs extra",
-)
+in_browser = pytest.mark.skipif(bool(NO_BROWSER), reason=NO_BROWSER)
 
+ALONE = "pulls.html"
+"""The interactive page, which is no part of the theme: ``test_interactive_page.py`` opens it."""
 PAGES = sorted(str(p.relative_to(ROOT)) for p in ROOT.rglob("*.html")) if ROOT else ["no site was built"]
+PAGES = [name for name in PAGES if name != ALONE]
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 
 
@@ -109,16 +107,6 @@ def site() -> Iterator[str]:
     server.shutdown()
     server.server_close()
     thread.join()
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 def unrendered(text: str) -> list[str]:

@@ -80,7 +80,7 @@ class Child:
     _calling: bool = False
 
     def messages(self) -> Iterator[tuple[Any, ...]]:
-        """Run it; what it sends, as it arrives.  Afterwards :attr:`reason` and :attr:`printed` are there."""
+        """Run it; what it sends, as it arrives.  Afterwards ``reason`` and ``printed`` are there."""
         context = _context()
         clock = context.RawArray("d", 1)
         (results, sends), (printed, prints), (notes, writes) = (context.Pipe(duplex=False) for _ in range(3))
