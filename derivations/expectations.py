@@ -91,6 +91,9 @@ _Within = Mapping[sp.Symbol, sp.Interval]
 
 
 def _mean(f: sp.Expr, over: sp.Expr, within: _Within) -> sp.Expr:
+    if not over.is_Symbol or over.is_nonnegative or over.is_nonpositive or over.is_integer:
+        # among them a definition's formula, which has come in the symbol's place
+        raise CalculusError(f"a mean is taken over {over}, which is not a Gaussian of its own")
     if not isinstance(over, VectorSymbol):
         # a scalar n ~ N(0, 1) is the component of a vector along a unit vector
         unit, z = VectorSymbol("_unit"), VectorSymbol("_z")

@@ -35,7 +35,6 @@ from derivations.claims import (
     Parallel,
     Positive,
     SameHessian,
-    Substitution,
 )
 from derivations.derivation import Derivation, Step, Theorem
 from derivations.expectations import GaussianTheorem
@@ -51,6 +50,7 @@ from derivations.notation import (
     v_old,
     v_theta,
 )
+from derivations.premises import Substitution
 from derivations.torchgen import ordered_formulas
 
 __all__ = [

@@ -24,6 +24,7 @@ from derivations.calculus import Dot, Norm2, VectorSymbol, drop_sg, kind
 from derivations.derivation import Step
 from derivations.expectations import ExpectationIs, GaussianTheorem
 from derivations.nodes import Below, Mean, NormalCDF
+from derivations.premises import Inliner
 from derivations.theorems import THEOREMS
 from gradcheck.errors import InputError
 
@@ -98,19 +99,19 @@ def expectations(theorem: GaussianTheorem) -> tuple[Step, ...]:
 
 def agreement(theorem: GaussianTheorem, step: Step, problems: int, seed: int = 0) -> Agreement:
     """Draw one statement on that many problems, each with its own numbers and dimension."""
-    return Agreement(step.name, tuple(draw(theorem, step, seed + i) for i in range(problems)))
+    return Agreement(step.name, tuple(draw(theorem.inliner, step, seed + i) for i in range(problems)))
 
 
-def draw(theorem: GaussianTheorem, step: Step, seed: int = 0, pairs: int = _PAIRS) -> Draw:
+def draw(inline: Inliner, step: Step, seed: int = 0, pairs: int = _PAIRS) -> Draw:
     """Draw one statement on one problem.
 
     Args:
-        theorem: whose definitions are put in.
+        inline: puts the definitions in.
         step: with an :class:`~derivations.expectations.ExpectationIs`.
         seed: of the problem: the dimension, the symbols' values and the noise.
         pairs: of noise, z and −z.
     """
-    claim, inline = step.claim, theorem.inliner
+    claim = step.claim
     assert isinstance(claim, ExpectationIs)
     where = {key: inline(value) for key, value in claim.where.items()}
     symbols = {key: value for key, value in where.items() if key.is_Symbol}

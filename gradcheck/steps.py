@@ -70,6 +70,7 @@ def check_step(
     seed: int = 0,
     place: str = "anywhere",
     coefficients: Mapping[sp.Symbol, sp.Expr] | None = None,
+    within: Mapping[sp.Symbol, sp.Interval] | None = None,
 ) -> Comparison:
     """Evaluate a step's claim on random numbers.
 
@@ -79,6 +80,7 @@ def check_step(
         seed: of the numbers.
         place: one of :data:`PLACES`.
         coefficients: formulas of what proofs leave opaque; those that depend on the output are evaluated.
+        within: domains that are narrower than the symbols' own.
 
     Returns:
         The comparison of its two sides (of gradients, for claims about a gradient); positivity and the order of an
@@ -93,7 +95,7 @@ def check_step(
     given = [inline(e, formulas).xreplace(plain) for e in getattr(claim, "given", ())]
     limit = {s: inline(e, formulas) for s, e in getattr(claim, "limit", {}).items()}
     held = [*sides, *given, *where.values(), *limit, *limit.values()]
-    values = _fitting(held, given, _Draw(seed, place, getattr(claim, "within", {})))
+    values = _fitting(held, given, _Draw(seed, place, {**(within or {}), **getattr(claim, "within", {})}))
     for key, value in where.items():
         if isinstance(key, (Norm2, Dot)) and value.is_Symbol:
             values[value.name] = Analysis(values, torch.float64)(key)[0]

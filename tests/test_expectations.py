@@ -177,6 +177,13 @@ def test_definitions_are_inlined_before_anything_counts_as_independent() -> None
     assert not prove("", (step,), {}).holds
 
 
+def test_a_mean_is_over_noise_of_its_own() -> None:
+    for over, known in ((x, {x: y / 2}), (p, {}), (sp.Symbol("i", integer=True), {})):
+        step = Step("s", "", ExpectationIs(E(over * Dot(a, z) * over, over), Dot(a, z)))
+        assert not prove("", (step,), known).holds
+    assert prove("", (Step("s", "", ExpectationIs(E(n * Dot(a, z) * n, n), Dot(a, z))),), {}).holds
+
+
 def test_where_holds_before_and_after_the_mean() -> None:
     for claim in (
         ExpectationIs(E(Dot(a, z) ** 2), p, {Norm2(a): p}),

@@ -61,15 +61,15 @@ def test_a_product_of_means_is_not_drawn() -> None:
     claim = ExpectationIs(Mean(Norm2(noise), noise) ** 2, D**2)
     theorem = GaussianTheorem("t", "", (Step("s", "", claim),))
     with pytest.raises(NotImplementedError, match="not linear in its means"):
-        draw(theorem, theorem.steps[0])
+        draw(theorem.inliner, theorem.steps[0])
 
 
 def test_a_rare_event_need_not_have_been_drawn() -> None:
     rare = ExpectationIs(Mean(Below(Norm2(noise), -1), noise), sp.Rational(1, 10**6))
     common = ExpectationIs(Mean(Below(Norm2(noise), -1), noise), sp.Rational(1, 10))
     theorem = GaussianTheorem("t", "", (Step("rare", "", rare), Step("common", "", common)))
-    assert draw(theorem, theorem.steps[0]).holds
-    assert not draw(theorem, theorem.steps[1]).holds
+    assert draw(theorem.inliner, theorem.steps[0]).holds
+    assert not draw(theorem.inliner, theorem.steps[1]).holds
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,15 +12,21 @@ from adversary.mutations import SIDES, Mutant, mutants
 from derivations.claims import refusal
 from derivations.coincidences import COINCIDENCES
 from derivations.derivation import Derivation, Step, Theorem
+from derivations.expectations import ExpectationIs
 from derivations.identities import IDENTITIES
 from derivations.lemmas import LEMMAS
 from derivations.paths import PARAMETERISATIONS
 from derivations.premises import Inliner
 from derivations.sde import REVERSE_STEPS
+from derivations.theorems import THEOREMS
 from gradcheck.catalogue import CATALOGUE
+from gradcheck.montecarlo import Agreement, draw
 from gradcheck.steps import PLACES, check_step
 
 __all__ = ["Outcome", "attack", "holds", "sample", "statements"]
+
+_DRAWN = 100
+"""Problems for an expectation: together they see some thousandths of what it says."""
 
 
 @dataclass
@@ -44,7 +50,8 @@ class Outcome:
 
 def statements() -> Iterator[tuple[str, Step, Inliner]]:
     """Every step of the catalogue and of every theorem, with what it is judged with."""
-    theorems: tuple[Theorem, ...] = (*LEMMAS, *(s.theorem for s in REVERSE_STEPS), *IDENTITIES, *PARAMETERISATIONS)
+    steps = (s.theorem for s in REVERSE_STEPS)
+    theorems: tuple[Theorem, ...] = (*LEMMAS, *steps, *IDENTITIES, *PARAMETERISATIONS, *THEOREMS)
     for theorem in theorems:
         for step in theorem.steps:
             yield f"{theorem.name}.{step.name}", step, theorem.inliner
@@ -99,11 +106,22 @@ def _judge(out: Outcome, name: str, mutant: Mutant, inliner: Inliner) -> None:
 
 def holds(step: Step, inliner: Inliner) -> str:
     """``"true"`` if the claim holds for numbers at every place, else what was seen."""
+    if isinstance(step.claim, ExpectationIs):
+        return _drawn(step, inliner)
     for seed, place in enumerate(PLACES):
         try:
-            found = check_step(step, inliner.closed, seed, place, inliner.coefficients)
+            found = check_step(step, inliner.closed, seed, place, inliner.coefficients, inliner.within)
         except (ArithmeticError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
             return f"cannot be evaluated {place} ({type(error).__name__}: {error})"
         if not found.holds:
             return f"false {place} (ratio {found.ratio:.2g})"
     return "true"
+
+
+def _drawn(step: Step, inliner: Inliner) -> str:
+    """An expectation, on random problems and noise."""
+    try:
+        found = Agreement(step.name, tuple(draw(inliner, step, seed) for seed in range(_DRAWN)))
+    except (ArithmeticError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        return f"cannot be drawn ({type(error).__name__}: {error})"
+    return "true" if found.holds else f"false on average (deviation {found.worst:.2g}, bias {found.bias:.2g})"

@@ -18,12 +18,14 @@ from derivations.claims import (
     Positive,
     SameHessian,
 )
+from derivations.expectations import ExpectationIs
 from derivations.notation import advantage, beta, k, noise, v_old, v_ref, v_theta
 
 __all__ = ["SIDES", "Mutant", "mutants"]
 
 SIDES: dict[type, tuple[str, ...]] = {
     Equal: ("lhs", "rhs"),
+    ExpectationIs: ("lhs", "rhs"),
     GradientIs: ("loss", "gradient"),
     Approximates: ("lhs", "rhs"),
     Parallel: ("lhs", "rhs", "factor"),
