@@ -51,7 +51,9 @@ from derivations.notation import (
     v_theta,
 )
 from derivations.premises import Substitution
+from derivations.symbols import SIGNS, Letter, letters_of
 from derivations.torchgen import ordered_formulas
+from derivations.wrapping import spelled, wrap_formula, wrap_words
 
 __all__ = [
     "claim_latex",
@@ -214,14 +216,22 @@ def step_markdown(step: Step, *, of: Derivation | None = None) -> str:
     return f"**{step.name}.** {step.sentence}\n\n$$\n{claim_latex(step.claim, of=of)}\n$$"
 
 
-def explain(derivation: Derivation, *, latex: bool = False) -> str:
-    """The whole walk from the loss to its target, as plain text or (``latex``) as Markdown."""
+def explain(derivation: Derivation, *, latex: bool = False, width: int | None = None, ascii_only: bool = False) -> str:
+    """The whole walk from the loss to its target, as plain text or (``latex``) as Markdown.
+
+    Args:
+        derivation: of the loss.
+        latex: formulas as LaTeX.
+        width: columns that plain text is broken at; ``None`` leaves each formula on one line.
+        ascii_only: plain text in ASCII.
+    """
     d, w = derivation, _writer(not latex, derivation)
     formulas = ordered_formulas(d, d.loss, d.gradient, d.weight, d.target)
     mask = next(iter(d.gradient.atoms(Mask)), None)
-    out = _Page(w, d.output)
+    out = _Page(w, d.output, width, ascii_only)
     out.title(f"{d.title} ({d.label})", d.variant.summary)
     out.line(f"{d.process} process, {d.policy}-policy")
+    out.letters(letters_of(d), mask is not None)
     out.section("Loss, to be minimised")
     out.formula(f"{out.loss} = {w.write(d.loss)}")
     out.section("Definitions")
@@ -249,11 +259,14 @@ def explain(derivation: Derivation, *, latex: bool = False) -> str:
     return out.end()
 
 
-def theorem_explain(theorem: Theorem, *, latex: bool = False) -> str:
-    """A lemma, a reverse step or an identity, step by step, as plain text or (``latex``) as Markdown."""
+def theorem_explain(
+    theorem: Theorem, *, latex: bool = False, width: int | None = None, ascii_only: bool = False
+) -> str:
+    """A lemma, a reverse step or an identity, step by step; the arguments are those of :func:`explain`."""
     w = _writer(not latex, None)
-    out = _Page(w)
+    out = _Page(w, v_theta, width, ascii_only)
     out.title(f"{theorem.title} ({theorem.name})")
+    out.letters(letters_of(theorem), False)
     if theorem.definitions:
         out.section("Definitions")
         out.formulas(f"{w.write(s)} = {w.write(e)}" for s, e in theorem.definitions.items())
@@ -332,8 +345,10 @@ _MASK_WORDS = (r" \text{ and } ", r"m = 0 \text{ where } ", r", \text{ else } 1"
 class _Page:
     """Collects lines, as Markdown for a LaTeX writer and indented for a plain one."""
 
-    def __init__(self, writer: Writer, output: sp.Symbol = v_theta) -> None:
-        self.writer = writer
+    def __init__(
+        self, writer: Writer, output: sp.Symbol = v_theta, width: int | None = None, ascii_only: bool = False
+    ) -> None:
+        self.writer, self.width, self.ascii_only = writer, width, ascii_only
         self.markdown = isinstance(writer, LatexWriter)
         self.lines: list[str] = []
         self.loss = r"\mathcal{L}" if self.markdown else "L"
@@ -344,18 +359,70 @@ class _Page:
         return rf"\text{{{word}}}" if self.markdown else word
 
     def title(self, heading: str, summary: str = "") -> None:
-        self.lines.append(f"# {heading}" if self.markdown else heading)
+        if self.markdown:
+            self.lines.append(f"# {heading}")
+        else:
+            self.words(heading)
         if summary:
             self.line(summary[0].upper() + summary[1:] + ".")
 
     def line(self, words: str) -> None:
-        self.lines += ["", words] if self.markdown else [words]
+        if self.markdown:
+            self.lines += ["", words]
+        else:
+            self.words(words)
+
+    def words(self, words: str, first: str = "") -> None:
+        """Prose in plain text."""
+        words = spelled(words) if self.ascii_only else words
+        first += " " * (len(words) - len(words.lstrip()))
+        words = words.lstrip()
+        self.lines += [first + words] if self.width is None else wrap_words(words, self.width, first)
+
+    def letters(self, letters: Sequence[Letter], masked: bool) -> None:
+        """What each letter stands for."""
+        w = self.writer
+        if not letters:
+            return
+        self.section("What the letters stand for")
+        if self.markdown:
+            self.lines += ["", "| symbol | name in code | shape | meaning |", "| --- | --- | --- | --- |"]
+            self.lines += [
+                f"| ${w.write(x.symbol)}$ | {f'`{x.name}`' if x.name else ''} | {x.shape} | {x.meaning} |".replace(
+                    "*", r"\*"
+                )
+                for x in letters
+            ]
+            return
+        shown = [(w.write(x.symbol), x.name, x.shape, x.meaning) for x in letters]
+        shown += [("m", "", "(B,)", "1 where the clip lets the gradient through, else 0; see below")] if masked else []
+        shown += [(sign, "", "", meaning) for sign, meaning in SIGNS]
+        self.table(shown)
+
+    def table(self, rows: Sequence[tuple[str, str, str, str]]) -> None:
+        cells = [tuple(spelled(c) if self.ascii_only else c for c in row) for row in rows]
+        sizes = [max(len(row[i]) for row in cells) for i in range(3)]
+        for *heads, meaning in cells:
+            head = "  " + "  ".join(f"{c:{n}}" for c, n in zip(heads, sizes, strict=True)) + "  "
+            narrow = self.width is not None and len(head) > self.width - 30
+            if self.width is None:
+                self.lines.append(head + meaning)
+            elif narrow:
+                self.lines.append(head.rstrip())
+                self.lines += wrap_words(meaning, self.width, " " * 6)
+            else:
+                self.lines += wrap_words(meaning, self.width, head)
 
     def section(self, heading: str) -> None:
         self.lines += ["", f"## {heading}" if self.markdown else heading]
 
     def formula(self, body: str, indent: int = 2) -> None:
-        self.lines += ["", "$$", body, "$$"] if self.markdown else [" " * indent + body]
+        if self.markdown:
+            self.lines += ["", "$$", body, "$$"]
+            return
+        body = spelled(body) if self.ascii_only else body
+        margin = " " * indent
+        self.lines += [margin + body] if self.width is None else wrap_formula(body, self.width, margin)
 
     def formulas(self, bodies: Iterable[str]) -> None:
         for body in bodies:
@@ -364,16 +431,25 @@ class _Page:
     def steps(self, steps: Sequence[Step]) -> None:
         self.section("Steps, each machine-checked")
         for i, step in enumerate(steps, 1):
-            head = f"{i}. **{step.name}.** {step.sentence}" if self.markdown else f"{i:3}. {step.name}: {step.sentence}"
-            self.line(head)
+            if self.markdown:
+                self.line(f"{i}. **{step.name}.** {step.sentence}")
+            else:
+                self.words(f"{step.name}: {step.sentence}", f"{i:3}. ")
             self.formula(_claim(step.claim, self.writer), indent=7)
 
     def reference(self, bibtex: str) -> None:
         if bibtex:
             self.section("Reference")
             self.lines += (
-                ["", "```bibtex", bibtex, "```"] if self.markdown else [f"  {row}" for row in bibtex.splitlines()]
+                ["", "```bibtex", bibtex, "```"]
+                if self.markdown
+                else [line for row in bibtex.splitlines() for line in self._bibtex(row)]
             )
+
+    def _bibtex(self, row: str) -> list[str]:
+        margin = "  " + " " * (len(row) - len(row.lstrip()))
+        row = spelled(row) if self.ascii_only else row
+        return [f"  {row}"] if self.width is None else wrap_words(row.lstrip(), self.width, margin, margin + "  ")
 
     def end(self) -> str:
         return "\n".join(self.lines) + "\n"

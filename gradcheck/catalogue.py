@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import ModuleType
@@ -26,7 +27,7 @@ from derivations.losses import (
 from derivations.parameterisation import changed
 from derivations.render import closing_row
 from gradcheck.case import Case
-from gradcheck.errors import InputError
+from gradcheck.errors import InputError, forgiven, one_of
 from gradcheck.losses import awm as awm_torch
 from gradcheck.losses import awr as awr_torch
 from gradcheck.losses import ddpo as ddpo_torch
@@ -40,7 +41,7 @@ from gradcheck.losses import grpo_guard as grpo_guard_torch
 from gradcheck.losses import rwr as rwr_torch
 from gradcheck.losses._parameterisation import as_velocities, in_velocities
 
-__all__ = ["ALGORITHMS", "CATALOGUE", "Entry", "closing_table", "entries", "entry"]
+__all__ = ["ALGORITHMS", "CATALOGUE", "Entry", "closing_table", "entries", "entry", "wanted_entry"]
 
 
 @lru_cache(maxsize=1000)
@@ -121,26 +122,54 @@ CATALOGUE: tuple[Entry, ...] = tuple(
 def entries(*names: str) -> tuple[Entry, ...]:
     """Entries by name: ``flow_grpo`` (every variant), ``flow_grpo[mean]`` (one), or none for all.
 
+    Names are forgiven their case, spaces and hyphens: ``Flow-GRPO`` is ``flow_grpo``.
+
     Raises:
-        InputError: a name is unknown; the message lists those there are.
+        InputError: a name is unknown; the message suggests those that are like it.
     """
     if not names:
         return CATALOGUE
     chosen: dict[str, Entry] = {}
     unknown = []
-    for name in names:
+    for given in names:
+        name = forgiven(given, _names_of_entries())
         found = [e for e in CATALOGUE if name in (e.label, e.symbolic.NAME, f"{e.symbolic.NAME}[{e.variant}]")]
         if not found:
-            unknown.append(
-                (
-                    name,
-                    sorted({e.symbolic.NAME for e in CATALOGUE} if "[" not in name else {e.label for e in CATALOGUE}),
-                )
-            )
+            unknown.append(("name", repr(given), wanted_entry(given)))
         chosen.update({e.label: e for e in found})
     if unknown:
-        raise InputError(*(("name", repr(name), f"one of {', '.join(known)}") for name, known in unknown))
+        raise InputError(*unknown)
     return tuple(chosen.values())
+
+
+@lru_cache(maxsize=1)
+def _names_of_entries() -> tuple[str, ...]:
+    """Every way to name an entry, or all of an algorithm."""
+    labels = [f"{e.symbolic.NAME}[{e.variant}]" for e in CATALOGUE]
+    return tuple(dict.fromkeys([*(symbolic.NAME for symbolic, _ in ALGORITHMS), *labels]))
+
+
+def wanted_entry(given: str, others: Sequence[str] = ()) -> str:
+    """What is wanted in place of an unknown name: the algorithms, or the forms of the one that was named.
+
+    ``others`` are names that would be understood as well.
+    """
+    name, bracket, _ = given.partition("[")
+    algorithms = [symbolic.NAME for symbolic, _ in ALGORITHMS]
+    known = forgiven(name, algorithms)
+    if bracket and known in algorithms:
+        forms = [e.label for e in CATALOGUE if known == e.symbolic.NAME]
+        return one_of(given, forms, "")
+    named_so = [e.label for e in CATALOGUE if _mentions(e.derivation.variant.summary, given)]
+    if named_so:
+        return f"{' or '.join(named_so[:3])}, which is {given}"
+    elsewhere = "a loss, a lemma or a theorem (`gradcheck list` and `gradcheck list --theorems` show all)"
+    return one_of(given, [*algorithms, *others], elsewhere)
+
+
+def _mentions(summary: str, given: str) -> bool:
+    """Whether a form's summary has its own name for it in brackets: (DanceGRPO)."""
+    return any(forgiven(given, [word]) == word for word in re.findall(r"\(([\w-]+)\)", summary))
 
 
 def entry(name: str, variant: str = "paper") -> Entry:
@@ -149,14 +178,15 @@ def entry(name: str, variant: str = "paper") -> Entry:
     Raises:
         InputError: there is no such algorithm or variant.
     """
-    of_name = [e for e in CATALOGUE if name == e.symbolic.NAME]
+    known = forgiven(name, [symbolic.NAME for symbolic, _ in ALGORITHMS])
+    of_name = [e for e in CATALOGUE if known == e.symbolic.NAME]
     if not of_name:
-        known = ", ".join(symbolic.NAME for symbolic, _ in ALGORITHMS)
-        raise InputError(("name", repr(name), f"one of {known}"))
+        raise InputError(("name", repr(name), wanted_entry(str(name))))
+    forms = [e.variant for e in of_name]
     for e in of_name:
-        if e.variant == variant:
+        if e.variant == forgiven(variant, forms):
             return e
-    raise InputError(("variant", repr(variant), f"one of {', '.join(e.variant for e in of_name)}"))
+    raise InputError(("variant", repr(variant), one_of(variant, forms, "")))
 
 
 def closing_table() -> str:

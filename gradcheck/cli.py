@@ -16,9 +16,9 @@ from typing import Any
 
 from gradcheck import __version__
 from gradcheck.calculator_options import ALIASES, OPTIONS
-from gradcheck.console import Parser, safe_output
+from gradcheck.console import Parser, in_characters, prose, safe_output, width
 from gradcheck.deriving import command as derive_command
-from gradcheck.errors import InputError
+from gradcheck.errors import InputError, forgiven
 from gradcheck.extras import need
 
 __all__ = ["main"]
@@ -233,30 +233,34 @@ def _explain(arguments: argparse.Namespace) -> int:
     from derivations.render import explain, theorem_explain
     from derivations.sde import REVERSE_STEPS
     from derivations.theorems import THEOREMS
-    from gradcheck.catalogue import CATALOGUE
+    from gradcheck.catalogue import CATALOGUE, wanted_entry
     from gradcheck.conventions import variables_problems
 
     given = {name: value for name in OPTIONS if (value := getattr(arguments, name)) is not None}
     if given:
         from gradcheck.calculators import calculate
 
-        print(calculate(arguments.name, given), end="")
+        print(prose(calculate(arguments.name, given)), end="")
         return 0
     of_steps = (s.theorem for s in REVERSE_STEPS)
     theorems = {t.name: t for t in (*LEMMAS, *of_steps, *IDENTITIES, *PARAMETERISATIONS, *THEOREMS)}
-    named = ALIASES.get(arguments.name, arguments.name)
+    terminal: dict[str, Any] = {"width": width(), "ascii_only": in_characters("θ") != "θ"}
+    paper = [f"{e.symbolic.NAME}[{e.variant}]" for e in CATALOGUE]
+    known = [*theorems, *ALIASES, *(e.label for e in CATALOGUE), *paper]
+    name = forgiven(arguments.name, known)
+    named = ALIASES.get(name, name)
     if named in theorems:
-        print(theorem_explain(theorems[named], latex=arguments.latex))
+        print(theorem_explain(theorems[named], latex=arguments.latex, **terminal), end="")
         return 0
     for e in CATALOGUE:
-        if arguments.name in (e.label, f"{e.symbolic.NAME}[{e.variant}]"):
+        if name in (e.label, f"{e.symbolic.NAME}[{e.variant}]"):
             problems = variables_problems(arguments.prediction, arguments.noise_at, e.derivation.path)
             if problems:
                 raise InputError(*problems)
-            print(explain(e.under(arguments.prediction, arguments.noise_at).derivation, latex=arguments.latex))
+            of = e.under(arguments.prediction, arguments.noise_at).derivation
+            print(explain(of, latex=arguments.latex, **terminal), end="")
             return 0
-    known = ", ".join([*theorems, *(e.label for e in CATALOGUE)])
-    raise InputError(("NAME", repr(arguments.name), f"one of {known}"))
+    raise InputError(("NAME", repr(arguments.name), wanted_entry(arguments.name, [*theorems, *ALIASES])))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from derivations.grammar import ParseError
 from derivations.grammar.statement import read_scalar
 from gradcheck.errors import InputError, did_you_mean
 
-__all__ = ["PIECES", "Pieces", "composed", "other_pieces", "pieces_problems"]
+__all__ = ["CHOICES", "PIECES", "Pieces", "composed", "other_pieces", "pieces_problems"]
 
 Pieces = tuple[tuple[str, Any], ...]
 """What is declared, name and value, in the order of the names."""
@@ -42,7 +42,8 @@ PIECES = {
 }
 """Name → what it is."""
 
-_CHOICES = {"clip": CLIPS, "kl": KLS, "kl_to": KL_TO, "mask": MASKS, "mask_reduction": MASK_REDUCTIONS}
+CHOICES = {"clip": CLIPS, "kl": KLS, "kl_to": KL_TO, "mask": MASKS, "mask_reduction": MASK_REDUCTIONS}
+"""The words that these pieces take."""
 
 
 @lru_cache(maxsize=1000)
@@ -80,7 +81,7 @@ def _number(value: float) -> sp.Expr:
 
 def pieces_problems(declared: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """What is wrong with declared pieces, as an :class:`InputError` takes it."""
-    for name, allowed in _CHOICES.items():
+    for name, allowed in CHOICES.items():
         if name in declared and declared[name] not in allowed:
             hint = did_you_mean(str(declared[name]), allowed)
             yield name, repr(declared[name]), f"one of {', '.join(map(repr, allowed))}{hint}"

@@ -3,14 +3,97 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
+import difflib
 import math
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from typing import Any, NoReturn, TextIO
 
-__all__ = ["Parser", "safe_output"]
+from derivations.wrapping import spelled, wrap_words
+
+__all__ = ["Parser", "Progress", "coloured", "in_characters", "painted", "prose", "safe_output", "width"]
+
+_COLOURS = {"good": "32", "bad": "1;31", "quiet": "2"}
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    """An error handler: what the terminal's encoding lacks, in ASCII."""
+    assert isinstance(error, UnicodeEncodeError)
+    return spelled(error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("gradcheck-spelled", _spell)
+
+
+def width() -> int:
+    """Columns of the terminal, or COLUMNS, or 80 where the output goes to no terminal."""
+    return max(shutil.get_terminal_size((80, 24)).columns, 40)
+
+
+def in_characters(text: str) -> str:
+    """Text in characters that standard output can show: spelled in ASCII where its encoding has no Greek."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        "ε‖√≈θ−".encode(encoding)
+    except (UnicodeError, LookupError):
+        return spelled(text)
+    return text
+
+
+def prose(text: str) -> str:
+    """Lines of a text, in characters that can be shown, those broken that are wider than the terminal.
+
+    What is broken goes on below the place at which the line's text begins.
+    """
+    lines = []
+    for line in in_characters(text).split("\n"):
+        if len(line) <= width():
+            lines.append(line)
+            continue
+        margin = len(line) - len(line.lstrip())
+        lines += wrap_words(line.strip(), width(), " " * margin, " " * (margin + 2))
+    return "\n".join(lines)
+
+
+def coloured(stream: TextIO | None = None) -> bool:
+    """Whether colours may be written: to a terminal, unless NO_COLOR is set."""
+    stream = sys.stdout if stream is None else stream
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
+
+
+def painted(text: str, style: str) -> str:
+    """Text in the colour of ``"good"``, ``"bad"`` or ``"quiet"``, where colours may be written."""
+    return f"\x1b[{_COLOURS[style]}m{text}\x1b[0m" if coloured() else text
+
+
+class Progress:
+    """One line on standard error that says what is being done, where that is a terminal; nothing elsewhere."""
+
+    def __init__(self) -> None:
+        self._shown = 0
+        try:
+            self._on = sys.stderr is not None and sys.stderr.isatty()
+        except ValueError:
+            self._on = False
+
+    def __call__(self, line: str) -> None:
+        """Show a line in the former one's place."""
+        if self._on:
+            text = in_characters(line)[: width() - 1]
+            print(f"\r{text:{self._shown}}", end="", file=sys.stderr, flush=True)
+            self._shown = len(text)
+
+    def clear(self) -> None:
+        """Leave the line empty, for something else to be printed."""
+        if self._on and self._shown:
+            print(f"\r{'':{self._shown}}\r", end="", file=sys.stderr, flush=True)
+            self._shown = 0
 
 
 class _Output:
@@ -45,7 +128,7 @@ class _Output:
 
 @contextlib.contextmanager
 def safe_output() -> Iterator[None]:
-    """Print what the terminal's encoding lacks as escapes, and survive ``| head``."""
+    """Print what the terminal's encoding lacks in ASCII, and survive ``| head``."""
     before = sys.stdout, sys.stderr
     try:
         for name in ("stdout", "stderr"):
@@ -53,7 +136,7 @@ def safe_output() -> Iterator[None]:
             if stream is None:
                 continue
             with contextlib.suppress(AttributeError, ValueError, OSError):
-                stream.reconfigure(errors="backslashreplace")
+                stream.reconfigure(errors="gradcheck-spelled")
             setattr(sys, name, _Output(stream))
         yield
     finally:
@@ -98,5 +181,28 @@ class Parser(argparse.ArgumentParser):
         self.register("type", int, _whole)
         self.register("type", float, _number)
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            near = difflib.get_close_matches(str(value).lower(), known, n=3, cutoff=0.5)
+            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise argparse.ArgumentError(action, f"got {value!r}; wanted one of {', '.join(known)}{hint}")
+
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} ({self.prog} --help says more)\n")
+        self.exit(2, f"{self.prog}: error: {message}{self._meant(message)} ({self.prog} --help says more)\n")
+
+    def _meant(self, message: str) -> str:
+        """The option that an unrecognized one is most like."""
+        _, found, words = message.partition("unrecognized arguments: ")
+        if not found:
+            return ""
+        options = {option for parser in self._all() for option in parser._option_string_actions if len(option) > 2}
+        given = next((word.partition("=")[0] for word in words.split() if word.startswith("--")), "")
+        near = difflib.get_close_matches(given, sorted(options), n=3, cutoff=0.6) if given else []
+        return f"; did you mean {' or '.join(near)}?" if near else ""
+
+    def _all(self) -> Iterator[argparse.ArgumentParser]:
+        yield self
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                yield from action.choices.values()

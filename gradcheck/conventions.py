@@ -7,7 +7,7 @@ implementations do.  The oracle tests the declaration itself too: a wrong one is
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any
@@ -16,9 +16,9 @@ from derivations.derivation import Derivation, DerivationError
 from derivations.notation import kl_weight, log_ratio, quantity
 from derivations.parameterisation import ERROR_SPACES, PREDICTIONS, changed
 from derivations.variant import Variant
-from gradcheck.catalogue import ALGORITHMS
-from gradcheck.composed import PIECES, Pieces, composed, other_pieces, pieces_problems
-from gradcheck.errors import InputError, did_you_mean
+from gradcheck.catalogue import ALGORITHMS, wanted_entry
+from gradcheck.composed import CHOICES, PIECES, Pieces, composed, other_pieces, pieces_problems
+from gradcheck.errors import InputError, did_you_mean, forgiven, one_of
 from gradcheck.layouts import check_units, layout_problems, layout_values
 from gradcheck.typed import TypedLoss, own_quantities
 
@@ -192,8 +192,7 @@ def _module(algorithm: str, loss: str = "", given: tuple[tuple[str, str], ...] =
     for symbolic, _ in ALGORITHMS:
         if algorithm == symbolic.NAME:
             return symbolic
-    names = [s.NAME for s, _ in ALGORITHMS]
-    raise InputError(("algorithm", repr(algorithm), f"one of {', '.join(names)}{did_you_mean(algorithm, names)}"))
+    raise InputError(("algorithm", repr(algorithm), wanted_entry(str(algorithm))))
 
 
 @lru_cache(maxsize=256)
@@ -287,22 +286,28 @@ def declare(
         _check_loss(loss, algorithm, preset)
         algorithm = TypedLoss.NAME
     if preset is not None:
-        if preset not in PRESETS:
-            raise InputError(("preset", repr(preset), f"one of {', '.join(PRESETS)}{did_you_mean(preset, PRESETS)}"))
-        base = dict(PRESETS[preset])
-        if algorithm not in (None, base["algorithm"]):
+        known_preset = forgiven(preset, PRESETS)
+        if known_preset not in PRESETS:
+            raise InputError(("preset", repr(preset), one_of(preset, PRESETS, "a preset")))
+        base = dict(PRESETS[known_preset])
+        if algorithm is not None and forgiven(algorithm, _ALGORITHM_NAMES) != base["algorithm"]:
             raise InputError(("algorithm", repr(algorithm), f"{base['algorithm']!r}, which the preset is of"))
         algorithm = base.pop("algorithm")
         declared = {**base, **declared}
     if algorithm is None:
         names = ", ".join(s.NAME for s, _ in ALGORITHMS)
         raise InputError(("algorithm", "nothing", f"one of {names}; or loss=, the loss in one line"))
+    if not loss:
+        algorithm = forgiven(algorithm, _ALGORITHM_NAMES)
     module = _module(algorithm, loss or "", own)
     problems: list[tuple[str, str, str]] = []
     options, fixed, rest, pieces = {}, {}, {}, {}
     plain = {f.name for f in fields(Conventions)} - _NAMED_APART
     numbers = {q.name for q in map(quantity, _numbers(module))}
-    for name, value in declared.items():
+    known = [*module.OPTIONS, *PIECES, *sorted(plain), *sorted(numbers), "clip_range"]
+    for given_name, given_value in declared.items():
+        name = forgiven(given_name, known)
+        value = _forgiven_value(given_value, [*module.OPTIONS.get(name, ()), *CHOICES.get(name, ())])
         if name in PIECES and value not in module.OPTIONS.get(name, ()):
             pieces[name] = value
         elif name in module.OPTIONS:
@@ -321,9 +326,8 @@ def declare(
         elif name in plain:
             rest[name] = value
         else:
-            known = [*module.OPTIONS, *PIECES, *sorted(plain), *sorted(numbers), "clip_range"]
-            wanted = f"a convention of {algorithm}: {', '.join(known)}{did_you_mean(name, known)}"
-            problems.append((name, repr(value), wanted))
+            elsewhere = f"a convention of {algorithm}; `gradcheck list --options` shows them"
+            problems.append((str(name), repr(value), one_of(name, known, elsewhere)))
     problems += _domain_problems(fixed, rest, module.derive().path)
     problems += pieces_problems(pieces)
     problems += layout_problems(rest)
@@ -338,6 +342,14 @@ def declare(
         _check_error_space(declaration)
     check_units(declaration)
     return declaration
+
+
+_ALGORITHM_NAMES = tuple(symbolic.NAME for symbolic, _ in ALGORITHMS)
+
+
+def _forgiven_value(value: Any, choices: Sequence[Any]) -> Any:
+    """A word among these choices, whatever its case, spaces and hyphens; anything else as it is."""
+    return forgiven(value, [x for x in choices if isinstance(x, str)]) if isinstance(value, str) else value
 
 
 def _check_loss(loss: Any, algorithm: str | None, preset: str | None) -> None:

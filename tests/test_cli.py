@@ -103,7 +103,7 @@ def test_a_wrong_step_exits_with_1_and_is_named(
         (["verify", "--dtype", "half"], ["dtype", "'half'", "float64, float32"]),
         (["verify", "--max-examples", "0"], ["max_examples", "0", "at least 1"]),
         (["verify", "awm", "--json", "/no/such/folder/x.json"], ["--json", "/no/such/folder", "a folder that exists"]),
-        (["explain", "ppo"], ["NAME", "'ppo'", "flow_grpo"]),
+        (["explain", "ppo"], ["NAME", "'ppo'", "gradcheck list"]),
     ],
 )
 def test_what_is_not_understood_exits_with_2(

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -155,7 +156,7 @@ def test_an_undecorated_function_is_declared_on_the_command_line(
         (["mine.py::other"], "which has no 'other'"),
         (["mine.py::test_amw"], "did you mean 'test_awm'?"),
         (["mine.py::plain"], "declares nothing"),
-        (["mine.py", "--only", "gradients"], "one of determinism"),
+        (["mine.py", "--only", "gradients"], "an obligation; the guide"),
         (["mine.py", "--only", "gradients"], "did you mean 'gradient'?"),
         (["mine.py", "--device", "tpu"], "cpu, cuda or all"),
         (["mine.py", "--dtype", "int8"], "float64, float32"),
@@ -204,15 +205,40 @@ def test_bad_declarations(arguments: dict[str, object], name: str) -> None:
     ("arguments", "meant"),
     [
         ({"algorithm": "flow_grop"}, "flow_grpo"),
-        ({"preset": "flow_grpo_official"}, "flow_grpo-official"),
+        ({"preset": "flow_grpo_oficial"}, "flow_grpo-official"),
         ({"algorithm": "awm", "reducton": "mean"}, "reduction"),
-        ({"algorithm": "awm", "reduction": "Mean"}, "mean"),
-        ({"algorithm": "flow_grpo", "cliprange": 0.2}, "clip_range"),
+        ({"algorithm": "awm", "reduction": "maen"}, "mean"),
+        ({"algorithm": "flow_grpo", "clip_rage": 0.2}, "clip_range"),
     ],
 )
 def test_the_likely_name_is_suggested(arguments: dict[str, object], meant: str) -> None:
-    with pytest.raises(InputError, match=rf"; did you mean '{meant}'\?$"):
+    with pytest.raises(InputError, match=rf"; did you mean '{meant}'.*\?$"):
         declare(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ({"algorithm": "Flow-GRPO"}, {"algorithm": "flow_grpo"}),
+        ({"algorithm": "diffusion nft"}, {"algorithm": "diffusion_nft"}),
+        ({"preset": "Flow_GRPO_official"}, {"preset": "flow_grpo-official"}),
+        ({"algorithm": "awm", "reduction": "Mean"}, {"algorithm": "awm", "reduction": "mean"}),
+        (
+            {"algorithm": "flow_grpo", "log-prob-reduction": "mean"},
+            {"algorithm": "flow_grpo", "log_prob_reduction": "mean"},
+        ),
+        ({"algorithm": "flow_grpo", "cliprange": 0.2}, {"algorithm": "flow_grpo", "clip_range": 0.2}),
+    ],
+)
+def test_case_hyphens_and_spaces_do_not_matter(given: dict[str, Any], meant: dict[str, Any]) -> None:
+    assert declare(**given) == declare(**meant)
+
+
+def test_an_unknown_name_is_never_answered_with_a_wall_of_names() -> None:
+    for arguments in ({"algorithm": "nothing"}, {"preset": "nothing"}, {"algorithm": "flow_grpo", "nothing": 1}):
+        with pytest.raises(InputError) as caught:
+            declare(**arguments)  # type: ignore[arg-type]
+        assert str(caught.value).count(",") <= 12
 
 
 def test_the_likely_obligation_and_quantity_are_suggested() -> None:

@@ -21,7 +21,7 @@ from gradcheck.distributed.problems import Layout, Problem, layouts, make_proble
 from gradcheck.distributed.processes import Processes, processes
 from gradcheck.distributed.reference import required
 from gradcheck.distributed.verdicts import no_advantages, results_of
-from gradcheck.errors import InputError
+from gradcheck.errors import InputError, one_of
 from gradcheck.oracle.results import Judgement, Outcome, Result
 from gradcheck.oracle.target import Settings
 
@@ -73,7 +73,7 @@ def judge_on(ranks: Processes, trainer: Trainer, settings: Settings, only: Seque
     """The same on processes that have met; see :func:`judge`."""
     unknown = [name for name in only if name not in OBLIGATIONS]
     if unknown:
-        raise InputError(("obligation", repr(unknown[0]), f"one of {', '.join(OBLIGATIONS)}"))
+        raise InputError(("obligation", repr(unknown[0]), one_of(unknown[0], OBLIGATIONS, "an obligation")))
     start = time.perf_counter()
     results: list[Result] = []
     printed = ""

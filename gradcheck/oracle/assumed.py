@@ -14,7 +14,7 @@ from derivations.notation import quantity
 from derivations.sde import SDES, step_with
 from gradcheck.bounds import unit_roundoff
 from gradcheck.conventions import Conventions
-from gradcheck.errors import InputError
+from gradcheck.errors import InputError, one_of
 from gradcheck.oracle.universal import Universe
 
 __all__ = ["Assumed"]
@@ -123,7 +123,8 @@ def _taken(key: str, value: str, numbers: dict[str, float], words: dict[str, str
         words[key] = value
         return "" if value in choices[key] else f"{key} = one of {', '.join(choices[key])}"
     if key not in (*_NUMBERS, "clip_range", "adv_clip_max"):
-        return f"one of {', '.join(('clip_range', *_NUMBERS, 'adv_clip_max', *choices))}"
+        known = ("clip_range", *_NUMBERS, "adv_clip_max", *choices)
+        return one_of(key, known, f"one of {', '.join(known)}")
     parts: list[Any] = value.strip("()").split(",")
     try:
         given = [float(x) for x in parts]

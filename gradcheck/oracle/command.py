@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gradcheck.errors import InputError
+from gradcheck.errors import InputError, forgiven
 
 __all__ = ["add_arguments", "run"]
 
@@ -78,6 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     from gradcheck.oracle.isolation.checking import CheckJob, judged
     from gradcheck.oracle.isolation.memory import available_memory
     from gradcheck.oracle.isolation.parent import possible
+    from gradcheck.oracle.obligations import OBLIGATIONS
     from gradcheck.oracle.parts.conforming import PART_OBLIGATIONS
     from gradcheck.oracle.runner import check_only
     from gradcheck.oracle.target import Settings, sizes
@@ -97,7 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
         latent=sizes(arguments.latent),
         batch=arguments.batch,
     )
-    check_only([name for name in arguments.only if name not in PART_OBLIGATIONS])
+    only = [forgiven(name, [*(o.id for o in OBLIGATIONS), *PART_OBLIGATIONS]) for name in arguments.only]
+    check_only([name for name in only if name not in PART_OBLIGATIONS])
     memory = available_memory() if arguments.memory is None else _memory(arguments.memory)
     earlier = _baseline(arguments.baseline)
     declared = _declared(arguments)
@@ -106,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
     texts = list(_files_of(arguments.targets))
     isolated = arguments.isolation == "process" and possible()
     for text in texts:
-        job = CheckJob(text, settings, declared, tuple(arguments.only), bool(arguments.html))
+        job = CheckJob(text, settings, declared, tuple(only), bool(arguments.html))
         for one in judged(job, memory, isolated):
             if one.nothing and len(texts) > len(arguments.targets):
                 continue  # a folder's tests need not be ours

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from gradcheck.devices import DTYPES, devices
-from gradcheck.errors import GradcheckError, InputError, did_you_mean
+from gradcheck.errors import GradcheckError, InputError, one_of
 from gradcheck.oracle.adapter import Adapter, AdapterError, NotCheckedError, StoppedError
 from gradcheck.oracle.checks import as_computed
 from gradcheck.oracle.diagnosis.diagnose import diagnose
@@ -120,7 +120,8 @@ def check_only(only: Sequence[str]) -> None:
     known = [o.id for o in OBLIGATIONS]
     for name in only:
         if name not in known:
-            raise InputError(("obligation", repr(name), f"one of {', '.join(known)}{did_you_mean(name, known)}"))
+            wanted = one_of(name, known, "an obligation; the guide, docs/oracle.md, lists them")
+            raise InputError(("obligation", repr(name), wanted))
 
 
 def unjudged(obligation: Obligation, settings: Settings, device: str, message: str) -> Result:

@@ -10,7 +10,7 @@ from typing import Any
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
 from gradcheck.devices import DTYPES
-from gradcheck.errors import InputError, did_you_mean
+from gradcheck.errors import InputError, one_of
 from gradcheck.oracle.isolation.memory import available_memory
 from gradcheck.oracle.obligations import OBLIGATIONS
 
@@ -39,7 +39,7 @@ class Target:
         known = [o.id for o in OBLIGATIONS]
         unknown = [name for name in self.expected_failures if name not in known]
         if unknown:
-            wanted = f"obligations: {', '.join(known)}{did_you_mean(unknown[0], known)}"
+            wanted = one_of(unknown[0], known, "an obligation; the guide, docs/oracle.md, lists them")
             raise InputError(("expected_failures", repr(unknown[0]), wanted))
 
 
