@@ -74,7 +74,7 @@ def _symbols(claim: Claim) -> set[sp.Symbol]:
             for one in value:
                 look(one)
 
-    for field in fields(claim):  # type: ignore[arg-type]
+    for field in fields(claim):
         look(getattr(claim, field.name))
     return found
 
