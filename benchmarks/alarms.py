@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,6 +42,8 @@ from .right_losses import right_loss
 from .styles import Style
 
 DTYPES = ("float64", "float32", "bfloat16", "float16", "casts to float32")
+OUTPUTS = {"bfloat16 output": ("bfloat16", 1.0), "float16 output": ("float16", 1024.0)}
+"""Mixed precision as trained: what the network puts out, and the loss's scale.  Cases are of float32."""
 CLIPS: tuple[float | tuple[float, float], ...] = (1e-4, 2e-6, 0.2, (0.2, 0.28), 1.0)
 SIZES: tuple[tuple[tuple[int, ...], int, int], ...] = (
     *(((16,), 128, 8), ((5, 7), 96, 8), ((3, 2), 128, 8), ((4, 8, 8), 64, 8), ((1,), 64, 6), ((2, 3, 4, 2), 96, 8)),
@@ -87,6 +90,8 @@ class Subject:
 
     @property
     def of_case(self) -> torch.dtype:
+        if self.dtype in OUTPUTS:
+            return torch.float32
         dtype: torch.dtype = torch.float64 if self.casts else getattr(torch, self.dtype)
         return dtype
 
@@ -94,7 +99,7 @@ class Subject:
         return f"{self.conventions.describe()} in {self.dtype}"
 
 
-def subjects(number: int) -> Iterator[Subject]:
+def subjects(number: int, dtypes: Sequence[str] = DTYPES) -> Iterator[Subject]:
     """Every variant and preset in every precision, with a clip range that changes from round to round."""
     declared = [Conventions(e.symbolic.NAME, options=dict(e.derivation.variant.options)) for e in CATALOGUE]
     for i, one in enumerate(list(declared)):
@@ -104,9 +109,11 @@ def subjects(number: int) -> Iterator[Subject]:
             declared.append(replace(one, fixed={"clip_low": low, "clip_high": high}))
     declared += [declare(preset=preset) for preset in PRESETS]
     for one in declared:
-        for dtype in DTYPES:
+        for dtype in dtypes:
             working = "float32" if dtype == DTYPES[-1] else None
-            yield Subject(replace(one, batch_reduction="none", working_dtype=working), dtype)
+            output, scale = OUTPUTS.get(dtype, (None, 1.0))
+            own = replace(one, batch_reduction="none", working_dtype=working, output_dtype=output, factor=scale)
+            yield Subject(own, dtype)
 
 
 def specs(number: int, place: int) -> tuple[Spec, int]:
@@ -144,10 +151,24 @@ def cast(case: Case, dtype: torch.dtype) -> Case:
     )
 
 
+class _Upcast(Case):
+    """A case whose output is cast up wherever a loss reads it, so that its gradient is rounded in every place."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case.label, {name: getattr(case, name) for name in case.names})
+
+    def __getattr__(self, name: str) -> Any:
+        value = super().__getattr__(name)
+        return value.float() if name == self.output_name else value
+
+
 def observed(subject: Subject, case: Case, style: Style) -> Tensor:
     """The gradient of the loss in that style."""
-    v = case.output.detach().clone().requires_grad_()
+    half = subject.conventions.output_dtype
+    v = case.output.detach().clone().to(case.output.dtype if half is None else getattr(torch, half)).requires_grad_()
     own = case.replace(**{case.output_name: v})
+    if half is not None:
+        own = _Upcast(own) if style.seed % 2 else case.replace(**{case.output_name: v.float()})
     loss = right_loss(style, subject.conventions, cast(own, torch.float32) if subject.casts else own)
     return gradient_of(loss, v)
 
@@ -181,11 +202,11 @@ def batch(subject: Subject, spec: Spec, styles: int) -> tuple[Tally, list[str]]:
     return tally, words
 
 
-def run_round(number: int) -> tuple[dict[str, Tally], list[str]]:
+def run_round(number: int, dtypes: Sequence[str] = DTYPES) -> tuple[dict[str, Tally], list[str]]:
     """One batch of every subject."""
     tallies: dict[str, Tally] = {}
     told: list[str] = []
-    for place, subject in enumerate(subjects(number)):
+    for place, subject in enumerate(subjects(number, dtypes)):
         spec, styles = specs(number, place)
         tally, words = batch(subject, fitting(spec, subject.conventions), styles)
         tallies.setdefault(f"{subject.conventions.algorithm} {subject.dtype}", Tally()).add(tally)
@@ -219,7 +240,8 @@ def totals(files: Sequence[Path]) -> dict[str, Tally]:
 def table(tallies: dict[str, Tally]) -> str:
     rows = []
     for key, t in sorted(
-        tallies.items(), key=lambda pair: (pair[0].split(" ", 1)[0], DTYPES.index(pair[0].split(" ", 1)[1]))
+        tallies.items(),
+        key=lambda pair: (pair[0].split(" ", 1)[0], [*DTYPES, *OUTPUTS].index(pair[0].split(" ", 1)[1])),
     ):
         name, dtype = key.split(" ", 1)
         rows.append((name, dtype, f"{t.checks:,}", str(t.alarms), _up(t.worst), f"{100 * t.unjudged / t.checks:.1f} %"))
@@ -244,6 +266,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--checks", type=int, default=100_000, help="stop after as many, the tally's own counted in")
     parser.add_argument("--tally", type=Path, default=Path("alarms.jsonl"))
     parser.add_argument("--part", default="0/1", metavar="I/N", help="this run does the I-th of every N rounds")
+    parser.add_argument(
+        "--precisions", nargs="+", choices=[*DTYPES, *OUTPUTS], default=DTYPES, help="tried in each round"
+    )
     parser.add_argument("--until", type=float, default=math.inf, metavar="S", help="start no round after S seconds")
     parser.add_argument("--show", nargs="+", type=Path, metavar="FILE", help="print the sums of tallies, and stop")
     options = parser.parse_args(arguments)
@@ -257,7 +282,7 @@ def main(arguments: list[str] | None = None) -> int:
     number, start = part + parts * len(done), time.monotonic()
     alarms = 0
     while count < options.checks and time.monotonic() - start < options.until:
-        tallies, told = run_round(number)
+        tallies, told = run_round(number, options.precisions)
         line = {
             "round": number,
             "kernels": kernels(),

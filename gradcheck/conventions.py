@@ -52,6 +52,8 @@ class Conventions:
         output_dtype: mixed precision as trained: what networks put out arrives in this dtype, ``"bfloat16"`` or
             ``"float16"``, and everything else in the case's.  The gradient is that of the upcast values, rounded to
             this dtype at the end; the loss is then computed in float32, unless another ``working_dtype`` is declared.
+        output_rounding: how the gradient is rounded there: ``"nearest"`` (default), or ``"stochastic"``, up or down at
+            random, which is off by up to twice as much.
         latent_axes: how many axes the latents have that the code takes, without the batch's; ``None``: any number.
         latents: the very shapes of one sample, a tuple of tuples, in that place.
         one_time: every sample of a batch has the same time.
@@ -87,6 +89,7 @@ class Conventions:
     eps: float = 0.0
     working_dtype: str | None = None
     output_dtype: str | None = None
+    output_rounding: str = "nearest"
     latent_axes: int | None = None
     latents: tuple[tuple[int, ...], ...] | None = None
     one_time: bool = False
@@ -394,6 +397,11 @@ def _domain_problems(fixed: Mapping[str, Any], rest: Mapping[str, Any], path: st
         )
     if rest.get("output_dtype") not in (None, "bfloat16", "float16"):
         problems.append(("output_dtype", repr(rest["output_dtype"]), "'bfloat16', 'float16', or None"))
+    rounding = rest.get("output_rounding", "nearest")
+    if rounding not in ("nearest", "stochastic"):
+        problems.append(("output_rounding", repr(rounding), "'nearest' or 'stochastic'"))
+    elif rounding == "stochastic" and rest.get("output_dtype") is None:
+        problems.append(("output_rounding", repr(rounding), "output_dtype= with it, the precision that is rounded to"))
     for name in ("factor", "policy_factor"):
         value = rest.get(name, 1.0)
         if not _is_number(value) or value == 0 or (name == "policy_factor" and value < 0):

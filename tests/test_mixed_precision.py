@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -57,6 +58,40 @@ def test_float16_with_a_loss_scale(name: str) -> None:
     scaled = declare(name, output_dtype="float16", factor=1024.0)
     assert _verdict(lambda case: 1024 * e.loss(_upcast(case)).mean(), scaled) == "passed"
     assert _verdict(lambda case: 1000 * e.loss(_upcast(case)).mean(), scaled) == "failed"
+
+
+class _Upcast(torch.autograd.Function):
+    """To float32; the gradient comes back in bfloat16, rounded up or down at random, without bias."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.float()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        bits = gradients[0].view(torch.int32)
+        noise = torch.randint(0, 1 << 16, bits.shape, dtype=torch.int32)
+        return ((bits + noise) & -65536).view(torch.float32).bfloat16()
+
+
+def test_a_gradient_that_is_rounded_up_or_down_at_random() -> None:
+    """Twice as far off as the nearest number: right where that is declared, and an error of 2 % is still seen."""
+
+    def loss(case: Case, factor: float = 1.0) -> Tensor:
+        error = (_Upcast.apply(case.v_theta) - (case.noise.float() - case.x_0.float())) ** 2
+        return factor * (case.advantage.float() * error.flatten(1).sum(1)).mean()
+
+    declared = declare("awm", output_dtype="bfloat16", output_rounding="stochastic")
+    judgement = judge(Target(loss, "loss", declared), Settings(max_examples=5))
+    assert judgement.holds, [(r.id, r.outcome.detail) for r in judgement.results if not r.good]
+    assert _verdict(lambda case: loss(case, 1.02), declared) == "failed"
+    assert _verdict(loss, declare("awm", output_dtype="bfloat16")) == "failed"
+
+
+@pytest.mark.parametrize("declared", [{"output_rounding": "stochastic"}, {"output_rounding": "up"}])
+def test_a_rounding_that_cannot_be_is_refused(declared: dict[str, str]) -> None:
+    with pytest.raises(InputError, match="output_rounding"):
+        declare("awm", **declared)
 
 
 def test_every_obligation_holds_for_right_code_that_reads_the_output_twice() -> None:

@@ -58,7 +58,7 @@ class Checked:
         problems: how many were drawn.
         ratio: the largest difference of the two gradients in units of its error bound; up to 4 passes.
         judged: the mean fraction of components on which the precision allows a judgement and the loss is a number.
-        skipped: problems left out because a sample lies on a kink, of which the loss has several.
+        skipped: samples left out because they lie on a kink, of which the loss has several.
         failure: the first problem that did not pass, and its figures.
         error: why nothing could be evaluated; empty otherwise.
     """
@@ -102,11 +102,9 @@ def check(
     try:
         for spec in _specs(problems, seed, POLICY if has_clip(derivation) else POLICY[:3]):
             case = text.case(spec, getattr(torch, dtype))
-            if several and bool(required_gradients(derivation, case, False)[-1].any()):
-                skipped += 1
-                continue
             loss = text.loss(case)
-            both = _compare(derivation, case, gradient_of(loss, case.output))
+            both, open_ = _compare(derivation, case, gradient_of(loss, case.output), several)
+            skipped += open_
             judged.append(both[0].judged * float(loss.isfinite().double().mean()))
             comparison = max(both, key=lambda c: c.ratio)
             worst = max(worst, comparison.ratio)
@@ -117,8 +115,12 @@ def check(
     return Checked(dtype, problems, worst, sum(judged) / max(len(judged), 1), skipped, failure)
 
 
-def _compare(derivation: Derivation, case: Case, observed: Tensor) -> tuple[Comparison, Comparison]:
-    """Autograd's gradient against the derived one, and against the equivalent loss's.
+def _compare(
+    derivation: Derivation, case: Case, observed: Tensor, several: bool
+) -> tuple[tuple[Comparison, Comparison], int]:
+    """Autograd's gradient against the derived one, and against the equivalent loss's; and the number of samples left out.
+
+    Of several kinks any may be open on its own: samples on one of them are not judged.
 
     As :func:`gradcheck.compare.compare_entry`, but the derived formula may lose digits of its own: nobody has chosen
     its form.
@@ -131,14 +133,17 @@ def _compare(derivation: Derivation, case: Case, observed: Tensor) -> tuple[Comp
         (own,), _ = error_scale(derivation, case, branch(derivation, other)[1], dtype=torch.float64)
         exact.append((gradient, bound + own * coarser))
         equivalent.append((required, bound + pull))
-        if not bool(undecided.any()):
+        if several:
+            exact, equivalent = ([(g, torch.where(undecided, torch.inf, b)) for g, b in x] for x in (exact, equivalent))
+        if several or not bool(undecided.any()):
             break
     else:
         exact, equivalent = with_ties(exact), with_ties(equivalent)
-    return (
+    both = (
         compare_branches(observed, exact, undecided, dtype),
         compare_branches(observed, equivalent, undecided, dtype),
     )
+    return both, int(undecided.sum()) if several else 0
 
 
 def _specs(problems: int, seed: int, policies: tuple[str, ...]) -> Iterator[Spec]:

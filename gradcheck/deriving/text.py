@@ -209,7 +209,7 @@ def _proved(proof: Proof) -> str:
 def _checked(check: Checked) -> str:
     if check.error:
         return f"{check.dtype}: COULD NOT BE EVALUATED: {check.error}"
-    skipped = f", {check.skipped} on a kink left out" if check.skipped else ""
+    skipped = f", {check.skipped} samples on a kink left out" if check.skipped else ""
     judged = "" if check.judged > 0.995 else f", {check.judged:.0%} of the components could be judged"
     figures = f"largest difference {check.ratio:.2g} of the {THRESHOLD:g} error units allowed{judged}{skipped}"
     verdict = f"autograd agrees on {check.problems} random problems in {check.dtype}: {figures}"

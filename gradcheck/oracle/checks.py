@@ -366,7 +366,7 @@ def two_roundings(wanted: Reference, observed: Tensor) -> Tensor:
     size = observed.abs().to(torch.float64)
     lost = 0.0  # by each where it is rounded to what the network puts out
     if wanted.output_dtype is not None:
-        lost = unit_roundoff(wanted.output_dtype) / (THRESHOLD * unit_roundoff(wanted.dtype))
+        lost = wanted.output_unit / (THRESHOLD * unit_roundoff(wanted.dtype))
     return 2 * wanted.scale + (4 + 2 * lost) * size
 
 

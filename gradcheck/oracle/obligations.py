@@ -85,6 +85,7 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "the same case gives the same gradient, bit for bit",
         "hidden state, random numbers, buffers that are reused",
         checks.check_determinism,
+        lambda c: "declared output_rounding='stochastic'" if c.output_rounding == "stochastic" else None,
     ),
     Obligation(
         "inputs-untouched",

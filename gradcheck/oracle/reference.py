@@ -36,13 +36,15 @@ _CONVERTED = 0.25
 class Reference:
     """The required gradient, on each clip branch that rounding leaves open, with the error scale of each.
 
-    ``output_dtype`` is the precision that the gradient is rounded to at the end, where that is lower than ``dtype``.
+    ``output_dtype`` is the precision that the gradient is rounded to at the end, where that is lower than ``dtype``,
+    and ``output_unit`` how far that puts it off, relative to it.
     """
 
     branches: list[tuple[Tensor, Tensor]]
     undecided: Tensor
     dtype: torch.dtype
     output_dtype: torch.dtype | None = None
+    output_unit: float = 0.0
 
     @property
     def gradient(self) -> Tensor:
@@ -120,7 +122,11 @@ def reference(conventions: Conventions, case: Case, dtype: torch.dtype | None = 
         if several or not bool(undecided.any()):
             break
     return Reference(
-        with_ties(branches) if len(branches) == 2 else branches, undecided, dtype, output_dtype(conventions)
+        with_ties(branches) if len(branches) == 2 else branches,
+        undecided,
+        dtype,
+        output_dtype(conventions),
+        output_unit(conventions),
     )
 
 
@@ -146,22 +152,32 @@ def output_dtype(conventions: Conventions) -> torch.dtype | None:
     return found
 
 
+def output_unit(conventions: Conventions) -> float:
+    """How far, relative to it, a number may be off when it is rounded to what networks put out; 0 where it is not."""
+    out = output_dtype(conventions)
+    if out is None:
+        return 0.0
+    return unit_roundoff(out) * (2 if conventions.output_rounding == "stochastic" else 1)
+
+
 def _rounded_at_the_end(
     conventions: Conventions, dtype: torch.dtype, required: Tensor, scale: Tensor, uses: list[Tensor]
 ) -> Tensor:
-    r"""The error scale of a gradient that the upcast's backward pass rounds to the output's precision, to nearest.
+    r"""The error scale of a gradient that the upcast's backward pass rounds to the output's precision.
 
-    Rounding g to it is off by u_out·\|g\|, or by half its smallest number.  Where a loss reads the output in n places,
-    autograd rounds what each sends back, and every sum of them: n roundings of numbers up to Σ\|use\|.  This is a
-    bound, which the threshold must not widen; a gradient beyond the dtype's range cannot be judged.
+    Rounding g to the nearest number is off by u_out·\|g\|, or by half the smallest number; up or down at random, by
+    twice as much.  Where a loss reads the output in n places, autograd rounds what each sends back, and every sum of
+    them: n roundings of numbers up to Σ\|use\|.  This is a bound, which the threshold must not widen; a gradient beyond
+    the dtype's range cannot be judged.
     """
     out = output_dtype(conventions)
     assert out is not None
-    lost = len(uses) * unit_roundoff(out) * sum((use.abs() for use in uses), torch.zeros_like(required))
-    least = torch.finfo(out).smallest_normal * torch.finfo(out).eps / 2
+    own = output_unit(conventions)
+    lost = len(uses) * own * sum((use.abs() for use in uses), torch.zeros_like(required))
+    least = torch.finfo(out).smallest_normal * torch.finfo(out).eps * (own / unit_roundoff(out)) / 2
     unit = THRESHOLD * unit_roundoff(dtype)
     fits = required.abs() + lost + unit * scale < torch.finfo(out).max
-    return torch.where(fits, (1 + unit_roundoff(out)) * scale + (lost + least) / unit, torch.inf)
+    return torch.where(fits, (1 + own) * scale + (lost + least) / unit, torch.inf)
 
 
 def _by_target(case: Case, weight: Tensor, point: Tensor) -> Tensor:

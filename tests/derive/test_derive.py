@@ -250,9 +250,10 @@ def test_kinks_and_curves(text: str) -> None:
     statement = read(text)
     form = derive_statement(statement)
     assert form.derivation.prove().holds
-    checked = check(statement, form, "float64", 18)
-    assert checked.holds, checked
-    assert checked.skipped < 18
+    for dtype in ("float64", "float32"):  # where samples on a kink, of which there may be several, are left out
+        checked = check(statement, form, dtype, 12)
+        assert checked.holds, checked
+        assert checked.judged > 0.1
 
 
 # ------------------------------------------------------------------------------------------------ failures are seen

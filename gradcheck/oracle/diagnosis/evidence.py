@@ -19,7 +19,7 @@ from gradcheck.oracle.mistakes.places import stated
 from gradcheck.oracle.reference import (
     Reference,
     effective_case,
-    output_dtype,
+    output_unit,
     overall_factor,
     reference,
     working_dtype,
@@ -105,8 +105,7 @@ class Evidence:
     @cached_property
     def equal(self) -> float:
         """Relative distance below which two gradients are one."""
-        out = output_dtype(self.conventions)
-        rounded = 0.0 if out is None else 4 * unit_roundoff(out)
+        rounded = 4 * output_unit(self.conventions)
         unit = unit_roundoff(working_dtype(self.conventions, self.case))
         return max(self.slack * max(_EQUAL, 64 * unit), rounded)
 
