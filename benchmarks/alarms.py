@@ -168,7 +168,7 @@ def observed(subject: Subject, case: Case, style: Style) -> Tensor:
     v = case.output.detach().clone().to(case.output.dtype if half is None else getattr(torch, half)).requires_grad_()
     own = case.replace(**{case.output_name: v})
     if half is not None:
-        own = _Upcast(own) if style.seed % 2 else case.replace(**{case.output_name: v.float()})
+        own = _Upcast(own) if style.seed % 2 == 1 else case.replace(**{case.output_name: v.float()})
     loss = right_loss(style, subject.conventions, cast(own, torch.float32) if subject.casts else own)
     return gradient_of(loss, v)
 
@@ -181,16 +181,23 @@ def worst_of_each(wanted: Reference, seen: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(undecided, ways.amin(0), ways[0]), judged
 
 
+def wanted_of(conventions: Conventions, case: Case) -> tuple[Reference, tuple[Tensor, Tensor, torch.dtype]]:
+    """What is required of right code under a declaration, by the gradient and by the equivalent loss."""
+    judge = Judge(Adapter(lambda case: case.output.sum(), "right"), conventions)
+    return judge.reference(case), squared_distance_gradient(judge, case)
+
+
 def batch(subject: Subject, spec: Spec, styles: int) -> tuple[Tally, list[str]]:
     """Judge one batch in several styles; what came out, and what was refused, in words."""
-    judge = Judge(Adapter(lambda case: case.output.sum(), "right"), subject.conventions)
     case = oracle_case(subject.conventions, spec, subject.of_case, "cpu")
-    wanted = judge.reference(case)
-    required, scale, dtype = squared_distance_gradient(judge, case)
+    ways = [wanted_of(subject.conventions, case)]
+    if subject.dtype in OUTPUTS:
+        ways.append(wanted_of(replace(subject.conventions, output_casts="each"), case))
     tally, words = Tally(), []
     for i in range(styles):
         style = Style(17 * spec.seed + i, torch.float32 if subject.casts else subject.of_case)
         seen = observed(subject, case, style)
+        wanted, (required, scale, dtype) = ways[style.seed % len(ways)]
         ratios, judged = worst_of_each(wanted, seen)
         other = error_ratios(seen, required, scale, dtype).flatten(1).amax(1)
         both = torch.maximum(ratios, other)

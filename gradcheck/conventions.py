@@ -54,6 +54,8 @@ class Conventions:
             this dtype at the end; the loss is then computed in float32, unless another ``working_dtype`` is declared.
         output_rounding: how the gradient is rounded there: ``"nearest"`` (default), or ``"stochastic"``, up or down at
             random, which is off by up to twice as much.
+        output_casts: ``"once"`` (default): every model's output is cast up by itself before the loss; or ``"each"``: in
+            each formula that reads it, as type promotion does, so that autograd adds up rounded gradients.
         latent_axes: how many axes the latents have that the code takes, without the batch's; ``None``: any number.
         latents: the very shapes of one sample, a tuple of tuples, in that place.
         one_time: every sample of a batch has the same time.
@@ -90,6 +92,7 @@ class Conventions:
     working_dtype: str | None = None
     output_dtype: str | None = None
     output_rounding: str = "nearest"
+    output_casts: str = "once"
     latent_axes: int | None = None
     latents: tuple[tuple[int, ...], ...] | None = None
     one_time: bool = False
@@ -402,6 +405,11 @@ def _domain_problems(fixed: Mapping[str, Any], rest: Mapping[str, Any], path: st
         problems.append(("output_rounding", repr(rounding), "'nearest' or 'stochastic'"))
     elif rounding == "stochastic" and rest.get("output_dtype") is None:
         problems.append(("output_rounding", repr(rounding), "output_dtype= with it, the precision that is rounded to"))
+    casts = rest.get("output_casts", "once")
+    if casts not in ("once", "each"):
+        problems.append(("output_casts", repr(casts), "'once' or 'each'"))
+    elif casts == "each" and rest.get("output_dtype") is None:
+        problems.append(("output_casts", repr(casts), "output_dtype= with it, the precision that is cast from"))
     for name in ("factor", "policy_factor"):
         value = rest.get(name, 1.0)
         if not _is_number(value) or value == 0 or (name == "policy_factor" and value < 0):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -88,9 +90,40 @@ def test_a_gradient_that_is_rounded_up_or_down_at_random() -> None:
     assert _verdict(loss, declare("awm", output_dtype="bfloat16")) == "failed"
 
 
-@pytest.mark.parametrize("declared", [{"output_rounding": "stochastic"}, {"output_rounding": "up"}])
+def _cps(case: Case) -> Tensor:
+    """CPS by way of predicted data and noise, which read the half-precision velocity in two places by promotion."""
+    t, t_prev, x = case.expand(case.t).float(), case.expand(case.t_prev).float(), case.x_t.float()
+    kept = t_prev * math.cos(case.noise_level * math.pi / 2)
+
+    def log_prob(v: Tensor) -> Tensor:
+        mean = (x - t * v) * (1 - t_prev) + (x + (1 - t) * v) * kept
+        return -((case.x_prev.float() - mean) ** 2).flatten(1).mean(1)
+
+    ratio, a = torch.exp(log_prob(case.v_theta) - log_prob(case.v_old)), case.advantage.float()
+    return torch.maximum(-a * ratio, -a * ratio.clamp(0.8, 1.2)).mean()
+
+
+def test_an_output_that_is_cast_up_in_each_place_is_declared() -> None:
+    """Its gradients are rounded one by one, and in a short step nearly cancel: told what to declare, and then right."""
+    step = {"sde": "cps", "log_prob_reduction": "mean", "log_prob_scale": "unit", "clip_range": 0.2}
+    declared = declare("flow_grpo", output_dtype="bfloat16", **step)
+    each = replace(declared, output_casts="each")
+    assert _verdict(_cps, each) == "passed"
+    assert _verdict(lambda case: 1.1 * _cps(case), each) == "failed"
+    only = ("gradient",)
+    (told,) = judge(Target(_cps, "loss", declared), Settings(max_examples=6), only).results
+    assert told.diagnosis is not None
+    assert told.diagnosis.declare == "output_casts='each'"
+    (told,) = judge(Target(lambda case: 1.02 * _cps(case), "loss", declared), Settings(max_examples=6), only).results
+    assert told.diagnosis is not None
+    assert told.diagnosis.declare != "output_casts='each'"
+
+
+@pytest.mark.parametrize(
+    "declared", [{"output_rounding": "stochastic"}, {"output_rounding": "up"}, {"output_casts": "each"}]
+)
 def test_a_rounding_that_cannot_be_is_refused(declared: dict[str, str]) -> None:
-    with pytest.raises(InputError, match="output_rounding"):
+    with pytest.raises(InputError, match=next(iter(declared))):
         declare("awm", **declared)
 
 

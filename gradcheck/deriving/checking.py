@@ -118,7 +118,7 @@ def check(
 def _compare(
     derivation: Derivation, case: Case, observed: Tensor, several: bool
 ) -> tuple[tuple[Comparison, Comparison], int]:
-    """Autograd's gradient against the derived one, and against the equivalent loss's; and the number of samples left out.
+    """Autograd's gradient against the derived one, and against the equivalent loss's; and the samples left out.
 
     Of several kinks any may be open on its own: samples on one of them are not judged.
 

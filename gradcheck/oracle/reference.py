@@ -21,6 +21,7 @@ from gradcheck.error_scale import error_scale
 from gradcheck.oracle.arrangement import arranged, others_error, unit
 from gradcheck.oracle.displaced import by_guards, by_times, by_way_of_data
 from gradcheck.problems import Spec, build
+from gradcheck.reads import reads
 
 __all__ = ["Reference", "as_trainers_have_it", "detours", "oracle_case", "reference", "required_gradient"]
 
@@ -114,7 +115,7 @@ def reference(conventions: Conventions, case: Case, dtype: torch.dtype | None = 
             undecided = undecided | changed
         required, allowed = factor * exact.expand(shape), abs(factor) * wide.expand(shape)
         if conventions.output_dtype is not None:
-            uses = evaluate(derivation, effective, *sp.Add.make_args(raw), dtype=torch.float64)
+            uses = evaluate(derivation, effective, *_uses(conventions, raw, other), dtype=torch.float64)
             allowed = _rounded_at_the_end(conventions, dtype, required, allowed, [factor * use for use in uses])
         if several:
             allowed = torch.where(undecided, torch.inf, allowed)
@@ -128,6 +129,15 @@ def reference(conventions: Conventions, case: Case, dtype: torch.dtype | None = 
         output_dtype(conventions),
         output_unit(conventions),
     )
+
+
+def _uses(conventions: Conventions, raw: sp.Expr, other: bool) -> tuple[sp.Expr, ...]:
+    """What each place that reads the output sends back to it, on one branch of the clip."""
+    if conventions.output_casts == "once":
+        parts: tuple[sp.Expr, ...] = sp.Add.make_args(raw)
+        return parts
+    found = reads(conventions.derivation)
+    return tuple(x.xreplace({m: m.other for m in sample_masks(x)}) for x in found) if other else found
 
 
 def _by_the_others(conventions: Conventions, case: Case, gradient: sp.Expr, dtype: torch.dtype) -> Tensor:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import sympy as sp
 import torch
 from torch import Tensor
 
 from derivations import notation as n
-from derivations.derivation import Derivation
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.compiled import evaluate
 from gradcheck.oracle.reference import detours, effective_case, overall_factor
+from gradcheck.reads import reads
 from gradcheck.streaming import Judged, judge_gradient
 from gradcheck.watching.constants import Constants, Found
 from gradcheck.watching.dense import densely
@@ -82,7 +81,7 @@ def _compared(problem: StepProblem, gradient: Tensor, precision: Precision, fact
                 factor=factor,
                 dtype=precision.loss,
                 output_dtype=precision.output,
-                uses=_uses(derivation) if generous and precision.output is not None else (),
+                uses=reads(derivation) if generous and precision.output is not None else (),
                 by_target=generous,
                 widen=None if widen is None else widen.to(gradient.device),
                 scalars=scalars,
@@ -109,11 +108,6 @@ def _by_the_oracle(
     return replace(
         judged, comparison=replace(worst, judged=judged.comparison.judged), ratios=ratios, resolution=resolution
     )
-
-
-def _uses(derivation: Derivation) -> tuple[sp.Expr, ...]:
-    """The places in which a loss may read a half-precision output, each of which sends a rounded gradient back."""
-    return tuple(sp.Add.make_args(derivation.raw_gradient))
 
 
 def _constant_factor(

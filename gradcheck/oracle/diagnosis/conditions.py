@@ -13,7 +13,7 @@ from gradcheck.oracle.reference import reference
 from gradcheck.oracle.results import Diagnosis
 from gradcheck.oracle.roughness import roughness
 
-__all__ = ["lower_precision", "one_layout"]
+__all__ = ["cast_in_each_place", "lower_precision", "one_layout"]
 
 
 def lower_precision(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
@@ -44,6 +44,22 @@ def lower_precision(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
             "half-precision", f"{digits}, as {dtype} is: part of it has that precision (or a small ε is added)"
         )
     return None
+
+
+def cast_in_each_place(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
+    """Within the rounding of several half-precision gradients, which are off to either side alike."""
+    if judge.conventions.output_dtype is None or judge.conventions.output_casts == "each":
+        return None
+    each = replace(judge.conventions, output_casts="each")
+    if not all(reference(each, e.case).compare(e.observed).holds for e in evidence):
+        return None
+    sides = [torch.sign((rows_of(e.observed) - rows_of(e.required)) * rows_of(e.required)).flatten() for e in evidence]
+    signs = torch.cat(sides)
+    signs = signs[signs != 0]
+    if len(signs) == 0 or abs(float(signs.sum())) > 3 * len(signs) ** 0.5:
+        return None  # a factor is off to one side
+    cause = "off by what several roundings leave: the output is cast up anew in each place that reads it"
+    return Diagnosis("convention:output_casts", cause, "output_casts='each'")
 
 
 def _rounds(judge: Judge, evidence: list[Evidence], dtype: torch.dtype) -> bool:

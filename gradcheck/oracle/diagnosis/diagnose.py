@@ -14,7 +14,7 @@ import torch
 
 from gradcheck.oracle.diagnosis.clip_edges import clip_edges, misused_edges
 from gradcheck.oracle.diagnosis.combined import extra_term, scaled_mistake, two_mistakes
-from gradcheck.oracle.diagnosis.conditions import lower_precision, one_layout
+from gradcheck.oracle.diagnosis.conditions import cast_in_each_place, lower_precision, one_layout
 from gradcheck.oracle.diagnosis.evidence import SHAPES, Evidence, evidence_on, observe, rows_of
 from gradcheck.oracle.diagnosis.factors import advantage_normalised, factor, sample_factor, term_factor, term_scaled
 from gradcheck.oracle.diagnosis.facts import facts
@@ -51,14 +51,14 @@ def diagnose(
     evidence = [observe(judge, i, policies, advantage) for i in range(2 * len(SHAPES))]
     if printed is not None:
         evidence += _shown_to_the_user(judge, printed)
-    found = None
+    found = cast_in_each_place(judge, evidence)
     ordinary = [e for e in evidence if e.slack == 1]
-    if any(bool(e.wrong.any()) for e in ordinary):
+    if found is None and any(bool(e.wrong.any()) for e in ordinary):
         for explain in _EXPLANATIONS:
             found = explain(judge, evidence)
             if found is not None:
                 break
-    else:
+    elif found is None:
         found = named(judge, [*evidence, *_alone(judge, printed)]) or _elsewhere(judge, ordinary)
     if found is None:
         found = Diagnosis("unknown", _unnamed(judge, evidence))
