@@ -28,6 +28,7 @@ from derivations.notation import (
     v_old,
     v_ref,
     v_theta,
+    window,
 )
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "clamped_log_ratio",
     "clipped",
     "masked",
+    "masked_samples",
     "penalised",
     "weighted",
 ]
@@ -53,11 +55,11 @@ KL_TO = ("reference", "old")
 """To which policy."""
 
 
-MASKS = ("coordinates",)
+MASKS = ("coordinates", "samples")
 """What a mask leaves out."""
 
 MASK_REDUCTIONS = ("sum-over-mask", "mean")
-"""What a sum over the coordinates that count is divided by: how many these are, or how many there are."""
+"""What a sum over the coordinates, or samples, that count is divided by: how many these are, or how many there are."""
 
 
 def masked(d: Derivation, reduction: str | None) -> Derivation:
@@ -87,6 +89,17 @@ def masked(d: Derivation, reduction: str | None) -> Derivation:
         definitions={s: put(e) for s, e in d.definitions.items()},
     )
     return _restated(stated, put(d.loss))
+
+
+def masked_samples(d: Derivation) -> Derivation:
+    """Only samples count of which a mask says so; over how many a batch's sum is divided is said by its reduction.
+
+    Raises:
+        DerivationError: the loss leaves samples out already.
+    """
+    if window.name in d.given:
+        raise DerivationError(f"{d.label} has a window of steps, which leaves samples out already")
+    return _restated(d, window * d.loss)
 
 
 def weighted(d: Derivation, weight: sp.Expr) -> Derivation:

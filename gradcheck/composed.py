@@ -17,6 +17,7 @@ from derivations.composing import (
     clamped_log_ratio,
     clipped,
     masked,
+    masked_samples,
     penalised,
     weighted,
 )
@@ -66,8 +67,10 @@ def composed(d: Derivation, pieces: Pieces, mean: bool) -> Derivation:
             d = clamped_log_ratio(d, _number(declared["log_ratio_max"]))
         if "kl" in declared:
             d = penalised(d, declared["kl"], declared.get("kl_to", KL_TO[0]), mean)
-        if "mask" in declared:
+        if declared.get("mask") == "coordinates":
             d = masked(d, declared.get("mask_reduction"))
+        elif "mask" in declared:
+            d = masked_samples(d)
         if "weight" in declared:
             d = weighted(d, read_scalar(declared["weight"]))
     except DerivationError as error:

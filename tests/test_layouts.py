@@ -49,10 +49,14 @@ def _images(case: Case) -> Tensor:
 
 
 def _rows(case: Case, axis: int = 1) -> Tensor:
+    return _rows_each(case, axis).mean()
+
+
+def _rows_each(case: Case, axis: int = 1) -> Tensor:
     t, dt = case.expand(case.t), case.expand(case.dt)
     ratio = (_log_prob(case, case.v_theta, t, dt, 2) - case.log_prob_old).exp()
     advantage = case.advantage[:, None] if axis == 1 else case.advantage.mean()
-    return _ppo(advantage, ratio).mean()
+    return _ppo(advantage, ratio)
 
 
 # ---------------------------------------------------------------------------------------- pairs and groups
@@ -110,6 +114,49 @@ _TWINS: dict[str, tuple[dict[str, Any], Callable[[Case], Tensor], Callable[[Case
     "guidance": ({**_AWM, "guidance": True}, _guided, lambda c: _guided(c, detach=True)),
     "guidance-scale": ({**_AWM, "guidance": 4.5}, lambda c: _guided(c, scale=4.5), lambda c: _guided(c, scale=3.5)),
 }
+
+
+def _counted(case: Case) -> Tensor:
+    """The mean over the samples that a mask leaves."""
+    each = case.advantage * ((case.v_theta - case.v_gt) ** 2).flatten(1).sum(1)
+    return (each * case.mask).sum() / case.mask.sum()
+
+
+def _counted_of_all(case: Case) -> Tensor:
+    each = case.advantage * ((case.v_theta - case.v_gt) ** 2).flatten(1).sum(1)
+    return (each * case.mask).mean()
+
+
+def _counted_rows(case: Case, mean: bool = False) -> Tensor:
+    """Rows of steps, padded: Σ over the steps that count over how many these are, in the whole batch."""
+    each = _rows_each(case)
+    return (each * case.mask).mean() if mean else (each * case.mask).sum() / case.mask.sum()
+
+
+_SAMPLES = {"mask": "samples"}
+_MASK_REDUCTIONS = {"mask-samples": "mask_reduction='mean'", "mask-samples-mean": "mask_reduction='sum-over-mask'"}
+_TWINS |= {
+    "mask-samples": ({**_AWM, **_SAMPLES}, _counted, _counted_of_all),
+    "mask-samples-mean": ({**_AWM, **_SAMPLES, "mask_reduction": "mean"}, _counted_of_all, _counted),
+    "mask-by-index": (
+        {**_AWM, **_SAMPLES},
+        lambda c: (c.advantage * ((c.v_theta - c.v_gt) ** 2).flatten(1).sum(1))[c.mask.bool()].mean(),
+        lambda c: (c.advantage * ((c.v_theta - c.v_gt) ** 2).flatten(1).sum(1)).mean(),
+    ),
+    "mask-steps": ({**_GRPO, "steps": True, **_SAMPLES}, _counted_rows, lambda c: _counted_rows(c, mean=True)),
+}
+
+
+def test_a_mean_over_all_samples_for_one_over_those_that_count_is_named() -> None:
+    """The mistake of a masked mean, and of its twin, told as the declaration that each of them is."""
+    for name, keyword in (
+        ("mask-samples", "mask_reduction='mean'"),
+        ("mask-samples-mean", "mask_reduction='sum-over-mask'"),
+    ):
+        declared, _, wrong = _TWINS[name]
+        (result,) = _judged(wrong, declared, ("gradient",)).results
+        assert result.diagnosis is not None
+        assert result.diagnosis.declare == keyword
 
 
 def _judged(loss: Callable[[Case], Tensor], declared: dict[str, Any], only: tuple[str, ...] = ()) -> Judgement:

@@ -14,6 +14,7 @@ from math import ceil, prod
 import torch
 from torch import Tensor
 
+from derivations.composing import MASK_REDUCTIONS
 from derivations.derivation import Derivation
 from derivations.notation import error_gap
 from gradcheck.case import Case
@@ -21,7 +22,17 @@ from gradcheck.compiled import evaluate
 from gradcheck.conventions import Conventions
 from gradcheck.problems import Spec, complete
 
-__all__ = ["STEPS", "arranged", "fitted", "in_units", "needs_presenting", "others_error", "presented", "unit"]
+__all__ = [
+    "STEPS",
+    "arranged",
+    "counts_samples",
+    "fitted",
+    "in_units",
+    "needs_presenting",
+    "others_error",
+    "presented",
+    "unit",
+]
 
 STEPS = 3
 """Time steps in a row, where ``steps=True`` is declared."""
@@ -40,6 +51,17 @@ def unit(conventions: Conventions) -> int:
     if conventions.groups is not None:
         return conventions.groups
     return STEPS if conventions.steps else 1
+
+
+def masks_samples(conventions: Conventions) -> bool:
+    """Whether a mask says which samples count."""
+    return dict(conventions.pieces).get("mask") == "samples"
+
+
+def counts_samples(conventions: Conventions) -> bool:
+    """Whether a batch's sum is divided by how many of its samples count."""
+    reduction = dict(conventions.pieces).get("mask_reduction", MASK_REDUCTIONS[0])
+    return masks_samples(conventions) and reduction == MASK_REDUCTIONS[0]
 
 
 def in_units(units: list[int], size: int) -> list[int]:
@@ -104,6 +126,10 @@ def _changes(conventions: Conventions, case: Case) -> dict[str, Tensor]:
         changes["preference"] = torch.stack([won, -won], 1).flatten()
     if conventions.groups is not None:
         changes["group_gap"] = case.group_gap
+    if masks_samples(conventions):  # of any part of the batch that is looked at, one counts
+        changes["window"] = case.window.index_fill(
+            0, torch.tensor([0, -1], device=case.window.device) % len(case.window), 1
+        )
     if conventions.guidance is not None:
         for name in ("v_theta", "v_old", "v_ref"):
             if name in case.names:
@@ -195,12 +221,26 @@ def _has_rows(case: Case, x: Tensor) -> bool:
     return x.ndim > 0 and len(x) == len(case.output)
 
 
-_PRESENTATIONS: tuple[Callable[[Conventions, Case, _Values], _Values], ...] = (_guided, _paired, _grouped, _in_rows)
+def _masked(conventions: Conventions, case: Case, values: _Values) -> _Values:
+    if not masks_samples(conventions):
+        return values
+    return {"mask" if name == "window" else name: x for name, x in values.items()}
+
+
+_PRESENTATIONS: tuple[Callable[[Conventions, Case, _Values], _Values], ...] = (
+    _guided,
+    _paired,
+    _grouped,
+    _masked,
+    _in_rows,
+)
 
 
 def needs_presenting(conventions: Conventions) -> bool:
     """Whether the case is handed over in another form than it is held in."""
-    return bool(conventions.steps or conventions.pairs or conventions.groups or conventions.guidance)
+    return bool(conventions.steps or conventions.pairs or conventions.groups or conventions.guidance) or masks_samples(
+        conventions
+    )
 
 
 def others_error(conventions: Conventions, scale: Tensor, advantage: Tensor | None) -> Tensor:

@@ -33,7 +33,7 @@ from gradcheck.oracle.judging import (
     look_at_gradient,
     together,
 )
-from gradcheck.oracle.reference import Reference, effective_case, overall_factor, working_dtype
+from gradcheck.oracle.reference import Reference, averaged_over, effective_case, overall_factor, working_dtype
 from gradcheck.oracle.results import Outcome
 from gradcheck.oracle.roughness import roughness
 from gradcheck.problems import Spec, has_clip
@@ -461,7 +461,8 @@ def check_sample_independence(judge: Judge) -> Outcome:
     def one(case: Case) -> Look:
         first, second = (rows_of(case, rows) for rows in companies(len(case.output), judge.unit))
         before, after = (judge.observe(c).gradient for c in (first, second))
-        return same_twice(judge, first, before, after[: judge.unit], [*range(judge.unit)])
+        alike = share_of(judge, second, first)
+        return same_twice(judge, first, before, after[: judge.unit] * alike, [*range(judge.unit)])
 
     odd = (judge.unit * (2 * max(s.batch, 3) - 1) for s in judge.specs())
     specs = (replace(s, batch=n) for s, n in zip(judge.specs(policy="off", time="middle"), odd, strict=True))
@@ -500,7 +501,7 @@ def rolled(batch: int, size: int = 1) -> list[int]:
 def check_micro_batching(judge: Judge) -> Outcome:
     def one(case: Case) -> Look:
         whole = judge.observe(case).gradient
-        parts = [judge.observe(rows_of(case, rows)).gradient * share for rows, share in halves(judge, len(whole))]
+        parts = [judge.observe(rows_of(case, rows)).gradient * share for rows, share in halves(judge, case)]
         return same_twice(judge, case, whole, torch.cat(parts), list(range(len(whole))))
 
     specs = (replace(s, batch=judge.unit * max(s.batch, 3)) for s in judge.specs(policy="off", time="middle"))
@@ -512,12 +513,19 @@ def check_micro_batching(judge: Judge) -> Outcome:
     return compare_over(judge, specs, one, at_least=2 * judge.unit, meaning=meaning)
 
 
-def halves(judge: Judge, batch: int) -> list[tuple[list[int], float]]:
+def halves(judge: Judge, case: Case) -> list[tuple[list[int], float]]:
     """The two halves of a batch, and what each one's gradient must be multiplied by."""
+    batch = len(case.output)
     half = judge.unit * (batch // judge.unit // 2)
     parts = [list(range(half)), list(range(half, batch))]
-    mean = judge.conventions.batch_reduction == "mean"
-    return [(rows, len(rows) / batch if mean else 1.0) for rows in parts]
+    return [(rows, share_of(judge, rows_of(case, rows), case)) for rows in parts]
+
+
+def share_of(judge: Judge, part: Case, whole: Case) -> float:
+    """How many samples the one's mean is over for each of the other's; 1 where a batch is summed."""
+    if judge.conventions.batch_reduction != "mean":
+        return 1.0
+    return averaged_over(judge.conventions, part) / averaged_over(judge.conventions, whole)
 
 
 # ------------------------------------------------------------------------------ graph, precision, compiler

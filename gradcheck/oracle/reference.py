@@ -18,12 +18,20 @@ from gradcheck.compiled import evaluate
 from gradcheck.conventions import Conventions
 from gradcheck.drawing import Draw
 from gradcheck.error_scale import error_scale
-from gradcheck.oracle.arrangement import arranged, others_error, unit
+from gradcheck.oracle.arrangement import arranged, counts_samples, others_error, unit
 from gradcheck.oracle.displaced import by_guards, by_times, by_way_of_data
 from gradcheck.problems import Spec, build
 from gradcheck.reads import reads
 
-__all__ = ["Reference", "as_trainers_have_it", "detours", "oracle_case", "reference", "required_gradient"]
+__all__ = [
+    "Reference",
+    "as_trainers_have_it",
+    "averaged_over",
+    "detours",
+    "oracle_case",
+    "reference",
+    "required_gradient",
+]
 
 
 _APART = 0x9E3779B9
@@ -234,8 +242,14 @@ def required_gradient(conventions: Conventions, case: Case) -> Tensor:
 def overall_factor(conventions: Conventions, case: Case) -> float:
     """What multiplies every sample's effective gradient: the constant factors and the batch reduction."""
     factor = conventions.factor * conventions.policy_factor
-    units = case.output.shape[0] // (1 if conventions.steps else unit(conventions))  # a row of steps is no unit here
-    return factor / (units if conventions.batch_reduction == "mean" else 1)
+    return factor / (averaged_over(conventions, case) if conventions.batch_reduction == "mean" else 1)
+
+
+def averaged_over(conventions: Conventions, case: Case) -> float:
+    """How many samples, pairs or groups the mean over the batch is of: under a mask of samples, those that count."""
+    if counts_samples(conventions):
+        return float(case.window.sum())
+    return case.output.shape[0] // (1 if conventions.steps else unit(conventions))  # a row of steps is no unit here
 
 
 def effective_case(conventions: Conventions, case: Case) -> Case:

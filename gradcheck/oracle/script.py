@@ -179,12 +179,13 @@ def _sample_independence(judge: Judge, case: Case) -> list[str]:
     first, second = checks.companies(len(case.output), judge.unit)
     part = checks.rows_of(case, first)
     wanted, before = judge.reference(part), judge.observe(part).gradient
+    alike = checks.share_of(judge, checks.rows_of(case, second), part)
     return _related(
         judge,
         case,
         "# sample 0's gradient, in two batches of one size that share nothing else",
         f"required = gradient({_arguments(first)})[:{judge.unit}]",
-        f"observed = gradient({_arguments(second)})[:{judge.unit}]",
+        f"observed = gradient({_arguments(second)})[:{judge.unit}]" + (f" * {alike!r}" if alike != 1 else ""),
         scale=checks.of_two(judge, part, wanted, before)[: judge.unit],
         dtype=wanted.dtype,
         like=before[: judge.unit],
@@ -209,9 +210,9 @@ def _permutation(judge: Judge, case: Case) -> list[str]:
 def _micro_batching(judge: Judge, case: Case) -> list[str]:
     batch = len(case.output)
     wanted, whole = judge.reference(case), judge.observe(case).gradient
-    halves = checks.halves(judge, batch)
+    halves = checks.halves(judge, case)
     parts = ", ".join(
-        f"gradient({_arguments(rows)})" + (f" * {len(rows)} / {batch}" if share != 1 else "") for rows, share in halves
+        f"gradient({_arguments(rows)})" + (f" * {share!r}" if share != 1 else "") for rows, share in halves
     )
     return _related(
         judge,
