@@ -28,10 +28,21 @@ from gradcheck.case import Case
 from gradcheck.plans import GROWTH, SIZE, Pass, planned
 from gradcheck.straight import rows_of
 
-__all__ = ["CHUNK", "ChunkedAnalysis", "Latents"]
+__all__ = ["CHUNK", "ChunkedAnalysis", "Latents", "small_chunk"]
 
 CHUNK = {"cpu": 2**15, "cuda": 2**23}
 """Numbers of one input that are looked at together: what fits a core's cache, and what fills a GPU."""
+_LEAST = 2**13
+
+
+def small_chunk(x: Tensor) -> int:
+    """Numbers of one input to look at together so that the working memory stays well below the inputs'.
+
+    A pass holds about ten tensors of a chunk in float64, 80 bytes for each number of it.  With a sixteenth of a latent
+    that is 5 bytes for each of the latent's numbers, of which a step has four in 8 to 16 bytes.  A chunk has at least
+    8192 numbers, with which a pass holds less than a MiB, since smaller ones would cost more time than they save.
+    """
+    return max(_LEAST, min(x.numel() // 16, CHUNK.get(x.device.type, CHUNK["cuda"])))
 
 
 # -------------------------------------------------------------------------------------- reading the inputs
@@ -150,7 +161,20 @@ class ChunkedAnalysis:
         batch, device = self.latents.batch, self.latents.observed.device
         table = torch.from_numpy(rows_of(coefficients, batch)).to(device)
         w, d = table.view(one.vectors, len(one.names), 2, batch).permute(2, 3, 0, 1)
-        w, d = w.contiguous(), d.contiguous()
+        sums, totals = self._sums(one, w.contiguous(), d.contiguous())
+        products, magnitudes, errors = sums.cpu().numpy()
+        out: list[Any] = []
+        for i, j in one.pairs:
+            out += [products[:, i, j], magnitudes[:, i, j], errors[:, i, j] + errors[:, j, i]]
+        if one.averages:
+            means = totals.cpu().numpy()
+            out += [means[k, :, i] for i in one.averages for k in (0, 1)]
+        return out
+
+    def _sums(self, one: Pass, w: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
+        """One pass over the latents, on their device: sums of products, magnitudes and errors of each pair of vectors,
+        (3, B, vectors, vectors); and of each vector's magnitudes and errors, (2, B, vectors)."""
+        batch = self.latents.batch
         sums = w.new_zeros(3, batch, one.vectors, one.vectors)
         totals = w.new_zeros(2, batch, one.vectors)
         for rows, _, block in self.latents.blocks(one.names):
@@ -163,14 +187,7 @@ class ChunkedAnalysis:
             if one.averages:
                 totals[0, rows] += value.sum(-1)
                 totals[1, rows] += error.sum(-1)
-        products, magnitudes, errors = sums.cpu().numpy()
-        out: list[Any] = []
-        for i, j in one.pairs:
-            out += [products[:, i, j], magnitudes[:, i, j], errors[:, i, j] + errors[:, j, i]]
-        if one.averages:
-            means = totals.cpu().numpy()
-            out += [means[k, :, i] for i in one.averages for k in (0, 1)]
-        return out
+        return sums, totals
 
 
 def _numbers(case: Case, latents: Latents) -> dict[str, Any]:

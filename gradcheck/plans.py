@@ -21,7 +21,7 @@ from derivations.torchgen import ordered_formulas
 from gradcheck.bounds import Analysis, factors_of
 from gradcheck.straight import Compiled, Program
 
-__all__ = ["GROWTH", "READ", "SIZE", "Pass", "Plan", "planned"]
+__all__ = ["GROWTH", "READ", "SIZE", "Pass", "Plan", "planned", "values_of"]
 
 _REDUCTIONS = (Dot, Norm2, MeanAbs)
 
@@ -220,6 +220,23 @@ def planned(derivation: Derivation, scalars: tuple[str, ...], dtype: torch.dtype
             peaks[expr] = len(results)
             results.append(found.peak)
     return Plan(run.program.compiled(READ, results), tuple(run.passes), places, peaks, run.floor)
+
+
+@lru_cache(maxsize=1000)
+def values_of(
+    derivation: Derivation, scalars: tuple[str, ...], outputs: tuple[sp.Expr, ...]
+) -> tuple[Compiled, tuple[tuple[str, ...], ...]]:
+    """As :func:`planned`, the values in float64 alone, of expressions without inner products.
+
+    Returns:
+        The program, and the latents of each output whose coefficients it gives one after the other; of a scalar, its
+        value under ``""``.
+    """
+    run = _Recording(derivation, scalars, torch.float64, outputs)
+    found = [run.combination(expr).value if kind(expr) == "vector" else {"": run(expr)[0]} for expr in outputs]
+    results: list[Any] = [x for value in found for x in value.values()]
+    program = run.program.compiled(READ, results)
+    return program, tuple(tuple(value) for value in found)
 
 
 def _magnitude(coefficients: Mapping[str, Any]) -> dict[str, Any]:

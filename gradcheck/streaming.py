@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import sympy as sp
 import torch
@@ -95,6 +96,7 @@ def judge_gradient(
     uses: Sequence[sp.Expr] = (),
     by_target: bool = False,
     scalars: Sequence[sp.Expr] = (),
+    chunk: int | None = None,
 ) -> Judged:
     r"""As :func:`compare_gradient`, sample by sample, for a network that works in a precision of its own.
 
@@ -106,8 +108,9 @@ def judge_gradient(
             sends back is rounded to ``output_dtype``, and so is every sum of them, by up to u_out·Σ\|use\| each.
         by_target: allow for what the form w‖v − sg(v*)‖² loses: 2w (\|v\| + \|v*\|), however small the difference.
         scalars: scalar expressions whose values are wanted besides.
+        chunk: as in :func:`compare_gradient`.
     """
-    found = _judge(derivation, case, observed, factor, dtype, widen, None, output_dtype, uses, by_target, scalars)
+    found = _judge(derivation, case, observed, factor, dtype, widen, chunk, output_dtype, uses, by_target, scalars)
     way = found.way()[None]
     ratios, resolution = (x.gather(0, way)[0] for x in (found.ratio, found.resolution))
     return Judged(found.comparison(), ratios, resolution, found.numbers)
@@ -129,22 +132,37 @@ def _judge(
     dtype = dtype or case.output.dtype
     with torch.no_grad():
         latents = Latents.of(case, observed.detach(), chunk)
-        branches = [branch(derivation, False)]
-        if branches[0][1].has(Mask):
-            branches.append(branch(derivation, True))
+        branches = _branches(derivation)
         pull = branches[0][2:] if by_target else ()
         outputs = [expr for raw, gradient, *_ in branches for expr in (gradient, raw)]
-        if any(derivation.inline(expr).has(Total, Each) for expr in (*outputs, *uses, *scalars)):
+        if _of_coordinates(derivation, (*outputs, *uses, *scalars)):
             whole = _Whole(derivation, case, latents.observed, dtype)
             return whole.judged(branches, factor, widen, output_dtype, uses, pull, scalars)
         run = ChunkedAnalysis(derivation, latents, case, dtype, [*outputs, *uses, *scalars, *pull])
         if not bool(run.undecided.any()):
             branches = branches[:1]
         ways = [(gradient, raw) for raw, gradient, *_ in branches]
-        found = _Worst.none(2 + len(TIES) if len(branches) == 2 else 1, case.output.shape, run.undecided)
-        found.numbers = tuple(run.weights(expr)[0][:, 0] for expr in scalars)
+        count = 2 + len(TIES) if len(branches) == 2 else 1
+        found = _Worst.none(count, case.output.shape, run.undecided)
         _look(found, latents, run, ways, factor, widen, dtype, output_dtype, uses, pull)
+        if not bool(found.usual):  # some number leaves the precision's range: once more, with care for each component
+            found = replace(_Worst.none(count, case.output.shape, run.undecided), careful=True)
+            _look(found, latents, run, ways, factor, widen, dtype, output_dtype, uses, pull)
+        found.numbers = tuple(run.weights(expr)[0][:, 0] for expr in scalars)
         return found
+
+
+@lru_cache(maxsize=1000)
+def _branches(derivation: Derivation) -> list[tuple[sp.Expr, ...]]:
+    """Raw gradient, gradient, weight and target, on the clip's branch and on the other one if there is a clip."""
+    own = branch(derivation, False)
+    return [own, branch(derivation, True)] if own[1].has(Mask) else [own]
+
+
+@lru_cache(maxsize=1000)
+def _of_coordinates(derivation: Derivation, exprs: tuple[sp.Expr, ...]) -> bool:
+    """Whether an expression holds functions of coordinates."""
+    return any(derivation.inline(expr).has(Total, Each) for expr in exprs)
 
 
 # ------------------------------------------------------------------------------------------ the comparison
@@ -186,6 +204,7 @@ class _Whole:
         parts = [(factor * self._rows(use)).abs() for use in uses]
         used = torch.stack(parts).sum(0) * len(parts) if parts else None
         out = _Worst.none(2 + len(TIES) if len(branches) == 2 else 1, self.case.output.shape, undecided)
+        out.careful = True
         out.numbers = tuple(self._rows(expr)[:, 0] for expr in scalars)
         everything = slice(0, batch), slice(0, size)
         _note(out, everything, self.observed.to(torch.float64), found, used, self.dtype, output_dtype)
@@ -199,23 +218,40 @@ class _Whole:
 
 @dataclass
 class _Worst:
-    """For each way that the clip may have gone, each sample's worst component."""
+    """For each way that the clip may have gone, each sample's worst component.
+
+    Whether all numbers are finite is asked once, after the last chunk: each question makes a GPU's queue run dry.
+    """
 
     worst: Tensor  # (5, ways, B): its ratio, its place, what was observed and required there, the bound
     judged: Tensor  # (ways, B)
     resolution: Tensor  # (ways, B)
     undecided: Tensor  # (B,)
     shape: torch.Size
+    usual: Tensor  # (), whether everything is within the precision's range
     numbers: tuple[Tensor, ...] = ()  # (B,) each
+    careful: bool = False
 
     @classmethod
     def none(cls, ways: int, shape: torch.Size, undecided: Tensor) -> _Worst:
         zero = torch.zeros(7, ways, shape[0], dtype=torch.float64, device=undecided.device)
-        return cls(zero[:5] - 1, zero[5], zero[6] + torch.inf, undecided, shape)
+        usual = torch.ones((), dtype=torch.bool, device=undecided.device)
+        return cls(zero[:5] - 1, zero[5], zero[6] + torch.inf, undecided, shape, usual)
 
     @property
     def ratio(self) -> Tensor:
         return self.worst[0]
+
+    def worst_of(
+        self, observed: Tensor, required: Tensor, scale: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As :func:`_worst_of_any` where everything is within the range, at half the cost; notes whether it is."""
+        best, place = (observed - required).abs_().div_(scale).max(1)
+        best = best / unit_roundoff(dtype)
+        size = required.abs()
+        reach = scale.amax(1) * (THRESHOLD * unit_roundoff(dtype)) + size.amax(1)
+        self.usual &= best.amax() + reach.amax() < torch.finfo(dtype).max
+        return best, place, reach.new_full(reach.shape, required.shape[1]), size.div_(scale).amax(1)
 
     def way(self) -> Tensor:
         """(B,): the way by which each sample is judged, the one that fits best where rounding does not decide."""
@@ -291,7 +327,7 @@ def _note(
     for i, (required, scale) in enumerate(with_ties(found) if len(found) == 2 else found):
         if output_dtype is not None:
             scale = _rounded_once_more(required, scale, used, dtype, output_dtype)
-        best, place, judged, signal = _worst_of(observed, required, scale, dtype)
+        best, place, judged, signal = (_worst_of_any if out.careful else out.worst_of)(observed, required, scale, dtype)
         there = [x.gather(1, place[:, None])[:, 0] for x in (observed, required, scale)]
         there[2] *= THRESHOLD * unit_roundoff(dtype)
         worst = torch.stack([best, place + columns.start, *there])
@@ -319,17 +355,12 @@ def _rounded_once_more(
     return scale + rounding / unit
 
 
-def _worst_of(
+def _worst_of_any(
     observed: Tensor, required: Tensor, scale: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of each sample: its largest test ratio, where that is, how many components were judged, and the largest
     ``|required| / e`` of those."""
-    best, place = (observed - required).abs_().div_(scale).max(1)
-    best = best / unit_roundoff(dtype)
     size = required.abs()
-    reach = scale.amax(1) * (THRESHOLD * unit_roundoff(dtype)) + size.amax(1)
-    if bool(best.amax() + reach.amax() < torch.finfo(dtype).max):  # the usual case: everything is finite
-        return best, place, reach.new_full(reach.shape, required.shape[1]), size.div_(scale).amax(1)
     best, place = error_ratios(observed, required, scale, dtype).max(1)
     judged = judgeable(required, scale, dtype)
     return best, place, judged.sum(1), torch.where(judged & (size > 0), size / scale, 0.0).amax(1)

@@ -16,12 +16,13 @@ def held_in(x: Tensor) -> torch.dtype | None:
     if x.dtype in (torch.bfloat16, torch.float16):
         return x.dtype
     some = x.detach().reshape(-1)[:_LOOK_AT]
-    if not bool((some != 0).any()):
-        return None
-    for dtype in (torch.bfloat16, torch.float16):
-        if bool((some.to(dtype).to(some.dtype) == some).all()):
-            return dtype
-    return None
+    for first in (some[:64], some):  # of numbers in full precision the first few are enough
+        fitting = [
+            dtype for dtype in (torch.bfloat16, torch.float16) if torch.equal(first.to(dtype).to(first.dtype), first)
+        ]
+        if not fitting:
+            return None
+    return fitting[0] if bool((some != 0).any()) else None
 
 
 def word(dtype: torch.dtype) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 from derivations import notation as n
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
+from gradcheck.chunks import small_chunk
 from gradcheck.compiled import evaluate
 from gradcheck.oracle.reference import detours, effective_case, overall_factor
 from gradcheck.reads import reads
@@ -85,6 +86,7 @@ def _compared(problem: StepProblem, gradient: Tensor, precision: Precision, fact
                 by_target=generous,
                 widen=None if widen is None else widen.to(gradient.device),
                 scalars=scalars,
+                chunk=small_chunk(gradient),
             )
     assert judged is not None
     if not judged.comparison.holds and bool(gradient.isfinite().all()):

@@ -2,46 +2,47 @@ r"""Latents that are combinations of others, with coefficients read off the deri
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import sympy as sp
 import torch
 from torch import Tensor
 
 from derivations.derivation import Derivation
-from derivations.notation import quantity
-from gradcheck.case import Case
-from gradcheck.compiled import evaluate
+from gradcheck.chunks import small_chunk
+from gradcheck.plans import values_of
 
-__all__ = ["coefficients", "combined", "residual", "solved"]
-
-_CHUNK = 2**17
-"""Numbers of one latent that are looked at together."""
+__all__ = ["blocks_of", "coefficients", "combined", "residual", "solved"]
 
 Combination = Mapping[str, Tensor]
 """Latent → its coefficient, (B,), float64, on the CPU."""
 
 
 def coefficients(
-    derivation: Derivation, symbol: sp.Symbol, samples: Mapping[str, Tensor], numbers: Mapping[str, float]
-) -> dict[str, Tensor]:
-    """A vector of the derivation as a combination of the given latents.
-
-    It is linear in them, so its value on latents of as many coordinates as there are latents, each 1 in its own
-    coordinate and 0 elsewhere, holds every coefficient.
+    derivation: Derivation,
+    symbol: sp.Symbol,
+    samples: Mapping[str, Tensor],
+    numbers: Mapping[str, float],
+    beside: Sequence[sp.Symbol] = (),
+) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """A vector of the derivation as a combination of the given latents, and numbers per sample beside it, (B,) each.
 
     Raises:
         KeyError: a quantity is missing.
     """
-    latents = sorted(s.name for s in derivation.inputs(symbol) if quantity(s.name).axes == "latent")
+    values: dict[str, Any] = {name: np.float64(x) for name, x in numbers.items()}
+    values |= {name: x.numpy() for name, x in samples.items()}
+    program, places = values_of(derivation, tuple(values), (symbol, *beside))
     batch = len(next(iter(samples.values())))
-    size = len(latents)
-    units = torch.eye(size, dtype=torch.float64, device="cpu")[:, None].expand(size, batch, size)
-    values: dict[str, Tensor | float] = {**numbers, **samples, derivation.output.name: torch.zeros_like(units[0])}
-    values |= dict(zip(latents, units, strict=True))
-    (found,) = evaluate(derivation, Case(derivation.label, values), symbol, dtype=torch.float64)
-    columns = found.expand(batch, size).unbind(1)
-    return {name: column.clone() for name, column in zip(latents, columns, strict=True)}
+    rows = torch.from_numpy(program(values, _nothing_read, batch))
+    terms = dict(zip(places[0], rows, strict=False))
+    return terms, list(rows[len(places[0]) :])
+
+
+def _nothing_read(level: int, handed: list[Any]) -> list[Any]:
+    raise AssertionError("a combination of latents holds no inner product")
 
 
 def combined(terms: Combination, latents: Mapping[str, Tensor], over: Tensor | None = None) -> Tensor:
@@ -51,20 +52,21 @@ def combined(terms: Combination, latents: Mapping[str, Tensor], over: Tensor | N
     rows = out.view(first.shape[0], -1)
     flat = {name: latents[name].reshape(first.shape[0], -1) for name in terms}
     columns = {name: (c if over is None else c / over).to(first.device)[:, None] for name, c in terms.items()}
-    for block in _blocks(rows):
+    for block in blocks_of(rows):
         here = rows[block].zero_()
         for name, c in columns.items():
             here.addcmul_(flat[name][block].to(torch.float64), c[block[0]])
     return out
 
 
-def _blocks(rows: Tensor) -> Iterator[tuple[slice, slice]]:
+def blocks_of(rows: Tensor) -> Iterator[tuple[slice, slice]]:
     """Samples and coordinates that are looked at together."""
     batch, size = rows.shape
-    some = max(1, _CHUNK // size)
+    chunk = small_chunk(rows)
+    some = max(1, chunk // size)
     for i in range(0, batch, some):
-        for j in range(0, size, _CHUNK):
-            yield slice(i, i + some), slice(j, j + _CHUNK)
+        for j in range(0, size, chunk):
+            yield slice(i, i + some), slice(j, j + chunk)
 
 
 def solved(terms: Combination, unknown: str, latents: Mapping[str, Tensor], value: Tensor) -> Tensor:
@@ -82,7 +84,7 @@ def residual(terms: Combination, latents: Mapping[str, Tensor], value: Tensor) -
     own = value.detach().reshape(batch, -1)
     worst, squares = torch.zeros(2, batch, dtype=torch.float64, device=own.device)
     columns = {name: c.to(own.device)[:, None] for name, c in terms.items()}
-    for block in _blocks(own):
+    for block in blocks_of(own):
         x = own[block].to(torch.float64)
         difference, size = x.clone(), x.abs()
         for name, c in columns.items():

@@ -8,6 +8,7 @@ from torch import Tensor
 from gradcheck.watching.faults import Checked, Fault
 from gradcheck.watching.given import Given
 from gradcheck.watching.half import held_in, word
+from gradcheck.watching.linear import blocks_of
 from gradcheck.watching.problem import StepProblem
 
 __all__ = ["check_on_policy"]
@@ -69,10 +70,11 @@ def _distances(a: Tensor, b: Tensor) -> Tensor:
     """‖a − b‖/‖a‖ of each sample, (B,), on the CPU, in chunks."""
     rows = [x.detach().reshape(x.shape[0], -1) for x in (a, b)]
     sums = torch.zeros(2, a.shape[0], dtype=torch.float64, device=a.device)
-    for j in range(0, rows[0].shape[1], 2**18):
-        x, y = (row[:, j : j + 2**18].to(torch.float64) for row in rows)
-        sums[0] += (x - y).square().sum(1)
-        sums[1] += x.square().sum(1)
+    for block in blocks_of(rows[0]):
+        x, y = (row[block].to(torch.float64) for row in rows)
+        difference = x - y
+        sums[0, block[0]] += torch.linalg.vecdot(difference, difference)
+        sums[1, block[0]] += torch.linalg.vecdot(x, x)
     sums = sums.cpu()
     return (sums[0] / sums[1].clamp(min=1e-300)).sqrt()
 

@@ -34,6 +34,7 @@ class StepProblem:
         derived: what was not given, and from what it was made.
         left_out: samples that cannot be judged, (B,) booleans, and ``why``.
         recovered: whether the step's noise was read off the state that was sampled.
+        deviation: C2, (B,), on a reverse step.
     """
 
     conventions: Conventions
@@ -42,6 +43,7 @@ class StepProblem:
     left_out: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
     why: str = ""
     recovered: bool = False
+    deviation: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
 
     @property
     def derivation(self) -> Derivation:
@@ -53,7 +55,9 @@ class StepProblem:
             name: value[keep.to(value.device)] if isinstance(value, Tensor) else value
             for name, value in ((name, getattr(self.case, name)) for name in self.case.names)
         }
-        return replace(self, case=Case(self.case.label, quantities), left_out=self.left_out[keep])
+        deviation = self.deviation[keep] if len(self.deviation) else self.deviation
+        case = Case(self.case.label, quantities)
+        return replace(self, case=case, left_out=self.left_out[keep], deviation=deviation)
 
 
 def step_problem(conventions: Conventions, given: Given) -> tuple[StepProblem | None, list[Problem]]:
@@ -79,6 +83,7 @@ class _Maker:
         self.numbers = {**given.numbers, **{name: float(x) for name, x in conventions.fixed.items()}}
         self.derived: dict[str, str] = {}
         self.recovered = False
+        self._scales: list[Tensor] = []  # C1 and C2 of the reverse step, (B,) each
         self._pending: set[str] = set()
 
     def has(self, name: str) -> bool:
@@ -134,8 +139,15 @@ class _Maker:
                     quantities[name] = kind[name]
                     break
         case = Case(self.derivation.label, quantities)
-        left_out, why = _unjudgeable(self.derivation, self.samples, self.numbers, self.given.batch)
-        return StepProblem(self.conventions, case, self.derived, left_out, why, self.recovered)
+        problem = StepProblem(self.conventions, case, self.derived, recovered=self.recovered)
+        problem.left_out = torch.zeros(self.given.batch, dtype=torch.bool)
+        if self.derivation.process == "backward":
+            c1, c2 = self._scales or numbers_of(problem, n.C1, n.C2)
+            problem.deviation = c2
+            problem.left_out = ~(c1.isfinite() & c2.isfinite() & (c2 > 0))
+            if bool(problem.left_out.any()):
+                problem.why = _without_density(problem.left_out, self.samples.get("t"))
+        return problem
 
     # ------------------------------------------------------------------------------------------- the ways
 
@@ -214,7 +226,8 @@ class _Maker:
         return self.derivation.process == "backward" and all(self.find(x) for x in names if x in needed)
 
     def _terms(self, symbol: sp.Symbol) -> dict[str, Tensor]:
-        return coefficients(self.derivation, symbol, self.samples, self.numbers)
+        terms, self._scales = coefficients(self.derivation, symbol, self.samples, self.numbers, (n.C1, n.C2))
+        return terms
 
     def _recover_noise(self) -> bool:
         if self.recovered:
@@ -338,22 +351,7 @@ def numbers_of(problem: StepProblem, *symbols: sp.Symbol) -> list[Tensor]:
     return [x.expand(batch, 1)[:, 0] for x in found]
 
 
-def _unjudgeable(
-    derivation: Derivation, samples: dict[str, Tensor], numbers: dict[str, float], batch: int
-) -> tuple[Tensor, str]:
-    """Samples at a time at which the step has no density."""
-    none = torch.zeros(batch, dtype=torch.bool)
-    if derivation.process != "backward":
-        return none, ""
-    dummy = torch.zeros(batch, 1, dtype=torch.float64, device="cpu")
-    values: dict[str, Tensor | float] = {**numbers, **samples, derivation.output.name: dummy}
-    c1, c2 = (
-        x.expand(batch, 1)[:, 0]
-        for x in evaluate(derivation, Case(derivation.label, values), n.C1, n.C2, dtype=torch.float64)
-    )
-    bad = ~(c1.isfinite() & c2.isfinite() & (c2 > 0))
-    if not bool(bad.any()):
-        return none, ""
-    t = samples.get("t")
+def _without_density(bad: Tensor, t: Tensor | None) -> str:
+    """What is said of samples at a time at which the step has no density."""
     where = "" if t is None else f" (t = {', '.join(f'{x:g}' for x in t[bad].unique()[:3].tolist())})"
-    return bad, f"{int(bad.sum())} of {batch} samples are at a time at which the step has no density{where}"
+    return f"{int(bad.sum())} of {len(bad)} samples are at a time at which the step has no density{where}"

@@ -6,6 +6,8 @@ deviation, all rewards' …) can be told where whole groups are there; the mini-
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -32,17 +34,14 @@ def check_advantages(
     name = "advantages"
     ids = torch.zeros_like(reward) if group is None else group
     a, r = advantage.to(torch.float64), reward.to(torch.float64)
-    rows = [(ids == i).nonzero().flatten() for i in ids.unique()]
     inside = torch.ones_like(a, dtype=torch.bool) if clamp is None else a.abs() < clamp * (1 - 1e-6)
-    slopes: list[float] = []
-    for row in rows:
-        kept = row[inside[row]]
-        if len(kept) < 2 or float(r[kept].max() - r[kept].min()) <= 1e-9 * float(r[kept].abs().max() + 1):
-            continue
-        slope, off = _line(r[kept], a[kept])
-        if slope <= 0 or off > _LINE * float(a[kept].abs().max()):
-            return Checked(name, (_bent(a, r, rows, row, slope, off),))
-        slopes.append(slope)
+    rises, looked_at = _rises(a, r, ids, inside)
+    if not whole and bool(rises.all()):
+        return Checked(name) if looked_at else Checked(name, unchecked="no group has two different rewards in a batch")
+    rows = [(ids == i).nonzero().flatten() for i in ids.unique()]
+    if not bool(rises.all()):
+        row = rows[int((~rises).nonzero()[0])]
+        return Checked(name, (_bent(a, r, ids, rows, row[inside[row]]),))
     if whole and len(rows) > 1 and bool(inside.all()):
         slope, off = _line(r, a)
         means = torch.stack([a[row].mean().abs() for row in rows])
@@ -52,9 +51,28 @@ def check_advantages(
         fault = _estimator(a, r, rows, inside)
         if fault is not None:
             return Checked(name, (fault,))
-    if not slopes and not whole:
-        return Checked(name, unchecked="no group has two different rewards in a batch")
     return Checked(name)
+
+
+def _rises(a: Tensor, r: Tensor, ids: Tensor, inside: Tensor) -> tuple[Tensor, bool]:
+    """Whether each group's advantages are a rising line of its rewards, in the order of ``ids.unique()``; and whether
+    any group has two rewards that differ.  A group that has not, rises."""
+    unique, place = ids.unique(return_inverse=True)
+    groups = len(unique)
+    place, x, y = place[inside], r[inside], a[inside]
+
+    def total(z: Tensor) -> Tensor:
+        return z.new_zeros(groups).index_add_(0, place, z)
+
+    def most(z: Tensor) -> Tensor:
+        return z.new_zeros(groups).scatter_reduce_(0, place, z, "amax")
+
+    count = total(torch.ones_like(x)).clamp(min=1)
+    dx, dy = x - (total(x) / count)[place], y - (total(y) / count)[place]
+    differ = most(dx.abs()) > 1e-9 * (most(x.abs()) + 1)
+    slope = total(dx * dy) / total(dx * dx)
+    off = most((dy - slope[place] * dx).abs())
+    return ~differ | ((slope > 0) & (off <= _LINE * most(y.abs()))), bool(differ.any())
 
 
 def _line(x: Tensor, y: Tensor) -> tuple[float, float]:
@@ -64,14 +82,24 @@ def _line(x: Tensor, y: Tensor) -> tuple[float, float]:
     return slope, float((dy - slope * dx).abs().max())
 
 
-def _bent(a: Tensor, r: Tensor, rows: list[Tensor], row: Tensor, slope: float, off: float) -> Fault:
+def _bent(a: Tensor, r: Tensor, ids: Tensor, rows: list[Tensor], row: Tensor) -> Fault:
     """What else may be: another sign, another order, other groups."""
+    slope, off = _line(r[row], a[row])
     if slope < 0 and off <= _LINE * float(a[row].abs().max()):
         return Fault("advantage-sign", "the advantage falls where the reward rises: its sign is wrong")
     everything = torch.cat(rows)
     whole_slope, whole_off = _line(r[everything], a[everything])
     if len(rows) > 1 and whole_slope > 0 and whole_off <= _LINE * float(a.abs().max()):
         return Fault("advantage-group", _OF_ALL)
+    for words, others in _other_groups(ids):
+        if _normalised_within(a, r, others):
+            return Fault("advantage-group", f"the advantages are normalised within {words}, not within each group")
+    if _divided_across(a, r, rows):
+        return Fault(
+            "advantage-divisor",
+            "the group's mean is subtracted, and members of one group are divided by different numbers, those at one "
+            "place of every group by the same: the standard deviation is taken over the wrong axis",
+        )
     for words, order in _orders(a, r, rows):
         if _fits(a[order], r, rows):
             return Fault("advantage-order", f"the advantages are in another order than the samples: {words}")
@@ -80,6 +108,41 @@ def _bent(a: Tensor, r: Tensor, rows: list[Tensor], row: Tensor, slope: float, o
         "within a group the advantage is no rising line of the reward: they are in another order than the samples, of "
         "other groups, or of another batch",
     )
+
+
+def _other_groups(ids: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Groups that are made by mistake, as ids: of another size, along another axis, of one process alone."""
+    size, place = len(ids), torch.arange(len(ids))
+    for m in range(2, size):
+        if size % m == 0:
+            yield f"blocks of {m} neighbours", place // m
+            yield f"groups of one sample in {size // m}", place % (size // m)
+    _, own, counts = ids.unique(return_inverse=True, return_counts=True)
+    if bool((counts == counts[0]).all()):
+        rank = torch.stack([(own[:i] == own[i]).sum() for i in range(size)])  # its place in its group
+        for parts in range(2, int(counts[0])):
+            if int(counts[0]) % parts == 0:
+                yield (
+                    f"a part of each group (1/{parts}, as one process has it)",
+                    own * parts + rank // (int(counts[0]) // parts),
+                )
+
+
+def _normalised_within(a: Tensor, r: Tensor, ids: Tensor) -> bool:
+    """Whether advantages rise with the rewards of these groups, and have the mean 0 in each."""
+    rises, looked_at = _rises(a, r, ids, torch.ones_like(ids, dtype=torch.bool))
+    groups = len(rises)
+    sums = a.new_zeros(groups).index_add_(0, ids.unique(return_inverse=True)[1], a)
+    return looked_at and bool(rises.all()) and bool((sums.abs() <= len(a) / groups * _LINE * a.abs().max()).all())
+
+
+def _divided_across(a: Tensor, r: Tensor, rows: list[Tensor]) -> bool:
+    """Whether (R − mean)/A is one positive number for each place in a group, the same in every group."""
+    if len(rows) < 2 or len({len(row) for row in rows}) > 1:
+        return False
+    divisors = torch.stack([(r[row] - r[row].mean()) / a[row] for row in rows])
+    middle = divisors.mean(0)
+    return bool((divisors > 0).all()) and bool(((divisors - middle).abs() <= 1e-2 * middle).all())
 
 
 def _orders(a: Tensor, r: Tensor, rows: list[Tensor]) -> list[tuple[str, Tensor]]:

@@ -23,8 +23,8 @@ from gradcheck.errors import GradcheckError
 from gradcheck.watching.faults import Checked, Fault
 from gradcheck.watching.given import Given
 from gradcheck.watching.half import held_in, word
-from gradcheck.watching.linear import coefficients, residual, solved
-from gradcheck.watching.problem import StepProblem, numbers_of, step_problem
+from gradcheck.watching.linear import blocks_of, coefficients, residual, solved
+from gradcheck.watching.problem import StepProblem, step_problem
 
 __all__ = ["check_state"]
 
@@ -46,16 +46,17 @@ def check_state(problem: StepProblem, given: Given, unit: float) -> Checked:
     old = problem.derivation.output.name.replace("theta", "old")
     if old in problem.derived and problem.derived[old] == "on_policy=True":
         return Checked(name, unchecked=f"{old} was not given")
-    (c2,) = numbers_of(problem, n.C2)
+    c2 = problem.deviation
     faults: list[Fault] = []
     if "noise" in given.latents:
         faults += _against_stored(problem, given, c2, unit)
     if not faults:
-        off = _statistics(problem.case.noise, _beside(problem, old), _slack(given, c2))
+        dtype = held_in(given.latents["x_prev"])
+        off = _statistics(problem.case.noise, _beside(problem, old), _slack(given, c2, dtype))
         if bool((off > _BEYOND).any()):
             faults.append(_explained(problem, given, off))
-        else:
-            faults += _rounded(given)
+        elif dtype is not None:
+            faults += _rounded(given, dtype)
     return Checked(name, tuple(faults))
 
 
@@ -63,29 +64,19 @@ def _beside(problem: StepProblem, old: str) -> list[Tensor]:
     return [problem.case.x_t, getattr(problem.case, old)]
 
 
-def _slack(given: Given, c2: Tensor) -> Tensor:
-    """By how much the variance of noise that is read off a rounded state may exceed 1."""
-    x_prev = given.latents["x_prev"]
-    dtype = held_in(x_prev)
+def _slack(given: Given, c2: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """By how much the variance of noise that is read off a state that was rounded to ``dtype`` may exceed 1."""
     if dtype is None:
         return torch.zeros_like(c2)
-    size = float(x_prev.detach().float().square().mean())
+    size = float(given.latents["x_prev"].detach().float().square().mean())
     return 3 * size * (float(torch.finfo(dtype).eps) / c2) ** 2
 
 
 def _statistics(noise: Tensor, beside: list[Tensor], slack: Tensor) -> Tensor:
     """The largest of the four statistics of each sample, in standard deviations, (B,)."""
     rows = [x.reshape(x.shape[0], -1) for x in (noise, *beside)]
-    batch, size = rows[0].shape
-    sums = torch.zeros(2 + 2 * len(beside), batch, dtype=torch.float64, device=noise.device)
-    for j in range(0, size, 2**16):
-        e, *others = (x[:, j : j + 2**16].to(torch.float64) for x in rows)
-        sums[0] += e.square().sum(1)
-        sums[1] += e.sum(1)
-        for k, y in enumerate(others):
-            sums[2 + 2 * k] += (e * y).sum(1)
-            sums[3 + 2 * k] += y.square().sum(1)
-    sums = sums.cpu()
+    size = rows[0].shape[1]
+    sums = _sums(rows).cpu()
     variance = sums[0] / size
     # Wilson and Hilferty: the cube root of χ²/D is normal to a good approximation, for small D too
     spread = 2 / (9 * size)
@@ -100,9 +91,24 @@ def _statistics(noise: Tensor, beside: list[Tensor], slack: Tensor) -> Tensor:
     return worst.nan_to_num(nan=math.inf)
 
 
+def _sums(rows: list[Tensor]) -> Tensor:
+    """‖ε‖², Σε, then ⟨ε, y⟩ and ‖y‖² of each y beside it; (2 + 2·len(beside), B)."""
+    sums = torch.zeros(2 * len(rows), rows[0].shape[0], dtype=torch.float64, device=rows[0].device)
+    for block in blocks_of(rows[0]):
+        some = block[0]
+        e = rows[0][block].to(torch.float64)
+        sums[0, some] += torch.linalg.vecdot(e, e)
+        sums[1, some] += e.sum(1)
+        for k, beside in enumerate(rows[1:], 1):
+            y = beside[block].to(torch.float64)
+            sums[2 * k, some] += torch.linalg.vecdot(e, y)
+            sums[2 * k + 1, some] += torch.linalg.vecdot(y, y)
+    return sums
+
+
 def _against_stored(problem: StepProblem, given: Given, c2: Tensor, unit: float) -> list[Fault]:
     """x_prev beside mean + C2·noise of the stored noise, within 16 roundings of everything that it is made of."""
-    terms = coefficients(problem.derivation, n.x_prev, *_numbers(problem))
+    terms, _ = coefficients(problem.derivation, n.x_prev, *_numbers(problem))
     latents = {x: getattr(problem.case, x) for x in terms if x != "noise"} | {"noise": given.latents["noise"]}
     relative, squares = residual(terms, latents, given.latents["x_prev"])
     worst = float(relative.max())
@@ -139,10 +145,9 @@ _ROUNDED = (
 )
 
 
-def _rounded(given: Given) -> list[Fault]:
+def _rounded(given: Given, dtype: torch.dtype) -> list[Fault]:
     """States of one trajectory that are not held alike: x_prev is the next step's x_t."""
-    dtype = held_in(given.latents["x_prev"])
-    if dtype is None or given.latents["x_prev"].dtype == dtype or held_in(given.latents["x_t"]) is not None:
+    if given.latents["x_prev"].dtype == dtype or held_in(given.latents["x_t"]) is not None:
         return []
     return [Fault("state-rounded", _ROUNDED.format(word(dtype)))]
 
@@ -211,9 +216,10 @@ def _off_under(way: _Way) -> Tensor | None:
         return None
     if problem is None or missing or not problem.recovered or bool(problem.left_out.any()):
         return None
-    (c2,) = numbers_of(problem, n.C2)
+    c2 = problem.deviation
     old = problem.derivation.output.name.replace("theta", "old")
-    return _statistics(problem.case.noise, _beside(problem, old), _slack(way.given, c2))
+    slack = _slack(way.given, c2, held_in(way.given.latents["x_prev"]))
+    return _statistics(problem.case.noise, _beside(problem, old), slack)
 
 
 def _ways(problem: StepProblem, given: Given) -> Iterator[_Way]:
@@ -280,7 +286,7 @@ def _order(problem: StepProblem, given: Given) -> list[tuple[float, Fault]]:
     if not 2 <= batch <= 64:
         return []
     x_prev = given.latents["x_prev"]
-    terms = coefficients(problem.derivation, n.x_prev, *_numbers(problem))
+    terms, _ = coefficients(problem.derivation, n.x_prev, *_numbers(problem))
     old = problem.derivation.output.name.replace("theta", "old")
     beside, none = [given.latents["x_t"], given.latents[old]], torch.zeros(batch, dtype=torch.float64)
     worst = torch.zeros(batch, batch, dtype=torch.float64)  # of sample i with the state at j
