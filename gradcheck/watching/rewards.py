@@ -7,13 +7,17 @@ deviation, all rewards' …) can be told where whole groups are there; the mini-
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gradcheck.watching.faults import Checked, Fault
 
 __all__ = ["check_advantages"]
+
+Numbers = np.ndarray[Any, Any]
 
 _LINE = 1e-3
 """Of an advantage's size: rewards and advantages in float32, and a small ε in the divisor."""
@@ -57,22 +61,26 @@ def check_advantages(
 def _rises(a: Tensor, r: Tensor, ids: Tensor, inside: Tensor) -> tuple[Tensor, bool]:
     """Whether each group's advantages are a rising line of its rewards, in the order of ``ids.unique()``; and whether
     any group has two rewards that differ.  A group that has not, rises."""
-    unique, place = ids.unique(return_inverse=True)
-    groups = len(unique)
-    place, x, y = place[inside], r[inside], a[inside]
+    unique, every = np.unique(ids.numpy(), return_inverse=True)  # on a few numbers NumPy takes a third of torch's time
+    groups, chosen = len(unique), inside.numpy()
+    place, x, y = every[chosen], r.numpy()[chosen], a.numpy()[chosen]
 
-    def total(z: Tensor) -> Tensor:
-        return z.new_zeros(groups).index_add_(0, place, z)
+    def total(z: Numbers) -> Numbers:
+        return np.bincount(place, z, groups)
 
-    def most(z: Tensor) -> Tensor:
-        return z.new_zeros(groups).scatter_reduce_(0, place, z, "amax")
+    def most(z: Numbers) -> Numbers:
+        out = np.zeros(groups)
+        np.maximum.at(out, place, np.abs(z))
+        return out
 
-    count = total(torch.ones_like(x)).clamp(min=1)
-    dx, dy = x - (total(x) / count)[place], y - (total(y) / count)[place]
-    differ = most(dx.abs()) > 1e-9 * (most(x.abs()) + 1)
-    slope = total(dx * dy) / total(dx * dx)
-    off = most((dy - slope[place] * dx).abs())
-    return ~differ | ((slope > 0) & (off <= _LINE * most(y.abs()))), bool(differ.any())
+    with np.errstate(all="ignore"):
+        count = np.bincount(place, minlength=groups)
+        dx, dy = x - (total(x) / count)[place], y - (total(y) / count)[place]
+        differ = most(dx) > 1e-9 * (most(x) + 1)
+        slope = total(dx * dy) / total(dx * dx)
+        off = most(dy - slope[place] * dx)
+        rises = ~differ | ((slope > 0) & (off <= _LINE * most(y)))
+    return torch.from_numpy(rises), bool(differ.any())
 
 
 def _line(x: Tensor, y: Tensor) -> tuple[float, float]:

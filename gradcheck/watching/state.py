@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,19 +77,17 @@ def _statistics(noise: Tensor, beside: list[Tensor], slack: Tensor) -> Tensor:
     """The largest of the four statistics of each sample, in standard deviations, (B,)."""
     rows = [x.reshape(x.shape[0], -1) for x in (noise, *beside)]
     size = rows[0].shape[1]
-    sums = _sums(rows).cpu()
+    sums = _sums(rows).cpu().numpy()
     variance = sums[0] / size
+    more = slack.numpy()
     # Wilson and Hilferty: the cube root of χ²/D is normal to a good approximation, for small D too
     spread = 2 / (9 * size)
-    low, high = variance, (variance - slack).clamp(min=0)
-    z = [(x.clamp(min=1e-300) ** (1 / 3) - (1 - spread)) / math.sqrt(spread) for x in (low, high)]
-    worst = torch.maximum(-z[0], z[1])
-    scale = 1 / (1 + slack).sqrt()
-    worst = torch.maximum(worst, sums[1].abs() / math.sqrt(size) * scale)
-    for k in range(len(beside)):
-        length = sums[3 + 2 * k].sqrt().clamp(min=1e-300)
-        worst = torch.maximum(worst, sums[2 + 2 * k].abs() / length * scale)
-    return worst.nan_to_num(nan=math.inf)
+    low, high = ((np.maximum(x, 1e-300) ** (1 / 3) - 1 + spread) / spread**0.5 for x in (variance, variance - more))
+    scale = 1 / np.sqrt(1 + more)
+    worst = np.maximum(np.maximum(-low, high), np.abs(sums[1]) / size**0.5 * scale)
+    for product, square in zip(sums[2::2], sums[3::2], strict=True):
+        worst = np.maximum(worst, np.abs(product) / np.maximum(np.sqrt(square), 1e-300) * scale)
+    return torch.from_numpy(np.nan_to_num(worst, nan=math.inf))
 
 
 def _sums(rows: list[Tensor]) -> Tensor:
