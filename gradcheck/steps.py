@@ -94,10 +94,12 @@ def check_step(
     sides = [_concrete(side.xreplace(plain)) for side in sides]
     given = [inline(e, formulas).xreplace(plain) for e in getattr(claim, "given", ())]
     limit = {s: inline(e, formulas) for s, e in getattr(claim, "limit", {}).items()}
-    held = [*sides, *given, *where.values(), *limit, *limit.values()]
+    products = [key for key in where if isinstance(key, (Norm2, Dot))]
+    held = [*sides, *given, *products, *where.values(), *limit, *limit.values()]
     values = _fitting(held, given, _Draw(seed, place, {**(within or {}), **getattr(claim, "within", {})}))
-    for key, value in where.items():
-        if isinstance(key, (Norm2, Dot)) and value.is_Symbol:
+    for key in products:
+        value = where[key]
+        if value.is_Symbol:
             values[value.name] = Analysis(values, torch.float64)(key)[0]
     return _judged(claim, sides, values, limit)
 

@@ -14,7 +14,7 @@ from derivations.derivation import Derivation, Step, Theorem
 from derivations.expectations import ExpectationIs
 from derivations.identities import IDENTITIES
 from derivations.lemmas import LEMMAS
-from derivations.notation import v_theta
+from derivations.notation import D, advantage, v_ref, v_theta
 from derivations.sde import REVERSE_STEPS
 from derivations.theorems import THEOREMS as ON_AVERAGE
 from gradcheck.catalogue import CATALOGUE
@@ -89,3 +89,10 @@ def test_a_millionth_is_refused(statement: Theorem | Derivation) -> None:
         tried += 1
         assert not check_step(wrong, statement.definitions, within=statement.within).holds, step.name
     assert tried
+
+
+def test_an_inner_product_that_only_the_condition_names_has_numbers_too() -> None:
+    """‖v_ref‖² = D stands in the condition alone: D takes the value of that norm."""
+    where = {calculus.Norm2(v_ref): D}
+    assert check_step(Step("", "", Equal(D * advantage, advantage * D, where)), {}).holds
+    assert not check_step(Step("", "", Equal(D * advantage, advantage, where)), {}).holds
