@@ -252,6 +252,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "clip_range": 2e-6,
         "adv_clip_max": 5.0,
     },
+    "mix_grpo-official": {
+        "algorithm": "flow_grpo",
+        "log_prob_reduction": "mean",
+        "time_weight": "window",
+        "kl": "behaviour",
+        "clip_range": 1e-4,
+        "adv_clip_max": 5.0,
+    },
+    "fpo-official": {"algorithm": "fpo", "reduction": "mean", "error": "noise", "log_ratio_max": 3.0},
     "awm-official": {"algorithm": "awm", "clip": "ppo", "reduction": "mean", "clip_range": 1.0},
     "diffusion_nft-official": {
         "algorithm": "diffusion_nft",

@@ -67,8 +67,9 @@ class GaussianPolicy:
         sde: a reverse step of :mod:`derivations.sde`.
         log_prob_reduction: ``"sum"`` or ``"mean"`` over the latent's coordinates (of the KL term too).
         log_prob_scale: ``"gaussian"`` has the density's factor 1/(2 C2²), ``"unit"`` leaves it out.
-        kl: ``"none"``; ``"step"``, the KL divergence of the two Gaussian steps, over 2 C2²; or ``"sigma"``, over
-            2 σ_t².
+        kl: ``"none"``; ``"step"``, the KL divergence of the two Gaussian steps, over 2 C2²; ``"sigma"``, over
+            2 σ_t²; or ``"behaviour"``, ½ (log p_theta − log p_old)², which holds to the behaviour model and not to a
+            reference (MixGRPO's public code).
         time_weight: what multiplies a sample's policy term by its time step, detached: ``"none"``; ``"noise"``, C2 over
             one number for all steps (TempFlow-GRPO, arXiv:2508.04324); or ``"window"``, 1 inside the window of steps
             that train and 0 outside, of the KL term too (MixGRPO, arXiv:2507.21802).
@@ -84,7 +85,7 @@ class GaussianPolicy:
         reverse_step(self.sde)
         choose("log_prob_reduction", self.log_prob_reduction, "sum", "mean")
         choose("log_prob_scale", self.log_prob_scale, "gaussian", "unit")
-        choose("kl", self.kl, "none", "step", "sigma")
+        choose("kl", self.kl, "none", "step", "sigma", "behaviour")
         choose("time_weight", self.time_weight, "none", "noise", "window")
 
     @property
@@ -148,6 +149,8 @@ class GaussianPolicy:
 
     @property
     def kl_loss(self) -> sp.Expr:
+        if self.kl == "behaviour":
+            return self.kl_weighting * (log_prob_theta - log_prob_old) ** 2 / 2
         denominator = {"step": 2 * C2**2, "sigma": 2 * sigma_t**2}.get(self.kl)
         if denominator is None:
             return sp.S.Zero
@@ -155,6 +158,8 @@ class GaussianPolicy:
 
     @property
     def kl_gradient(self) -> sp.Expr:
+        if self.kl == "behaviour":
+            return -self.kl_weighting * (log_prob_theta - log_prob_old) * self.scale * k * (noise + k * delta)
         factor = {"none": 0, "step": k**2, "sigma": C1**2 / sigma_t**2}[self.kl]
         return self.kl_weighting * self.per_coordinate * factor * (v_theta - v_ref)
 
@@ -193,7 +198,9 @@ class GaussianPolicy:
             return steps
         kl = Step(
             "kl-gradient",
-            "The KL term pushes straight away from the reference velocity.",
+            "The penalty pulls along noise, too, by as much as the log-ratio is off 0; it is 0 at the behaviour model."
+            if self.kl == "behaviour"
+            else "The KL term pushes straight away from the reference velocity.",
             GradientIs(self.kl_loss, self.kl_gradient, label=r"\mathrm{KL}"),
         )
         return (*steps, kl)

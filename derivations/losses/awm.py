@@ -3,8 +3,9 @@ r"""AWM, advantage-weighted matching: the flow-matching loss with the advantage 
 .. math:: \mathcal{L} = A \|v_\theta - v_{\mathrm{gt}}\|^2
 
 Proved: the gradient 2A(v_theta − v_gt) and the target v_theta + A(v_gt − v_theta), both exact; the PPO-clipped
-form that its authors ship, with log p = −ω(t)·mean‖v_theta − v_gt‖² and its robust relatives; reference terms.
-Source: Xue et al., "Advantage Weighted Matching: Aligning RL with Pretraining in Diffusion Models", 2025.
+form that its authors ship, with log p = −ω(t)·mean‖v_theta − v_gt‖² and its robust relatives; reference terms, as they
+are, over 2σ_t² as an ELBO has them, and to the EMA copy that samples.
+Source: Xue et al., "Advantage Weighted Matching: Aligning RL with Pretraining in Diffusion Models", arXiv:2509.25050.
 """
 
 from __future__ import annotations
@@ -21,18 +22,22 @@ from derivations.notation import (
     advantage,
     clip_high,
     clip_low,
+    kl_weight,
     log_prob_old,
     log_prob_theta,
     log_ratio,
     noise,
     omega,
     ratio,
+    sigma_t,
     t,
     v_gt,
     v_old,
+    v_ref,
     v_theta,
     x_0,
 )
+from derivations.sde import reverse_step
 from derivations.variant import Variant, chosen
 
 NAME = "awm"
@@ -43,7 +48,8 @@ REFERENCE = """@article{xue2025awm,
   journal={arXiv:2509.25050}, year={2025}}"""
 
 OPTIONS = {
-    **_forward.OPTIONS,
+    "reduction": _forward.OPTIONS["reduction"],
+    "reference": (*_forward.OPTIONS["reference"], "elbo", "ema"),
     "clip": ("none", "ppo"),
     "omega": ("uniform", "t", "t2", "huber", "ghuber"),
 }
@@ -71,6 +77,16 @@ VARIANTS = (
         "PPO-clipped with a reference term",
         {"clip": "ppo", "reduction": "mean", "reference": "on"},
     ),
+    Variant(
+        "clipped-elbo",
+        "PPO-clipped with a reference term over 2σ_t², the weight that an ELBO gives it",
+        {"clip": "ppo", "reduction": "mean", "reference": "elbo"},
+    ),
+    Variant(
+        "clipped-ema",
+        "PPO-clipped and held to the behaviour model, an EMA copy, in the reference's place",
+        {"clip": "ppo", "reduction": "mean", "reference": "ema"},
+    ),
 )
 
 _FLOOR = sp.Rational(1, 10**10)
@@ -92,14 +108,50 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
     """State and derive one variant."""
     options = chosen(variant, OPTIONS)
     build = _clipped if options["clip"] == "ppo" else _plain
-    return build(variant, options, per_coordinate(options), reference_weight(options))
+    strength = reference_weight(options)
+    if options["reference"] == "elbo":
+        strength = kl_weight * per_coordinate(options) / (2 * sigma_t**2)
+    return build(variant, options, per_coordinate(options), strength)
+
+
+def _held(pull: Pull, options: dict[str, str], each: sp.Expr, strength: sp.Expr) -> Pull:
+    """With the term that holds the model: to its reference, or to the model that samples."""
+    if options["reference"] != "ema":
+        return pull.held(strength)
+    found = pull.held(kl_weight * each)
+    return Pull(*(expr.xreplace({v_ref: v_old}) for expr in (found.loss, found.gradient, found.weight, found.target)))
+
+
+def _diffusion(options: dict[str, str]) -> dict[sp.Symbol, sp.Expr]:
+    """σ_t, where a term is divided by it: the Flow-SDE's."""
+    return {sigma_t: reverse_step("flow").formulas[sigma_t]} if options["reference"] == "elbo" else {}
+
+
+def _held_steps(options: dict[str, str], each: sp.Expr, strength: sp.Expr) -> tuple[Step, ...]:
+    held = {"elbo": (v_ref, strength), "ema": (v_old, kl_weight * each)}.get(options["reference"])
+    if held is None:
+        return ()
+    v, weight = held
+    words = {
+        "elbo": "The reference term pulls harder near data, where σ_t is small.",
+        "ema": "The term to the EMA copy pulls back to the model that samples, as DiffusionNFT's trust region does.",
+    }
+    term = weight * Norm2(v_theta - v)
+    return (
+        Step(
+            "held",
+            words[options["reference"]],
+            GradientIs(term, 2 * weight * (v_theta - v), label=r"\mathcal{L}_{\mathrm{held}}"),
+        ),
+    )
 
 
 def _plain(variant: Variant, options: dict[str, str], each: sp.Expr, strength: sp.Expr) -> Derivation:
     loss = advantage * each * Norm2(v_theta - v_gt)
     matching = 2 * advantage * each * (v_theta - v_gt)
     target = v_theta + advantage * (v_gt - v_theta)
-    pull = Pull(loss, matching, each, target).held(strength)
+    pull = Pull(loss, matching, each, target)
+    pull = _held(pull, options, each, strength)
     return Derivation(
         name=NAME,
         variant=variant,
@@ -112,6 +164,7 @@ def _plain(variant: Variant, options: dict[str, str], each: sp.Expr, strength: s
         weight=pull.weight,
         target=pull.target,
         definitions={v_gt: noise - x_0},
+        coefficients=_diffusion(options),
         steps=(
             velocity_step(),
             Step(
@@ -119,6 +172,7 @@ def _plain(variant: Variant, options: dict[str, str], each: sp.Expr, strength: s
                 "The flow-matching gradient, times the advantage.",
                 GradientIs(loss, matching, label=r"\mathcal{L}_{\mathrm{AWM}}"),
             ),
+            *_held_steps(options, each, strength),
         ),
         after=(
             Step(
@@ -151,7 +205,9 @@ def _clipped(variant: Variant, options: dict[str, str], each: sp.Expr, strength:
     surrogate = Surrogate(advantage, ratio, clip_low, clip_high)
     own = advantage * mask * ratio * 2 * effective * each * (v_theta - v_gt)
     quoted = advantage * 2 * effective * each * (v_theta - v_gt)
-    pull, brief = (Pull(surrogate, g, each, v_theta - g / (2 * each)).held(strength) for g in (own, quoted))
+    pull, brief = (
+        _held(Pull(surrogate, g, each, v_theta - g / (2 * each)), options, each, strength) for g in (own, quoted)
+    )
     weightings = {"uniform": sp.S.One, "t": t, "t2": t**2}
     return Derivation(
         name=NAME,
@@ -171,7 +227,10 @@ def _clipped(variant: Variant, options: dict[str, str], each: sp.Expr, strength:
             log_ratio: log_prob_theta - log_prob_old,
             ratio: sp.exp(log_ratio),
         },
-        coefficients={omega: weightings[options["omega"]]} if options["omega"] in weightings else {},
+        coefficients={
+            **({omega: weightings[options["omega"]]} if options["omega"] in weightings else {}),
+            **_diffusion(options),
+        },
         steps=(
             velocity_step(),
             Step(
@@ -184,6 +243,7 @@ def _clipped(variant: Variant, options: dict[str, str], each: sp.Expr, strength:
                 "PPO's clip puts a mask m and the ratio on it (lemma L4).",
                 GradientIs(surrogate, own, label=r"\left(-J\right)"),
             ),
+            *_held_steps(options, each, strength),
         ),
         after=(
             Step(

@@ -101,6 +101,14 @@ def _group_steps() -> tuple[Step, ...]:
             Equal(beta_dpo * misorder_prob * Dot(advantages, ones), sp.S.Zero, {Norm2(ones): size}),
         ),
         Step(
+            "mean-over-the-group",
+            "Where the mean over the G samples stands in place of the sum, as in the public code, β is β/G.",
+            Equal(
+                -sp.log(1 + sp.exp(_margin(a, g, rest) / size)),
+                -sp.log(1 + sp.exp(_margin(a, g, rest).xreplace({beta_dpo: beta_dpo / size}))),
+            ),
+        ),
+        Step(
             "common-part",
             "What all gaps have in common, the reference's normaliser for instance, meets advantages that add up to 0.",
             Equal(Dot(advantages, gaps + shift * ones), Dot(advantages, gaps), {Norm2(ones): size}),

@@ -7,7 +7,8 @@ Proved: the exact gradient A m r k (ε + kδ) and its target, the approximation 
 order and the terms up to the third, the direction-only target, and both readings of the objective's sign.
 Source: Liu et al., arXiv:2505.05470.  DanceGRPO (arXiv:2505.07818) and CPS are the same loss on another reverse step;
 TempFlow-GRPO (arXiv:2508.04324) and MixGRPO (arXiv:2507.21802) weigh it by the time step.  MixGRPO's public
-code has ½ mean((log p_theta − log p_old)²) towards the behaviour model, where the paper has a KL to the reference.
+code has ½ mean((log p_theta − log p_old)²) towards the behaviour model, where the paper has a KL to the reference: the
+variant ``window-behaviour``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sympy as sp
 from derivations.calculus import Norm2, Surrogate, sg
 from derivations.claims import Equal, GradientIs
 from derivations.derivation import Derivation, Step
-from derivations.losses._policy_gradient import OPTIONS as OPTIONS
+from derivations.losses import _policy_gradient
 from derivations.losses._policy_gradient import GaussianPolicy, approximations, mask, ratio_gradient, time_weight_steps
 from derivations.notation import (
     C2,
@@ -44,6 +45,9 @@ REFERENCE = """@article{liu2025flowgrpo,
   title={Flow-GRPO: Training Flow Matching Models via Online RL},
   author={Liu, Jie and Liu, Gongye and Liang, Jiajun and others},
   journal={arXiv:2505.05470}, year={2025}}"""
+
+OPTIONS = {**_policy_gradient.OPTIONS, "kl": (*_policy_gradient.OPTIONS["kl"], "behaviour")}
+"""What an implementation may declare, the default first."""
 
 VARIANTS = (
     Variant("paper", "the true Gaussian log-density of the Flow-SDE step, without the KL term"),
@@ -75,6 +79,11 @@ VARIANTS = (
         "window",
         "only the steps inside a window train, averaged, with the KL divergence (MixGRPO)",
         {"log_prob_reduction": "mean", "kl": "step", "time_weight": "window"},
+    ),
+    Variant(
+        "window-behaviour",
+        "only the steps inside a window, with MixGRPO's public penalty towards the behaviour model",
+        {"log_prob_reduction": "mean", "kl": "behaviour", "time_weight": "window"},
     ),
 )
 

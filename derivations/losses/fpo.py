@@ -7,8 +7,9 @@ Both squared errors are of the same draw of noise and time; log p names minus an
 Proved: the gradient 2 A m r (v_theta − v_gt), exact; its on-policy form, which is AWM's; the ratio's closed form and
 its upper bound; what changes where several draws share one exponent.  With ω = 1 it is AWM's PPO-clipped form
 (:mod:`derivations.coincidences`).
-Source: McAllister et al., "Flow Matching Policy Gradients", arXiv:2507.21053.  The public code differs: it takes
-means over action dimensions, clips the log-ratio at ±3, and has the error in the predicted noise.
+Source: McAllister et al., "Flow Matching Policy Gradients", arXiv:2507.21053.  The public code takes means over action
+dimensions and has the error in the noise that follows from the predicted velocity (the variant ``noise``); it also
+clamps the log-ratio to ±3, which the preset ``fpo-official`` has too.
 """
 
 from __future__ import annotations
@@ -32,10 +33,12 @@ from derivations.notation import (
     log_ratio,
     noise,
     ratio,
+    t,
     v_gt,
     v_old,
     v_theta,
     x_0,
+    x_t,
 )
 from derivations.variant import Variant, chosen
 
@@ -46,7 +49,7 @@ REFERENCE = """@article{mcallister2025fpo,
   author={McAllister, David and others},
   journal={arXiv:2507.21053}, year={2025}}"""
 
-OPTIONS = _forward.OPTIONS
+OPTIONS = {**_forward.OPTIONS, "error": ("velocity", "noise")}
 """What an implementation may declare, the default first."""
 
 VARIANTS = (
@@ -57,6 +60,11 @@ VARIANTS = (
         "averaged, with a squared distance to the reference velocity",
         {"reduction": "mean", "reference": "on"},
     ),
+    Variant(
+        "noise",
+        "averaged, with the error of the noise that follows from the velocity, as the public code has it",
+        {"reduction": "mean", "error": "noise"},
+    ),
 )
 
 
@@ -64,7 +72,11 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
     """State and derive one variant."""
     options = chosen(variant, OPTIONS)
     each, strength = per_coordinate(options), reference_weight(options)
+    in_noise = options["error"] == "noise"
     error, error_old = each * Norm2(v_theta - v_gt), each * Norm2(v_old - v_gt)
+    if in_noise:  # which is the velocity's, times 1 − t
+        error, error_old = (each * Norm2(x_t + (1 - t) * v - noise) for v in (v_theta, v_old))
+        each *= (1 - t) ** 2
     surrogate = Surrogate(advantage, ratio, clip_low, clip_high)
     mask = ClipMask(advantage, ratio, clip_low, clip_high)
     quoted = 2 * advantage * each * (v_theta - v_gt)
@@ -85,6 +97,7 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
         target=pull.target,
         definitions={
             v_gt: noise - x_0,
+            **({x_t: t * noise + (1 - t) * x_0} if in_noise else {}),
             delta: v_theta - v_old,
             Delta: v_old - v_gt,
             log_prob_theta: -error,
@@ -94,6 +107,7 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
         },
         steps=(
             velocity_step(),
+            *(_noise_step() if in_noise else ()),
             Step(
                 "log-ratio",
                 "The ratio's closed form is that of a Gaussian step with k²/2 = 1 and kε = 2Δ: the errors differ by "
@@ -132,6 +146,16 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
         ),
         brief_gradient=brief.gradient,
         brief_target=brief.target,
+    )
+
+
+def _noise_step() -> tuple[Step, ...]:
+    return (
+        Step(
+            "error-in-the-noise",
+            "The noise that follows from a velocity is off by 1 − t of what the velocity is: near noise hardly at all.",
+            Equal(x_t + (1 - t) * v_theta - noise, (1 - t) * (v_theta - v_gt)),
+        ),
     )
 
 

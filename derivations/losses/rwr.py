@@ -3,19 +3,21 @@ r"""RWR, reward-weighted regression: flow matching on the model's own samples, w
 .. math:: \mathcal{L} = e^{R/\tau} \|v_\theta - v_{\mathrm{gt}}\|^2
 
 Proved: the target is v_gt itself, whatever the reward; the reward decides how hard it pulls, never where to.
-Source: Peters & Schaal, ICML 2007, for the exponential.  Lee et al. (arXiv:2302.12192), who brought reward weighting to
-diffusion models, weigh by the reward itself, not by its exponential: the target is the same, the weight is not.
+Source: Peters & Schaal, ICML 2007, for the exponential.  Lee, Liu, Ryu and others (arXiv:2302.12192), who brought
+reward weighting to text-to-image models, weigh by the reward itself, which their reward model keeps between 0 and 1.
+That variant is AWM with the reward in the advantage's place: with no baseline, and so with flow matching on top.
 """
 
 from __future__ import annotations
 
 import sympy as sp
 
-from derivations.claims import Parallel
+from derivations.calculus import Norm2
+from derivations.claims import Equal, Parallel
 from derivations.derivation import Derivation, Step
 from derivations.identities import velocity_step
 from derivations.losses import _forward
-from derivations.losses._forward import matching, mixture_step, per_coordinate, reference_weight
+from derivations.losses._forward import Pull, matching, mixture_step, per_coordinate, reference_weight
 from derivations.notation import noise, reward, temperature, v_gt, v_theta, x_0
 from derivations.variant import Variant, chosen
 
@@ -26,19 +28,26 @@ REFERENCE = """@inproceedings{peters2007rwr,
   author={Peters, Jan and Schaal, Stefan},
   booktitle={ICML}, year={2007}}"""
 
-OPTIONS = _forward.OPTIONS
+OPTIONS = {**_forward.OPTIONS, "weighting": ("exponential", "reward")}
 """What an implementation may declare, the default first."""
 
 VARIANTS = (
     Variant("paper", "the weighted squared error, summed over coordinates"),
     Variant("mean", "averaged over coordinates", {"reduction": "mean"}),
     Variant("reference", "with a squared distance to the reference velocity", {"reference": "on"}),
+    Variant(
+        "reward", "weighted by the reward itself, averaged (Lee et al.)", {"reduction": "mean", "weighting": "reward"}
+    ),
 )
+
+_DATA = {v_gt: noise - x_0}
 
 
 def derive(variant: Variant = VARIANTS[0]) -> Derivation:
     """State and derive one variant."""
     options = chosen(variant, OPTIONS)
+    if options["weighting"] == "reward":
+        return _by_reward(variant, options)
     weight = sp.exp(reward / temperature) * per_coordinate(options)
     pull = matching(weight).held(reference_weight(options))
     return Derivation(
@@ -52,7 +61,7 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
         gradient=pull.gradient,
         weight=pull.weight,
         target=pull.target,
-        definitions={v_gt: noise - x_0},
+        definitions=_DATA,
         steps=(velocity_step(),),
         after=(
             Step(
@@ -61,5 +70,44 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
                 Parallel(-matching(weight).gradient, v_gt - v_theta, 2 * weight),
             ),
             *mixture_step(weight, v_gt, reference_weight(options)),
+        ),
+    )
+
+
+def _by_reward(variant: Variant, options: dict[str, str]) -> Derivation:
+    each, shift = per_coordinate(options), sp.Symbol("b", real=True)
+    gradient = 2 * reward * each * (v_theta - v_gt)
+    plain = Pull(reward * each * Norm2(v_theta - v_gt), gradient, each, v_theta + reward * (v_gt - v_theta))
+    pull = plain.held(reference_weight(options))
+    return Derivation(
+        name=NAME,
+        variant=variant,
+        title=TITLE,
+        process="forward",
+        policy="on",
+        reference=REFERENCE,
+        loss=pull.loss,
+        gradient=pull.gradient,
+        weight=pull.weight,
+        target=pull.target,
+        definitions=_DATA,
+        steps=(velocity_step(),),
+        after=(
+            Step(
+                "reward-one",
+                "A reward of 1 is plain flow matching …",
+                Equal(plain.target, v_gt, {reward: sp.S.One}),
+            ),
+            Step(
+                "reward-zero",
+                "… and with a reward of 0 nothing pulls.",
+                Equal(plain.target, v_theta, {reward: sp.S.Zero}),
+            ),
+            Step(
+                "no-baseline",
+                "A constant b that is added to every reward adds b times the flow-matching gradient: only that holds "
+                "the model to its own samples, and an advantage has it taken out.",
+                Equal(gradient.xreplace({reward: reward + shift}), gradient + 2 * shift * each * (v_theta - v_gt)),
+            ),
         ),
     )

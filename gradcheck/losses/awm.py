@@ -30,6 +30,12 @@ def loss(
             error_old = latent_reduce((case.v_old - v_gt) ** 2, reduction)
         log_ratio = _log_prob(error, case, omega) - _log_prob(error_old, case, omega)
         policy_loss = ppo_loss(torch.exp(log_ratio), case.advantage, case.clip_low, case.clip_high)
+    if reference == "elbo":
+        sigma = case.noise_level * torch.sqrt(case.t / (1 - case.t))
+        divergence = latent_reduce((case.v_theta - case.v_ref) ** 2, reduction) / (2 * sigma**2)
+        return policy_loss + case.kl_weight * divergence
+    if reference == "ema":
+        return policy_loss + case.kl_weight * latent_reduce((case.v_theta - case.v_old) ** 2, reduction)
     return held(policy_loss, case, reduction, reference)
 
 

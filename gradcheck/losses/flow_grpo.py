@@ -39,6 +39,9 @@ def loss(
     inside = case.window if time_weight == "window" else torch.ones_like(policy_loss)
     if kl == "none":
         return inside * policy_loss
+    if kl == "behaviour":
+        penalty = 0.5 * (log_prob - log_prob_old) ** 2
+        return inside * (policy_loss + penalty * case.kl_weight)
     with torch.no_grad():
         mean_ref, _ = step(case.v_ref)
     variance = std**2 if kl == "step" else std**2 / expand(case.dt, std)

@@ -12,7 +12,10 @@ from gradcheck.losses._forward import held
 __all__ = ["loss"]
 
 
-def loss(case: Case, *, reduction: str = "sum", reference: str = "off") -> Tensor:
+def loss(case: Case, *, reduction: str = "sum", reference: str = "off", weighting: str = "exponential") -> Tensor:
     """Per-sample loss, shape (B,), differentiable in ``case.v_theta``."""
     error = latent_reduce((case.v_theta - (case.noise - case.x_0)) ** 2, reduction)
+    if weighting == "reward":
+        weighted = case.reward * error
+        return held(weighted, case, reduction, reference)
     return held(torch.exp(case.reward / case.temperature) * error, case, reduction, reference)

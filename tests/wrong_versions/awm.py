@@ -28,6 +28,28 @@ WRONG_VERSIONS = (
     *clipped("awm", "clipped"),
     *reference(merged=True),
     WrongVersion(
+        "elbo-without-half",
+        "The reference term is over σ_t², not over 2σ_t².",
+        Edit(_SYMBOLIC, "per_coordinate(options) / (2 * sigma_t**2)", "per_coordinate(options) / sigma_t**2"),
+        "comparison",
+        numeric=Edit(_NUMERIC, "/ (2 * sigma**2)", "/ sigma**2"),
+        variant="clipped-elbo",
+    ),
+    WrongVersion(
+        "elbo-standard-deviation",
+        "σ_t stands where its square is meant.",
+        Edit(_SYMBOLIC, "per_coordinate(options) / (2 * sigma_t**2)", "per_coordinate(options) / (2 * sigma_t)"),
+        "comparison",
+        numeric=Edit(_NUMERIC, "/ (2 * sigma**2)", "/ (2 * sigma)"),
+        variant="clipped-elbo",
+    ),
+    WrongVersion(
+        "ema-without-gradient",
+        "The term to the EMA copy trains nothing.",
+        numeric=Edit(_NUMERIC, "(case.v_theta - case.v_old)", "(case.v_theta.detach() - case.v_old)"),
+        variant="clipped-ema",
+    ),
+    WrongVersion(
         "reference-held-clipped",
         "The clipped form's target forgets the reference term's share of the gradient.",
         Edit(FORWARD, "self.target - back / (2 * self.weight)", "self.target"),

@@ -7,6 +7,7 @@ from wrong_versions.families import POLICY_TARGETS
 
 _SYMBOLIC = "derivations/losses/flow_grpo.py"
 _NUMERIC = "gradcheck/losses/flow_grpo.py"
+_PENALTY = "(log_prob_theta - log_prob_old) * self.scale"
 _RATIO = "ratio = torch.exp(log_prob - log_prob_old)"
 
 WRONG_VERSIONS = (
@@ -480,6 +481,26 @@ WRONG_VERSIONS = (
         "precision",
         numeric=Edit(COMMON, 'if scale == "unit":', "if scale:"),
         variant="cps",
+    ),
+    WrongVersion(
+        "penalty-sign",
+        "The penalty pushes away from the behaviour model.",
+        Edit(POLICY, _PENALTY, _PENALTY.replace("log_prob_theta - log_prob_old", "log_prob_old - log_prob_theta")),
+        "kl-gradient",
+        numeric=Edit(_NUMERIC, "penalty = 0.5 *", "penalty = -0.5 *"),
+        variant="window-behaviour",
+    ),
+    WrongVersion(
+        "penalty-not-halved",
+        "The squared log-ratio is not halved.",
+        numeric=Edit(_NUMERIC, "penalty = 0.5 *", "penalty ="),
+        variant="window-behaviour",
+    ),
+    WrongVersion(
+        "penalty-absolute",
+        "The log-ratio is not squared.",
+        numeric=Edit(_NUMERIC, "(log_prob - log_prob_old) ** 2", "(log_prob - log_prob_old).abs()"),
+        variant="window-behaviour",
     ),
 )
 

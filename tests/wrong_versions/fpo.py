@@ -155,6 +155,22 @@ WRONG_VERSIONS = (
         "several-draws",
     ),
     WrongVersion(
+        "noise-error-unscaled",
+        "The error in the noise is taken for the velocity's: (1 − t)² is missing.",
+        Edit(_SYMBOLIC, "each *= (1 - t) ** 2", "each *= 1"),
+        "log-ratio",
+        numeric=Edit(_NUMERIC, "(1 - expand(case.t, v)) * v", "v"),
+        variant="noise",
+    ),
+    WrongVersion(
+        "noise-error-in-data",
+        "t for 1 − t: that is the error in the data, but for its sign.",
+        Edit(_SYMBOLIC, "each *= (1 - t) ** 2", "each *= t**2"),
+        "log-ratio",
+        numeric=Edit(_NUMERIC, "(1 - expand(case.t, v)) * v", "expand(case.t, v) * v"),
+        variant="noise",
+    ),
+    WrongVersion(
         "target-reversed",
         "The target lies on the other side of v_theta.",
         Edit(_SYMBOLIC, _TARGET, _TARGET.replace("(v_gt - v_theta)", "(v_theta - v_gt)")),

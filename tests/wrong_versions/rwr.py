@@ -51,6 +51,20 @@ WRONG_VERSIONS = (
         numeric=Edit(_NUMERIC, "case.reward / case.temperature", "case.reward"),
     ),
     WrongVersion(
+        "reward-squared",
+        "The reward is the weight twice over.",
+        Edit(_SYMBOLIC, "gradient = 2 * reward * each", "gradient = 2 * reward**2 * each"),
+        "gradient",
+        numeric=Edit(_NUMERIC, "weighted = case.reward * error", "weighted = case.reward**2 * error"),
+        variant="reward",
+    ),
+    WrongVersion(
+        "reward-centred",
+        "The reward's mean is taken out: that is an advantage.",
+        numeric=Edit(_NUMERIC, "weighted = case.reward *", "weighted = (case.reward - case.reward.mean()) *"),
+        variant="reward",
+    ),
+    WrongVersion(
         "reward-averaged",
         "The reward is averaged over the batch.",
         numeric=Edit(_NUMERIC, "case.reward / case.temperature", "case.reward.mean() / case.temperature"),
