@@ -20,12 +20,13 @@ from __future__ import annotations
 import sympy as sp
 
 from derivations.calculus import Dot, Norm2, VectorSymbol
-from derivations.claims import Equal
+from derivations.claims import Equal, GradientIs
 from derivations.derivation import Derivation, Step
 from derivations.identities import velocity_step
 from derivations.losses import _forward
-from derivations.losses._preference import Preference, negative_log_likelihood
-from derivations.notation import advantage, beta_dpo, error_gap, group_gap, misorder_prob
+from derivations.losses._forward import per_coordinate
+from derivations.losses._preference import Preference, doubt, negative_log_likelihood
+from derivations.notation import advantage, beta_dpo, error_gap, group_gap, misorder_prob, v_gt, v_theta
 from derivations.variant import Variant, chosen
 
 NAME = "dgpo"
@@ -52,6 +53,7 @@ def _margin(own: sp.Expr, gap: sp.Expr, others: sp.Expr) -> sp.Expr:
 
 def derive(variant: Variant = VARIANTS[0]) -> Derivation:
     """State and derive one variant."""
+    each = per_coordinate(chosen(variant, OPTIONS))
     own = Preference(_margin(advantage, error_gap, group_gap), beta_dpo * advantage, chosen(variant, OPTIONS))
     return Derivation(
         name=NAME,
@@ -65,8 +67,23 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
         weight=own.pull.weight,
         target=own.pull.target,
         definitions=own.definitions,
-        steps=(velocity_step(), own.likelihood_step, *_group_steps(), own.gap_step),
+        steps=(velocity_step(), own.likelihood_step, *_group_steps(), _mean_step(each), own.gap_step),
         after=(own.start_step(group_gap),),
+    )
+
+
+def _mean_step(each: sp.Expr) -> Step:
+    size = sp.Symbol("G", positive=True)
+    mean = _margin(advantage, error_gap, group_gap) / size
+    return Step(
+        "mean-over-the-group",
+        "Where the mean over the G samples stands in place of the sum, as in the public code, it is all the same with "
+        "β/G for β, in q too.",
+        GradientIs(
+            negative_log_likelihood(mean),
+            2 * advantage * (beta_dpo / size) * doubt(mean) * each * (v_theta - v_gt),
+            label=r"\mathcal{L}_{1/G}",
+        ),
     )
 
 
@@ -99,14 +116,6 @@ def _group_steps() -> tuple[Step, ...]:
             "zero-sum",
             "Over the group, what they count for adds up to 0, as their advantages do.",
             Equal(beta_dpo * misorder_prob * Dot(advantages, ones), sp.S.Zero, {Norm2(ones): size}),
-        ),
-        Step(
-            "mean-over-the-group",
-            "Where the mean over the G samples stands in place of the sum, as in the public code, β is β/G.",
-            Equal(
-                -sp.log(1 + sp.exp(_margin(a, g, rest) / size)),
-                -sp.log(1 + sp.exp(_margin(a, g, rest).xreplace({beta_dpo: beta_dpo / size}))),
-            ),
         ),
         Step(
             "common-part",
