@@ -10,6 +10,7 @@ from typing import Any
 import sympy as sp
 import torch
 
+from derivations.derivation import Derivation
 from derivations.notation import quantity
 from derivations.sde import SDES, step_with
 from gradcheck.bounds import unit_roundoff
@@ -80,6 +81,11 @@ class Assumed:
         if problems:
             raise InputError(*problems)
         return cls(numbers, words.get("sde", ""), words.get("working_dtype"), declared)
+
+    @property
+    def loss(self) -> Derivation | None:
+        """The loss that is declared."""
+        return None if self.declared is None else self.declared.derivation
 
     def admits(self, universe: Universe) -> bool:
         """Whether the loss may live there."""

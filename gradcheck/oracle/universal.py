@@ -52,12 +52,14 @@ class Universe:
         sde: the reverse step; empty for the forward process.
         log_prob_reduction: of the stored log-probability over the latent's coordinates, ``"sum"`` or ``"mean"``.
         numbers: one-number quantities that are given instead of drawn; ``adv_clip_max`` keeps advantages below it.
+        declared: a loss of which it is declared that it is this one; its quantities are there too.
     """
 
     process: str
     sde: str = ""
     numbers: Mapping[str, float] = field(default_factory=dict)
     log_prob_reduction: str = "sum"
+    declared: Derivation | None = None
 
     def __str__(self) -> str:
         return self.process + (f", on {self.sde} steps" if self.sde else "")
@@ -65,7 +67,7 @@ class Universe:
     def draw(self, spec: Spec) -> Quantities:
         """What a problem is made from, consistent among themselves, every step on one time grid."""
         members = self._members()
-        names = list(dict.fromkeys(name for d in members for name in d.given))
+        names = list(dict.fromkeys(name for d in (*members, *self._own()) for name in d.given))
         names += ["D"] if "D" not in names else []
         fixed: Quantities = {name: x for name, x in self.numbers.items() if name in names}
         given = draw_given(members[0], spec, names, fixed)
@@ -85,7 +87,7 @@ class Universe:
     def case(self, given: Quantities) -> Case:
         """The case of these quantities, with all that follows from them and what schedulers ask for besides."""
         quantities = dict(given)
-        for d in reversed(self._members()):
+        for d in (*self._own(), *reversed(self._members())):
             part = complete(d, {name: given[name] for name in d.given})
             quantities |= {name: getattr(part, name) for name in part.names}
         t = given["t"]
@@ -107,6 +109,8 @@ class Universe:
                 continue
             if not isinstance(value, Tensor):
                 yield name, {**given, name: 0.7 * value}
+            elif name in ("mask", "window"):
+                yield name, {**given, name: torch.ones_like(value)}
             elif quantity(name).axes == "latent":
                 noise = torch.randn(value.shape, generator=generator, dtype=value.dtype)
                 yield name, {**given, name: value.detach() + 0.2 * noise}
@@ -122,6 +126,9 @@ class Universe:
                 yield name, {**given, name: 0.7 * value}
                 if quantity(name).domain.inf.is_negative:
                     yield name, {**given, name: -value}
+
+    def _own(self) -> list[Derivation]:
+        return [] if self.declared is None else [self.declared]
 
     def _members(self) -> list[Derivation]:
         if self.process == "backward":

@@ -95,7 +95,8 @@ def unveil(
     problems: list[tuple[Universe, AdapterError]] = []
     for universe in _worlds(function, name, timeout, assumed, read):
         try:
-            looks.append(Look(function, name, timeout, replace(universe, numbers=assumed.numbers), assumed.unit))
+            world = replace(universe, numbers=assumed.numbers, declared=assumed.loss)
+            looks.append(Look(function, name, timeout, world, assumed.unit))
         except AdapterError as error:
             problems.append((universe, error))
             continue
@@ -132,7 +133,7 @@ def _worlds(
             return function(Watched(case, asked)).sum()
 
         try:
-            world = replace(universe, numbers=assumed.numbers)
+            world = replace(universe, numbers=assumed.numbers, declared=assumed.loss)
             Adapter(noting, name, "mean", timeout).observe(world.case(world.draw(_FIRST)))
         except AdapterError:
             continue

@@ -22,7 +22,7 @@ class Outside:
         line: as one writes it for ``gradcheck derive``.
         code: per sample, (B,), from a case of that line.
         given: quantities of its own.
-        read: whether ``unveil`` reads a formula off the code.
+        read: whether ``unveil`` reads a formula off the code, besides knowing its line.
     """
 
     line: str
