@@ -23,6 +23,8 @@ def shared_names(
     of_old = dict(old)
     out = []
     for name, p in live.items():
+        if adapters is not None and f".{adapters[0]}." not in name:
+            continue
         twin = name if adapters is None else name.replace(f".{adapters[0]}.", f".{adapters[1]}.")
         if twin in of_old and of_old[twin].shape == p.shape:
             out.append((name, p, of_old[twin]))
@@ -46,14 +48,17 @@ class Average:
     def aliased(self, output: Tensor, old: Tensor | None) -> Checked:
         """Two models in one storage, or one model that stands for both."""
         same = [name for name, p, q in self.pairs if p.data_ptr() == q.data_ptr() and p.numel()]
-        apart = any(not torch.equal(p, q) for _, p, q in self.pairs)
-        if apart and old is not None and torch.equal(output.detach(), old):
+        if self.apart() and old is not None and torch.equal(output.detach(), old):
             sentence = "v_old is the trained model's own output, bit for bit, and the old model is another one"
             return Checked("old-model", (Fault("old-is-live", sentence),))
         if not same:
             return Checked("old-model")
         sentence = f"the old model is the live one: {len(same)} parameters share their storage ({same[0]} …)"
         return Checked("old-model", (Fault("old-aliased", sentence),))
+
+    def apart(self) -> bool:
+        """Whether the old model has other numbers than the live one."""
+        return any(not torch.equal(p, q) for _, p, q in self.pairs)
 
     def remember(self) -> None:
         self._before = [(p.detach().clone(), q.detach().clone()) for _, p, q in self.pairs]
@@ -68,6 +73,10 @@ class Average:
         if all(torch.equal(q, before) for (_, q), (_, before) in zip(now, self._before, strict=True)):
             return None
         before, self._before = self._before, []
+        if not all(bool(x.isfinite().all()) for pair in now for x in pair):
+            return Checked(
+                "old-model", (Fault("not-finite", "the parameters of the live or old model are not finite"),)
+            )
         if all(torch.equal(p, q) for p, q in now) and not all(torch.equal(p, q) for p, q in before):
             if self.decay in (None, 0.0):
                 return Checked("old-model")

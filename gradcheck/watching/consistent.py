@@ -14,6 +14,7 @@ from torch import Tensor
 from derivations import notation as n
 from gradcheck.watching.faults import Checked, Fault
 from gradcheck.watching.given import Given
+from gradcheck.watching.half import held_in
 from gradcheck.watching.linear import residual
 from gradcheck.watching.problem import StepProblem, numbers_of
 
@@ -206,14 +207,41 @@ def _combination(
     others: list[tuple[dict[str, Tensor], str, str]],
 ) -> list[Fault]:
     tensors = [given.latents[x] for x in (name, *terms)]
-    allowed = 8 * max(unit, *(torch.finfo(x.dtype).eps for x in tensors))
+    # x_t as the network read it may have been rounded to its precision, and made wider again
+    allowed = 8 * max(unit, *(torch.finfo(held_in(x) or x.dtype).eps for x in tensors))
     if float(residual(terms, given.latents, given.latents[name])[0].max()) <= allowed:
         return []
     for other, cause, sentence in others:
         if float(residual(other, given.latents, given.latents[name])[0].max()) <= allowed:
             return [Fault(cause, sentence)]
     sentence = f"{name} is not {formula} of what is given: of other noise, another time, or in another order"
-    return [Fault("noised-latent" if name == "x_t" else f"given-{name}", sentence)]
+    if name != "x_t":
+        return [Fault(f"given-{name}", sentence)]
+    return [_mixed_otherwise(given, terms) or Fault("noised-latent", sentence)]
+
+
+def _mixed_otherwise(given: Given, terms: dict[str, Tensor]) -> Fault | None:
+    """x_t as another combination of its x_0 and its noise, of the first numbers: other times, or a factor."""
+    x_t, *parts = (
+        given.latents[x].detach().flatten(1)[:, : 2**14].to("cpu", torch.float64) for x in ("x_t", "x_0", "noise")
+    )
+    basis = torch.stack(parts, 2)  # (B, D, 2)
+    seen = torch.linalg.lstsq(basis, x_t[:, :, None]).solution
+    left = (basis @ seen)[:, :, 0] - x_t
+    if float((left.norm(dim=1) / x_t.norm(dim=1)).max()) > 1e-5:
+        return None
+    of_data, of_noise = seen[:, 0, 0], seen[:, 1, 0]
+    if bool(((of_data + of_noise - 1).abs() <= 1e-4).all()):
+        i = int((of_noise - terms["noise"]).abs().argmax())
+        there, here = float(of_noise[i]), float(terms["noise"][i])
+        return Fault("noised-time", f"x_t of sample {i} is noised at t = {there:.6g}; t = {here:.6g} is given")
+    for name, found in (("x_0", of_data), ("noise", of_noise)):
+        factors = found / terms[name]
+        factor = float(factors.mean())
+        if abs(factor - 1) > 1e-4 and bool(((factors - factor).abs() <= 1e-4 * abs(factor)).all()):
+            sentence = f"x_t holds {factor:.6g} times its {name}: a scale is applied twice, or not at all"
+            return Fault("noised-scale", sentence)
+    return None
 
 
 def check_guidance(given: Given, unit: float) -> Checked:

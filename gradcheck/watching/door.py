@@ -96,7 +96,10 @@ def watch(
         source = old_model if old_model is not None else model
         every_name = dict(model.named_parameters()) if model is not None else trained
         live = {name: p for name, p in every_name.items() if name in trained} or every_name
-        pairs = shared_names(live, source.named_parameters(), old_adapters) if source is not None else []
+        pairs = []
+        if source is not None:  # what must train may be of another adapter, by mistake: that is told at the first step
+            of_old = list(source.named_parameters())
+            pairs = shared_names(live, of_old, old_adapters) or shared_names(every_name, of_old, old_adapters)
         if not pairs:
             raise InputError(
                 ("old_model", "a model that shares no parameter's name with model=", "a copy of the trained model")

@@ -51,6 +51,7 @@ class Given:
         live: what came with a graph, by name, besides the output.
         extra: what no formula takes: the grid, the groups, the declared constants.
         versions: of every tensor that is kept, to see whether somebody changed it in place.
+        moved: whether the trained parameters are other ones than at the rollout, if that is known.
     """
 
     output_name: str
@@ -61,6 +62,7 @@ class Given:
     live: dict[str, Tensor] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, int] = field(default_factory=dict)
+    moved: bool | None = None
 
     @property
     def batch(self) -> int:

@@ -11,7 +11,7 @@ from gradcheck.watching.half import held_in, word
 from gradcheck.watching.linear import blocks_of
 from gradcheck.watching.problem import StepProblem
 
-__all__ = ["check_on_policy"]
+__all__ = ["check_on_policy", "check_reference", "check_refreshed"]
 
 _SPREAD = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 0.03, torch.float16: 4e-3}
 """‖v_theta − v_old‖/‖v_theta‖ that two runs of one network may differ by: another batch, another kernel.  A rounding of
@@ -49,6 +49,13 @@ def check_on_policy(
         f"no update lies between rollout and training, and v_old differs from {given.output_name} by up to "
         f"{float(distance.max()):.2g} of its length; {seen}: "
     )
+    if given.moved:
+        cause = (
+            "on_policy=True is said, and the parameters have moved since the rollout, so that v_old and "
+            f"{given.output_name} differ by right: say it as long as no optimizer step lies between the rollout and "
+            "the call"
+        )
+        return Checked(name, (Fault("on-policy-declared", cause),))
     rounded = held_in(old)
     if rounded is not None and held_in(theta) != rounded and float(distance.max()) <= 4 * _SPREAD[rounded]:
         return Checked(
@@ -64,6 +71,44 @@ def check_on_policy(
         "state, prompt or guidance, or of another sample"
     )
     return Checked(name, (Fault("ratio-on-policy", cause),))
+
+
+def check_refreshed(problem: StepProblem, given: Given, network_dtype: torch.dtype | None) -> Checked:
+    """Whether v_old is the trained model's own output after an update.
+
+    Asked in float32 alone: a network in half precision may put out the same numbers after a small update.
+    """
+    name, old_name = "on-policy", given.output_name.replace("theta", "old")
+    theta, old = given.output.detach(), given.latents.get(old_name)
+    single = network_dtype is None and held_in(theta) is None
+    if old is None or not single or not torch.equal(theta.to(old.dtype), old):
+        return Checked(name)
+    sentence = (
+        f"{old_name} is {given.output_name}, bit for bit, and the parameters have moved since the rollout: it was "
+        "computed anew with the trained model, so that the ratio is always 1 and nothing is ever clipped"
+    )
+    return Checked(name, (Fault("old-is-live", sentence),))
+
+
+_BY_CHANCE = 32
+"""In a network in half precision a small update changes few numbers, and others than v_ref differs in.  Where n numbers
+of v_old and v_theta differ, v_ref of another model has about as many of its own, and none with a chance of e⁻ⁿ."""
+
+
+def check_reference(given: Given) -> Checked:
+    """Whether the reference is the trained model: v_ref is v_theta where v_old is not any more."""
+    name = "reference"
+    ref, old = (given.latents.get(given.output_name.replace("theta", x)) for x in ("ref", "old"))
+    if ref is None:
+        return Checked(name, unchecked="v_ref was not given")
+    theta = given.output.detach()
+    if old is None or not torch.equal(theta.to(ref.dtype), ref) or int((theta != old).sum()) < _BY_CHANCE:
+        return Checked(name)
+    sentence = (
+        f"v_ref is {given.output_name}, bit for bit, where v_old is not: the reference is the trained model (a module "
+        "that is not a copy, an adapter that is not switched off), and its term has no gradient"
+    )
+    return Checked(name, (Fault("reference-is-live", sentence),))
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:

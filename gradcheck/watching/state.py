@@ -172,6 +172,9 @@ class _Way:
 
 def _explained(problem: StepProblem, given: Given, off: Tensor) -> Fault:
     """The first other story under which what is read off x_prev is noise."""
+    clamped = _clamped(given.latents["x_prev"])
+    if clamped is not None:
+        return clamped
     few = _fewer(given, problem)
     fitting: list[tuple[float, Fault]] = []
     for way in _ways(problem, few):
@@ -188,6 +191,21 @@ def _explained(problem: StepProblem, given: Given, off: Tensor) -> Fault:
         f"noise ({float(off.max()):.3g} standard deviations from it); another time, index, noise level, model or sample"
     )
     return Fault("state", sentence)
+
+
+def _clamped(x_prev: Tensor) -> Fault | None:
+    """Sampled numbers are all different, but for a few in float32; those of a clamp are at its ends."""
+    if held_in(x_prev) is not None:
+        return None
+    low, high = x_prev.aminmax()
+    ends = [(float(end), int((x_prev == end).sum())) for end in (low, high)]
+    at = [f"{count} are {end:g}" for end, count in ends if count >= 4]
+    if not at:
+        return None
+    sentence = (
+        f"x_prev was clamped after it was sampled ({' and '.join(at)}, to the last digit): it is no sample of the step"
+    )
+    return Fault("state-clamped", sentence)
 
 
 def _fewer(given: Given, problem: StepProblem) -> Given:

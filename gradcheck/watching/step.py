@@ -19,7 +19,7 @@ from gradcheck.watching.faults import Checked, Fault
 from gradcheck.watching.given import Given, Problem
 from gradcheck.watching.judge import Seen, judge_step
 from gradcheck.watching.lines import StepLine
-from gradcheck.watching.policy import check_on_policy
+from gradcheck.watching.policy import check_on_policy, check_reference, check_refreshed
 from gradcheck.watching.precision import Precision
 from gradcheck.watching.problem import StepProblem, step_problem
 from gradcheck.watching.rewards import check_advantages
@@ -144,6 +144,7 @@ def judge_call(
         check_given(problem, given, precision.unit if precision.output is None else 0.0),
         check_guidance(given, precision.unit),
         _advantages(problem, given),
+        check_reference(given),
     ]
     note = problem.why
     if bool(problem.left_out.any()):
@@ -156,8 +157,10 @@ def judge_call(
     seen = judge_step(problem, gradient, precision, constants)
     if given.extra.get("on_policy") is True:
         checks.append(check_on_policy(problem, given, network_dtype, seen.ratios, dropout()))
+    elif given.extra.get("on_policy") is False and given.moved:
+        checks.append(check_refreshed(problem, given, network_dtype))
     line = _line(context, step, problem, given, gradient, precision, constants, seen, note, explain)
-    unchecked = {c.name: c.unchecked for c in checks if c.unchecked and c.name != "state"}
+    unchecked = {c.name: c.unchecked for c in checks if c.unchecked and c.name not in ("state", "reference")}
     return Judgement(_with(line, checks), seen, unchecked)
 
 
@@ -219,7 +222,7 @@ def _line(
         checks={"gradient": "holds"},
     )
     if not bool(gradient.isfinite().all()):
-        return _not_finite(line, given, constants)
+        return _not_finite(line, given, gradient, constants)
     if seen.holds and not seen.constant.cause:
         return _constant_told(context, line, seen, constants)
     line = replace(line, verdict="wrong", checks={"gradient": "fails"})
@@ -240,11 +243,19 @@ def _line(
     return replace(line, causes=tuple(f.name for f in found), because=_because(found, seen))
 
 
-def _not_finite(line: StepLine, given: Given, constants: Constants) -> StepLine:
-    if "loss_scale" in constants.given:
-        because = "the gradient overflows at this loss scale; GradScaler skips the step"
+def _not_finite(line: StepLine, given: Given, gradient: Tensor, constants: Constants) -> StepLine:
+    inputs = {given.output_name: given.output, **given.latents}
+    already = [name for name, x in inputs.items() if not bool(x.isfinite().all())]
+    # in float16 alone a loss scale takes a gradient out of range, and GradScaler lowers it
+    narrow = already or gradient.dtype == torch.float16
+    if "loss_scale" in constants.given and narrow:
+        because = f"{', '.join(already) or 'the gradient'} overflows at this loss scale; GradScaler skips the step"
         return replace(line, verdict="unjudged", because=because, checks={}, ratio=None)
-    sentence = f"the gradient in {given.output_name} is not finite"
+    bad = (~gradient.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+    where = f"{len(bad)} of {len(gradient)} samples ({', '.join(map(str, bad[:5]))}{' …' if len(bad) > 5 else ''})"
+    sentence = f"the gradient in {given.output_name} is not finite in {where}"
+    if already:
+        sentence += f", and neither is {', '.join(already)}"
     return replace(line, verdict="wrong", causes=("not-finite",), because=sentence, checks={"gradient": "fails"})
 
 

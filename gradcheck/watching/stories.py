@@ -92,6 +92,7 @@ def of_trainer(e: Evidence) -> Iterator[Story]:
                     Fault("step-index", f"the index is off: the loss is that of the step {words}"),
                     partial(_under, e, t=grid[i], dt=grid[i] - grid[j]),
                 )
+    yield from _of_targets(e)
     yield from _of_latents(e)
     if "noise_level" in own:
         for level in (x / 20 for x in range(2, 41)):
@@ -110,6 +111,21 @@ def of_trainer(e: Evidence) -> Iterator[Story]:
             Fault("mean-time", "every sample has the mean time of the batch"),
             partial(_under, e, None, **{k: x.mean().expand(batch) for k, x in samples.items()}),
         )
+
+
+def _of_targets(e: Evidence) -> Iterator[Story]:
+    """What else a network may be trained towards on noised samples."""
+    forward = e.conventions.derivation.process == "forward" and e.conventions.prediction == "v"
+    if not forward or not {"x_0", "noise"} <= set(e.case.names):
+        return
+    x_0, noise, zero = e.case.x_0, e.case.noise, torch.zeros_like(e.case.x_0)
+    for name, words, target in (
+        ("target-sign", "x_0 − noise", {"noise": x_0, "x_0": noise}),
+        ("target-noise", "the noise", {"noise": noise, "x_0": zero}),
+        ("target-data", "x_0", {"noise": x_0, "x_0": zero}),
+    ):
+        sentence = f"the network is trained towards {words}; its velocity is noise − x_0"
+        yield Fault(name, sentence), partial(_required, e.conventions, e.case.replace(**target))
 
 
 def _of_latents(e: Evidence) -> Iterator[Story]:

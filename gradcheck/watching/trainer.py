@@ -94,8 +94,8 @@ class Arrivals:
 class Parameters:
     """The trained parameters before a backward pass, to see which of them it changes the gradient of."""
 
-    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
-        self._parameters = parameters
+    def __init__(self, parameters: Mapping[str, Tensor], model: nn.Module | None = None) -> None:
+        self._parameters, self._model = parameters, model
         self._before = {name: (p.grad, None if p.grad is None else p.grad._version) for name, p in parameters.items()}
 
     def checked(self) -> Checked:
@@ -105,12 +105,16 @@ class Parameters:
         if frozen:
             sentence = f"{_some(frozen, self._parameters)} of what must train does not require grad"
             return Checked(name, (Fault("parameters-frozen", sentence),))
-        if any(hasattr(p, "device_mesh") for p in self._parameters.values()):
+        if self.sharded:
             return Checked(name, unchecked="FSDP gives sharded parameters their gradients after the backward pass")
         missed = [x for x in self._parameters if not self._reached(x)]
         if not missed:
             return Checked(name)
         sentence = f"no gradient reaches {_some(missed, self._parameters)} of what must train"
+        own = {id(p) for p in self._model.parameters()} if self._model is not None else set()
+        if own and not any(id(self._parameters[x]) in own for x in missed):
+            because = "they are not the model's own: the optimiser was made of a copy, or before they were replaced"
+            return Checked(name, (Fault("parameters-of-a-copy", f"{sentence}: {because}"),))
         if len(missed) == len(self._parameters):
             return Checked(
                 name,
@@ -123,6 +127,22 @@ class Parameters:
                 ),
             )
         return Checked(name, (Fault("parameters-unreached", sentence),))
+
+    @property
+    def sharded(self) -> bool:
+        return any(hasattr(p, "device_mesh") for p in self._parameters.values())
+
+    def again(self) -> Checked:
+        """After a second backward pass through the same output."""
+        name = "parameters"
+        twice = [x for x in self._parameters if self._reached(x)]
+        if self.sharded or not twice:
+            return Checked(name)  # a look at a gradient, by torch.autograd.grad
+        sentence = (
+            f"a second backward pass went through the same output, and {_some(twice, self._parameters)} of what must "
+            "train got its gradient too; what was judged is the first pass alone"
+        )
+        return Checked(name, (Fault("backward-twice", sentence),))
 
     def _reached(self, name: str) -> bool:
         before, version = self._before[name]

@@ -21,6 +21,7 @@ from gradcheck.watching.averaged import Average
 from gradcheck.watching.faults import Checked
 from gradcheck.watching.given import Given, Problem, read_call
 from gradcheck.watching.lines import Report, StepLine
+from gradcheck.watching.moved import Moved
 from gradcheck.watching.pending import Pending, goes_on, network_dtype, quiet, untraced
 from gradcheck.watching.rewards import check_advantages
 from gradcheck.watching.saving import Kept, write_step
@@ -65,6 +66,7 @@ class Watch:
         self._log = None if log is None else _of_rank(Path(log), self._rank)
         self._calls = 0
         self._said: set[str] = set()
+        self._moved = Moved(parameters)
         self._waiting: dict[int, Pending] = {}
         self._report = Report()
         self._explained: list[StepLine] = []
@@ -87,6 +89,8 @@ class Watch:
         """
         number = self._calls
         self._calls += 1
+        if "on_policy" in quantities:
+            self._moved.called(quantities["on_policy"])
         if number % self._every and self._save_next is None and not (self._average and self._average.waiting):
             return
         try:
@@ -113,6 +117,7 @@ class Watch:
             group: (N,), ids; one group by default.
         """
         try:
+            self._moved.rollout()
             with torch.no_grad():
                 columns = [torch.as_tensor(x).detach().to("cpu", torch.float64) for x in (advantage, reward)]
                 ids = None if group is None else torch.as_tensor(group).detach().to("cpu", torch.float64)
@@ -186,9 +191,12 @@ class Watch:
         self._finish(StepLine(step, "unjudged", because=text, rank=self._rank))
 
     def _pend(self, step: int, number: int, given: Given, output: Tensor) -> None:
+        given.moved = self._moved.since()
+        if given.extra.get("on_policy") is True and given.moved is None:
+            self._moved.rollout()
         given.extra.setdefault("on_policy", self._is_on_policy(number, given, output))
         pending = Pending(step, given, weakref.ref(output), Arrivals(given.live))
-        pending.parameters = Parameters(self._parameters) if self._parameters else None
+        pending.parameters = Parameters(self._parameters, self._model) if self._parameters else None
         given.output, given.live = output.detach(), dict.fromkeys(given.live, output.detach())
         pending.network_dtype = network_dtype(output)
         if self._average is not None:
@@ -203,9 +211,12 @@ class Watch:
         return self._context.output_name.replace("theta", "old")
 
     def _is_on_policy(self, number: int, given: Given, output: Tensor) -> bool | None:
-        """What was declared; else the first call of a run, where a network's output follows its own rollout."""
+        """What was declared; else while the old model is the live one; else the first call of a run, where a network's
+        output follows its own rollout."""
         if self._context.on_policy is not None:
             return self._context.on_policy
+        if self._average is not None and not self._average.apart() and self._old_name in given.latents:
+            return True
         first = number == 0 and self._context.declared.on_policy_first and not output.is_leaf
         return True if first and self._old_name in given.latents else None
 
@@ -274,10 +285,27 @@ class Watch:
             assert pending.judgement is not None
             line = pending.judgement.with_checks(checks, self._rank, pending.seconds + time.perf_counter() - start)
             self._conclude(line, pending)
+            output = pending.output()
+            if output is not None and pending.parameters is not None and line.verdict == "conforms":
+                step = pending.step
+                pending.hook = output.register_hook(lambda gradient: self._arrived_again(step))
         except WatchError:
             raise
         except Exception as error:
             self._say("internal", f"the watch failed, and training goes on: {type(error).__name__}: {error}")
+
+    def _arrived_again(self, step: int) -> None:
+        """A second gradient came to an output that was judged."""
+        try:
+            parameters = Parameters(self._parameters, self._model)
+            torch.autograd.Variable._execution_engine.queue_callback(lambda: self._end_again(step, parameters))
+        except Exception as error:
+            self._say("internal", f"the watch failed, and training goes on: {type(error).__name__}: {error}")
+
+    def _end_again(self, step: int, parameters: Parameters) -> None:
+        for fault in parameters.again().faults:
+            checks = {"parameters": "fails"}
+            self._finish(StepLine(step, "wrong", (fault.name,), fault.sentence, checks=checks, rank=self._rank))
 
     def _conclude(self, line: StepLine, pending: Pending) -> None:
         assert pending.judgement is not None
@@ -317,7 +345,11 @@ class Watch:
         assert self._average is not None
         with torch.no_grad():
             found = self._average.moved()
-        if found is not None and found.faults:
+        if found is None:
+            self._report.unchecked["old-model"] = "the old model has not moved since it was first looked at"
+            return
+        self._report.unchecked.pop("old-model", None)
+        if found.faults:
             fault = found.faults[0]
             line = StepLine(
                 number, "wrong", (fault.name,), fault.sentence, checks={"old-model": "fails"}, rank=self._rank
@@ -364,9 +396,10 @@ def _of_rank(path: Path, rank: int) -> Path:
 
 
 def _outside() -> int:
-    """How far up the first frame outside this package is."""
+    """How far up the first frame outside this package is, and outside Dynamo's wrapper around it."""
     frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("gradcheck.watching"):
+    inside = ("gradcheck.watching", "torch._dynamo")
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(inside):
         frame, level = frame.f_back, level + 1
     return level
 
