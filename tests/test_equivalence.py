@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, note
-from torch import Tensor
 
-from gradcheck.case import Case
 from gradcheck.catalogue import CATALOGUE, Entry
-from gradcheck.compare import compare_entry
+from gradcheck.compare import compare_entry, gradient_of
 from gradcheck.problems import Spec, build, has_clip
 from gradcheck.strategies import specs
+from gradcheck.streaming import sample_ratios
 
 ENTRIES = pytest.mark.parametrize("entry", CATALOGUE, ids=lambda e: e.label)
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
@@ -39,6 +36,9 @@ def test_original_loss_has_the_derived_gradient(
         note(str(result))
         assert result.gradient.holds
         assert result.equivalence.holds
+        if dtype == torch.float64:  # the law is not empty: there no component is beyond judgement, in any regime
+            assert result.gradient.judged == 1.0
+            assert result.gradient.bound < float("inf")
 
     law()
     for name, value in {**worst, "problems": count}.items():
@@ -46,38 +46,19 @@ def test_original_loss_has_the_derived_gradient(
 
 
 @ENTRIES
-def test_float64_judges_every_component(entry: Entry) -> None:
-    """The law above is not empty: in float64 no component is beyond judgement, in any regime."""
-
-    @given(specs(entry.derivation))
-    def law(spec: Spec) -> None:
-        result = compare_entry(entry, build(entry.derivation, spec))
-        assert result.gradient.judged == 1.0
-        assert result.gradient.bound < float("inf")
-
-    law()
-
-
-@ENTRIES
 @pytest.mark.parametrize(
-    ("dtype", "relative"), [(torch.float64, 1e-10), (torch.float32, 1e-2)], ids=["float64", "float32"]
+    ("dtype", "relative", "share"),
+    [(torch.float64, 1e-10, 0.9), (torch.float32, 1e-2, 0.4)],
+    ids=["float64", "float32"],
 )
-def test_a_small_relative_error_is_refused(entry: Entry, dtype: torch.dtype, relative: float) -> None:
-    """The bounds are sharp: on well-conditioned problems an error far below a factor 2 is seen, every time."""
-
-    def scaled(case: Case, **options: str) -> Tensor:
-        return entry.numeric.loss(case, **options) * (1 + relative)
-
-    wrong = replace(entry, numeric=SimpleNamespace(loss=scaled))
-    for seed in range(20):
-        spec = Spec(
-            5,
-            (2, 3, 4),
-            seed,
-            policy="inside" if has_clip(entry.derivation) else "off",
-            advantage="typical",
-            time="middle",
-        )
-        case = build(entry.derivation, spec, dtype)
-        assert compare_entry(entry, case).gradient.holds
-        assert not compare_entry(wrong, case).gradient.holds
+def test_a_small_relative_error_is_refused(entry: Entry, dtype: torch.dtype, relative: float, share: float) -> None:
+    """The bounds are sharp: on well-conditioned problems an error far below a factor 2 is seen in most of the samples
+    that have a gradient.  In float32 the log-probability of a small step has lost its digits: fewer."""
+    policy = "inside" if has_clip(entry.derivation) else "off"
+    case = build(entry.derivation, Spec(100, (2, 3, 4), 0, policy=policy, advantage="typical", time="middle"), dtype)
+    right = gradient_of(entry.loss(case), case.output)
+    ratios, _ = sample_ratios(entry.derivation, case, right)
+    assert (ratios <= 4).all()
+    ratios, _ = sample_ratios(entry.derivation, case, right.double() * (1 + relative))
+    alive = right.flatten(1).ne(0).any(1)
+    assert (ratios[alive] > 4).double().mean() > share

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gradcheck.oracle.parts import judge_sde_step
+from gradcheck.oracle.parts.sde_step import sde_step_part
 from parts.base import failed
 from parts.steps import make_step
 
@@ -43,7 +44,7 @@ WRONG: dict[str, tuple[Step, str]] = {
 def test_refused_where_it_is_wrong(name: str) -> None:
     step, obligation = WRONG[name]
     for seed in range(3):
-        assert obligation in failed(judge_sde_step(step, seed=seed))
+        assert obligation in failed(sde_step_part(step, seed=seed).judge([obligation]))
 
 
 @pytest.mark.parametrize("dtype", [None, "float32"])
