@@ -66,7 +66,7 @@ def pages() -> dict[str, str]:
         "predictions.md": theorems.predictions_page(),
         "averages.md": theorems.averages_page(),
         "article.md": article.article_page(),
-        "differences.md": theorems.differences_page(),
+        "differences.md": theorems.differences_page(article.qualified()),
         "bugs.md": bugs_page(mutants()),
         "_readme_example.md": readme_example(),
         **api_pages(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from derivations.derivation import Theorem
@@ -137,7 +137,9 @@ ERRATA = (
     Erratum("A factor 2 in Flow-GRPO's sg-MSE", "flow_grpo", ("article-factor", "article-factor-mended")),
     Erratum("β² for 2β² in DiffusionNFT's equivalent loss", "diffusion_nft", ("article-factor",)),
     Erratum("The first log-probability", "flow_grpo", ("article-mean", "article-variance")),
+    Erratum("The normaliser of the log-probability", "article", ("normaliser-of-D-coordinates",)),
 )
+"""What the article prints otherwise than it is proved."""
 
 
 def article_steps() -> set[tuple[str, str]]:
@@ -150,13 +152,20 @@ def article_steps() -> set[tuple[str, str]]:
     }
 
 
-def differences_page() -> str:
-    """Where the article differs from what is proved here."""
+def differences_page(qualified: Iterable[tuple[str, str]]) -> str:
+    """Where the article differs from what is proved here.
+
+    Args:
+        qualified: its remarks that hold within limits, each with its links.
+    """
     parts = [
         "# Differences from the article",
         "The article [“揭开loss看梯度”](https://zhuanlan.zhihu.com/p/1995493539912623296) (王峰, 2026) started this "
-        "project: its method is the one used here, and its closing table is right in every target. Four of its "
-        "formulas differ from what is proved, in a sign or a factor; each statement below is a machine-checked step.",
+        "project: its method is the one used here, and its closing table is right in every target. Five of its "
+        "formulas differ from what is proved, in a sign or a factor. None of them changes a conclusion: the article "
+        "asks for directions, and says that it leaves constants out. Whoever copies a formula into code needs them, "
+        "though. "
+        "Each statement below is a machine-checked step.",
     ]
     modules = {symbolic.NAME: symbolic for symbolic, _ in ALGORITHMS}
     for number, erratum in enumerate(ERRATA, 1):
@@ -166,7 +175,12 @@ def differences_page() -> str:
             step = next(s for s in of.steps if s.name == name)
             parts += [prose(step.sentence), display(claim_latex(step.claim, of=of.derivation))]
         links = ", ".join(f"[`{name}`](#{anchor(erratum.label, name)})" for name in erratum.steps)
-        parts.append(
-            f"Proved in [{modules[erratum.label].TITLE}](algorithms/{page_name(modules[erratum.label])}.md): {links}."
-        )
+        module = modules.get(erratum.label)
+        where = f"[{module.TITLE}](algorithms/{page_name(module)}.md)" if module else "[On average](averages.md)"
+        parts.append(f"Proved in {where}: {links}.")
+    parts += [
+        "## Remarks that hold within limits",
+        "These are right where the article needs them. The linked steps say how far they reach.",
+        "\n".join(f"* {says} {links}" for says, links in qualified),
+    ]
     return "\n\n".join(parts) + "\n"
