@@ -260,6 +260,36 @@ PRESETS: dict[str, dict[str, Any]] = {
         "clip_range": 1e-4,
         "adv_clip_max": 5.0,
     },
+    "temp_flow_grpo-official": {
+        "algorithm": "flow_grpo",
+        "log_prob_reduction": "mean",
+        "time_weight": "noise",
+        "clip_range": 1e-4,
+        "adv_clip_max": 5.0,
+    },
+    # frameworks, as far as they differ from these
+    "flow_factory": {
+        "algorithm": "flow_grpo",
+        "log_prob_reduction": "mean",
+        "kl": "velocity",
+        "clip_range": 1e-4,
+        "adv_clip_max": 5.0,
+    },
+    "flow_factory-guard": {  # which is not divided by Δt
+        "algorithm": "grpo_guard",
+        "log_prob_reduction": "mean",
+        "weight": "dt",
+        "adv_clip_max": 5.0,
+    },
+    "rlinf": {"algorithm": "flow_grpo", "clip": "dual", "dual_clip": 3.0, "log_ratio_max": 20.0},
+    "unirl": {
+        "algorithm": "flow_grpo",
+        "log_prob_reduction": "mean",
+        "steps": True,
+        "mask": "samples",
+        "clip_range": 1e-4,
+        "adv_clip_max": 5.0,
+    },
     "fpo-official": {"algorithm": "fpo", "reduction": "mean", "error": "noise", "log_ratio_max": 3.0},
     "awm-official": {"algorithm": "awm", "clip": "ppo", "reduction": "mean", "clip_range": 1.0},
     "diffusion_nft-official": {

@@ -121,5 +121,58 @@ def diffusion_nft_script(case: Case) -> Tensor:
     return (policy * ADV_CLIP_MAX).mean() + case.kl_weight * torch.mean(reference)
 
 
+@correct("flow_grpo", preset="temp_flow_grpo-official")
+def temp_flow_script(case: Case) -> Tensor:
+    """Steps that add more noise count more: the policy term times the step's deviation over their mean."""
+    (mean, std), old = flow_step(case, case.v_theta), mean_log_prob(case, *flow_step(case, case.v_old))
+    policy = clipped(torch.exp(mean_log_prob(case, mean, std) - old), case.advantage, 1e-4, 1e-4)
+    return (policy * std.flatten() / case.noise_norm).mean()
+
+
+@correct("flow_grpo", preset="flow_factory")
+def flow_factory_trainer(case: Case) -> Tensor:
+    """Its penalty compares the two networks' outputs."""
+    log_prob, old = (mean_log_prob(case, *flow_step(case, v)) for v in (case.v_theta, case.v_old))
+    penalty = ((case.v_theta - case.v_ref) ** 2).flatten(1).mean(1)
+    return (clipped(torch.exp(log_prob - old), case.advantage, 1e-4, 1e-4) + case.kl_weight * penalty).mean()
+
+
+@correct("grpo_guard", preset="flow_factory-guard")
+def flow_factory_guard(case: Case) -> Tensor:
+    (mean, std), (mean_old, _) = (flow_step(case, v) for v in (case.v_theta, case.v_old))
+    log_ratio = mean_log_prob(case, mean, std) - mean_log_prob(case, mean_old, std)
+    shift = ((mean - mean_old) ** 2 / (2 * std**2)).flatten(1).mean(1)
+    ratio = torch.exp((log_ratio + shift) * std.flatten())
+    return clipped(ratio, case.advantage, case.clip_low, case.clip_high).mean()
+
+
+@correct("flow_grpo", preset="rlinf")
+def rlinf_actor(case: Case) -> Tensor:
+    """log-ratios within ±20, and no loss above 3|A| for a bad action."""
+    log_prob, old = (
+        log_density(case.x_prev, *flow_step(case, v)).flatten(1).sum(1) for v in (case.v_theta, case.v_old)
+    )
+    ratio, a = torch.exp(torch.clamp(log_prob - old, -20.0, 20.0)), case.advantage
+    first, second = -a * ratio, -a * torch.clamp(ratio, 1 - case.clip_low, 1 + case.clip_high)
+    policy, cap = torch.maximum(first, second), torch.sign(a) * 3.0 * a
+    return torch.where(cap < policy, cap, policy).mean()
+
+
+@correct("flow_grpo", preset="unirl")
+def unirl_policy(case: Case) -> Tensor:
+    """Rows of denoising steps (B, T), some of them masked: one sum over all steps that count."""
+    steps = Case(case.label, {n: _joined(case, n) for n in case.names})
+    log_prob, old = (mean_log_prob(steps, *flow_step(steps, v)) for v in (steps.v_theta, steps.v_old))
+    advantage = case.advantage[:, None].expand_as(case.mask).flatten()
+    policy = clipped(torch.exp(log_prob - old), advantage, 1e-4, 1e-4)
+    return (policy * steps.mask).sum() / steps.mask.sum()
+
+
+def _joined(case: Case, name: str) -> Tensor | float:
+    """Rows of steps one after the other, (B·T, …)."""
+    x = getattr(case, name)
+    return x.flatten(0, 1) if isinstance(x, Tensor) and x.shape[:2] == case.mask.shape else x
+
+
 CORRECT: tuple[Correct, ...] = tuple(x for x in list(globals().values()) if isinstance(x, Correct))
 """All of this file, in its order."""
