@@ -122,9 +122,10 @@ def other_pieces(pieces: Pieces, has_ratio: bool, has_kl: bool) -> Iterator[tupl
     if has_kl and "kl" in declared:
         options += [(f"kl={kind!r}", {"kl": kind}) for kind in KLS]
         options += [(f"kl_to={to!r}", {"kl_to": to}) for to in KL_TO]
+    options += [(f"{name}=None", {name: None}) for name in ("weight", "log_ratio_max") if name in declared]
     if "mask" in declared:
         options += [(f"mask_reduction={kind!r}", {"mask_reduction": kind}) for kind in MASK_REDUCTIONS]
     for written, change in options:
-        new = {**declared, **change}
+        new = {name: value for name, value in {**declared, **change}.items() if value is not None}
         if new != declared:
             yield written, tuple(sorted(new.items()))

@@ -354,7 +354,7 @@ def declare(
         name = forgiven(given_name, known)
         value = _forgiven_value(given_value, [*module.OPTIONS.get(name, ()), *CHOICES.get(name, ())])
         if name in PIECES and value not in module.OPTIONS.get(name, ()):
-            pieces[name] = value
+            pieces |= {} if value is None else {name: value}  # None: as if it were not declared
         elif name in module.OPTIONS:
             if value not in module.OPTIONS[name]:
                 hint = did_you_mean(str(value), module.OPTIONS[name])

@@ -161,6 +161,10 @@ class _Values:
     def evaluated(self, expr: sp.Expr) -> Tensor:
         if expr.is_Symbol:
             return self(self.table[expr]) if expr in self.table else self.values[expr.name]
+        if isinstance(expr, Total):
+            each = self(expr.args[0])
+            # a number is the same in every coordinate
+            return _total(each) if each.ndim and each[0].numel() > 1 else each * self.values["D"]
         if expr.is_number:
             return self.one * float(expr)
         if isinstance(expr, Right):
@@ -172,6 +176,12 @@ class _Values:
             return self._mask(expr, found)
         value: Tensor = _RULES[type(expr)](*found)
         return self._clipped(expr, found, value) if isinstance(expr, _CLIPPED) else value
+
+    def _of_samples(self, near: Tensor) -> Tensor:
+        """In which samples something is near, be it in a single coordinate; (B, 1, …, 1)."""
+        if near.ndim > 1:
+            near = near.flatten(1).any(1).reshape(-1, *(1,) * (self.open_ratios.ndim - 1))
+        return near.expand(self.open_ratios.shape)
 
     def exponent(self, expr: sp.Expr) -> Any:
         return float(expr.exp) if expr.exp.is_number else self(expr.exp)
@@ -189,7 +199,7 @@ class _Values:
             near = near | (x.detach().abs() <= 4 * self.open_ratios * size)
         value = (~off).to(torch.float64)
         if bool(near.any()):
-            self.kinks[expr] = near.expand(self.open_ratios.shape)
+            self.kinks[expr] = self._of_samples(near)
             if self.branch is not None:
                 value = torch.where(near, self.branch, value)
         return value
@@ -203,7 +213,7 @@ class _Values:
             for edge in more:
                 near = near | ((r - edge).abs() <= off)
         if bool(near.any()):
-            self.kinks[expr] = near.expand(self.open_ratios.shape)
+            self.kinks[expr] = self._of_samples(near)
             if self.branch is not None:
                 value = torch.where(near, -a * (r if self.branch else r.detach()), value)
         return value
@@ -303,6 +313,10 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(tuple(range(1, max(a.ndim, b.ndim))), keepdim=True)
 
 
+def _total(x: Tensor) -> Tensor:
+    return x.sum(tuple(range(1, x.ndim)), keepdim=True)
+
+
 def _sum(first: Tensor, *rest: Tensor) -> Tensor:
     for x in rest:
         first = first + x
@@ -352,7 +366,6 @@ _RULES: dict[type, Callable[..., Tensor]] = {
     Dot: _dot,
     Norm2: lambda x: _dot(x, x),
     MeanAbs: lambda x: x.abs().mean(tuple(range(1, x.ndim)), keepdim=True),
-    Total: lambda x: x.sum(tuple(range(1, x.ndim)), keepdim=True),
     Each: lambda x: x,
     BatchMean: lambda x: x.mean(0, keepdim=True).expand(x.shape),
     BatchFirst: lambda x: x[:1].expand(x.shape) if x.ndim else x,
