@@ -346,7 +346,8 @@ def declare(
         algorithm = forgiven(algorithm, _ALGORITHM_NAMES)
     module = _module(algorithm, loss or "", own)
     problems: list[tuple[str, str, str]] = []
-    options, fixed, rest, pieces = {}, {}, {}, {}
+    options, fixed, rest = {}, {}, {}
+    pieces: dict[str, Any] = {}
     plain = {f.name for f in fields(Conventions)} - _NAMED_APART
     numbers = {q.name for q in map(quantity, _numbers(module))}
     known = [*module.OPTIONS, *PIECES, *sorted(plain), *sorted(numbers), "clip_range"]

@@ -226,7 +226,7 @@ def test_wrong_code_is_refused_by_name(name: str) -> None:
 
 
 def test_the_search_for_a_cause_goes_by_coordinates_too() -> None:
-    """A ratio for each coordinate with its sign lost: sums of numbers that are the same in every coordinate are tried."""
+    """Its sign is lost; among what is tried are sums of numbers that are the same in every coordinate."""
     row = ROWS["a ratio for each coordinate"]
     target = Target(lambda case: -row.right(case).mean(), "loss", declare(**row.declared))
     (result,) = judge(target, Settings(max_examples=2), ("gradient",)).results
