@@ -17,5 +17,7 @@ module                  holds
 ``scores``              what is made of measurements
 ``figures``             the pictures
 ``reading``             the results in words
+``trial``               the closing claims: tuned and judged on other seeds, at one length and one cost
+``verdicts``            what the trial found, with intervals
 ======================  ==============================================================
 """

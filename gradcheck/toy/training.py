@@ -5,8 +5,9 @@ rewards, takes :attr:`Settings.updates` steps of Adam on the loss, and ends with
 η = 0, θ_old is the model as it was when the iteration began: *on-policy* at the first update, and a little off it at
 the others, which is where importance ratios and clips come to matter.
 
-Every method sees as many samples, and as many network evaluations: a sample gives K rows to an update, either the K
-stochastic steps on its own path (backward process), or K fresh noisings of the finished sample (forward process).
+Every method sees as many samples.  A sample gives K rows to an update, either the K stochastic steps on its own path
+(backward process), or K fresh noisings of the finished sample (forward process); a noising also costs an evaluation of
+θ_old where the loss asks for v_old, which the path has recorded.  :attr:`Trainer.evaluations` counts all of them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,11 @@ from gradcheck.toy.network import Draws, replicate, velocity
 from gradcheck.toy.rewards import advantages, reward, reward_prob
 from gradcheck.toy.sampling import ode, sde
 
-__all__ = ["METHODS", "Batch", "Experience", "Method", "Settings", "Trainer", "moving_average"]
+__all__ = ["METHODS", "NO_CLIP", "Batch", "Experience", "Method", "Settings", "Trainer", "moving_average"]
+
+
+NO_CLIP = 1e9
+"""A clip range that no ratio leaves."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +43,13 @@ class Method:
         algorithm, variant: of the catalogue.
         title: what pictures call it.
         learning_rate: Adam's.
-        clip: PPO's clip range, on both sides.
+        clip: PPO's clip range, on both sides; from 1 on there is no lower edge, and with :data:`NO_CLIP` no upper one.
         ema: η of θ_old ← η θ_old + (1 − η) θ, in [0, 1).
         beta: DiffusionNFT's mixing strength.
+        clamp: DiffusionNFT clamps advantages to ± this before they become an optimality probability.
+        noise_level: η of the stochastic sampler, where it is another than the settings'.
+        rows: that each sample gives to an update, where they are others than the sampler's steps; of the forward
+            process alone.
         samples: of one iteration.
     """
 
@@ -51,6 +60,9 @@ class Method:
     clip: float = 0.2
     ema: float = 0.0
     beta: float = 1.0
+    clamp: float = 1.0
+    noise_level: float | None = None
+    rows: int | None = None
     samples: int = 128
 
     @property
@@ -81,12 +93,14 @@ class Settings:
         updates: steps of the optimiser on each rollout.
         steps: of the sampler that trains; K = steps − 2 of them are stochastic.
         noise_level: of the stochastic sampler.
+        divide: whether advantages are divided by the group's standard deviation.
     """
 
     group: int = 32
     updates: int = 4
     steps: int = 10
     noise_level: float = 0.7
+    divide: bool = True
 
     @property
     def rows(self) -> int:
@@ -125,6 +139,7 @@ class Trainer:
     Attributes:
         parameters, old: of the trained and of the behaviour model.
         last: what the last update saw.
+        evaluations: of the network by each seed so far, in rows: one state at one time.
 
     Raises:
         InputError: samples that do not divide into groups, η outside [0, 1), or a base of several networks.
@@ -154,11 +169,24 @@ class Trainer:
         self.old = replicate(base, len(seeds))
         self.optimiser = torch.optim.Adam(self.parameters, lr=method.learning_rate)
         self.last: Batch | None = None
+        self.evaluations = 0
 
     @property
     def backward(self) -> bool:
         """Whether the method learns on the sampler's own path."""
         return self.method.entry.derivation.process == "backward"
+
+    @property
+    def noise_level(self) -> float:
+        """η of the stochastic sampler."""
+        return self.settings.noise_level if self.method.noise_level is None else self.method.noise_level
+
+    def _evaluate(self, parameters: Sequence[Tensor], x: Tensor, t: Tensor | float) -> Tensor:
+        self.evaluations += x.shape[1]
+        return velocity(parameters, x, t)
+
+    def _old_velocity(self, x: Tensor, t: Tensor | float) -> Tensor:
+        return self._evaluate(self.old, x, t)
 
     def iterate(self) -> Experience:
         """One rollout and its updates."""
@@ -177,40 +205,44 @@ class Trainer:
         rows: dict[str, Tensor] = {}
         if self.backward:
             noise = self.draws.normal(n, chosen.rows, 2)
-            rollout = sde(lambda x, t: velocity(self.old, x, t), start, noise, chosen.steps, chosen.noise_level)
+            rollout = sde(self._old_velocity, start, noise, chosen.steps, self.noise_level)
             x_0 = rollout.x_0
             rows = {name: getattr(rollout, name).flatten(1, 2) for name in ("x_t", "x_prev", "noise", "v_old")}
             shape = (len(x_0), n, chosen.rows)
             rows |= {name: getattr(rollout, name).expand(shape).flatten(1, 2) for name in ("t", "dt")}
         else:
-            x_0 = ode(lambda x, t: velocity(self.old, x, t), start, chosen.steps)
+            x_0 = ode(self._old_velocity, start, chosen.steps)
         rewards = reward(x_0)
-        return Experience(x_0, rewards, advantages(rewards.unflatten(1, (-1, chosen.group))).flatten(1, 2), rows)
+        groups = rewards.unflatten(1, (-1, chosen.group))
+        made = advantages(groups) if chosen.divide else groups - groups.mean(-1, keepdim=True)
+        return Experience(x_0, rewards, made.flatten(1, 2), rows)
 
     @torch.no_grad()
     def batch(self, experience: Experience) -> Batch:
         """The rows of one update: the path's own steps, or fresh noisings."""
-        k = self.settings.rows
+        k = self.settings.rows if self.backward else self.method.rows or self.settings.rows
         rows = dict(experience.rows)
         if not self.backward:
             x_0 = experience.x_0.repeat_interleave(k, dim=1)
             noise, t = self.draws.normal(x_0.shape[1], 2), self.draws.uniform(x_0.shape[1])
             x_t = (1 - t[..., None]) * x_0 + t[..., None] * noise
-            rows |= {"x_0": x_0, "noise": noise, "t": t, "x_t": x_t, "v_old": velocity(self.old, x_t, t)}
+            rows |= {"x_0": x_0, "noise": noise, "t": t, "x_t": x_t}
+            if "v_old" in self.method.entry.derivation.given:
+                rows["v_old"] = self._old_velocity(x_t, t)
         rows["advantage"] = experience.advantages.repeat_interleave(k, dim=1)
-        rows["reward_prob"] = reward_prob(rows["advantage"])
+        rows["reward_prob"] = reward_prob(rows["advantage"], self.method.clamp)
         return Batch(rows)
 
     def case(self, batch: Batch) -> Case:
         """The catalogue's case of all rows of all seeds, (S·N·K, 2); ``v_theta`` has its graph."""
         derivation = self.method.entry.derivation
         given: dict[str, Tensor | float] = {
-            "v_theta": velocity(self.parameters, batch.rows["x_t"], batch.rows["t"]),
+            "v_theta": self._evaluate(self.parameters, batch.rows["x_t"], batch.rows["t"]),
             **batch.rows,
         }
         given = {name: x.flatten(0, 1) if isinstance(x, Tensor) else x for name, x in given.items()}
-        given |= {"noise_level": self.settings.noise_level, "beta": self.method.beta, "D": 2.0}
-        given |= {"clip_low": self.method.clip, "clip_high": self.method.clip}
+        given |= {"noise_level": self.noise_level, "beta": self.method.beta, "D": 2.0}
+        given |= {"clip_low": min(self.method.clip, 1.0), "clip_high": self.method.clip}
         wanted = [*derivation.given, *(["x_prev"] if self.backward else [])]
         return Case(derivation.label, {name: given[name] for name in wanted})
 
