@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +163,18 @@ def test_the_guides_hook_does_what_it_says(repository: Path) -> None:
     assert _shell(entry, repository).returncode == 0
     _break(repository)
     assert _shell(entry, repository).returncode == 1
+
+
+def test_the_guides_first_example_is_judged_right_and_its_opposite_is_not() -> None:
+    """Images behind a network in bfloat16: as it stands in the guide."""
+    guide = (Path(__file__).parents[1] / "docs" / "oracle.md").read_text(encoding="utf-8")
+    code = guide.partition("```python\n")[2].partition("```")[0]
+    namespace: dict[str, Any] = {}
+    exec(code, namespace)
+    (target,) = [x.gradcheck_target for x in namespace.values() if hasattr(x, "gradcheck_target")]
+    settings = Settings(max_examples=3)
+    assert target.conventions.output_dtype == "bfloat16"
+    judgement = judge(target, settings)
+    assert judgement.holds, [(r.id, r.outcome.detail) for r in judgement.results if not r.good]
+    wrong = replace(target, function=lambda case: -target.function(case))
+    assert not judge(wrong, settings, ("gradient",)).holds
