@@ -52,6 +52,7 @@ class Given:
         extra: what no formula takes: the grid, the groups, the declared constants.
         versions: of every tensor that is kept, to see whether somebody changed it in place.
         moved: whether the trained parameters are other ones than at the rollout, if that is known.
+        moved_ever: whether they are known to be other ones than at the first judged step.
     """
 
     output_name: str
@@ -63,6 +64,7 @@ class Given:
     extra: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, int] = field(default_factory=dict)
     moved: bool | None = None
+    moved_ever: bool = False
 
     @property
     def batch(self) -> int:

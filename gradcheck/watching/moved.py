@@ -9,7 +9,7 @@ from torch import Tensor
 
 __all__ = ["Moved"]
 
-_TENSORS, _NUMBERS = 8, 256
+_TENSORS, _NUMBERS = 3, 256
 """How many parameters are looked at, and how many numbers of each: the optimiser moves them all."""
 
 
@@ -24,6 +24,7 @@ class Moved:
         tensors = list(parameters.values())
         self._tensors = tensors[:: max(1, -(-len(tensors) // _TENSORS))]
         self._at_rollout: list[Tensor] = []
+        self._at_first: list[Tensor] = []
         self._fresh = self._off = False
 
     def rollout(self) -> None:
@@ -39,13 +40,19 @@ class Moved:
         elif on_policy is False:
             self._off, self._fresh = True, False
 
-    def since(self) -> bool | None:
-        """Whether the parameters are other ones than at the rollout; ``None`` if that is not known."""
-        if not self._at_rollout:
-            return None
-        return any(not torch.equal(a, b) for a, b in zip(self._at_rollout, self._now(), strict=True))
+    def since(self) -> tuple[bool | None, bool]:
+        """Whether the parameters are other ones than at the rollout, ``None`` if that is not known; and than when this
+        was asked first."""
+        now = self._now()
+        self._at_first = self._at_first or now
+        ever = _differ(self._at_first, now)
+        return _differ(self._at_rollout, now) if self._at_rollout else None, ever
 
     def _now(self) -> list[Tensor]:
         with torch.no_grad():
             local = [p.to_local() if hasattr(p, "to_local") else p for p in self._tensors]
             return [p.detach().reshape(-1)[:_NUMBERS].clone() for p in local]
+
+
+def _differ(before: list[Tensor], now: list[Tensor]) -> bool:
+    return any(not torch.equal(a, b) for a, b in zip(before, now, strict=True))

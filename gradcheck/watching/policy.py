@@ -96,13 +96,21 @@ of v_old and v_theta differ, v_ref of another model has about as many of its own
 
 
 def check_reference(given: Given) -> Checked:
-    """Whether the reference is the trained model: v_ref is v_theta where v_old is not any more."""
+    """Whether the reference is the trained model: v_ref is v_theta where v_old is not any more.
+
+    Before the first update they may be one, and v_old may be of anybody's model.
+    """
     name = "reference"
     ref, old = (given.latents.get(given.output_name.replace("theta", x)) for x in ("ref", "old"))
     if ref is None:
         return Checked(name, unchecked="v_ref was not given")
     theta = given.output.detach()
-    if old is None or not torch.equal(theta.to(ref.dtype), ref) or int((theta != old).sum()) < _BY_CHANCE:
+    if (
+        old is None
+        or not given.moved_ever
+        or not torch.equal(theta.to(ref.dtype), ref)
+        or int((theta != old).sum()) < _BY_CHANCE
+    ):
         return Checked(name)
     sentence = (
         f"v_ref is {given.output_name}, bit for bit, where v_old is not: the reference is the trained model (a module "

@@ -45,16 +45,17 @@ def check_advantages(
     rows = [(ids == i).nonzero().flatten() for i in ids.unique()]
     if not bool(rises.all()):
         row = rows[int((~rises).nonzero()[0])]
-        return Checked(name, (_bent(a, r, ids, rows, row[inside[row]]),))
+        fault = _bent(a, r, ids, rows, row[inside[row]])
+        if fault is None:
+            return Checked(name, unchecked="the advantages rise with the rewards of their group, and not along a line")
+        return Checked(name, (fault,))
     if whole and len(rows) > 1 and bool(inside.all()):
         slope, off = _line(r, a)
         means = torch.stack([a[row].mean().abs() for row in rows])
         if slope > 0 and off <= _LINE * float(a.abs().max()) and float(means.max()) > _LINE * float(a.abs().max()):
             return Checked(name, (Fault("advantage-group", _OF_ALL),))
     if whole:
-        fault = _estimator(a, r, rows, inside)
-        if fault is not None:
-            return Checked(name, (fault,))
+        return _estimator(a, r, rows, inside)
     return Checked(name)
 
 
@@ -90,8 +91,8 @@ def _line(x: Tensor, y: Tensor) -> tuple[float, float]:
     return slope, float((dy - slope * dx).abs().max())
 
 
-def _bent(a: Tensor, r: Tensor, ids: Tensor, rows: list[Tensor], row: Tensor) -> Fault:
-    """What else may be: another sign, another order, other groups."""
+def _bent(a: Tensor, r: Tensor, ids: Tensor, rows: list[Tensor], row: Tensor) -> Fault | None:
+    """What else may be: another sign, another order, other groups; ``None`` for a function of the reward, as ranks."""
     slope, off = _line(r[row], a[row])
     if slope < 0 and off <= _LINE * float(a[row].abs().max()):
         return Fault("advantage-sign", "the advantage falls where the reward rises: its sign is wrong")
@@ -111,6 +112,8 @@ def _bent(a: Tensor, r: Tensor, ids: Tensor, rows: list[Tensor], row: Tensor) ->
     for words, order in _orders(a, r, rows):
         if _fits(a[order], r, rows):
             return Fault("advantage-order", f"the advantages are in another order than the samples: {words}")
+    if all(_monotone(a[row], r[row]) for row in rows):
+        return None
     return Fault(
         "advantage-order",
         "within a group the advantage is no rising line of the reward: they are in another order than the samples, of "
@@ -142,6 +145,11 @@ def _normalised_within(a: Tensor, r: Tensor, ids: Tensor) -> bool:
     groups = len(rises)
     sums = a.new_zeros(groups).index_add_(0, ids.unique(return_inverse=True)[1], a)
     return looked_at and bool(rises.all()) and bool((sums.abs() <= len(a) / groups * _LINE * a.abs().max()).all())
+
+
+def _monotone(a: Tensor, r: Tensor) -> bool:
+    """Whether a larger reward never has a smaller advantage."""
+    return not bool(((r[:, None] < r[None]) & (a[:, None] > a[None])).any())
 
 
 def _divided_across(a: Tensor, r: Tensor, rows: list[Tensor]) -> bool:
@@ -177,40 +185,43 @@ def _fits(a: Tensor, r: Tensor, rows: list[Tensor]) -> bool:
     return True
 
 
-def _estimator(a: Tensor, r: Tensor, rows: list[Tensor], inside: Tensor) -> Fault | None:
-    """Mean and divisor, of the group or of all, biased or not, with some ε."""
-    centred = torch.cat([r[row] - r[row].mean() for row in rows])
-    everything = torch.cat(rows)
+def _estimator(a: Tensor, r: Tensor, rows: list[Tensor], inside: Tensor) -> Checked:
+    """Mean and divisor: of the group or of all, biased or not, with some ε; or one constant for all groups."""
+    name = "advantages"
     for row in rows:
-        kept = row[inside[row]]
-        if len(kept) == len(row) and len(row) > 1:
+        if bool(inside[row].all()) and len(row) > 1:
             size = float(a[row].abs().max())
             if abs(float(a[row].mean())) > _LINE * max(size, 1e-12) + 1e-6:
-                return Fault(
-                    "advantage-mean",
-                    "the advantages of a group do not have the mean 0: the group's mean reward "
-                    "is not what was subtracted",
+                sentence = (
+                    "the advantages of a group do not have the mean 0: its mean reward is not what was subtracted"
                 )
-    kept = everything[inside[everything]]
-    order = {int(i): k for k, i in enumerate(everything.tolist())}
-    c = torch.stack([centred[order[int(i)]] for i in kept]) if len(kept) else centred[:0]
-    seen = a[kept]
-    spread = torch.zeros_like(a)
-    for biased in (True, False):
-        for of_all in (False, True):
-            for row in rows:
-                group = r if of_all else r[row]
-                spread[row] = group.std(correction=0 if biased else 1) if len(group) > 1 else 1.0
-            for eps in (0.0, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3):
-                if bool(((c / (spread[kept] + eps)).nan_to_num() - seen).abs().le(_LINE * (1 + seen.abs())).all()):
-                    return None
-            if bool((c / spread[kept] ** 2 - seen).abs().le(_LINE * (1 + seen.abs())).all()):
-                return Fault(
-                    "advantage-variance", "the advantages are divided by the variance, not the standard deviation"
-                )
-    if bool((c - seen).abs().le(_LINE * (1 + seen.abs())).all()):
-        return None  # centred alone, as Dr. GRPO
-    return Fault(
-        "advantage-scale",
-        "the advantages are not the centred rewards over the standard deviation of the group, or of all rewards",
-    )
+                return Checked(name, (Fault("advantage-mean", sentence),))
+    centred, own, all_of = torch.zeros_like(a), torch.ones_like(a), torch.ones_like(a)
+    for row in rows:
+        centred[row] = r[row] - r[row].mean()
+    c, seen = centred[inside], a[inside]
+
+    def divided_by(spread: Tensor) -> bool:
+        return bool(((c / spread[inside]).nan_to_num() - seen).abs().le(_LINE * (1 + seen.abs())).all())
+
+    for correction in (0, 1):
+        for row in rows:
+            if len(row) > 1:
+                own[row], all_of[row] = r[row].std(correction=correction), r.std(correction=correction)
+        for spread in (own, all_of):
+            if any(divided_by(spread + eps) for eps in (0.0, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3)):
+                return Checked(name)
+            if divided_by(spread**2):
+                sentence = "the advantages are divided by the variance, not the standard deviation"
+                return Checked(name, (Fault("advantage-variance", sentence),))
+        for k in range(1, len(rows)):
+            other = torch.ones_like(a)
+            for i, row in enumerate(rows):
+                other[row] = own[rows[(i + k) % len(rows)][0]]
+            if any(divided_by(other + eps) for eps in (0.0, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3)):
+                sentence = "the advantages of a group are divided by another group's standard deviation"
+                return Checked(name, (Fault("advantage-divisor", sentence),))
+    factor = (seen * c).sum() / (c * c).sum()  # centred alone, as Dr. GRPO; against the mean of the others, as RLOO
+    if divided_by(torch.ones_like(a) / factor):
+        return Checked(name)
+    return Checked(name, unchecked="the advantages are centred, and divided by something else than standard deviations")

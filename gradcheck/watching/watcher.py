@@ -131,6 +131,8 @@ class Watch:
         except Exception as error:
             self._say("internal", f"the watch failed, and training goes on: {type(error).__name__}: {error}")
             return
+        if found.unchecked:
+            self._report.unchecked.setdefault("advantages", found.unchecked)
         for fault in found.faults:
             checks = {"advantages": "fails"}
             self._finish(StepLine(self._calls, "wrong", (fault.name,), fault.sentence, checks=checks, rank=self._rank))
@@ -191,7 +193,7 @@ class Watch:
         self._finish(StepLine(step, "unjudged", because=text, rank=self._rank))
 
     def _pend(self, step: int, number: int, given: Given, output: Tensor) -> None:
-        given.moved = self._moved.since()
+        given.moved, given.moved_ever = self._moved.since()
         if given.extra.get("on_policy") is True and given.moved is None:
             self._moved.rollout()
         given.extra.setdefault("on_policy", self._is_on_policy(number, given, output))

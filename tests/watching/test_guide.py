@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.watching.own_trainer import WRONG
+
 GUIDE = (Path(__file__).parents[2] / "docs" / "watch.md").read_text()
 
 
@@ -20,6 +22,12 @@ def test_the_table_of_bugs() -> None:
     table = GUIDE.partition("<!-- table: trainer bugs -->\n")[2].partition("\n<!-- end of table -->")[0]
     assert table == bug_table()
     assert table.count("\n") >= 20
+
+
+def test_the_table_of_another_trainers_bugs() -> None:
+    table = GUIDE.partition("<!-- table: own trainer -->\n")[2].partition("\n<!-- end of table -->")[0]
+    rows = [f"| {what} | `{cause}` |" for what, cause in WRONG.values()]
+    assert table.splitlines() == ["| what is wrong | named |", "| --- | --- |", *rows]
 
 
 def test_the_fields_are_those_of_a_line() -> None:
