@@ -232,3 +232,8 @@ def test_the_search_for_a_cause_goes_by_coordinates_too() -> None:
     (result,) = judge(target, Settings(max_examples=2), ("gradient",)).results
     assert result.diagnosis is not None
     assert result.diagnosis.name == "sign"
+
+
+def test_what_a_declared_small_number_changes_is_not_taken_for_an_error_of_its_own() -> None:
+    """It shifts a float32 gradient by more than rounding does, and on every move of the inputs alike."""
+    assert holds(ROWS["a small number in a variance"], "float32", seed=6)

@@ -19,8 +19,16 @@ from torch import Tensor
 from gradcheck.bounds import unit_roundoff
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
+from gradcheck.oracle.displaced import by_guards
 from gradcheck.oracle.judging import Judge
-from gradcheck.oracle.reference import Reference, as_trainers_have_it, output_dtype, reference
+from gradcheck.oracle.reference import (
+    Reference,
+    as_trainers_have_it,
+    effective_case,
+    output_dtype,
+    overall_factor,
+    reference,
+)
 from gradcheck.problems import Spec, as_put_out, complete
 
 __all__ = ["Roughness", "moved", "roughness"]
@@ -52,6 +60,7 @@ class Roughness:
         fine: standard deviation of the error on fine moves.
         bound: u·e, what one rounding after another may add up to.
         required: of the required gradient.
+        guards: of what a declared small number may carry the gradient, which no rounding draws anew.
         dtype: the precision whose rounding it may be.
     """
 
@@ -60,6 +69,7 @@ class Roughness:
     fine: Tensor
     bound: Tensor
     required: Tensor
+    guards: Tensor
     dtype: torch.dtype
 
     @property
@@ -76,7 +86,7 @@ class Roughness:
         """
         constants = _CONSTANTS * unit_roundoff(self.dtype) * self.required
         chance = _DEVIATIONS * self.spread / _COARSE_MOVES**0.5
-        return self.smooth > constants + chance + torch.where(self.is_rough, self.bound, 0.0)
+        return self.smooth > constants + self.guards + chance + torch.where(self.is_rough, self.bound, 0.0)
 
     @property
     def is_rounding(self) -> bool:
@@ -112,8 +122,18 @@ def roughness(judge: Judge, case: Case, dtype: torch.dtype, seen: bool = False) 
         fine=torch.where(doubtful, 0.0, _spread(torch.stack([error for error, _, _ in fine]))),
         bound=unit_roundoff(dtype) * torch.stack([_length(w.scale.flatten(1)) for w in wanted]).mean(0),
         required=torch.stack([_length(w.gradient.flatten(1)) for w in wanted]).mean(0),
+        guards=_by_guards(judge, case),
         dtype=dtype,
     )
+
+
+def _by_guards(judge: Judge, case: Case) -> Tensor:
+    conventions = judge.conventions
+    if not conventions.eps:
+        return torch.zeros(len(case.output), dtype=torch.float64)
+    effective = effective_case(conventions, case)
+    off, _ = by_guards(conventions.derivation, effective, conventions.eps, False)
+    return _length((abs(overall_factor(conventions, case)) * torch.as_tensor(off)).expand(case.output.shape).flatten(1))
 
 
 def _errors(
