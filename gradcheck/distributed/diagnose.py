@@ -134,10 +134,24 @@ def _scaled(evidence: list[Evidence]) -> Diagnosis | None:
     for factor in factors:  # each is known to its own problem's rounding; the sharpest decides
         if all(_multiplied(e, factor) for e in evidence):
             return Diagnosis("constant-factor", f"everything is {number_text(factor)} times what it must be")
-    clipped = [n for n, e in zip(norms, evidence, strict=True) if e.wrong]
-    if clipped and max(clipped) - min(clipped) <= 1e-3 * max(clipped):
-        cause = f"every gradient has been clipped to the norm {max(clipped):.4g}: return before clip_grad_norm_()"
+    return _one_norm(evidence, factors, norms)
+
+
+def _one_norm(evidence: list[Evidence], factors: list[float], norms: list[float]) -> Diagnosis | None:
+    """Wrong gradients of the right direction and of one norm: a clip shortens those above it, and leaves the others."""
+    wrong = [(factor, norm) for factor, norm, e in zip(factors, norms, evidence, strict=True) if e.wrong]
+    right = [norm for norm, e in zip(norms, evidence, strict=True) if not e.wrong]
+    if not wrong or min(factor for factor, _ in wrong) < 0:
+        return None
+    most = max(norm for _, norm in wrong)
+    if most - min(norm for _, norm in wrong) > 1e-3 * most:
+        return None
+    if max(factor for factor, _ in wrong) < 1 and max(right, default=0.0) <= (1 + 1e-3) * most:
+        cause = f"every gradient has been clipped to the norm {most:.4g}: return before clip_grad_norm_()"
         return Diagnosis("norm-clipped", cause)
+    if len(wrong) > 1:
+        cause = f"every gradient has been brought to the norm {most:.4g}, shorter ones too, which no clip does"
+        return Diagnosis("gradient-normalised", cause)
     return None
 
 

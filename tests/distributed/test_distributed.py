@@ -236,20 +236,35 @@ def awm(network: Callable[[], nn.Module], factor: float = 1.0) -> Callable[..., 
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize(("factor", "limit", "cause"), [(1.3, None, "constant-factor"), (1.0, 1e-3, "norm-clipped")])
+@pytest.mark.parametrize(
+    ("factor", "limit", "norm", "cause"),
+    [
+        (1.3, None, None, "constant-factor"),
+        (1.0, 1e-3, None, "norm-clipped"),
+        (1.0, None, 1e3, "gradient-normalised"),
+        (-1.0, None, 1e3, None),
+    ],
+)
 def test_what_scales_the_gradient_is_named_in_any_precision(
-    dtype: str, factor: float, limit: float | None, cause: str
+    dtype: str, factor: float, limit: float | None, norm: float | None, cause: str | None
 ) -> None:
-    """Factors of several problems agree to their precision's rounding, not to float64's."""
+    """Factors of several problems agree to their precision's rounding, not to float64's.  A clip only shortens, and
+    turns no gradient round."""
 
     @conforms("awm")
     def step(model: nn.Module, shard: Shard) -> None:
         awm(VelocityMLP, factor)(model, shard)
         if limit:
             nn.utils.clip_grad_norm_(model.parameters(), limit)
+        if norm:
+            gradients = [p.grad for p in model.parameters() if p.grad is not None]
+            length = nn.utils.get_total_norm(gradients)
+            for gradient in gradients:
+                gradient.mul_(norm / length)
 
     result = judge(step, Settings(max_examples=2, dtype=dtype))
-    assert {r.diagnosis.name for r in result.results if r.diagnosis} == {cause}
+    named = {r.diagnosis.name for r in result.results if r.diagnosis}
+    assert named == {cause} if cause else not named & {"norm-clipped", "gradient-normalised"}
 
 
 @pytest.mark.parametrize("seed", range(5))
