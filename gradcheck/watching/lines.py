@@ -82,12 +82,14 @@ class Report:
         verdicts: how many steps had which verdict.
         first_wrong: the first step that is wrong.
         unchecked: what could not be checked, and why; each is told once.
+        told: whether it was printed as it is; the end of the run does not print it again then.
     """
 
     lines: deque[StepLine] = field(default_factory=lambda: deque(maxlen=_KEPT))
     verdicts: Counter[str] = field(default_factory=Counter)
     first_wrong: StepLine | None = None
     unchecked: dict[str, str] = field(default_factory=dict)
+    told: bool = False
 
     @classmethod
     def of(cls, lines: Iterable[StepLine]) -> Report:
@@ -97,6 +99,7 @@ class Report:
         return report
 
     def add(self, line: StepLine) -> None:
+        self.told = False
         self.lines.append(line)
         self.verdicts[line.verdict] += 1
         if line.verdict == "wrong" and self.first_wrong is None:
@@ -119,6 +122,7 @@ class Report:
     def __str__(self) -> str:
         from gradcheck.watching.text import summary
 
+        self.told = True
         return summary(self)
 
     __repr__ = __str__

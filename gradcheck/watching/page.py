@@ -15,6 +15,14 @@ __all__ = ["to_html"]
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 860, 190, 70, 12, 12, 30
 _CLASS = {"conforms": "good", "wrong": "bad", "unjudged": "line"}
+_STYLE = """
+.steps { overflow-x: auto; }
+.steps th, .steps td { overflow-wrap: normal; white-space: nowrap; border: 0; padding-bottom: .1rem; }
+.steps td[colspan] { overflow-wrap: anywhere; white-space: normal; border-bottom: 1px solid var(--line); }
+figure { overflow-x: auto; }
+svg { min-width: 34rem; }
+"""
+"""A narrow screen scrolls what would be too small to read, and no word is broken."""
 _ROWS = 200
 """Steps in the table: all wrong ones first, then the latest."""
 
@@ -34,7 +42,7 @@ def to_html(report: Report, name: str) -> str:
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
         tag("title", f"gradcheck watch: {name}"),
-        tag("style", Markup(style)),
+        tag("style", Markup(style + _STYLE)),
     )
     body = tag(
         "main",
@@ -87,7 +95,7 @@ def _chart(
         return _LEFT + (_WIDTH - _LEFT - _RIGHT) * ((step - first) / (last - first) if last > first else 0.5)
 
     def y_of(v: float) -> float:
-        part = (math.log10(max(v, floor)) - low) / (high - low)
+        part = (math.log10(max(v, 10.0**low)) - low) / (high - low)  # a 0 is drawn at the lower end
         return _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * part
 
     marks = [
@@ -131,20 +139,28 @@ def _ruled(y: float, label: str) -> Markup:
     )
 
 
+def _told(line: StepLine) -> Markup:
+    return join(tag("b", f"{', '.join(line.causes)}: ") if line.causes else None, line.because)
+
+
+_COLUMNS = ("step", "verdict", "test ratio", "factor")
+
+
 def _table(lines: Sequence[StepLine]) -> Markup:
     wrong = [x for x in lines if x.verdict == "wrong"]
     others = [x for x in lines if x.verdict != "wrong"]
     shown = [*wrong, *reversed(others)][:_ROWS]
-    header = tag("tr", *(tag("th", x) for x in ("step", "verdict", "causes", "test ratio", "factor", "because")))
+    header = tag("tr", *(tag("th", x) for x in _COLUMNS))
     rows = [
-        tag(
-            "tr",
-            tag("td", str(x.step) if x.rank == 0 else f"{x.step} (rank {x.rank})"),
-            tag("td", x.verdict, class_={"conforms": "good-text", "wrong": "bad-text"}.get(x.verdict, "faint")),
-            tag("td", ", ".join(x.causes)),
-            tag("td", "" if x.ratio is None else f"{x.ratio:.3g}"),
-            tag("td", x.factor or ""),
-            tag("td", x.because, class_="small"),
+        join(
+            tag(
+                "tr",
+                tag("td", str(x.step) if x.rank == 0 else f"{x.step} (rank {x.rank})"),
+                tag("td", x.verdict, class_={"conforms": "good-text", "wrong": "bad-text"}.get(x.verdict, "faint")),
+                tag("td", "" if x.ratio is None else f"{x.ratio:.3g}"),
+                tag("td", x.factor or ""),
+            ),
+            tag("tr", tag("td", _told(x), class_="small", colspan=str(len(_COLUMNS)))),
         )
         for x in shown
     ]
@@ -153,6 +169,6 @@ def _table(lines: Sequence[StepLine]) -> Markup:
         "section",
         tag("h3", "Steps"),
         tag("p", rest, class_="faint") if rest else None,
-        tag("table", header, *rows),
+        tag("div", tag("table", header, *rows), class_="steps"),
         class_="target",
     )

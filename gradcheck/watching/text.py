@@ -34,7 +34,7 @@ def summary(report: Report) -> str:
         worst = max((x.ratio for x in report.lines if x.ratio is not None), default=0.0)
         rows.append(
             f"  gradient     largest test ratio {worst:.3g} (4 passes); in the median step an error of "
-            f"{statistics.median(resolutions):.2%} would have been seen"
+            f"{100 * statistics.median(resolutions):.2g}% would have been seen"
         )
     factors = list(dict.fromkeys(x.factor for x in report.lines if x.factor is not None))
     if factors and factors != ["1"]:

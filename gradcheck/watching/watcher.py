@@ -408,5 +408,5 @@ def _outside() -> int:
 
 def _at_exit(watch: weakref.ref[Watch]) -> None:
     found = watch()
-    if found is not None and found.report.lines:
+    if found is not None and found.report.lines and not found.report.told:
         print(summary(found.report), file=sys.stderr)
