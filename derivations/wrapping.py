@@ -13,7 +13,7 @@ import re
 import textwrap
 import unicodedata
 
-__all__ = ["BREAKS", "spelled", "wrap_formula", "wrap_words"]
+__all__ = ["BREAKS", "is_formula", "spelled", "wrap_formula", "wrap_words"]
 
 _STRONG = ("=", "≈", "~=", "≙", "^=", "∥", "→", "->", "where", "if", "as", "with", "by", "for")
 
@@ -88,6 +88,16 @@ def _gaps(formula: str) -> list[tuple[int, int]]:
         for m in re.finditer(r"(?<=[^\s=≈+−·∥<>≤,*-]) (?=[^\s=≈+−·∥<>≤*-])", formula)
         if m.start() + 1 > 2
     ]
+
+
+_NAMES = "alpha beta gamma delta epsilon theta kappa lambda sigma omega mean clip sqrt sigmoid tanh where grad"
+_IN_FORMULAS = frozenset(_NAMES.split())
+
+
+def is_formula(line: str) -> bool:
+    """Whether a line holds a formula and no prose: an operator, and no words but those that formulas have."""
+    words = set(re.findall(r"(?<![\w-])[a-z]{4,}(?![\w(-])", line))
+    return words <= _IN_FORMULAS and any(f" {operator} " in line for operator in BREAKS)
 
 
 def wrap_words(text: str, width: int, first: str = "", rest: str | None = None) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from gradcheck import __version__
 from gradcheck.calculator_options import ALIASES, OPTIONS
-from gradcheck.console import Parser, in_characters, prose, safe_output, width
+from gradcheck.console import Parser, Progress, in_characters, prose, safe_output, width
 from gradcheck.deriving import command as derive_command
 from gradcheck.errors import InputError, forgiven
 from gradcheck.extras import need
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             status: int = arguments.run(arguments)
             sys.stdout.flush()
         except InputError as error:
-            print(error, file=sys.stderr)
+            print(in_characters(str(error)), file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("[gradcheck] interrupted", file=sys.stderr)
@@ -64,7 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"gradcheck {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    verify = commands.add_parser("verify", help="prove derivations, check them on random problems, print the table")
+    verify = commands.add_parser(
+        "verify", help="prove derivations, check them on random problems, and print what they show"
+    )
     verify.add_argument("names", nargs="*", metavar="NAME", help="flow_grpo, or flow_grpo[mean]; none means all")
     verify.add_argument("--device", default="all", help="cpu, cuda or all (default: all there are)")
     verify.add_argument(
@@ -73,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--max-examples", type=int, default=20, metavar="N", help="random problems for each check (20)")
     verify.add_argument("--seed", type=int, default=0, help="of everything random (0)")
     verify.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
+    verify.add_argument("--all", action="store_true", help="show every variant, not each algorithm's paper form alone")
     verify.add_argument("--no-networks", action="store_true", help="leave out the checks on diffusers' networks")
     verify.set_defaults(run=_verify)
 
@@ -83,8 +86,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     check_command.add_arguments(check)
 
+    fields = commands.add_parser("fields", help="what a case of a loss holds: names, symbols, shapes, meanings")
+    _of_a_declaration(fields, new=False)
+
+    new = commands.add_parser("new", help="a test file to begin with: gradcheck new awm > test_awm.py")
+    _of_a_declaration(new, new=True)
+
     unveil = commands.add_parser(
-        "unveil", help="what a loss that nobody has named optimises: gradient, target, clip, kin"
+        "unveil", help="read gradient, target and clip off any loss, and find the catalogue entry that it matches"
     )
     unveil.add_argument("target", metavar="TARGET", help="file.py::function or package.module:function")
     unveil.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="that one call may take (60)")
@@ -120,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
 
     listing = commands.add_parser("list", help="the catalogue: every algorithm and variant")
     listing.add_argument("--options", action="store_true", help="what an implementation may declare, by algorithm")
+    listing.add_argument("--theorems", action="store_true", help="the lemmas, reverse steps and theorems")
     listing.set_defaults(run=_list)
 
     table = commands.add_parser("table", help="what each loss really optimises, as Markdown, from the derivations")
@@ -144,10 +154,38 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _of_a_declaration(parser: argparse.ArgumentParser, *, new: bool) -> None:
+    """The options of ``fields`` and ``new``, which say what is declared."""
+    parser.add_argument("algorithm", nargs="?", metavar="NAME", help="awm, flow_grpo … (`gradcheck list`)")
+    parser.add_argument("--loss", metavar="EXPRESSION", help="in its place: the loss itself in one line, as for derive")
+    parser.add_argument("--preset", metavar="NAME", help="a public implementation's declaration")
+    parser.add_argument("--declare", action="append", default=[], metavar="KEY=VALUE", help="a convention")
+    if not new:
+        parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.set_defaults(run=_new if new else _fields)
+
+
+def _fields(arguments: argparse.Namespace) -> int:
+    from gradcheck.starting import declared, fields_of, fields_text
+
+    conventions = declared(arguments)
+    if arguments.json:
+        print(json.dumps([vars(f) for f in fields_of(conventions)], indent=2, ensure_ascii=False))
+    else:
+        print(fields_text(conventions))
+    return 0
+
+
+def _new(arguments: argparse.Namespace) -> int:
+    from gradcheck.starting import declared, skeleton
+
+    print(skeleton(declared(arguments)), end="")
+    return 0
+
+
 def _verify(arguments: argparse.Namespace) -> int:
     need("hypothesis", "gradcheck verify")
     import torch
-    from rich.console import Console
 
     from gradcheck.oracle.writing import check_writable, write_text
     from gradcheck.report import print_report, to_json
@@ -155,7 +193,6 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     torch.set_num_threads(1)  # small tensors: threads cost more than they bring
     check_writable({"json": arguments.json})
-    terminal = Console(stderr=True)
     options = {
         "device": arguments.device,
         "dtypes": arguments.dtype or ("float64", "float32"),
@@ -163,13 +200,12 @@ def _verify(arguments: argparse.Namespace) -> int:
         "seed": arguments.seed,
         "with_networks": not arguments.no_networks,
     }
-    if terminal.is_terminal:
-        with terminal.status("proving …") as status:
-            report = verify(*arguments.names, **options, progress=lambda line: status.update(line))
-    else:
-        report = verify(*arguments.names, **options, progress=lambda line: print(line, file=sys.stderr, flush=True))
-    console = Console()
-    print_report(report, console if console.is_terminal else Console(width=160))
+    progress = Progress()
+    try:
+        report = verify(*arguments.names, **options, progress=progress)
+    finally:
+        progress.clear()
+    print_report(report, every=arguments.all or any("[" in name for name in arguments.names))
     if arguments.json is not None:
         write_text("--json", arguments.json, json.dumps(to_json(report), indent=2, ensure_ascii=False) + "\n")
     return 0 if report.holds else 1
@@ -200,7 +236,7 @@ def _unveil(arguments: argparse.Namespace) -> int:
         reason = reason or "it ended before anything was found"
         print(f"[gradcheck] {arguments.target} could not be judged: {reason}", file=sys.stderr)
         return 2
-    print(told["text"][0])
+    print(prose(told["text"][0]))
     return 0
 
 
@@ -210,12 +246,28 @@ def _list(arguments: argparse.Namespace) -> int:
     if arguments.options:
         from gradcheck.conventions import options_text
 
-        print(options_text())
+        print(prose(options_text()))
         return 0
-    width = max(len(e.label) for e in CATALOGUE)
-    for e in CATALOGUE:
-        print(f"{e.label:{width}}  {e.derivation.variant.summary}")
+    if arguments.theorems:
+        rows = [(theorem.name, theorem.title) for theorem in _theorems().values()]
+    else:
+        rows = [(e.label, e.derivation.variant.summary) for e in CATALOGUE]
+    longest = max(len(name) for name, _ in rows)
+    for name, words in rows:
+        print(prose(f"{name:{longest}}  {words}"))
     return 0
+
+
+def _theorems() -> dict[str, Any]:
+    """What `explain` proves besides losses, by name."""
+    from derivations.identities import IDENTITIES
+    from derivations.lemmas import LEMMAS
+    from derivations.paths import PARAMETERISATIONS
+    from derivations.sde import REVERSE_STEPS
+    from derivations.theorems import THEOREMS
+
+    of_steps = (s.theorem for s in REVERSE_STEPS)
+    return {t.name: t for t in (*LEMMAS, *of_steps, *IDENTITIES, *PARAMETERISATIONS, *THEOREMS)}
 
 
 def _table(arguments: argparse.Namespace) -> int:
@@ -227,12 +279,7 @@ def _table(arguments: argparse.Namespace) -> int:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    from derivations.identities import IDENTITIES
-    from derivations.lemmas import LEMMAS
-    from derivations.paths import PARAMETERISATIONS
     from derivations.render import explain, theorem_explain
-    from derivations.sde import REVERSE_STEPS
-    from derivations.theorems import THEOREMS
     from gradcheck.catalogue import CATALOGUE, wanted_entry
     from gradcheck.conventions import variables_problems
 
@@ -242,8 +289,7 @@ def _explain(arguments: argparse.Namespace) -> int:
 
         print(prose(calculate(arguments.name, given)), end="")
         return 0
-    of_steps = (s.theorem for s in REVERSE_STEPS)
-    theorems = {t.name: t for t in (*LEMMAS, *of_steps, *IDENTITIES, *PARAMETERISATIONS, *THEOREMS)}
+    theorems = _theorems()
     terminal: dict[str, Any] = {"width": width(), "ascii_only": in_characters("θ") != "θ"}
     paper = [f"{e.symbolic.NAME}[{e.variant}]" for e in CATALOGUE]
     known = [*theorems, *ALIASES, *(e.label for e in CATALOGUE), *paper]

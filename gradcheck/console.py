@@ -8,12 +8,13 @@ import contextlib
 import difflib
 import math
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
 from typing import Any, NoReturn, TextIO
 
-from derivations.wrapping import spelled, wrap_words
+from derivations.wrapping import is_formula, spelled, wrap_formula, wrap_words
 
 __all__ = ["Parser", "Progress", "coloured", "in_characters", "painted", "prose", "safe_output", "width"]
 
@@ -47,16 +48,28 @@ def in_characters(text: str) -> str:
 def prose(text: str) -> str:
     """Lines of a text, in characters that can be shown, those broken that are wider than the terminal.
 
-    What is broken goes on below the place at which the line's text begins.
+    What is broken goes on below the place at which the line's text begins, after a label such as ``  target   ``; a
+    formula is broken at operators.
     """
-    lines = []
-    for line in in_characters(text).split("\n"):
-        if len(line) <= width():
-            lines.append(line)
-            continue
-        margin = len(line) - len(line.lstrip())
-        lines += wrap_words(line.strip(), width(), " " * margin, " " * (margin + 2))
-    return "\n".join(lines)
+    return "\n".join(piece for line in in_characters(text).split("\n") for piece in _broken(line))
+
+
+def _broken(line: str) -> list[str]:
+    if len(line) <= width():
+        return [line]
+    head = _LABEL.match(line)
+    assert head is not None
+    margin, body = head[0], line[head.end() :]
+    if len(margin) > width() // 2:
+        margin, body = line[: len(line) - len(line.lstrip())], line.lstrip()
+    if is_formula(body):
+        first, *rest = wrap_formula(body, width() - len(margin))
+        return [margin + first, *(" " * len(margin) + one for one in rest)]
+    hang = " " * len(margin) if margin.strip() else f"{margin}  "
+    return wrap_words(body, width(), margin, hang)
+
+
+_LABEL = re.compile(r"\s*(?:\S(?:\S| (?! ))*\s{2,})?")
 
 
 def coloured(stream: TextIO | None = None) -> bool:
@@ -196,7 +209,8 @@ class Parser(argparse.ArgumentParser):
         _, found, words = message.partition("unrecognized arguments: ")
         if not found:
             return ""
-        options = {option for parser in self._all() for option in parser._option_string_actions if len(option) > 2}
+        of_command = [parser for parser in self._all() if parser.prog.split()[-1] in sys.argv[1:2]]
+        options = {o for parser in of_command or self._all() for o in parser._option_string_actions if len(o) > 2}
         given = next((word.partition("=")[0] for word in words.split() if word.startswith("--")), "")
         near = difflib.get_close_matches(given, sorted(options), n=3, cutoff=0.6) if given else []
         return f"; did you mean {' or '.join(near)}?" if near else ""

@@ -114,6 +114,7 @@ def _verdict(results: list[Result], name: str, reference: str) -> None:
     __tracebackhide__ = True
     from gradcheck.oracle.results import Raised
     from gradcheck.oracle.text import failure_text
+    from gradcheck.oracle.writing import save_script
 
     bad = [r for r in results if not r.good]
     for result in bad:
@@ -121,9 +122,9 @@ def _verdict(results: list[Result], name: str, reference: str) -> None:
             pytest.fail(f"[gradcheck] {name} could not be judged: {result.outcome.detail}", pytrace=False)
         if isinstance(result.outcome, Raised):
             told = f"[gradcheck] {name} could not be judged: {result.outcome.raised}"
-            pytest.fail(f"{told}\n{failure_text(result, name, reference)}", pytrace=False)
+            pytest.fail(f"{told}\n{failure_text(result, name, reference, save=save_script)}", pytrace=False)
     if bad:
-        pytest.fail("\n\n".join(failure_text(r, name, reference) for r in bad), pytrace=False)
+        pytest.fail("\n\n".join(failure_text(r, name, reference, save=save_script) for r in bad), pytrace=False)
     if all(r.status == "skipped" for r in results):
         pytest.skip(results[0].outcome.detail)
     if any(r.status == "expected-failure" for r in results):

@@ -1,65 +1,80 @@
-r"""A verification report as a table for people, and as JSON for machines."""
+r"""A verification report as text for people, and as JSON for machines."""
 
 from __future__ import annotations
 
 import datetime
 import math
 import platform
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
 import torch
-from rich import box
-from rich.console import Console, Group
-from rich.table import Table
-from rich.text import Text
 
 from derivations.render import closing_row
+from derivations.wrapping import wrap_formula, wrap_words
+from gradcheck.console import in_characters, painted, prose, width
 from gradcheck.verification import Check, Report, Verification
 
-__all__ = ["JSON_VERSION", "failures", "summary", "table", "to_json"]
+__all__ = ["JSON_VERSION", "blocks", "failures", "print_report", "summary", "to_json"]
 
 JSON_VERSION = 2
 """Version of the JSON that is written."""
 
 
-def table(report: Report) -> Table:
-    """What each loss really optimises, and how far that was verified."""
-    out = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-    for header in ("method", "process", "policy", "gradient", "target", "proved"):
-        out.add_column(header, no_wrap=header in ("method", "process", "policy"), overflow="fold")
-    for device in report.devices:
-        out.add_column(device.upper(), no_wrap=True)
-    if report.without_networks is None:
-        out.add_column("networks", no_wrap=True)
-    out.add_column("worst ratio", justify="right", no_wrap=True)
-    out.add_column("sees", justify="right", no_wrap=True)
-    previous = ""
+def blocks(report: Report, width: int, *, every: bool = False, shown: Callable[[str], str] = str) -> list[str]:
+    """What each loss really optimises, and how far that was verified: a block of lines for each algorithm.
+
+    Args:
+        report: what was seen.
+        width: columns.
+        every: the variants too; else only those that do not hold, and how many do.
+        shown: applied to each text, to spell it in characters that the terminal has.
+    """
+    groups: dict[str, list[Verification]] = {}
     for result in report.results:
-        derivation = result.entry.derivation
-        if derivation.name != previous and previous:
-            out.add_section()
-        previous = derivation.name
-        _, process, policy, gradient, target = closing_row(derivation)
-        name = derivation.title if derivation.variant.name == "paper" else f"  {derivation.variant.name}"
-        cells = [name, process, policy, gradient, target, _proved(result)]
-        cells += [_checked([c for c in result.checks if c.device == device]) for device in report.devices]
-        if report.without_networks is None:
-            cells.append(_on_networks(result))
-        cells += [f"{result.ratio:.2f}", _sees(result)]
-        out.add_row(*(Text(cell) for cell in cells), style=None if result.holds else "bold red")
-    return out
+        groups.setdefault(result.entry.derivation.name, []).append(result)
+    lines: list[str] = []
+    for results in groups.values():
+        whole = [r for r in results if every or not r.holds or r is results[0]]
+        for result in whole:
+            lines += [*_block(result, report, width, shown), ""]
+        rest = len(results) - len(whole)
+        if rest:
+            words = "variants hold; --all shows them" if rest > 1 else "variant holds; --all shows it"
+            lines[-1:] = [f"  {rest} more {words}", ""]
+    return lines[:-1]
+
+
+def _block(result: Verification, report: Report, width: int, shown: Callable[[str], str]) -> list[str]:
+    """One loss: its name, its gradient and target, and what was checked."""
+    derivation = result.entry.derivation
+    _, process, policy, gradient, target = closing_row(derivation)
+    paper = derivation.variant.name == "paper"
+    name = derivation.title if paper else f"{derivation.title} [{derivation.variant.name}]"
+    head = f"{name}  ({result.entry.label})" if paper else name
+    lines = wrap_words(shown(f"{head}: {process} process, {policy}-policy"), width, "", "  ")
+    for word, formula in (("gradient", gradient), ("target", target)):
+        first, *rest = wrap_formula(shown(formula), width - 12)
+        lines += [f"  {word:8}  {first}", *(" " * 12 + line for line in rest)]
+    places = [f"{_checked([c for c in result.checks if c.device == d])} on {d.upper()}" for d in report.devices]
+    checked = [f"{_proved(result)} proved", *places]
+    if report.without_networks is None:
+        checked.append(f"networks {_on_networks(result)}")
+    checked += [f"worst ratio {result.ratio:.2f}", f"sees {_sees(result)}"]
+    lines += wrap_words(shown("; ".join(checked)), width, f"  {'checked' if result.holds else 'FAILED':8}  ")
+    return lines
 
 
 def _proved(result: Verification) -> str:
     steps, refused = len(result.proof.results), len(result.proof.refused)
-    return f"NO: {refused} of {steps} refused" if refused else f"{steps} steps"
+    return f"{steps - refused} of {steps} steps" if refused else f"{steps} steps"
 
 
 def _checked(checks: list[Check]) -> str:
     if any(c.failure for c in checks):
-        return "FAILED"
-    return f"{sum(c.examples for c in checks)} ok" if checks else "-"
+        return "problems FAILED"
+    return f"{sum(c.examples for c in checks)} problems hold" if checks else "no problem"
 
 
 def _sees(result: Verification) -> str:
@@ -74,7 +89,7 @@ def _on_networks(result: Verification) -> str:
     bad = sorted({n.network for n in result.networks if not n.holds})
     if bad:
         return "FAILED: " + ", ".join(bad)
-    return ", ".join(dict.fromkeys(n.network for n in result.networks)) + " ok"
+    return ", ".join(dict.fromkeys(n.network for n in result.networks)) + " hold"
 
 
 def failures(report: Report) -> list[str]:
@@ -137,20 +152,25 @@ def notes(report: Report) -> list[str]:
     return out
 
 
-def print_report(report: Report, console: Console) -> None:
-    """The table, what was left out, failures, and the summary line."""
-    explanation = Text(
-        "gradient and target: of the loss that is minimised, in v_θ; '≈' marks a form that is exact only on-policy.\n"
-        "worst ratio: largest |difference| / rounding error over all random problems.\n"
-        f"sees: smallest relative error of the gradient that would have been refused, in {', '.join(_dtypes(report))}.",
-        style="dim",
-    )
-    console.print(Group(table(report), Text(""), explanation))
+def print_report(report: Report, *, every: bool = False) -> None:
+    """The blocks, what was left out, failures, and the summary line."""
+    shown = in_characters
+    explanation = [
+        "gradient, target  of the loss that is minimised; ≈ holds near v_θ = v_old",
+        "worst ratio       largest |difference| / rounding error over all random problems",
+        f"sees              smallest relative error that would have been refused, in {', '.join(_dtypes(report))}",
+    ]
+    for line in blocks(report, width(), every=every, shown=shown):
+        print(painted(line, "bad") if line.startswith("  FAILED") else line)
+    print()
+    for line in explanation:
+        print(painted(prose(line), "quiet"))
     for note in notes(report):
-        console.print(Text(note))
+        print(prose(note))
     for failure in failures(report):
-        console.print(Text("\nFAILED " + failure, style="red"))
-    console.print(Text(summary(report), style="bold green" if report.holds else "bold red"), soft_wrap=True)
+        print()
+        print(painted(prose(f"FAILED {failure}"), "bad"))
+    print(painted(prose(summary(report)), "good" if report.holds else "bad"))
 
 
 def _dtypes(report: Report) -> list[str]:

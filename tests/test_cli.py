@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,10 +29,31 @@ def test_verify_says_what_it_saw(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = run(capsys, "verify", "awm", *QUICK)
     assert status == 0
     assert "everything holds" in out
-    assert "2A(v_θ − v_gt)" in out
+    assert "gradient  = 2A(v_θ − v_gt)" in out
+    assert "8 more variants hold; --all shows them" in out
     assert "Networks were not checked: not asked for." in out
     assert "CUDA was not checked" in out
-    assert "awm[clipped-t]: 3 problems in float32 on cpu: largest test ratio" in err, "progress, on plain lines"
+    assert err == "", "progress is for terminals alone"
+
+
+def test_verify_shows_every_variant_if_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    for more in (["awm", "--all"], [f"awm[{v}]" for v in ("paper", "mean", "clipped-ghuber")]):
+        status, out, _ = run(capsys, "verify", *more, *QUICK)
+        assert status == 0
+        assert "AWM [mean]: forward process, on-policy" in out
+        assert "AWM [clipped-ghuber]" in out
+        assert "more variant" not in out
+
+
+def test_long_work_shows_its_progress_in_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    _, out, err = run(capsys, "verify", "awm[mean]", *QUICK)
+    assert "awm[mean]: 3 problems in float32 on cpu: largest test ratio" in err
+    assert "\n" not in err, "it stays on one line"
+    assert err.endswith("\r"), "which is left empty"
+    assert "\r" not in out
 
 
 def test_verify_writes_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -73,6 +95,7 @@ def _wrong_loss(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
 def test_a_wrong_loss_exits_with_1_and_is_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     _wrong_loss(monkeypatch, 2.0)
     status, out, _ = run(capsys, "verify", "awm", *QUICK)
     assert status == 1
@@ -88,6 +111,7 @@ def test_a_wrong_step_exits_with_1_and_is_named(
     right = catalogue.entry("awm")
     wrong = replace(right.derivation, gradient=2 * right.derivation.gradient, target=right.derivation.target)
     monkeypatch.setattr(catalogue, "_derive", lambda module, variant: wrong)
+    monkeypatch.setenv("COLUMNS", "200")
     status, out, _ = run(capsys, "verify", "awm[mean]", *QUICK)
     assert status == 1
     assert "step 'gradient' is refused" in out
@@ -126,7 +150,7 @@ def test_cuda_without_a_device_exits_with_2(capsys: pytest.CaptureFixture[str]) 
 def test_list_shows_every_entry(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run(capsys, "list")
     assert status == 0
-    assert [line.split()[0] for line in out.splitlines()] == [e.label for e in CATALOGUE]
+    assert [line.split()[0] for line in out.splitlines() if line[0] != " "] == [e.label for e in CATALOGUE]
 
 
 @pytest.mark.parametrize("name", ["flow_grpo", "flow_grpo[paper]", "awm[clipped]", "L2", "sde-cps", "ema"])

@@ -84,10 +84,10 @@ def test_the_wheel_holds_the_packages_their_types_and_the_licence(wheel: Path) -
     assert {top for top in tops if not top.endswith(".dist-info")} == {"gradcheck", "derivations"}
 
 
-def test_only_torch_numpy_sympy_and_rich_are_required() -> None:
+def test_only_torch_numpy_and_sympy_are_required() -> None:
     """Whoever installs this gets no plugin of another tool, no notebook and no plotting library."""
     required = {r.split(">")[0].strip() for r in requires("gradcheck-rl") or [] if "extra ==" not in r}
-    assert required == {"torch", "numpy", "sympy", "rich"}
+    assert required == {"torch", "numpy", "sympy"}
 
 
 def test_every_extra_is_one_that_the_package_has() -> None:

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from gradcheck.console import prose
 from gradcheck.errors import InputError
 
 __all__ = ["add_arguments", "run", "shielded"]
@@ -108,7 +109,7 @@ def _run(arguments: argparse.Namespace, expression: str, let: dict[str, str], gi
     elif arguments.torch:
         print(derived.torch_source, end="")
     else:
-        print(derived.text())
+        print(prose(derived.text()))
     if not derived.holds and (arguments.torch or arguments.json or arguments.latex):
         print("gradcheck derive: NOT VERIFIED; run it without a format to see why", file=sys.stderr)
     return 0 if derived.holds else 1

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gradcheck.console import prose
 from gradcheck.errors import GradcheckError, InputError
 
 __all__ = ["add_arguments", "main", "run"]
@@ -85,7 +86,7 @@ def _judge_all(arguments: argparse.Namespace, settings: Any, files: dict[str, An
             try:
                 judgements.append(judge_on(ranks, trainer, settings, arguments.only))
                 if ranks.rank == 0:
-                    print(judgement_text(judgements[-1]), end="\n\n", flush=True)
+                    print(prose(judgement_text(judgements[-1])), end="\n\n", flush=True)
             except GradcheckError as error:
                 unjudged += 1
                 if ranks.rank == 0:

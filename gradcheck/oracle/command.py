@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from gradcheck.console import Progress, coloured, painted, prose
 from gradcheck.errors import InputError, forgiven
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "declared_pairs", "run"]
 
 _REPORTS = {
     "json": "the judgement as JSON (docs/oracle-report.md)",
@@ -61,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--latent", metavar="SIZES", help="shape of one sample, 16,21,60,104 for instance (several small ones)"
     )
     parser.add_argument("--batch", type=int, metavar="N", help="samples in a batch (several, 1 to 131)")
+    parser.add_argument("--brief", action="store_true", help="one row for each target")
     parser.add_argument("--verbose", action="store_true", help="tell every failure in full, not the first one alone")
     parser.add_argument("--compiled", action="store_true", help="also judge under torch.compile")
     parser.add_argument(
@@ -82,8 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
     from gradcheck.oracle.parts.conforming import PART_OBLIGATIONS
     from gradcheck.oracle.runner import check_only
     from gradcheck.oracle.target import Settings, sizes
-    from gradcheck.oracle.text import judgement_text, verdict_text
-    from gradcheck.oracle.writing import check_writable, write_reports
+    from gradcheck.oracle.text import brief_text, judgement_text, verdict_text
+    from gradcheck.oracle.writing import check_writable, save_script, write_reports
 
     torch.set_num_threads(1)  # small tensors: threads cost more than they bring
     files = {kind: getattr(arguments, kind) for kind in _REPORTS}
@@ -107,9 +110,12 @@ def run(arguments: argparse.Namespace) -> int:
     pictures: dict[Any, Any] = {}
     texts = list(_files_of(arguments.targets))
     isolated = arguments.isolation == "process" and possible()
+    progress = Progress()
     for text in texts:
         job = CheckJob(text, settings, declared, tuple(only), bool(arguments.html))
-        for one in judged(job, memory, isolated):
+        progress(f"{text} …")
+        for one in judged(job, memory, isolated, progress):
+            progress.clear()
             if one.nothing and len(texts) > len(arguments.targets):
                 continue  # a folder's tests need not be ours
             judgements.append(one.judgement)
@@ -117,22 +123,40 @@ def run(arguments: argparse.Namespace) -> int:
             if one.refused:
                 print(one.refused, file=sys.stderr, flush=True)
                 continue
+            if arguments.brief:
+                print(_in_colours(prose(brief_text(one.judgement))), flush=True)
+                continue
             several = one.several or len(texts) > 1
-            shown = judgement_text(one.judgement, verbose=arguments.verbose, several=several)
-            print(shown, end="\n\n", flush=True)
+            shown = judgement_text(one.judgement, verbose=arguments.verbose, several=several, save=save_script)
+            print(_in_colours(prose(shown)), end="\n\n", flush=True)
             if one.judgement.unjudged:
                 told = f"[gradcheck] {one.judgement.target} could not be judged: {one.judgement.unjudged}"
                 print(told, file=sys.stderr, flush=True)
+    progress.clear()
     if not judgements:
         raise InputError(("TARGET", ", ".join(map(repr, arguments.targets)), "a decorated function in a test_*.py"))
-    if len(judgements) > 1:
-        print("\n".join(map(verdict_text, judgements)))
+    if len(judgements) > 1 and not arguments.brief:
+        print(_in_colours(prose("\n".join(map(verdict_text, judgements)))))
     for file in write_reports(judgements, settings, files, pictures):
         print(f"wrote {file}")
     worse = _compare(earlier, judgements, settings) if earlier is not None else 0
     if any(j.unjudged for j in judgements):
         return 2
     return 0 if all(j.holds for j in judgements) and not worse else 1
+
+
+_VERDICTS = re.compile(r"^(.*?)((?<= )ok(?= )|FAILED|UNJUDGED|does not (?:conform|hold)|could not be judged|conforms)")
+
+
+def _in_colours(text: str) -> str:
+    """The word of each line that says how it went, green or red, where colours may be written."""
+    if not coloured():
+        return text
+
+    def paint(found: re.Match[str]) -> str:
+        return found[1] + painted(found[2], "good" if found[2] in ("ok", "conforms") else "bad")
+
+    return "\n".join(_VERDICTS.sub(paint, line, count=1) for line in text.split("\n"))
 
 
 def _files_of(targets: Sequence[str]) -> Iterator[str]:
@@ -172,16 +196,26 @@ def _declared(arguments: argparse.Namespace) -> tuple[str | None, str | None, di
         if arguments.declare:
             raise InputError(("--declare", repr(arguments.declare[0]), "--algorithm, --loss or --preset with it"))
         return None
-    pairs = {}
-    for text in arguments.declare:
-        key, separator, value = text.partition("=")
-        if not separator:
-            raise InputError(("--declare", repr(text), "KEY=VALUE, log_prob_reduction=mean for instance"))
-        pairs[key] = _value(value)
+    pairs = declared_pairs(arguments.declare)
     if arguments.loss is not None:
         pairs["loss"] = arguments.loss
     declare(arguments.algorithm, preset=arguments.preset, **pairs)  # which raises where that is no declaration
     return arguments.algorithm, arguments.preset, pairs
+
+
+def declared_pairs(texts: Sequence[str]) -> dict[str, Any]:
+    """What ``--declare KEY=VALUE`` says, each time that it is given.
+
+    Raises:
+        InputError: one has no ``=``.
+    """
+    pairs = {}
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not separator:
+            raise InputError(("--declare", repr(text), "KEY=VALUE, log_prob_reduction=mean for instance"))
+        pairs[key.strip()] = _value(value.strip())
+    return pairs
 
 
 def _value(text: str) -> Any:

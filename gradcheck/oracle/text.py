@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from derivations.wrapping import wrap_formula, wrap_words
 from gradcheck.oracle.isolation.words import cut
 from gradcheck.oracle.results import Diagnosis, Judgement, Result
 
-__all__ = ["failure_text", "judgement_text", "verdict_text"]
+__all__ = ["Save", "brief_text", "failure_text", "judgement_text", "verdict_text"]
 
 _MARKS = {
     "passed": "ok",
@@ -30,7 +32,18 @@ _VERBS = {
 }
 
 
-def judgement_text(judgement: Judgement, scripts: bool = True, *, verbose: bool = True, several: bool = False) -> str:
+Save = Callable[[str, Result], Path | None]
+"""Writes a failure's script to a file, and says which; ``None`` where it cannot be written."""
+
+
+def judgement_text(
+    judgement: Judgement,
+    scripts: bool = True,
+    *,
+    verbose: bool = True,
+    several: bool = False,
+    save: Save | None = None,
+) -> str:
     """The judgement for a terminal.
 
     Args:
@@ -38,6 +51,7 @@ def judgement_text(judgement: Judgement, scripts: bool = True, *, verbose: bool 
         scripts: print those that reproduce failures.
         verbose: every failure in full; else the first one, and the others in the table alone.
         several: it is one of several, so that, unless verbose, only what fails is listed.
+        save: writes the scripts to files, so that one line to run is printed in their place.
     """
     shown_rows = [r for r in judgement.results if verbose or not several or not r.good]
     declaration = f"  ({judgement.declaration})" if judgement.declaration else ""
@@ -47,7 +61,8 @@ def judgement_text(judgement: Judgement, scripts: bool = True, *, verbose: bool 
     for r in bad if verbose else bad[:1]:
         cause = (r.diagnosis.name if r.diagnosis else "", r.device)
         seen_before = cause in shown
-        lines += ["", failure_text(r, judgement.target, "", brief=seen_before, with_script=scripts and not seen_before)]
+        with_script = scripts and not seen_before
+        lines += ["", failure_text(r, judgement.target, "", brief=seen_before, with_script=with_script, save=save)]
         shown.add(cause)
     if len(bad) > 1 and not verbose:
         others = f"{len(bad) - 1} other{'s' if len(bad) > 2 else ''}"
@@ -83,8 +98,18 @@ def _table(results: Sequence[Result], verbose: bool) -> list[str]:
     for r in results:
         place = f"  {r.device}" if several else ""
         cause = f"  [{r.diagnosis.name}]" if not verbose and r.diagnosis is not None else ""
-        lines.append(f"  {r.id:{width}}{place}  {_MARKS[r.status]:8} {_remark(r)}{cause}".rstrip())
+        lines.append(_wrapped(f"  {r.id:{width}}{place}  {_MARKS[r.status]:8} ", f"{_remark(r)}{cause}"))
     return lines
+
+
+def brief_text(judgement: Judgement) -> str:
+    """One row: the name, the verdict, and the cause or what failed."""
+    verdict = verdict_text(judgement).removeprefix(judgement.target).strip()
+    bad = [r for r in judgement.results if not r.good and r.status != "unjudged"]
+    causes = list(dict.fromkeys(r.diagnosis.name for r in bad if r.diagnosis and r.diagnosis.name != "unknown"))
+    word = verdict.partition(":")[0].partition(";")[0]
+    why = judgement.unjudged or ", ".join(causes) or ", ".join(dict.fromkeys(r.id for r in bad))
+    return f"{judgement.target}: {word}" + (f" ({why})" if why else "")
 
 
 def _remark(r: Result) -> str:
@@ -101,7 +126,15 @@ def _remark(r: Result) -> str:
     return f"{o.examples} cases{ratio}{sees}" + (f"; {o.note}" if o.note else "")
 
 
-def failure_text(result: Result, target: str, reference: str, *, brief: bool = False, with_script: bool = True) -> str:
+def failure_text(
+    result: Result,
+    target: str,
+    reference: str,
+    *,
+    brief: bool = False,
+    with_script: bool = True,
+    save: Save | None = None,
+) -> str:
     """One failure: why, what was demanded and seen, how to see it again, and where it is written."""
     o = result.outcome
     head = f"[gradcheck] {target}: {result.id} {_VERBS[result.status]}"
@@ -129,9 +162,13 @@ def failure_text(result: Result, target: str, reference: str, *, brief: bool = F
         lines.append("  gradient   on the field's directions, yours beside the required one:")
         lines += _side_by_side(d.observed, d.required)
     if with_script and result.script:
-        lines += ["  reproduce  save and run this:", textwrap.indent(result.script.rstrip(), "    ")]
+        file = save(target, result) if save is not None else None
+        if file is not None:
+            lines.append(f"  reproduce  python {file}")
+        else:
+            lines += ["  reproduce  save and run this:", textwrap.indent(result.script.rstrip(), "    ")]
     if reference:
-        lines.append("  reference  " + " ".join(reference.split()))
+        lines.append(_wrapped("  reference  ", " ".join(reference.split())))
     return "\n".join(lines)
 
 
@@ -149,8 +186,19 @@ def _side_by_side(observed: tuple[tuple[str, str], ...], required: tuple[tuple[s
     names = list(dict.fromkeys([*wanted, *yours]))
     width = max(len(n) for n in names)
     left = max(len(yours.get(n, "0")) for n in names)
-    return [f"             {n:{width}}   {yours.get(n, '0'):{left}}   required {wanted.get(n, '0')}" for n in names]
+    lines = [f"             {n:{width}}   {yours.get(n, '0'):{left}}   required {wanted.get(n, '0')}" for n in names]
+    if max(map(len, lines)) <= _WIDTH:
+        return lines
+    stacked = []
+    for n in names:
+        stacked.append(f"    {n}")
+        for word, form in (("yours", yours), ("required", wanted)):
+            first, *rest = wrap_formula(form.get(n, "0"), _WIDTH - 18)
+            stacked += [f"      {word:8}    {first}", *(" " * 18 + line for line in rest)]
+    return stacked
 
 
 def _wrapped(head: str, body: str) -> str:
-    return textwrap.fill(body, _WIDTH, initial_indent=head, subsequent_indent=" " * len(head))
+    if len(head) > _WIDTH // 2:  # a long name: goes on below it
+        return "\n".join(wrap_words(body, _WIDTH, head, " " * 6)).rstrip()
+    return "\n".join(wrap_words(body, _WIDTH, head)).rstrip()

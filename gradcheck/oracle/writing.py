@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradcheck.errors import InputError
 from gradcheck.extras import need
-from gradcheck.oracle.results import Judgement
+from gradcheck.oracle.results import Judgement, Result
 
 if TYPE_CHECKING:
     from gradcheck.oracle.target import Settings
 
-__all__ = ["check_writable", "write_reports", "write_text"]
+__all__ = ["SCRIPTS", "check_writable", "save_script", "write_reports", "write_text"]
 
 
 def check_writable(files: Mapping[str, str | Path | None]) -> None:
@@ -61,6 +62,34 @@ def write_text(option: str, file: Path, text: str) -> None:
         file.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise InputError((option, f"{file} ({error.strerror or error})", "a file that can be written")) from None
+
+
+SCRIPTS = Path(".gradcheck")
+"""The folder in the working directory that failures' scripts are written to."""
+
+_saved: dict[Path, str] = {}
+
+
+def save_script(target: str, result: Result) -> Path | None:
+    """Write the script that reproduces a failure to a file; ``None`` if it cannot be written.
+
+    The file is named after the implementation and the obligation, so that the next run writes the same one; a second
+    implementation of the same name in one run gets a number.
+    """
+    name = re.sub(r"[^\w.]+", "-", f"{target}-{result.id}" + (f"-{result.device}" if result.device != "cpu" else ""))
+    for number in range(1, 100):
+        file = SCRIPTS / f"{name.strip('-.')[:120]}{'' if number == 1 else f'-{number}'}.py"
+        if _saved.setdefault(file.absolute(), result.script) == result.script:
+            break
+    try:
+        SCRIPTS.mkdir(exist_ok=True)
+        ignored = SCRIPTS / ".gitignore"
+        if not ignored.exists():
+            ignored.write_text("*\n", encoding="utf-8")
+        file.write_text(result.script, encoding="utf-8")
+    except OSError:
+        return None
+    return file
 
 
 def write_reports(

@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from gradcheck.console import prose
 from gradcheck.extras import need
 
 __all__ = ["add_arguments"]
@@ -51,7 +52,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
     check_writable({"json": arguments.json})
     answered = check(arguments.folder, arguments.answers, *arguments.names, dtypes=arguments.dtype)
-    print(answers_text(answered))
+    print(prose(answers_text(answered)))
     if arguments.json is not None:
         text = json.dumps(to_json(answered), indent=2, ensure_ascii=False, allow_nan=False)
         write_text("--json", arguments.json, text + "\n")

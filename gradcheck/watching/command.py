@@ -6,6 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
+from gradcheck.console import prose
+
 __all__ = ["add_arguments", "add_replay"]
 
 
@@ -34,7 +36,7 @@ def _report(arguments: argparse.Namespace) -> int:
     check_writable({"html": arguments.html})
     lines = [line for file in arguments.files for line in read_lines(file)]
     report = Report.of(sorted(lines, key=lambda x: (x.step, x.rank)))
-    print(report)
+    print(prose(str(report)))
     if arguments.html is not None:
         arguments.html.write_text(to_html(report, arguments.files[0].name) + "\n", encoding="utf-8")
     return 0 if report.holds else 1 if report.verdicts["wrong"] else 2
@@ -48,7 +50,7 @@ def _replay(arguments: argparse.Namespace) -> int:
 
     check_writable({"json": arguments.json})
     line, context, given, gradient = replayed(arguments.folder)
-    print(explained(line, context, given, gradient))
+    print(prose(explained(line, context, given, gradient)))
     if arguments.json is not None:
         text = json.dumps(json.loads(line.to_json()), indent=2, ensure_ascii=False)
         arguments.json.write_text(text + "\n", encoding="utf-8")

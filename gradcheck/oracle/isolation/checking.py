@@ -3,7 +3,7 @@ r"""Judging the implementations that a command line names: what a child does, an
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -137,11 +137,16 @@ class Judged:
     nothing: bool = False
 
 
-def judged(job: CheckJob, memory: float, isolated: bool) -> Iterator[Judged]:
-    """Judge every implementation of a target, each in a process of its own, or all in this one."""
+def judged(
+    job: CheckJob, memory: float, isolated: bool, progress: Callable[[str], None] = lambda line: None
+) -> Iterator[Judged]:
+    """Judge every implementation of a target, each in a process of its own, or all in this one.
+
+    ``progress`` is called with a line for each obligation that has been checked.
+    """
     index, count = 0, 1
     while index < count:
-        heard = _Heard(replace(job, index=index))
+        heard = _Heard(replace(job, index=index), progress)
         if isolated:
             heard.listen(memory)
         else:
@@ -159,6 +164,7 @@ class _Heard:
     """What one run of a job has sent."""
 
     job: CheckJob
+    progress: Callable[[str], None]
     found: list[str] = field(default_factory=list)
     name: str = ""
     declaration: str = ""
@@ -188,6 +194,7 @@ class _Heard:
                 self.name, self.declaration, self.reference, self.blanks = data
             case "result":
                 self.results += data
+                self.progress(f"{self.name}: {len(self.results)} of {len(self.blanks)} obligations, {data[0].id}")
             case "judgement":
                 self.whole, self.pictures = data
             case "refused":

@@ -1,0 +1,333 @@
+r"""What commands print fits the terminal that it goes to: its width, its characters, and whether it shows colours."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+
+from derivations.lemmas import LEMMAS
+from derivations.render import claim_text
+from derivations.wrapping import BREAKS, is_formula, spelled, wrap_formula, wrap_words
+from gradcheck import verification
+from gradcheck.catalogue import CATALOGUE
+from gradcheck.cli import main
+from gradcheck.console import Progress
+
+
+@pytest.fixture(autouse=True)
+def proofs_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same run of `verify` is shown in every width."""
+    monkeypatch.setattr(verification, "verify", _verified)
+
+
+@lru_cache(maxsize=1)
+def _verified_once(*names: str) -> verification.Report:
+    return _VERIFY(*names, device="cpu", dtypes=("float64",), max_examples=1, with_networks=False)
+
+
+def _verified(*names: str, **options: object) -> verification.Report:
+    return _verified_once(*names)
+
+
+_VERIFY = verification.verify
+
+WRONG = """import gradcheck
+
+
+@gradcheck.conforms("awm")
+def test_awm(case):
+    error = ((case.v_theta - (case.noise - case.x_0)) ** 2).flatten(1).sum(1, keepdim=True)
+    return (case.advantage * error).mean()
+
+
+def min_snr(case):
+    weight = ((1 - case.t) ** 2 / case.t**2).clamp(max=5)
+    return (weight * ((case.v_theta - (case.noise - case.x_0)) ** 2).flatten(1).mean(1)).mean()
+"""
+
+LOSS = "A*ratio + kl_weight*norm2(v_theta - v_ref)/(2*sigma_t**2) + exp(A)*norm2(v_theta - v_gt)"
+
+_QUICK = ["--isolation", "none", "--max-examples", "2", "--only", "gradient", "--only", "determinism"]
+
+COMMANDS = {
+    "verify": ["verify", "awm", "flow_grpo[wan]", "--max-examples", "1", "--no-networks", "--dtype", "float64"],
+    "check": ["check", "test_mine.py", *_QUICK],
+    "check-brief": ["check", "--brief", "test_mine.py", *_QUICK],
+    "derive": ["derive", LOSS, "--problems", "2"],
+    "explain": ["explain", "diffusion_nft[adaptive-reference]"],
+    "explain-lemma": ["explain", "L3"],
+    "explain-numbers": ["explain", "clip", "--D", "65536", "--clip", "1e-4"],
+    "fields": ["fields", "grpo_guard", "--declare", "kl=step"],
+    "list": ["list"],
+    "list-options": ["list", "--options"],
+    "list-theorems": ["list", "--theorems"],
+}
+"""Markdown to paste (`table`), code (`new`) and JSON are for no terminal."""
+
+
+def _printed(
+    command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, columns: int, encoding: str = "utf-8", tty: bool
+) -> str:
+    """What a command writes to a standard output of this kind."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "test_mine.py").write_text(WRONG)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    raw = io.BytesIO()
+    out = (_Terminal if tty else io.TextIOWrapper)(raw, encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", out)
+    assert main(COMMANDS[command]) in (0, 1)
+    out.flush()
+    return raw.getvalue().decode(encoding)
+
+
+class _Terminal(io.TextIOWrapper):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(("columns", "encoding"), [(80, "utf-8"), (80, "ascii"), (100, "latin-1"), (160, "utf-8")])
+def test_a_pipe_gets_lines_that_fit_in_its_characters_without_colours(
+    command: str, columns: int, encoding: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out = _printed(command, monkeypatch, tmp_path, columns=columns, encoding=encoding, tty=False)
+    assert out.strip()
+    for line in out.splitlines():
+        assert len(line) <= columns, line
+    assert "\x1b" not in out
+    assert not re.search(r"\\[uxU][0-9a-f]{2}", out), "spelled, not escaped"
+    if encoding != "utf-8":
+        assert out.isascii()
+
+
+def test_colours_are_for_terminals_and_not_where_no_color_is_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "\x1b[1;31mFAILED\x1b[0m" in _printed("check", monkeypatch, tmp_path, columns=80, tty=True)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in _printed("verify", monkeypatch, tmp_path, columns=80, tty=True)
+    (tmp_path / "other").mkdir()
+    assert "\x1b" not in _printed("check", monkeypatch, tmp_path / "other", columns=80, tty=True)
+
+
+def test_a_finding_fits_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Once, since it takes seconds."""
+    monkeypatch.setenv("COLUMNS", "80")
+    (tmp_path / "mine.py").write_text(WRONG)
+    assert main(["unveil", f"{tmp_path / 'mine.py'}::min_snr"]) == 0
+    out = capsys.readouterr().out
+    assert "min(5, (1 − t)²/t²)(v_θ − v_gt)/D" in out
+    assert all(len(line) <= 80 for line in out.splitlines() if "/mine.py" not in line)
+
+
+def test_brief_is_one_row_a_target(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    out = _printed("check-brief", monkeypatch, tmp_path, columns=80, tty=False)
+    assert out == "test_awm: does not conform (advantage-averaged)\n"
+
+
+def test_progress_is_silent_where_no_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress()
+    progress("half of it")
+    progress.clear()
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_leaves_nothing_of_a_longer_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    progress = Progress()
+    for line in ("a long line", "short"):
+        progress(line)
+    progress.clear()
+    assert capsys.readouterr().err == f"\ra long line\rshort{'':6}\r{'':5}\r"
+
+
+# -------------------------------------------------------------------------------------------------- formulas
+
+FORMULAS = [claim_text(s.claim, of=e.derivation) for e in CATALOGUE for s in e.derivation.all_steps]
+FORMULAS += [claim_text(s.claim) for theorem in LEMMAS for s in theorem.steps]
+_ASIDES = ("the", "held")
+
+
+@pytest.mark.parametrize("width", [80, 100])
+@pytest.mark.parametrize("write", [str, spelled], ids=["unicode", "ascii"])
+def test_formulas_are_broken_at_operators_alone_and_nothing_is_lost(width: int, write: object) -> None:
+    broken = 0
+    for formula in map(write, FORMULAS):  # type: ignore[call-overload]
+        first, *rest = wrap_formula(formula, width, "       ")
+        broken += bool(rest)
+        assert all(len(line) <= width for line in (first, *rest)), formula
+        for line in rest:
+            assert line.split()[0] in (*BREAKS, *_ASIDES), line
+        joined = " ".join(line.strip() for line in (first, *rest))
+        assert _plain(joined) == _plain(formula)
+    assert broken > 50
+
+
+def _plain(formula: str) -> str:
+    """Without the sign that says that a product goes on."""
+    return re.sub(r"\s+", " ", re.sub(r"(?<= )[·*] ", "", formula)).strip()
+
+
+@pytest.mark.parametrize(
+    ("formula", "width", "lines"),
+    [
+        ("L = a b", 80, ["L = a b"]),
+        ("L = A m r k (ε + k δ) + β ‖v − w‖²", 28, ["L = A m r k (ε + k δ)", "    + β ‖v − w‖²"]),
+        ("aaaa bbbb cccc dddd ε", 20, ["aaaa bbbb cccc dddd", "    · ε"]),
+        ("f(a + bbbbbbbbbb, c) = 1   where a = 2", 30, ["f(a + bbbbbbbbbb, c) = 1", "    where a = 2"]),
+    ],
+)
+def test_the_outermost_operator_is_broken_first(formula: str, width: int, lines: list[str]) -> None:
+    assert wrap_formula(formula, width) == lines
+
+
+def test_prose_keeps_short_formulas_whole() -> None:
+    for width in range(20, 60):
+        lines = wrap_words("the target lies at v_theta − g whatever g is, and so w = 1/2 in it", width)
+        assert all(len(line) <= width for line in lines)
+        text = "\n".join(lines)
+        assert "v_theta − g" in text
+        assert "w = 1/2" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "ascii_text"),
+    [
+        ("v_θ − ε", "v_theta - eps"),
+        ("‖x‖²", "||x||^2"),
+        ("β⁻¹ ≈ √2", "beta^-1 ~= sqrt2"),
+        ("Ã, r̃ and ᾱ", "A~, r~ and alphabar"),
+        ("½ Δt → ∞", "1/2  Deltat -> inf"),
+    ],
+)
+def test_ascii_says_what_was_meant(given: str, ascii_text: str) -> None:
+    assert spelled(given) == ascii_text
+
+
+def test_all_that_formulas_hold_can_be_spelled() -> None:
+    for formula in FORMULAS:
+        assert spelled(formula).isascii()
+        assert "\\" not in spelled(formula)
+
+
+def test_a_sentence_is_no_formula() -> None:
+    assert is_formula("v_θ + A(v_gt − v_θ)")
+    assert is_formula("2 min(5, (1 - t)^2/t^2)(v_theta - v_gt)/D")
+    assert not is_formula("autograd agrees on 24 problems, difference = 2")
+    assert not is_formula("v_theta")
+
+
+# ------------------------------------------------------------------------------------------- explain, fields, new
+
+
+@pytest.mark.parametrize("entry", CATALOGUE, ids=lambda e: e.label)
+def test_every_letter_of_a_derivation_is_explained(entry: object) -> None:
+    from derivations.symbols import _all, letters_of
+
+    d = entry.derivation  # type: ignore[attr-defined]
+    explained = {letter.symbol for letter in letters_of(d)}
+    assert all(letter.meaning for letter in letters_of(d))
+    used = _all(d.all_steps).union(*(e.free_symbols for e in (d.loss, d.gradient, d.target, d.weight)))
+    assert used <= explained
+
+
+def test_letters_stand_before_formulas(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "flow_grpo"]) == 0
+    out = capsys.readouterr().out
+    assert out.index("velocity predicted by the model") < out.index("L = ")
+
+
+@pytest.mark.parametrize("name", ["awm", "flow_grpo", "diffusion_dpo"])
+def test_fields_are_those_of_a_case(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    import json
+
+    import torch
+
+    from gradcheck.conventions import declare
+    from gradcheck.oracle.reference import oracle_case
+    from gradcheck.problems import Spec
+
+    assert main(["fields", name, "--json"]) == 0
+    fields = json.loads(capsys.readouterr().out)
+    case = oracle_case(declare(name), Spec(4, (3, 2), seed=1), torch.float64, "cpu")
+    assert [f["name"] for f in fields] == list(case.names)
+    for field in fields:
+        value = getattr(case, field["name"])
+        shapes = {"(B, *latent)": (4, 3, 2), "(B,)": (4,)}
+        if field["shape"] in shapes:
+            assert value.shape == shapes[field["shape"]]
+        assert field["meaning"]
+
+
+FILLED = "    error = (v_theta - (noise - x_0)) ** 2\n    return (advantage * error.flatten(1).sum(1)).mean()\n"
+
+
+def test_a_new_test_fails_clearly_until_it_is_filled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", "AWM"]) == 0
+    text = capsys.readouterr().out
+    file = tmp_path / "test_awm.py"
+    file.write_text(text, encoding="utf-8")
+    assert main(["check", str(file), *_QUICK]) == 2
+    says = "compute your loss from the quantities above and return it"
+    line = text.splitlines().index(f'    raise NotImplementedError("{says}")') + 1
+    assert f"NotImplementedError: {says} (test_awm.py:{line})" in capsys.readouterr().err.replace("\n  ", " ")
+    pytest_ = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(file), "-k", "gradient"]
+    ran = subprocess.run(pytest_, capture_output=True, text=True, cwd=tmp_path)
+    assert ran.returncode == 1
+    assert "NotImplementedError: compute your loss" in ran.stdout
+    file = tmp_path / "test_filled.py"
+    file.write_text(re.sub(r"    raise NotImplementedError.*\n", FILLED, text), encoding="utf-8")
+    assert main(["check", str(file), *_QUICK]) == 0
+    assert "test_awm conforms" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("declared", [["flow_grpo", "--declare", "kl=step"], ["--loss", "A*norm2(v_theta - v_gt)"]])
+def test_a_new_test_declares_what_was_asked_for(declared: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", *declared]) == 0
+    names: dict[str, object] = {"__name__": "test_new"}
+    exec(compile(capsys.readouterr().out, "test_new.py", "exec"), names)
+    (subject,) = [x.gradcheck_target for x in names.values() if hasattr(x, "gradcheck_target")]
+    described = subject.conventions.describe()
+    assert ("kl='step'" in described) == ("--declare" in declared)
+    assert ("A*norm2(v_theta - v_gt)" in described) == ("--loss" in declared)
+
+
+# ----------------------------------------------------------------------------------------------- scripts in files
+
+
+def test_the_script_of_a_failure_is_one_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "test_mine.py").write_text(WRONG)
+    assert main(["check", "test_mine.py", "--max-examples", "2", "--only", "gradient"]) == 1
+    (command,) = re.findall(r"^  reproduce  (.*)$", capsys.readouterr().out, re.MULTILINE)
+    assert command == "python .gradcheck/test_awm-gradient.py"
+    ran = subprocess.run([sys.executable, *command.split()[1:]], capture_output=True, text=True, cwd=tmp_path)
+    assert "AssertionError: the gradient obligation fails" in ran.stderr
+    assert (tmp_path / ".gradcheck" / ".gitignore").read_text() == "*\n"
+
+
+def test_where_no_file_can_be_written_the_script_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "test_mine.py").write_text(WRONG)
+    (tmp_path / ".gradcheck").write_text("a file in the folder's place")
+    assert main(["check", "test_mine.py", "--max-examples", "2", "--only", "gradient"]) == 1
+    out = capsys.readouterr().out
+    assert "reproduce  save and run this:" in out
+    assert "case = Case('awm[declared]', quantities)" in out
