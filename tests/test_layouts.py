@@ -242,3 +242,19 @@ def test_code_that_is_silently_wrong_in_other_ranks_is_told_so() -> None:
 
 def test_code_that_relies_on_one_time_is_told_what_to_declare() -> None:
     assert _failed(_one_time, _GRPO, ("gradient",))["gradient"][1] == "one_time=True"
+
+
+@pytest.mark.parametrize("name", ["groups", "pairs-adjacent", "steps", "mask-samples", "one-time"])
+def test_what_belongs_together_still_does_where_float32_is_told_from_other_errors(name: str) -> None:
+    """That is told from problems whose inputs are moved a little: a group's gaps with them."""
+    declared, right, _ = _TWINS[name]
+
+    def loss(case: Case) -> Tensor:
+        values = {n: getattr(case, n) for n in case.names}
+        floats = {n: x.float() for n, x in values.items() if isinstance(x, Tensor) and x.is_floating_point()}
+        return right(Case(case.label, {**values, **floats}))
+
+    for seed in (0, 12):
+        settings = Settings(max_examples=4, seed=seed)
+        judgement = judge(Target(loss, "loss", declare(**declared, working_dtype="float32")), settings, ("gradient",))
+        assert judgement.holds, [r.outcome.detail for r in judgement.results]

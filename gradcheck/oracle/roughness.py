@@ -19,6 +19,7 @@ from torch import Tensor
 from gradcheck.bounds import unit_roundoff
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
+from gradcheck.oracle.arrangement import arranged
 from gradcheck.oracle.displaced import by_guards
 from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.reference import (
@@ -46,6 +47,8 @@ _MOSTLY = 4.0
 """Rounding that every move shares (1 + x for a small x) is of the size of that which is drawn anew."""
 _OTHER_BRANCH = 0.5
 """A share of the gradient: between clipped and not, all of it changes."""
+_TOGETHER = ("alpha_bar", "alpha_bar_prev")
+"""Quantities that are moved by the same share: ᾱ' stays above ᾱ."""
 _VALUES = ("preference", "window", "mask")
 """Quantities that take certain values only, and are not moved."""
 
@@ -177,7 +180,8 @@ def moved(conventions: Conventions, case: Case, dtype: torch.dtype, step: float,
         value = getattr(case, name)
         if isinstance(value, Tensor) and name not in _VALUES:
             x = value.detach()
-            shares = together if name in ("alpha_bar", "alpha_bar_prev") else share(*x.shape)  # ᾱ' stays above ᾱ
+            alike = name == "t" and conventions.one_time
+            shares = share() if alike else together if name in _TOGETHER else share(*x.shape)
             value = (x * shares.to(x.device)).to(x.dtype)
         elif not isinstance(value, Tensor) and name != "D" and name not in conventions.fixed:
             value = value * float(share())
@@ -190,7 +194,8 @@ def moved(conventions: Conventions, case: Case, dtype: torch.dtype, step: float,
         extra["sigmas"], times = _compressed(case, dtype, float(share()))
         given |= times
     spec = Spec(len(case.output), tuple(case.output.shape[1:]), seed)
-    return as_trainers_have_it(conventions, complete(derivation, given, case.output.device, extra), spec)
+    one = complete(derivation, given, case.output.device, extra)
+    return as_trainers_have_it(conventions, arranged(conventions, one), spec)
 
 
 def _compressed(case: Case, dtype: torch.dtype, share: float) -> tuple[Tensor, dict[str, Tensor]]:
