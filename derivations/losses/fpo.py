@@ -72,7 +72,7 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
     """State and derive one variant."""
     options = chosen(variant, OPTIONS)
     each, strength = per_coordinate(options), reference_weight(options)
-    in_noise = options["error"] == "noise"
+    in_noise, weight = options["error"] == "noise", each
     error, error_old = each * Norm2(v_theta - v_gt), each * Norm2(v_old - v_gt)
     if in_noise:  # which is the velocity's, times 1 − t
         error, error_old = (each * Norm2(x_t + (1 - t) * v - noise) for v in (v_theta, v_old))
@@ -81,9 +81,9 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
     mask = ClipMask(advantage, ratio, clip_low, clip_high)
     quoted = 2 * advantage * each * (v_theta - v_gt)
     gradient = 2 * advantage * mask * ratio * each * (v_theta - v_gt)
-    target = v_theta + advantage * mask * ratio * (v_gt - v_theta)
-    pull = Pull(surrogate, gradient, each, target).held(strength)
-    brief = Pull(surrogate, quoted, each, v_theta + advantage * (v_gt - v_theta)).held(strength)
+    target = v_theta + advantage * mask * ratio * each / weight * (v_gt - v_theta)
+    pull = Pull(surrogate, gradient, weight, target).held(strength)
+    brief = Pull(surrogate, quoted, weight, v_theta + advantage * each / weight * (v_gt - v_theta)).held(strength)
     return Derivation(
         name=NAME,
         variant=variant,

@@ -51,7 +51,10 @@ JUDGED = 1
 """The seeds that judge are those from here on."""
 
 WANTED = 0.9
+"""A reward that counts as having learnt."""
+
 LOST = 0.5
+"""A reward below which a seed that had learnt has collapsed."""
 
 _HALF = {"rows": 4}  # noisings of a sample, where each costs an evaluation of v_old too; 8 where not
 ARMS: dict[str, Method] = {

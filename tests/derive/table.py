@@ -68,6 +68,10 @@ EXPRESSIONS: dict[str, tuple[str, str | None]] = {
     "flow_grpo[wan]": (_LOG_MEAN + _PPO + _KL_MEAN, "wan"),
     "flow_grpo[noise-weighted]": (f"{_LOG_MEAN}{_PPO}*C2/noise_norm", "flow"),
     "flow_grpo[window]": (f"{_LOG_MEAN}window*({_PPO}{_KL_MEAN})", "flow"),
+    "flow_grpo[window-behaviour]": (
+        f"{_LOG_MEAN}window*({_PPO} + kl_weight*(log_prob_theta - log_prob_old)**2/2)",
+        "flow",
+    ),
     "grpo_guard": (f"{_GUARD}{_PPO}/dt", "flow"),
     "grpo_guard[mean]": (f"{_GUARD_MEAN}{_PPO}/dt", "flow"),
     "grpo_guard[kl]": (f"{_GUARD}{_PPO}/dt{_KL}", "flow"),
@@ -92,6 +96,8 @@ EXPRESSIONS: dict[str, tuple[str, str | None]] = {
     "awm[clipped-huber]": (_clipped("(sqrt(mean(({v} - v_gt)**2) + 1e-10) - 1e-5)*t"), None),
     "awm[clipped-ghuber]": (_clipped("((mean(({v} - v_gt)**2) + 1e-10)**0.25 - 1e-10**0.25)*t/0.25"), None),
     "awm[clipped-reference]": (_clipped("mean(({v} - v_gt)**2)") + _REF_MEAN, None),
+    "awm[clipped-elbo]": (_clipped("mean(({v} - noise + x_0)**2)") + _REF_MEAN + "*(1 - t)/(2*noise_level**2*t)", None),
+    "awm[clipped-ema]": (_clipped("mean(({v} - v_gt)**2)") + " + kl_weight*mean((v_theta - v_old)**2)", None),
     "diffusion_nft": (_nft("norm2({v} - v_gt)"), None),
     "diffusion_nft[mean]": (_nft("mean(({v} - v_gt)**2)"), None),
     "diffusion_nft[reference]": (_nft("norm2({v} - v_gt)") + _REF, None),
@@ -103,6 +109,7 @@ EXPRESSIONS: dict[str, tuple[str, str | None]] = {
     "rwr": ("exp(R/tau)*norm2(v_theta - v_gt)", None),
     "rwr[mean]": ("exp(R/tau)*mse(v_theta, v_gt)", None),
     "fpo": (f"ratio = exp(norm2(v_old - v_gt) - norm2(v_theta - v_gt)); {_PPO}", None),
+    "rwr[reward]": ("R*mse(v_theta, v_gt)", None),
     "rwr[reference]": ("exp(R/tau)*norm2(v_theta - v_gt)" + _REF, None),
     "awr": ("min(exp(A/tau), weight_max)*norm2(v_theta - v_gt)", None),
     "awr[mean]": ("min(exp(A/tau), weight_max)*mse(v_theta, v_gt)", None),
@@ -115,5 +122,13 @@ EXPRESSIONS: dict[str, tuple[str, str | None]] = {
     "dgpo[mean]": (_dgpo(_gap("mean(({v} - v_gt)**2)")), None),
     "dgpo[reference]": (_dgpo(_gap("norm2({v} - v_gt)")) + _REF, None),
     "fpo[reference]": (f"ratio = exp(mse(v_old, v_gt) - mse(v_theta, v_gt)); {_PPO}{_REF_MEAN}", None),
+    "fpo[noise]": (
+        f"ratio = exp(mse(x_t + (1 - t)*v_old, noise) - mse(x_t + (1 - t)*v_theta, noise)); {_PPO}",
+        None,
+    ),
     "fpo[mean]": (f"ratio = exp(mse(v_old, v_gt) - mse(v_theta, v_gt)); {_PPO}", None),
 }
+
+ON_BOTH = {"awm[clipped-elbo]"}
+"""Losses of the forward process that rest on the sampler's noise too: their line is read as of the backward process,
+for which the usual weight is another."""

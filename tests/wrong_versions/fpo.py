@@ -20,7 +20,7 @@ _NUMERIC = "gradcheck/losses/fpo.py"
 _ERROR = "cfm = latent_reduce((case.v_theta - velocity) ** 2, reduction)"
 _RATIO = "torch.exp(cfm_old - cfm)"
 _GRADIENT = "gradient = 2 * advantage * mask * ratio * each * (v_theta - v_gt)"
-_TARGET = "target = v_theta + advantage * mask * ratio * (v_gt - v_theta)"
+_TARGET = "target = v_theta + advantage * mask * ratio * each / weight * (v_gt - v_theta)"
 
 WRONG_VERSIONS = (
     *velocity("fpo"),
@@ -185,7 +185,7 @@ WRONG_VERSIONS = (
     WrongVersion(
         "weight-half",
         "Weight 1/2 with weight 1's target.",
-        Edit(_SYMBOLIC, "gradient, each, target)", "gradient, each / 2, target)"),
+        Edit(_SYMBOLIC, "gradient, weight, target)", "gradient, weight / 2, target)"),
         "equivalence",
     ),
 )
