@@ -109,7 +109,7 @@ def _weight_problems(weight: Any) -> Iterator[tuple[str, str, str]]:
     try:
         read_scalar(weight)
     except ParseError as error:
-        yield "weight", error.shown().strip("\n") or repr(weight), error.message
+        yield "weight", repr(weight), f"an expression that can be read: {error.message}\n{error.shown()}".rstrip()
 
 
 def other_pieces(pieces: Pieces, has_ratio: bool, has_kl: bool) -> Iterator[tuple[str, Pieces]]:

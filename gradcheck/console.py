@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn, TextIO
 
 from derivations.wrapping import is_formula, spelled, wrap_formula, wrap_words
+from gradcheck.errors import did_you_mean
 
 __all__ = ["Parser", "Progress", "coloured", "in_characters", "painted", "prose", "safe_output", "width"]
 
@@ -197,9 +198,8 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             known = [str(choice) for choice in action.choices]
-            near = difflib.get_close_matches(str(value).lower(), known, n=3, cutoff=0.5)
-            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-            raise argparse.ArgumentError(action, f"got {value!r}; wanted one of {', '.join(known)}{hint}")
+            wanted = f"one of {', '.join(known)}{did_you_mean(str(value), known)}"
+            raise argparse.ArgumentError(action, f"got {value!r}; wanted {wanted}")
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}{self._meant(message)} ({self.prog} --help says more)\n")

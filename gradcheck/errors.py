@@ -55,7 +55,7 @@ def suggestions(name: str, known: Iterable[str]) -> list[str]:
         whole = difflib.SequenceMatcher(None, a, b).ratio()
         scores[one] = 1.0 if sorted(a) == sorted(b) else whole  # two letters exchanged
     best = max(scores.values(), default=0.0)
-    near = [one for one in scores if scores[one] >= max(0.6, best - 0.15)]
+    near = [one for one in scores if scores[one] >= max(0.5 if len(_key(str(name))) < 4 else 0.6, best - 0.15)]
     return sorted(near, key=lambda one: -scores[one])[:3]
 
 

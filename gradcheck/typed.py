@@ -86,8 +86,8 @@ def _stated(loss: str, sde: str, given: tuple[tuple[str, str], ...]) -> Derivati
         derivation = derive_statement(read(loss, given=own_quantities(dict(given))), sde).derivation
         refused = derivation.prove().refused
     except ParseError as error:
-        place = error.shown().strip("\n")
-        raise InputError(("loss", place or repr(loss), error.message)) from None
+        wanted = f"an expression that can be read: {error.message}\n{error.shown()}".rstrip()
+        raise InputError(("loss", repr(loss if len(loss) <= 60 else f"{loss[:60]} …"), wanted)) from None
     except (CalculusError, DerivationError) as error:
         raise InputError(("loss", repr(loss), f"a loss that can be derived: {error}")) from None
     except RecursionError:
