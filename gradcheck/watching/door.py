@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gradcheck.errors import InputError
 from gradcheck.watching.averaged import Average, shared_names
 from gradcheck.watching.declared import declare_watch
-from gradcheck.watching.given import Problem
+from gradcheck.watching.given import Problem, describe, grid_of
 from gradcheck.watching.step import Context
 from gradcheck.watching.trainer import named_parameters
 from gradcheck.watching.watcher import Watch, WatchError, WatchWarning
@@ -78,6 +78,9 @@ def watch(
             problems.append((name, repr(value), "a positive number"))
     if ema_decay is not None and not 0 <= ema_decay <= 1:
         problems.append(("ema_decay", repr(ema_decay), "a number from 0 to 1"))
+    grid = None if sigmas is None else grid_of(sigmas)
+    if sigmas is not None and grid is None:
+        problems.append(("sigmas", describe(sigmas), "the scheduler's grid of times, from 1 down to 0, at least two"))
     modules: dict[str, Any] = {"model": model, "old_model": old_model}
     problems += [
         (name, f"a {type(x).__name__}", "a torch module")
@@ -106,5 +109,5 @@ def watch(
             )
         average = Average(pairs, ema_decay)
     constants = {"accumulation": accumulation, "world_size": world_size, "loss_scale": loss_scale}
-    context = Context(declaration, {k: x for k, x in constants.items() if x is not None}, sigmas, on_policy)
+    context = Context(declaration, {k: x for k, x in constants.items() if x is not None}, grid, on_policy)
     return Watch(context, every, log, strict, model, trained, average)

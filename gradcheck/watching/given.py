@@ -77,7 +77,12 @@ class Given:
     def changed_in_place(self) -> list[str]:
         """The tensors that are not what they were when the call was made."""
         kept = {self.output_name: self.output, **self.latents}
-        return [name for name, x in kept.items() if x._version != self.versions[name]]
+        return [name for name, x in kept.items() if version_of(x) != self.versions[name]]
+
+
+def version_of(x: Tensor) -> int:
+    """How often a tensor was changed in place; one of inference mode does not count it."""
+    return 0 if x.is_inference() else x._version
 
 
 def read_call(output_name: str, values: Mapping[str, Any]) -> tuple[Given | None, list[Problem]]:
@@ -93,7 +98,7 @@ def read_call(output_name: str, values: Mapping[str, Any]) -> tuple[Given | None
         wanted = "what the network put out, a floating-point tensor of shape (B, *latent)"
         return None, [*problems, (output_name, describe(output), wanted)]
     given = Given(output_name, output)
-    given.versions[output_name] = output._version
+    given.versions[output_name] = version_of(output)
     for name, value in values.items():
         if name == output_name or name not in known or value is None:
             continue
@@ -107,18 +112,52 @@ def read_call(output_name: str, values: Mapping[str, Any]) -> tuple[Given | None
         elif axes == "problem":
             problems += _number(given, name, value)
         else:
-            given.extra[name] = value
+            problems += _extra(given, name, value)
     return given, problems
+
+
+def grid_of(sigmas: Any) -> Tensor | None:
+    """A scheduler's times in float64 on the CPU; ``None`` if they are none."""
+    try:
+        grid = torch.as_tensor(sigmas).detach().to("cpu", torch.float64).flatten()
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return grid if len(grid) > 1 and bool(grid.isfinite().all()) else None
+
+
+def _extra(given: Given, name: str, value: Any) -> list[Problem]:
+    """What no formula takes as it is."""
+    wanted = EXTRA[name]
+    if name == "sigmas":
+        grid = grid_of(value)
+        if grid is None:
+            return [(name, describe(value), f"{wanted}, at least two")]
+        value = grid
+    elif name in ("guidance", "accumulation", "loss_scale") and not hasattr(value, "get_scale"):
+        try:
+            number = math.nan if isinstance(value, str) else float(value)
+        except (TypeError, ValueError, RuntimeError):
+            number = math.nan
+        if not math.isfinite(number) or (number <= 0 and name != "guidance"):
+            return [(name, describe(value), wanted)]
+        value = number
+    elif name == "on_policy":
+        if not isinstance(value, bool) and not (isinstance(value, Tensor) and value.numel() == 1):
+            return [(name, describe(value), "True or False")]
+        value = bool(value)
+    given.extra[name] = value
+    return []
 
 
 def _latent(given: Given, name: str, value: Any) -> list[Problem]:
     shape, device = tuple(given.output.shape), given.output.device
-    if not isinstance(value, Tensor) or tuple(value.shape) != shape or not value.is_floating_point():
+    dense = isinstance(value, Tensor) and value.layout == torch.strided
+    if not dense or tuple(value.shape) != shape or not value.is_floating_point():
         return [(name, describe(value), f"a floating-point tensor of shape {shape}, like {given.output_name}")]
     if value.device != device:
         return [(name, f"a tensor on {value.device}", f"one on {device}, like {given.output_name}")]
     given.latents[name] = value.detach()
-    given.versions[name] = value._version
+    given.versions[name] = version_of(value)
     return []
 
 
@@ -126,6 +165,7 @@ def _sample(given: Given, name: str, value: Any) -> list[Problem]:
     batch = given.batch
     wanted = f"a tensor of shape ({batch},), one number a sample"
     if isinstance(value, bool) or not isinstance(value, (int, float, Tensor)):
+        value = ids_of(value) if name == "group" else value
         try:
             value = torch.as_tensor(value, dtype=torch.float64, device="cpu")
         except (TypeError, ValueError, RuntimeError):
@@ -145,6 +185,14 @@ def _sample(given: Given, name: str, value: Any) -> list[Problem]:
         return [(name, f"{float(x[~x.isfinite()][0])!r}", "finite numbers")]
     given.samples[name] = x
     return _outside(name, x) if low < 0 or high > 1 else []
+
+
+def ids_of(group: Any) -> Any:
+    """Numbers for groups that have names, such as their prompts."""
+    if not isinstance(group, (list, tuple)) or not all(isinstance(x, str) for x in group):
+        return group
+    known = {name: i for i, name in enumerate(dict.fromkeys(group))}
+    return [known[x] for x in group]
 
 
 def _outside(name: str, x: Tensor) -> list[Problem]:
@@ -172,5 +220,11 @@ def describe(value: object) -> str:
     if value is None:
         return "nothing"
     if isinstance(value, Tensor):
-        return f"shape {tuple(value.shape)}, dtype {str(value.dtype).removeprefix('torch.')}, on {value.device}"
-    return f"{value!r:.60} ({type(value).__name__})"
+        kind = "" if value.layout == torch.strided else f"{str(value.layout).removeprefix('torch.')}, "
+        return f"{kind}shape {tuple(value.shape)}, dtype {str(value.dtype).removeprefix('torch.')}, on {value.device}"
+    if isinstance(value, (str, int, float, bool)):
+        return f"{value!r:.60} ({type(value).__name__})"
+    if isinstance(value, (list, tuple)):
+        of = ", ".join(dict.fromkeys(type(x).__name__ for x in value[:5]))
+        return f"a {type(value).__name__} of {len(value)}: {of}"
+    return f"a {type(value).__name__}"

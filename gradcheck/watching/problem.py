@@ -124,7 +124,7 @@ class _Maker:
             row = quantity(name)
             value = self.numbers.get(name) if row.axes == "problem" and name != "D" else None
             if value is not None and not _contains(name, value):
-                problems.append((name, f"{value:g}", f"a number in {row.domain}"))
+                problems.append((name, f"{value:g}", f"a number {_domain_text(row.domain)}"))
         if "dt" in self.derivation.given and bool((self.samples["dt"] <= 0).any()):
             least = float(self.samples["dt"].min())
             problems.append(("dt", f"{least:g}", "t − t_prev > 0: sampling goes from t down to t_prev"))
@@ -332,6 +332,14 @@ def _names_of_step(derivation: Derivation) -> frozenset[str]:
 def _contains(name: str, value: float) -> bool:
     """Whether a number is in its quantity's domain; SymPy takes its time, and the numbers of a run stay."""
     return bool(quantity(name).domain.contains(sp.Float(value)))
+
+
+def _domain_text(domain: sp.Set) -> str:
+    if isinstance(domain, sp.Interval):
+        low = "" if domain.start == -sp.oo else f"above {domain.start}" if domain.left_open else f"from {domain.start}"
+        high = "" if domain.end == sp.oo else f"below {domain.end}" if domain.right_open else f"up to {domain.end}"
+        return " and ".join(x for x in (low, high) if x)
+    return f"in {domain}"
 
 
 def _old_name(derivation: Derivation) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from gradcheck.errors import InputError
 from gradcheck.extras import need
 from gradcheck.watching.declared import declare_watch
-from gradcheck.watching.given import Given
+from gradcheck.watching.given import Given, version_of
 from gradcheck.watching.lines import StepLine
 from gradcheck.watching.step import Context, judge_call
 
@@ -40,19 +40,19 @@ class Kept:
 
     @classmethod
     def of(cls, given: Given, gradient: Tensor) -> Kept:
-        return cls(given, gradient.detach(), gradient._version)
+        return cls(given, gradient.detach(), version_of(gradient))
 
     def changed(self) -> bool:
-        return bool(self.given.changed_in_place()) or self.gradient._version != self.version
+        return bool(self.given.changed_in_place()) or version_of(self.gradient) != self.version
 
     def copy(self) -> Kept:
         """On the CPU, to be kept as long as one likes."""
         output = self.given.output.detach().cpu().clone()
         latents = {name: x.cpu().clone() for name, x in self.given.latents.items()}
-        versions = {name: x._version for name, x in {self.given.output_name: output, **latents}.items()}
+        versions = {name: version_of(x) for name, x in {self.given.output_name: output, **latents}.items()}
         own = replace(self.given, output=output, latents=latents, versions=versions, live={})
         gradient = self.gradient.cpu().clone()
-        return Kept(own, gradient, gradient._version)
+        return Kept(own, gradient, version_of(gradient))
 
 
 def write_step(folder: Path, kept: Kept, context: Context) -> None:

@@ -58,6 +58,12 @@ class Context:
             return []
         if self.sigmas is not None:
             given.extra.setdefault("sigmas", self.sigmas)
+        index, grid = given.samples.get("step_index"), given.extra.get("sigmas")
+        if index is not None and grid is not None and "t" not in given.samples:
+            inside = (index >= 0) & (index < len(grid) - 1) & (index == index.round())
+            if not bool(inside.all()):
+                wanted = f"places from 0 to {len(grid) - 2} on the grid of {len(grid)} times"
+                return [("step_index", f"{float(index[~inside][0]):g}", wanted)]
         names = frozenset(given.names | given.extra.keys())
         if names in self.complete:
             return []  # what is wrong with its numbers is told when it is judged

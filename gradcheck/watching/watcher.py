@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from gradcheck.errors import GradcheckError
 from gradcheck.watching.averaged import Average
 from gradcheck.watching.faults import Checked
-from gradcheck.watching.given import Given, Problem, read_call
+from gradcheck.watching.given import Given, Problem, describe, ids_of, read_call
 from gradcheck.watching.lines import Report, StepLine
 from gradcheck.watching.moved import Moved
 from gradcheck.watching.pending import Pending, goes_on, network_dtype, quiet, untraced
@@ -76,7 +76,7 @@ class Watch:
         self._begun = False
         atexit.register(_at_exit, weakref.ref(self))
 
-    def __call__(self, **quantities: Any) -> None:
+    def __call__(self, *unnamed: Any, **quantities: Any) -> None:
         r"""Look at one training step, before ``backward``.
 
         Args:
@@ -94,6 +94,11 @@ class Watch:
         if number % self._every and self._save_next is None and not (self._average and self._average.waiting):
             return
         try:
+            if unnamed:
+                text = f"the call: got {len(unnamed)} without a name; wanted every quantity by its name, v_theta=…"
+                self._say("unnamed", text)
+                self._finish(StepLine(number, "unjudged", because=text, rank=self._rank))
+                return
             untraced(_look)(self, number, quantities)
         except WatchError:
             raise
@@ -119,8 +124,14 @@ class Watch:
         try:
             self._moved.rollout()
             with torch.no_grad():
+                given = {"advantage": advantage, "reward": reward, "group": ids_of(group)}
+                found_bad = [name for name, x in given.items() if x is not None and not _numbers_in(x)]
+                if advantage is None or reward is None or found_bad:
+                    name = next(iter(found_bad), "advantage" if advantage is None else "reward")
+                    self._say("advantages", f"{name}: got {describe(given[name])}; wanted numbers of shape (N,)")
+                    return
                 columns = [torch.as_tensor(x).detach().to("cpu", torch.float64) for x in (advantage, reward)]
-                ids = None if group is None else torch.as_tensor(group).detach().to("cpu", torch.float64)
+                ids = None if group is None else torch.as_tensor(given["group"]).detach().to("cpu", torch.float64)
                 sizes = {tuple(x.shape) for x in (*columns, *([] if ids is None else [ids]))}
                 if len(sizes) != 1 or columns[0].ndim != 1:
                     shapes = ", ".join(map(str, sorted(sizes)))
@@ -163,7 +174,7 @@ class Watch:
         self._close_dead()
         step = quantities.pop("step", number)
         given, problems = read_call(self._context.output_name, quantities)
-        problems = [*problems, *self._context.also(given)]
+        problems = problems or self._context.also(given)  # what is missing may follow from what is wrong
         output = None if given is None else given.output
         if output is not None and not output.requires_grad:
             because = "it was computed under torch.no_grad" if not torch.is_grad_enabled() else "it was detached"
@@ -380,6 +391,13 @@ class Watch:
             warnings.warn(f"[gradcheck] watch: {text}", WatchWarning, stacklevel=_outside())
         except WatchWarning as warning:
             print(warning, file=sys.stderr, flush=True)
+
+
+def _numbers_in(value: Any) -> bool:
+    try:
+        return bool(torch.as_tensor(value).isfinite().all())
+    except (TypeError, ValueError, RuntimeError):
+        return False
 
 
 def _look(watch: Watch, number: int, quantities: dict[str, Any]) -> None:

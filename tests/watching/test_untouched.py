@@ -110,7 +110,37 @@ def _with(**changed: Any) -> Callable[[PolicyStep, Callable[..., None]], None]:
     return call
 
 
+def _unnamed(step: PolicyStep, watch: Callable[..., None]) -> None:
+    watch(step.call["v_theta"])
+    step.loss().backward()
+
+
+def _index_alone(step: PolicyStep, watch: Callable[..., None]) -> None:
+    given = {k: x for k, x in step.call.items() if k not in ("t", "t_prev")}
+    watch(**given, step_index=torch.tensor([99, 1, 2, 3]), sigmas=GRID)
+    step.loss().backward()
+
+
+class Unprintable:
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
 BAD_CALLS = {
+    "no names": (_unnamed, "got 1 without a name; wanted every quantity by its name"),
+    "one row": (_with(advantage=lambda s: s.call["advantage"][None]), r"advantage: got shape \(1, 4\)"),
+    "no finite numbers": (_with(advantage=lambda s: s.call["advantage"] / 0), "advantage: got -?inf; wanted finite"),
+    "whole numbers": (_with(x_prev=lambda s: s.call["x_prev"].long()), "x_prev: got shape .* dtype int64"),
+    "a sparse tensor": (_with(v_old=lambda s: s.call["v_old"].to_sparse()), "v_old: got sparse_coo"),
+    "what cannot be printed": (_with(v_old=lambda s: Unprintable()), "v_old: got a Unprintable"),
+    "a network's tuple": (_with(v_theta=lambda s: (s.call["v_theta"],)), "v_theta: got a tuple of 1: Tensor"),
+    "a level below 0": (_with(noise_level=-0.7), "noise_level: got -0.7; wanted a number above 0"),
+    "a grid of one time": (_with(sigmas=torch.ones(1)), r"sigmas: got shape \(1,\).*at least two"),
+    "a place outside the grid": (_index_alone, "step_index: got 99; wanted places from 0 to 9"),
+    "a guidance in words": (_with(guidance="high"), "guidance: got 'high'"),
+    "no micro-batch": (_with(accumulation=0), "accumulation: got 0"),
+    "a scale of nothing": (_with(loss_scale="dynamic"), "loss_scale: got 'dynamic'"),
+    "perhaps": (_with(on_policy="maybe"), "on_policy: got 'maybe'.*; wanted True or False"),
     "a missing name": (_without("x_prev"), "noise: got nothing; wanted the step's noise, or x_prev"),
     "a missing velocity": (_without("v_theta"), "v_theta: got nothing; wanted what the network put out"),
     "a missing time": (_without("t_prev"), "dt: got nothing; wanted t_prev"),
@@ -152,6 +182,23 @@ def test_a_bad_call_is_told_once_and_training_goes_on(
     assert len(said) == 1, said
     assert re.search(text, said[0]), said
     assert watch.report.lines[-1].verdict == "conforms"
+
+
+def test_a_rollout_in_inference_mode() -> None:
+    step = PolicyStep()
+    with torch.inference_mode():
+        stored = {k: x.clone() for k, x in step.call.items() if isinstance(x, Tensor) and not x.requires_grad}
+    watch = gradcheck.watch("flow_grpo", every=1, on_policy=False, **DECLARED)
+    watch(**{**step.call, **stored, "group": ["a cat", "a cat", "a dog", "a dog"]})
+    step.loss().backward()
+    assert watch.report.holds, watch.report
+
+
+@pytest.mark.parametrize("given", [("a", torch.ones(3)), (torch.ones(3), None), (torch.ones(2, 3), torch.ones(2, 3))])
+def test_bad_advantages_are_told(given: tuple[Any, Any]) -> None:
+    watch = gradcheck.watch("flow_grpo", every=1, **DECLARED)
+    with pytest.warns(WatchWarning, match=r"wanted (numbers of|one) shape \(N,\)"):
+        watch.advantages(*given)
 
 
 def test_under_no_grad() -> None:
