@@ -31,5 +31,6 @@ def need(library: str, what: str) -> None:
         InputError: it is not installed.
     """
     if importlib.util.find_spec(library) is None:
-        wanted = f"{library} with it: pip install 'gradcheck-rl[{EXTRAS[library]}]'"
-        raise InputError((what, f"no {library} in this environment", wanted))
+        extra = EXTRAS[library]
+        wanted = f"it installed: pip install '.[{extra}]' in a checkout, or pip install 'gradcheck-rl[{extra}]'"
+        raise InputError((what, f"an environment without {library}", wanted))

@@ -79,9 +79,7 @@ def _facts(variants: Sequence[Entry]) -> str:
 def _what(d: Derivation) -> list[str]:
     """The loss, its gradient and target, and what their symbols stand for."""
     of = sections(explain(d, latex=True))
-    short = of[_SHORT] + (
-        "\n\nAs it is quoted, ≈ marking what is exact on-policy alone:\n\n" + of[_QUOTED] if _QUOTED in of else ""
-    )
+    short = of[_SHORT] + ("\n\nAs it is quoted; ≈ holds near v_θ = v_old:\n\n" + of[_QUOTED] if _QUOTED in of else "")
     defined = [f"### {heading}\n\n{of[heading]}" for heading in _DEFINED if heading in of]
     return [
         f"## In short\n\n:::{{container}} result\n{short}\n:::",
@@ -97,7 +95,7 @@ def _proved(e: Entry) -> str:
         names = ", ".join(r.step.name for r in proof.refused)
         raise NotProvedError(f"{e.label}: refused: {names}; `gradcheck verify {e.label}` says what is left")
     number = len(proof.results)
-    return f"{number} steps, each proved for every dimension D when this page was made."
+    return f"{number} steps, proved for every dimension D."
 
 
 def _variants(others: Sequence[Entry]) -> list[str]:
@@ -238,8 +236,8 @@ def closing_page() -> str:
         (
             "# What each loss really optimises",
             "Each row is read off its derivation. *Forward* means that the loss noises the finished sample anew, "
-            "*backward* that it uses the states of the sampling path. ≈ marks a form that is exact on-policy alone; "
-            "above it stands the exact one.",
+            "*backward* that it uses the states of the sampling path. ≈ holds near v_θ = v_old; the line above it "
+            "holds always.",
             closing_table(),
             table(("symbol", "name in code", "shape", "meaning"), map(quantity_row, _IN_THE_TABLE))
             + "\n\nGRPO-Guard's ratio has its bias removed. *m* is PPO's clip mask, Flow-DPPO's of its divergence; "

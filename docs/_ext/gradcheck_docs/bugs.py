@@ -53,13 +53,14 @@ BUGS = (
     ),
     Bug(
         "σ_t and √Δt averaged over the batch",
-        "The scale of the ratio has to be each sample's own; with mixed time steps the average is nobody's.",
+        "The scale of the ratio has to be each sample's own; when a batch mixes time steps, the averaged scale is "
+        "wrong for every sample.",
         [("flow_grpo", "issue 223")],
         ["grpo_guard-scale-averaged-over-the-batch", "grpo_guard-sigma-and-root-dt-averaged-apart"],
     ),
     Bug(
         "The corrected ratio overwritten by the plain one",
-        "Later lines computed the ratio again, and all that came before was lost.",
+        "Lines further down recomputed the plain ratio and overwrote the corrected one.",
         [("Flow-Factory", "pull 107")],
         ["grpo_guard-overwritten-by-the-plain-ratio"],
     ),
@@ -71,7 +72,8 @@ BUGS = (
     ),
     Bug(
         "The KL term over 2σ_t² instead of 2σ_t²Δt",
-        "Δt times the divergence of the step. Its authors mean it.",
+        "This is Δt times the divergence of the step. The authors do it on purpose; declare `kl='sigma'` if you do "
+        "too.",
         [("flow_grpo", "issue 22"), ("flow_grpo", "issue 78")],
         ["flow_grpo-kl-denominator-without-dt"],
         convention=True,
@@ -157,7 +159,7 @@ def bugs_page(mutants: Mapping[str, tuple[str, str]]) -> str:
         KeyError: a mutant that is named here does not exist.
     """
     parts = [
-        "# Known mistakes of the field",
+        "# Known mistakes",
         f"{len(BUGS)} mistakes that public code really had, or has as a convention of its own. For each a wrong "
         "implementation is planted in `tests/oracle`, and a test demands that the named obligation fails and that its "
         "diagnosis names the cause. None of this is blame: autograd differentiates a wrong loss perfectly, and no "
