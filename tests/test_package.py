@@ -123,7 +123,7 @@ def test_what_needs_an_extra_names_it(
     found = _bare(wheel, *arguments, cwd=tmp_path)
     assert found.returncode == 2
     (line,) = found.stderr.strip().splitlines()
-    assert f"no {library}" in line
+    assert f"without {library}" in line
     assert f"pip install 'gradcheck-rl[{extra}]'" in line
 
 
