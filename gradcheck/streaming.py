@@ -231,12 +231,14 @@ class _Worst:
     usual: Tensor  # (), whether everything is within the precision's range
     numbers: tuple[Tensor, ...] = ()  # (B,) each
     careful: bool = False
+    open: tuple[int, ...] = ()  # the samples that are undecided, where there is more than one way
 
     @classmethod
     def none(cls, ways: int, shape: torch.Size, undecided: Tensor) -> _Worst:
         zero = torch.zeros(7, ways, shape[0], dtype=torch.float64, device=undecided.device)
         usual = torch.ones((), dtype=torch.bool, device=undecided.device)
-        return cls(zero[:5] - 1, zero[5], zero[6] + torch.inf, undecided, shape, usual)
+        places = tuple(undecided.nonzero().flatten().tolist()) if ways > 1 else ()
+        return cls(zero[:5] - 1, zero[5], zero[6] + torch.inf, undecided, shape, usual, open=places)
 
     @property
     def ratio(self) -> Tensor:
@@ -324,17 +326,31 @@ def _note(
 ) -> None:
     """Compare a block of samples and coordinates with what each branch requires there, and within which error scale."""
     rows, columns = where
-    for i, (required, scale) in enumerate(with_ties(found) if len(found) == 2 else found):
+    ways: list[tuple[int, slice | Tensor, Tensor, Tensor, Tensor, Tensor | None]]
+    if len(found) == 1:
+        ways = [(0, rows, observed, *found[0], used)]
+    else:  # what else may have been the branch is looked at where rounding does not decide it
+        scale = torch.maximum(found[0][1], found[1][1])
+        there = [i for i in out.open if rows.start <= i < rows.stop]
+        ways = [(0, rows, observed, found[0][0], scale, used)]
+        if there:
+            some = torch.tensor([i - rows.start for i in there], device=observed.device)
+            few = [(required[some], scale[some]) for required, _ in found]
+            part, use = observed[some], None if used is None else used[some]
+            tied = enumerate(with_ties(few)[1:], 1)
+            ways += [(i, some + rows.start, part, *pair, use) for i, pair in tied]
+    for i, place_of, observed, required, scale, used in ways:
         if output_dtype is not None:
             scale = _rounded_once_more(required, scale, used, dtype, output_dtype)
         best, place, judged, signal = (_worst_of_any if out.careful else out.worst_of)(observed, required, scale, dtype)
-        there = [x.gather(1, place[:, None])[:, 0] for x in (observed, required, scale)]
-        there[2] *= THRESHOLD * unit_roundoff(dtype)
-        worst = torch.stack([best, place + columns.start, *there])
-        before = out.worst[:, i, rows]
-        out.worst[:, i, rows] = torch.where(best > before[0], worst, before)
-        out.judged[i, rows] += judged
-        out.resolution[i, rows] = torch.minimum(out.resolution[i, rows], THRESHOLD * unit_roundoff(dtype) / signal)
+        values = [x.gather(1, place[:, None])[:, 0] for x in (observed, required, scale)]
+        values[2] *= THRESHOLD * unit_roundoff(dtype)
+        worst = torch.stack([best, place + columns.start, *values])
+        before = out.worst[:, i, place_of]
+        out.worst[:, i, place_of] = torch.where(best > before[0], worst, before)
+        out.judged[i, place_of] += judged
+        least = THRESHOLD * unit_roundoff(dtype) / signal
+        out.resolution[i, place_of] = torch.minimum(out.resolution[i, place_of], least)
 
 
 def _pulled(run: ChunkedAnalysis, names: Sequence[str], pull: Sequence[sp.Expr], factor: float) -> Tensor:
