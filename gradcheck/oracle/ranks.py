@@ -79,7 +79,7 @@ def another_batch(judge: Judge) -> Diagnosis | None:
     right = [axes for axes in _LATENTS if _right_on(judge, axes)]
     if not right or len(right) == len(_LATENTS):
         return None
-    if 1 in right and not all(_right_in_rows(judge, axes) for axes in _LATENTS if axes not in right):
+    if not all(_right_arranged(judge, axes, right[0]) for axes in _LATENTS if axes not in right):
         return None  # the same numbers are wrong in any layout
     cause = f"right for latents of {_listed(right)} axes and wrong for others: a reshape or broadcast for one layout"
     return Diagnosis("layout", cause, f"latent_axes={right[0]}" if len(right) == 1 else "")
@@ -92,19 +92,21 @@ def _right_on(judge: Judge, axes: int) -> bool:
         return False
 
 
-def _right_in_rows(judge: Judge, axes: int) -> bool:
-    """Whether what is wrong, or refused, on latents of some axes is right where the same numbers are rows (B, D)."""
+def _right_arranged(judge: Judge, axes: int, taken: int) -> bool:
+    """Whether what is wrong, or refused, on latents of some axes is right where the numbers have ``taken`` axes."""
     for spec in _specs(axes, judge):
         case = judge.case(spec)
         shape = case.output.shape
-        rows = {
-            name: getattr(case, name).detach().reshape(shape[0], -1)
+        ones = (1,) * (taken - axes)
+        other = (shape[0], *ones, -1, *shape[len(shape) - taken + len(ones) + 1 :])
+        arranged = {
+            name: getattr(case, name).detach().reshape(other)
             for name in case.names
             if isinstance(getattr(case, name), Tensor) and getattr(case, name).shape == shape
         }
-        rows[case.output_name] = rows[case.output_name].clone().requires_grad_()
+        arranged[case.output_name] = arranged[case.output_name].clone().requires_grad_()
         try:
-            seen = judge.observe(case.replace(**rows)).gradient.reshape(shape)
+            seen = judge.observe(case.replace(**arranged)).gradient.reshape(shape)
         except AdapterError:
             return False
         if not judge.reference(case).compare(seen).holds:

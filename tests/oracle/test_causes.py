@@ -18,10 +18,12 @@ from gradcheck.oracle.runner import judge
 from gradcheck.oracle.target import Settings, Target
 
 
-def told(function: Callable[[Case], Tensor], algorithm: str, *only: str, **declared: Any) -> Diagnosis:
+def told(
+    function: Callable[[Case], Tensor], algorithm: str, *only: str, examples: int = 3, **declared: Any
+) -> Diagnosis:
     """What the first failing obligation is said to come from."""
     target = Target(function, "mine", declare(algorithm, **declared))
-    found = judge(target, Settings(max_examples=3), only or ("gradient",))
+    found = judge(target, Settings(max_examples=examples), only or ("gradient",))
     diagnosis = next(r.diagnosis for r in found.results if r.outcome.status == "failed")
     assert diagnosis is not None
     return diagnosis
@@ -215,3 +217,31 @@ def test_a_mistake_in_code_that_casts_inside_is_named(
     found = told(loss, "awm", reduction="mean")
     assert (found.name, found.declare) == (name, declaration)
     assert "working_dtype='float32'" in found.cause
+
+
+@pytest.mark.parametrize(("factor", "name"), [(2.0, "factor-2"), (-1.0, "sign"), (4.0, "factor")])
+def test_a_factor_is_named_in_a_precision_that_bounds_it_loosely(factor: float, name: str) -> None:
+    """Declared bfloat16 would allow for causes that predict the right gradient: none of them is named."""
+
+    def in_bfloat16(case: Case) -> Tensor:
+        v = case.v_theta.to(torch.bfloat16).float()
+        error = (v - (case.noise - case.x_0).float()) ** 2
+        return factor * (case.advantage.float() * error.flatten(1).mean(1)).mean()
+
+    assert told(in_bfloat16, "awm", reduction="mean", working_dtype="bfloat16").name == name
+
+
+def test_what_is_wrong_for_every_rank_declares_none() -> None:
+    """That a masked loss is right on some small problems says nothing of the latents' rank."""
+
+    def twice_the_root(case: Case) -> Tensor:
+        mean = case.mean_offset - case.expand(case.C1) * case.v_theta
+        step = torch.distributions.Normal(mean, case.expand(case.sigma_t * case.dt.sqrt()))
+        ratio = (step.log_prob(case.x_prev).flatten(1).mean(1) - case.log_prob_old).exp()
+        moved = (mean - case.mean_old).square().flatten(1).mean(1) / 2 / (case.sigma_t * case.dt).square()
+        off = (moved > case.divergence_max) & (case.advantage * (ratio - 1) > 0)
+        return -(case.advantage * ratio * ~off).mean()
+
+    found = told(twice_the_root, "flow_dppo", examples=10, log_prob_reduction="mean", sde="dance")
+    assert found.name == "divergence-std-dt-twice"
+    assert found.declare == ""

@@ -85,6 +85,13 @@ class Evidence:
         distance, size = lengths(seen - other), torch.maximum(lengths(seen), lengths(other))
         return ~judged | (distance <= (self.equal + loose) * size + self.rounding), judged
 
+    def nearer(self, predicted: Tensor | Prediction) -> Tensor:
+        """Per sample, the distance of the observed gradient from the predicted one, by that from the required one."""
+        gradients = (predicted,) if isinstance(predicted, Tensor) else (predicted.gradient, *predicted.others)
+        seen = rows_of(self.observed)
+        away = torch.stack([lengths((seen - rows_of(x)).nan_to_num(0.0, 0.0, 0.0)) for x in gradients]).amin(0)
+        return away / lengths((seen - rows_of(self.required)).nan_to_num(0.0, 0.0, 0.0)).clamp(min=1e-300)
+
     def explained_by(self, seen: Tensor) -> Tensor:
         """Per sample, whether another observed gradient is the required one."""
         return replace(self, observed=seen).fits(self.required)[0]
@@ -235,15 +242,22 @@ def spread(judge: Judge, i: int) -> Evidence:
     return evidence_of(judge, spec, case, _FAR_OFF)
 
 
+_NEARER = 0.5
+"""In the median the observed gradients lie this much nearer to what a cause predicts than to the required ones: in a
+coarse precision a tolerance may hold both."""
+
+
 def explains(evidence: list[Evidence], predict: Callable[[Evidence], Tensor | Prediction]) -> bool:
     """Whether a hypothesis predicts every sample that can be judged, among them at least half of the wrong ones.
 
     Samples whose branch rounding leaves open say nothing either way.
     """
-    explained, wrong = 0, sum(int((e.wrong & ~e.undecided).sum()) for e in evidence)
+    explained, wrong = [], sum(int((e.wrong & ~e.undecided).sum()) for e in evidence)
     for e in evidence:
-        same, judged = e.fits(predict(e))
+        predicted = predict(e)
+        same, judged = e.fits(predicted)
         if not bool(same.all()):
             return False
-        explained += int((e.wrong & judged).sum())
-    return explained > 0 and 2 * explained >= wrong
+        explained.append(e.nearer(predicted)[e.wrong & judged])
+    nearer = torch.cat(explained)
+    return len(nearer) > 0 and 2 * len(nearer) >= wrong and float(nearer.median()) <= _NEARER

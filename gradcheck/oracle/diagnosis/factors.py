@@ -52,6 +52,7 @@ class _Scaled:
 def _multiples(evidence: list[Evidence], part: list[tuple[Tensor, Tensor]]) -> list[_Scaled] | None:
     """Observed rows over required ones, sample by sample; ``None`` unless all are parallel."""
     found = []
+    faint = []  # how much longer than what rounding leaves those are that should be no longer
     for number, (e, (observed, required)) in enumerate(zip(evidence, part, strict=True)):
         per_case = scalars(effective_case(e.conventions, e.case))
         seen, wanted = rows_of(observed), rows_of(required)
@@ -60,8 +61,8 @@ def _multiples(evidence: list[Evidence], part: list[tuple[Tensor, Tensor]]) -> l
             if not bool(seen[i].isfinite().all()):
                 continue
             if size <= float(e.rounding[i]):
-                if float(lengths(seen[i : i + 1])) > 2 * float(e.rounding[i]) and not bool(e.undecided[i]):
-                    return None
+                if not bool(e.undecided[i]):
+                    faint.append(float(lengths(seen[i : i + 1])) / max(float(e.rounding[i]), 1e-300))
                 continue
             if bool(e.undecided[i]):
                 continue  # on which branch it is, rounding decides
@@ -72,6 +73,8 @@ def _multiples(evidence: list[Evidence], part: list[tuple[Tensor, Tensor]]) -> l
             clean = 0.0 if abs(c) < 1e-10 else c
             off = (max(EXACT, e.equal) + float(e.loose[i])) * abs(c) + float(e.rounding[i]) / size
             found.append(_Scaled(number, clean, off, {s: float(x[i]) for s, x in per_case.items()}))
+    if max(faint, default=0.0) > 1 + max((abs(s.factor) for s in found), default=1.0):
+        return None
     return found
 
 
@@ -93,7 +96,32 @@ def factor(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
             return Diagnosis("factor", f"every gradient is {c:.6g} times the required one", f"factor={c:.6g}")
         if not formula.free_symbols <= {B, n.D}:
             return Diagnosis("factor", f"every gradient is the required one times {text(formula_of(formula))}")
-    return _clamp(evidence, found) or _common(judge, evidence, found)
+    return _about_one(found) or _clamp(evidence, found) or _common(judge, evidence, found)
+
+
+_SCATTER = 1 / 8
+"""How far single factors may lie from their median, as a share of its distance from 1."""
+_ENOUGH = 8
+_COARSE = 0.05
+"""What rounding may put a factor off there, relative to it, at least: below, formulas tell more."""
+
+
+def _about_one(found: list[_Scaled]) -> Diagnosis | None:
+    """One number for all, where the precision is so coarse that its bounds alone would allow for many.
+
+    What is said is what is seen: the factors lie close together, and far from 1.
+    """
+    factors = torch.tensor([s.factor for s in found], dtype=torch.float64)
+    if len(found) < _ENOUGH or min(s.error - _COARSE * abs(s.factor) for s in found) < 0:
+        return None
+    middle = float(factors.median())
+    scatter = float((factors - middle).abs().amax())
+    if scatter > _SCATTER * abs(middle - 1) or abs(middle) <= scatter:
+        return None
+    for value, name, cause in _NAMED_FACTORS:
+        if value.is_number and abs(middle - float(value)) <= scatter:
+            return Diagnosis(name, cause, f"factor={float(value):g}")
+    return Diagnosis("factor", f"every gradient is about {middle:.2g} times the required one")
 
 
 def _clamp(evidence: list[Evidence], found: list[_Scaled]) -> Diagnosis | None:
@@ -148,7 +176,8 @@ def _one_number(found: list[_Scaled]) -> bool:
 
 def sample_factor(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
     """A factor that differs from sample to sample, and has no formula."""
-    if not _multiples(evidence, [(e.observed, e.required) for e in evidence]):
+    found = _multiples(evidence, [(e.observed, e.required) for e in evidence])
+    if not found or _one_number(found):
         return None
     cause = "each sample's gradient has the right direction and a wrong length, which no formula in its scalars gives"
     others = others_that_matter(judge, evidence)
