@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import subprocess
@@ -124,14 +123,14 @@ def test_check_without_pytest(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "the regression target is x_0 − ε" in out
 
 
-def test_every_printed_script_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_printed_script_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A failure's script runs as it stands, and fails for the reason that it says."""
+    monkeypatch.chdir(tmp_path)
     _, out, _ = check(tmp_path, WRONG, capsys=capsys)
-    script = out.partition("save and run this:\n")[2].splitlines()
-    lines = [line[4:] for line in itertools.takewhile(lambda line: not line or line.startswith("    "), script)]
-    file = tmp_path / "reproduce.py"
-    file.write_text("\n".join(lines))
-    done = subprocess.run([sys.executable, str(file)], capture_output=True, text=True, cwd=tmp_path)
+    (file,) = re.findall(r"reproduce  python (\S+)$", out, re.MULTILINE)
+    done = subprocess.run([sys.executable, file], capture_output=True, text=True, cwd=tmp_path)
     assert "AssertionError: the gradient obligation fails" in done.stderr
     assert "observed" in done.stdout
 
@@ -375,7 +374,7 @@ def test_several_failures_fit_a_screen(tmp_path: Path, capsys: pytest.CaptureFix
     file.write_text(WRONG + "".join(WRONG.replace("test_awm", f"test_{i}") for i in "bc") + RIGHT.replace("awm(", "d("))
     assert main(["check", str(file), "--max-examples", "3"]) == 1
     brief = capsys.readouterr().out
-    assert brief.count("save and run this") == 3, "the first failure of each target"
+    assert brief.count("reproduce  python ") == 3, "the first failure of each target"
     for target in ("test_awm", "test_b", "test_c"):
         assert f"[gradcheck] {target}: gradient does not hold" in brief
         assert f"{target}: equivalence does not hold" not in brief
