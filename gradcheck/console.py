@@ -49,7 +49,7 @@ def in_characters(text: str) -> str:
 def prose(text: str) -> str:
     """Lines of a text, in characters that can be shown, those broken that are wider than the terminal.
 
-    What is broken goes on below the place at which the line's text begins, after a label such as ``  target   ``; a
+    What is broken goes on below the place at which the line's text begins, after a label such as ``target``; a
     formula is broken at operators.
     """
     return "\n".join(piece for line in in_characters(text).split("\n") for piece in _broken(line))
