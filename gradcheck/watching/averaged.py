@@ -36,6 +36,7 @@ class Average:
 
     def __init__(self, pairs: list[tuple[str, Tensor, Tensor]], decay: float | None) -> None:
         self.decay = decay
+        self.followed = False  # whether it was seen to move
         self.pairs: list[tuple[str, Tensor, Tensor]] = []
         size = 0
         for pair in pairs:

@@ -359,8 +359,10 @@ class Watch:
         with torch.no_grad():
             found = self._average.moved()
         if found is None:
-            self._report.unchecked["old-model"] = "the old model has not moved since it was first looked at"
+            if not self._average.followed:
+                self._report.unchecked["old-model"] = "the old model has not moved since it was first looked at"
             return
+        self._average.followed = True
         self._report.unchecked.pop("old-model", None)
         if found.faults:
             fault = found.faults[0]

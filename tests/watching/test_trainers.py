@@ -40,4 +40,5 @@ def test_a_right_trainer_conforms(method: str, network: str) -> None:
     report = trainer.watch.report
     assert report.holds, report
     assert report.verdicts["unjudged"] == 0
+    assert "old-model" not in report.unchecked, "it was seen to move"
     assert max(report.resolutions()) <= 0.01
