@@ -66,7 +66,7 @@ def judgement_text(
         shown.add(cause)
     if len(bad) > 1 and not verbose:
         others = f"{len(bad) - 1} other{'s' if len(bad) > 2 else ''}"
-        lines += ["", f"  {others} in the list above; everything in full: --verbose, one of them: --only {bad[1].id}"]
+        lines += ["", f"  {others} above; everything in full: --verbose, one of them: --only {bad[1].id}"]
     if shown and (verbose or not several):
         lines += ["", "reference", textwrap.indent(judgement.reference.strip(), "  ")]
     if judgement.printed.strip():
