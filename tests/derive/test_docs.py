@@ -22,7 +22,10 @@ def steady(text: str) -> str:
 
 
 @pytest.mark.parametrize(("command", "output"), COMMANDS, ids=[c[:50] for c, _ in COMMANDS])
-def test_a_command_prints_what_the_guide_shows(command: str, output: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_prints_what_the_guide_shows(
+    command: str, output: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     main(shlex.split(command)[1:])
     shown = capsys.readouterr()
     assert steady((shown.out + shown.err).rstrip("\n")) == steady(output)
