@@ -4,7 +4,9 @@ r"""Executes the notebooks, and checks that the executed copies are what the sou
 ``python notebooks/build.py``            executes every ``notebooks/*.md`` into ``notebooks/executed/*.ipynb``
 ``python notebooks/build.py --check``    executes again and compares: texts word by word, pictures by their size
 ``python notebooks/build.py --sources``  compares the cells' sources only, and executes nothing
+``python notebooks/build.py --chinese``  writes the Chinese edition of the executed copies only, and executes nothing
 
+The first writes the Chinese edition too, and the checks hold that it is the executed copies' (see ``chinese.py``).
 Names after these, such as ``03-flow-grpo``, choose notebooks.  Exit status 1: something differs.
 """
 
@@ -21,6 +23,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import chinese
 import jupytext
 import nbformat
 from nbclient import NotebookClient
@@ -95,7 +98,11 @@ def write(notebook: NotebookNode, path: Path) -> None:
     """Write as JSON that diffs well."""
     nbformat.validate(notebook)
     path.parent.mkdir(exist_ok=True)
-    path.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
+    path.write_text(_text(notebook), encoding="utf-8")
+
+
+def _text(notebook: NotebookNode) -> str:
+    return str(nbformat.writes(notebook)) + "\n"
 
 
 def source_differences(source: Path) -> list[str]:
@@ -111,6 +118,29 @@ def output_differences(source: Path) -> list[str]:
     """Where executing a source again gives other texts, or pictures of another size, than its executed copy holds."""
     copy = nbformat.read(executed(source), as_version=4)
     return _diff(_outputs(execute(source)), _outputs(copy), "executed now", executed(source).name)
+
+
+def chinese_edition(source: Path) -> NotebookNode:
+    """The Chinese edition of an executed copy.
+
+    Raises:
+        ValueError: the table of translations does not fit the copy.
+    """
+    copy = nbformat.read(executed(source), as_version=4)
+    return chinese.edition(copy, source.stem, chinese.table(source.stem))
+
+
+def chinese_differences(source: Path) -> list[str]:
+    """Where the Chinese edition is not that of the executed copy; it has none if there is no table."""
+    path = chinese.path(source.stem)
+    if source.stem not in chinese.names():
+        return [f"{path.name} has no table of translations"] if path.exists() else []
+    try:
+        wanted = _text(chinese_edition(source))
+    except ValueError as error:
+        return str(error).splitlines()
+    there = path.read_text(encoding="utf-8") if path.exists() else ""
+    return _diff(wanted.splitlines(), there.splitlines(), executed(source).name, f"zh/{path.name}")
 
 
 def _diff(wanted: list[str], there: list[str], *names: str) -> list[str]:
@@ -146,20 +176,38 @@ def _build(source: Path) -> str:
     return f"{executed(source).relative_to(HERE.parent)}: {executed(source).stat().st_size / 1000:.0f} kB"
 
 
+def _write_chinese(chosen: Sequence[Path]) -> None:
+    """Write the Chinese editions.
+
+    Raises:
+        SystemExit: a text has no translation.
+    """
+    for source in chosen:
+        if source.stem in chinese.names():
+            try:
+                write(chinese_edition(source), chinese.path(source.stem))
+            except ValueError as error:
+                raise SystemExit(str(error)) from None
+            print(chinese.path(source.stem).relative_to(HERE.parent), flush=True)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="notebooks; all by default")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--check", action="store_true", help="execute again and compare with the executed copies")
     what.add_argument("--sources", action="store_true", help="compare sources only")
+    what.add_argument("--chinese", action="store_true", help="write the Chinese edition only")
     arguments = parser.parse_args(argv)
     chosen = sources(arguments.names)
-    if not (arguments.check or arguments.sources):
+    if not (arguments.check or arguments.sources or arguments.chinese):
         with ProcessPoolExecutor(WORKERS) as pool:
             for line in pool.map(_build, chosen):
                 print(line, flush=True)
+    if not (arguments.check or arguments.sources):
+        _write_chinese(chosen)
         return 0
-    differences = {s.name: source_differences(s) for s in chosen}
+    differences = {s.name: source_differences(s) + chinese_differences(s) for s in chosen}
     if arguments.check and not any(differences.values()):
         with ProcessPoolExecutor(WORKERS) as pool:
             differences = dict(zip(differences, pool.map(output_differences, chosen), strict=True))

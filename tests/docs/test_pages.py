@@ -232,6 +232,7 @@ def test_names_in_prose_are_typeset() -> None:
 
 def test_stale_pages_go_and_unchanged_ones_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(site, "notebooks", list)
+    monkeypatch.setattr(site, "chinese_notebooks", list)
     monkeypatch.setattr(site, "pages", lambda: {"a.md": "one", "b/c.md": "two"})
     site.write(tmp_path)
     kept = tmp_path / "generated" / "a.md"

@@ -29,6 +29,7 @@ def _load() -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
+    sys.path.insert(0, str(ROOT / "notebooks"))  # as for a script that is run from there
     spec.loader.exec_module(module)
     return module
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from gradcheck.catalogue import ALGORITHMS
@@ -38,6 +39,11 @@ def notebooks(root: Path = ROOT) -> list[Path]:
     return sorted((root / "notebooks" / "executed").glob("*.ipynb"))
 
 
+def chinese_notebooks(root: Path = ROOT) -> list[Path]:
+    """Their Chinese editions, in the order of their names."""
+    return sorted((root / "notebooks" / "zh").glob("*.ipynb"))
+
+
 def algorithm_pages(named: list[str]) -> dict[str, str]:
     """The pages that follow from the catalogue, with links to the notebooks of these names."""
     out = {
@@ -70,18 +76,26 @@ def pages() -> dict[str, str]:
         "bugs.md": bugs_page(mutants()),
         "_readme_example.md": readme_example(),
         **api_pages(),
-        "notebooks/index.md": _notebooks_index(named),
+        "notebooks/index.md": _notebooks_index(named, [n.stem for n in chinese_notebooks()]),
     }
 
 
-def _notebooks_index(named: list[str]) -> str:
-    listed = "\n".join(named)
-    return (
+def _notebooks_index(named: list[str], chinese: list[str]) -> str:
+    if not named:
+        return "# Notebooks\n\nNone has been executed in this checkout.\n"
+    text = (
         "# Notebooks\n\nTheir cells call the derivations and the torch side, and hold no algebra of "
-        f"their own.\n\n```{{toctree}}\n:maxdepth: 1\n\n{listed}\n```\n"
-        if named
-        else "# Notebooks\n\nNone has been executed in this checkout.\n"
+        f"their own.\n\n{_toctree(named)}"
     )
+    if chinese:
+        text += "\nIn Chinese, with the same formulas · 中文版，公式与英文版相同：\n\n"
+        text += _toctree(f"zh/{n}" for n in chinese)
+    return text
+
+
+def _toctree(documents: Iterable[str]) -> str:
+    listed = "\n".join(documents)
+    return f"```{{toctree}}\n:maxdepth: 1\n\n{listed}\n```\n"
 
 
 def write(source: Path) -> None:
@@ -89,6 +103,10 @@ def write(source: Path) -> None:
     place = source / "generated"
     wanted = {place / name: text.encode() for name, text in pages().items()}
     wanted |= {place / "notebooks" / n.name: n.read_bytes() for n in notebooks()}
+    wanted |= {  # the executed ones lie beside zh/ here
+        place / "notebooks" / "zh" / n.name: n.read_bytes().replace(b"../executed/", b"../")
+        for n in chinese_notebooks()
+    }
     for path, content in wanted.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists() or path.read_bytes() != content:
