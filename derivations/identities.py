@@ -1,7 +1,7 @@
 r"""Identities that the losses share and that are no loss themselves.
 
-The noised latent and its velocity, the group advantage, the map between advantage and optimality
-probability, and the moving average of the old model's parameters.
+The noised latent and its velocity, the group advantage, the log-density of a Flow-SDE step written out, the map
+between advantage and optimality probability, and the moving average of the old model's parameters.
 """
 
 from __future__ import annotations
@@ -11,7 +11,25 @@ import sympy as sp
 from derivations.calculus import Dot, Norm2, VectorSymbol, sg
 from derivations.claims import Equal, GradientIs
 from derivations.derivation import Step, Theorem
-from derivations.notation import advantage, noise, reward_prob, t, v_gt, v_theta, x_0, x_t
+from derivations.lemmas import gaussian_definitions
+from derivations.notation import (
+    C1,
+    C2,
+    advantage,
+    delta,
+    dt,
+    mean_theta,
+    noise,
+    reward_prob,
+    sigma_t,
+    t,
+    v_gt,
+    v_theta,
+    x_0,
+    x_prev,
+    x_t,
+)
+from derivations.sde import reverse_step
 
 __all__ = ["IDENTITIES", "velocity_step"]
 
@@ -96,6 +114,33 @@ def _group_advantage() -> Theorem:
     )
 
 
+def _log_density() -> Theorem:
+    # What the log-density of a Flow-SDE step has besides its normaliser.
+    std = sigma_t * sp.sqrt(dt)
+    slope = dt + (1 - t) * sigma_t**2 * dt / (2 * t)
+    exponent = -Norm2(x_prev - mean_theta) / (2 * sigma_t**2 * dt)
+    written_out = -Norm2(slope * delta + std * noise) / (2 * sigma_t**2 * dt)
+    coefficients = {s: e for s, e in reverse_step("flow").formulas.items() if s in (C1, C2)}
+    return Theorem(
+        "log-density",
+        "The log-density of a Flow-SDE step, without its normaliser",
+        (
+            Step(
+                "written-out",
+                "The sampled state lies off the trained model's mean by the velocities' difference and by the noise: "
+                "here with Flow-SDE's own coefficients.",
+                Equal(exponent, written_out),
+            ),
+            Step(
+                "abbreviated",
+                "C1 and C2 stand for them.",
+                Equal(written_out, -Norm2(C1 * delta + C2 * noise) / (2 * C2**2)),
+            ),
+        ),
+        {**gaussian_definitions(), **coefficients},
+    )
+
+
 def _reward_prob() -> Theorem:
     a_of_r = 2 * reward_prob - 1
     return Theorem(
@@ -151,5 +196,11 @@ def _ema() -> Theorem:
     )
 
 
-IDENTITIES: tuple[Theorem, ...] = (_forward_process(), _group_advantage(), _reward_prob(), _ema())
+IDENTITIES: tuple[Theorem, ...] = (
+    _forward_process(),
+    _group_advantage(),
+    _log_density(),
+    _reward_prob(),
+    _ema(),
+)
 """All of them, in reading order."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import sympy as sp
@@ -18,7 +19,7 @@ from matplotlib.figure import Figure
 
 from derivations import render
 from derivations.calculus import Mask
-from derivations.claims import Claim
+from derivations.claims import Claim, Equal
 from derivations.derivation import Derivation, Step, Theorem, prove
 from derivations.notation import NOTATION
 from derivations.sde import ReverseStep
@@ -36,6 +37,7 @@ __all__ = [
     "Picture",
     "Shown",
     "by_hand",
+    "chain",
     "closing_table",
     "formula",
     "one_problem",
@@ -146,6 +148,30 @@ def steps(subject: Derivation | Theorem, *names: str) -> Shown:
             )
         )
     return _joined(*parts)
+
+
+def chain(subject: Derivation | Theorem, *names: str) -> Shown:
+    """Steps a = b, b = c, … as one: a = b = c; each is proved anew.
+
+    Raises:
+        InputError: there is no step of that name, or one is no equality that begins where the one before it ends.
+    """
+    by_name = {step.name: step for step in _chosen(subject, names)}
+    links = tuple(by_name[name] for name in names)
+    claims = [s.claim for s in links if isinstance(s.claim, Equal) and not (s.claim.where or s.claim.given)]
+    if not claims or len(claims) < len(links) or any(a.rhs != b.lhs for a, b in pairwise(claims)):
+        raise InputError(("names", ", ".join(names) or "none", "equalities that each begin where one ends"))
+    of = subject if isinstance(subject, Derivation) else None
+    refused = prove(subject.name, links, subject.inliner).refused
+    verdict = "".join(f" ✗ *{r.step.name} refused; left over:* `{r.residual}`" for r in refused) or " ✓ *proved*"
+    words = " ".join(step.sentence for step in links)
+    members = [claims[0].lhs, *(claim.rhs for claim in claims)]
+    aligned = " \\\\\n&= ".join(render.latex(m, of=of) for m in members).replace(" \\\\\n", "\n", 1)
+    plain = "\n     = ".join(render.text(m, of=of) for m in members)
+    return Shown(
+        f"{words}{verdict}\n\n$$\n\\begin{{aligned}}\n{aligned}\n\\end{{aligned}}\n$$",
+        f"{words} [{'refused' if refused else 'proved'}]\n     {plain}",
+    )
 
 
 def _chosen(subject: Derivation | Theorem, names: Sequence[str]) -> tuple[Step, ...]:

@@ -7,8 +7,9 @@ import dataclasses
 import pytest
 
 from derivations.derivation import Theorem
+from derivations.identities import IDENTITIES
 from derivations.lemmas import LEMMAS
-from derivations.render import claim_latex
+from derivations.render import claim_latex, latex, text
 from gradcheck import notebook
 from gradcheck.catalogue import CATALOGUE, entry
 from gradcheck.errors import InputError
@@ -37,6 +38,42 @@ def test_steps_can_be_chosen_by_name_only() -> None:
     assert "half-weight" not in chosen.markdown
     with pytest.raises(InputError, match="one of sg-mse, half-weight, unit-weight"):
         notebook.steps(L1, "third-weight")
+
+
+def log_density() -> Theorem:
+    return next(identity for identity in IDENTITIES if identity.name == "log-density")
+
+
+def test_a_chain_is_its_steps() -> None:
+    theorem = log_density()
+    chain = notebook.chain(theorem, "written-out", "abbreviated")
+    for step in theorem.steps:
+        for side in (step.claim.lhs, step.claim.rhs):  # type: ignore[union-attr]
+            assert chain.markdown.count(latex(side)) == 1
+            assert text(side) in repr(chain)
+    assert chain.markdown.count("&=") == 2
+    assert "✓ *proved*" in chain.markdown
+
+
+def test_a_chain_shows_which_of_its_steps_is_refused() -> None:
+    theorem = log_density()
+    first, second = theorem.steps
+    wrong = dataclasses.replace(second, claim=dataclasses.replace(second.claim, rhs=2 * second.claim.rhs))  # type: ignore[union-attr,call-arg]
+    shown = notebook.chain(dataclasses.replace(theorem, steps=(first, wrong)), "written-out", "abbreviated")
+    assert "proved" not in shown.markdown + repr(shown)
+    assert "✗ *abbreviated refused; left over:*" in shown.markdown
+    assert "written-out" not in shown.markdown
+
+
+@pytest.mark.parametrize("names", [("abbreviated", "written-out"), ("written-out", "written-out"), ()])
+def test_what_does_not_follow_is_no_chain(names: tuple[str, ...]) -> None:
+    with pytest.raises(InputError, match="equalities that each begin where one ends"):
+        notebook.chain(log_density(), *names)
+
+
+def test_a_condition_does_not_get_lost_in_a_chain() -> None:
+    with pytest.raises(InputError, match="equalities that each begin where one ends"):
+        notebook.chain(L1, "half-weight")
 
 
 def test_refusals_are_the_prover_s() -> None:

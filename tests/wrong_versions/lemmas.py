@@ -173,6 +173,30 @@ WRONG_THEOREMS = (
         "L4", "never-clips", "The mask is never 0.", '{(1, "above"), (-1, "below")}', "set()", "slope-negative-below"
     ),
     _identity(
+        "log-density",
+        "article-slope",
+        "The slope lacks the share of the score's push.",
+        "slope = dt + (1 - t) * sigma_t**2 * dt / (2 * t)",
+        "slope = dt",
+        "written-out",
+    ),
+    _identity(
+        "log-density",
+        "push-without-half",
+        "The push has σ² where it has σ²/2.",
+        "sigma_t**2 * dt / (2 * t)\n",
+        "sigma_t**2 * dt / t\n",
+        "written-out",
+    ),
+    _identity(
+        "log-density",
+        "std-without-time",
+        "The noise is σ_t instead of σ_t√Δt.",
+        "std = sigma_t * sp.sqrt(dt)\n    slope",
+        "std = sigma_t\n    slope",
+        "abbreviated",
+    ),
+    _identity(
         "forward-process",
         "time-direction",
         "1 is data and 0 is noise.",

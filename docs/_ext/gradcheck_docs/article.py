@@ -74,7 +74,11 @@ STATEMENTS: tuple[Statement, ...] = (
         ("The step's mean.", "proved", "sde-flow mean"),
         ("The normaliser cancels in the ratio.", "proved", "article normaliser"),
         ("The short log-density, −‖…‖²/(2σ²Δt).", "proved", "L2 log-ratio-lambda; sde-flow variance"),
-        ("The sampled state lies off the mean by C1 δ + C2 ε.", "proved", "L2 step-residual"),
+        (
+            "The sampled state lies off the mean by C1 δ + C2 ε.",
+            "proved",
+            "L2 step-residual; log-density written-out; log-density abbreviated",
+        ),
         ("C1 and C2 are constants of the step.", "proved", "sde-flow mean-slope; sde-flow variance"),
         ("The ratio's gradient is the detached ratio times that of log p.", "proved", "flow_grpo ratio-gradient"),
         (

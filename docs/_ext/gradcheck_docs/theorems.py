@@ -79,7 +79,10 @@ def sde_page() -> str:
 
 def identities_page() -> str:
     """What the losses share besides the lemmas."""
-    opening = "# Identities\n\nThe noised latent, the advantage, the optimality probability and the moving average."
+    opening = (
+        "# Identities\n\nThe noised latent, the advantage, the log-density written out, the optimality probability and "
+        "the moving average."
+    )
     return "\n\n".join((opening, *map(_theorem, IDENTITIES))) + "\n"
 
 
