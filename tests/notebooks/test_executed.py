@@ -82,6 +82,15 @@ def test_nothing_of_the_machine_is_in_it(source: Path) -> None:
 
 
 @every
+def test_cells_that_only_prepare_or_draw_are_folded(source: Path) -> None:
+    """The site folds a cell with this tag; one that says what is asked of a derivation stays open."""
+    for cell in build.read(source).cells:
+        if cell.cell_type == "code":
+            helper = re.search(r"\bimport\b|\bfor\b|\bnext\(|\bPicture\(", cell.source)
+            assert ("hide-input" in cell.metadata.get("tags", [])) == bool(helper), cell.source
+
+
+@every
 def test_one_title_first_and_headings_in_order(source: Path) -> None:
     cells = committed(source).cells  # type: ignore[attr-defined]
     assert cells[0].cell_type == "markdown"
