@@ -325,6 +325,12 @@ def test_degenerate_planes_are_drawn(observed: tuple[float, ...], required: tupl
     assert "nan" not in drawn
 
 
+def test_the_label_of_a_gradient_that_is_0_lies_on_no_arrow() -> None:
+    drawn = plane(Directions((0.0, 0.0), (1.0, 0.0), (("ε", (-1.0, 0.0)), ("x_t", (0.0, 1.0)))), "p")
+    heights = {"".join(e.itertext()): float(e.attrib["y"]) for e in ElementTree.fromstring(drawn).iter("text")}
+    assert heights["yours: 0"] > heights["required"] + 8, "below the arrows: y grows downwards"
+
+
 # ------------------------------------------------------------------------------------- JUnit and Markdown
 
 

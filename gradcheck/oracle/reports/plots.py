@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -112,19 +113,24 @@ def plane(directions: Directions, name: str) -> str:
     observed, required = np.array(directions.observed), np.array(directions.required)
     first, second = _axes_of(observed, required, [np.array(x) for _, x in directions.named])
     with mpl.rc_context(_RC):
-        figure = Figure(figsize=(4.0, 2.85))
+        figure = Figure(figsize=(4.0, 3.22))
         FigureCanvasAgg(figure)
         axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
-        axes.set(xlim=(-1.74, 1.74), ylim=(-1.24, 1.24), aspect="equal")
+        axes.set(xlim=(-1.74, 1.74), ylim=(-1.4, 1.4), aspect="equal")
         axes.set_axis_off()
         axes.add_patch(Circle((0, 0), 1, fill=False, edgecolor=_LINE, linewidth=0.8))
         labels = _Labels(axes)
         longest = max(float(np.linalg.norm(x)) for x in (observed, required))
-        for x, colour, label in ((observed, STYLE["bad"], "yours"), (required, STYLE["good"], "required")):
-            _gradient(axes, labels, np.array([x @ first, x @ second]) / longest, colour, label)
-        for label, values in directions.named:
-            end = np.array([values @ first, values @ second])
-            _direction(axes, labels, end / max(float(np.linalg.norm(values)), 1e-300), label)
+        ends = [np.array([x @ first, x @ second]) / longest for x in (observed, required)]
+        others = [
+            (label, np.array([x @ first, x @ second]) / max(float(np.linalg.norm(x)), 1e-300))
+            for label, x in directions.named
+        ]
+        free = _free_way([*ends, *(end for _, end in others)])
+        for end, colour, label in zip(ends, (STYLE["bad"], STYLE["good"]), ("yours", "required"), strict=True):
+            _gradient(axes, labels, end, colour, label, free)
+        for label, end in others:
+            _direction(axes, labels, end, label)
         return _inline(figure, "Your gradient, the required one and the field's directions in their plane", name)
 
 
@@ -139,12 +145,20 @@ def _axes_of(observed: np.ndarray, required: np.ndarray, others: Sequence[np.nda
     return first, np.zeros_like(first)
 
 
-def _gradient(axes: Axes, labels: _Labels, end: np.ndarray, colour: str, label: str) -> None:
-    """One of the two gradients; the shorter one lies on top."""
+def _free_way(ends: Sequence[np.ndarray]) -> np.ndarray:
+    """The direction amid the widest gap between the arrows: what is written there lies on none of them."""
+    angles = sorted(math.atan2(y, x) for x, y in ends if math.hypot(x, y) >= _DOT)
+    gaps = [(b - a, a) for a, b in itertools.pairwise([*angles, angles[0] + 2 * math.pi])]
+    width, start = max(gaps)
+    return np.array([math.cos(start + width / 2), math.sin(start + width / 2)])
+
+
+def _gradient(axes: Axes, labels: _Labels, end: np.ndarray, colour: str, label: str, free: np.ndarray) -> None:
+    """One of the two gradients; the shorter one lies on top, and one of no length is a dot."""
     length = float(np.linalg.norm(end))
     if length < _DOT:
         axes.plot(0, 0, "o", markersize=8, color=colour, zorder=6)
-        labels.add(np.zeros(2), f"{label}: {number(length)}" if length else f"{label}: 0", colour, 11.5)
+        labels.add(0.1 * free, f"{label}: {number(length)}" if length else f"{label}: 0", colour, 11.5)
         return
     _arrow(axes, end, colour, head=17, linewidth=2.8, zorder=5 - length)
     labels.add(end, label, colour, 11.5)
