@@ -47,7 +47,10 @@ def every_entry() -> Iterator[Entry]:
 
 def every_entry_measured_in_its_output() -> Iterator[Entry]:
     for e in CATALOGUE:
-        if e.derivation.process == "forward" and "adaptive" not in e.variant:  # whose weights are of clean latents
+        own = (
+            "adaptive" in e.variant or e.variant == "noise"
+        )  # whose weights are of clean latents, or which does so anyhow
+        if e.derivation.process == "forward" and not own:
             for prediction, noise_at in CHANGES[1:]:
                 yield e.under(prediction, noise_at, "output")
 

@@ -609,7 +609,8 @@ def test_the_other_mask_is_not_typeset_as_the_mask() -> None:
 
 def test_names_differ() -> None:
     """Apart from the two r, which no loss has both of, and the condensed names, each quantity has its own."""
-    names = [name for symbol, name in render.text_names().items() if symbol.name != "reward_prob"]
+    known = render.text_names()
+    names = [known[quantity.symbol] for quantity in NOTATION if quantity.name != "reward_prob"]
     assert len(names) == len(set(names)) == len(NOTATION) - 1
 
 

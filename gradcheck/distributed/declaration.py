@@ -49,7 +49,8 @@ OBLIGATIONS = {
 }
 """Every obligation: its statement, and the mistakes that it is for."""
 
-_ADVANTAGE_KEYS = [f.name for f in fields(AdvantageConvention) if f.name not in ("layout", "working_dtype")]
+_ADVANTAGE_KEYS = ("std", "unbiased", "eps", "clamp", "smallest_group")
+"""Of an :class:`AdvantageConvention`, what a step on several ranks is judged by."""
 
 
 @dataclass(frozen=True)

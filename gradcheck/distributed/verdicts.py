@@ -135,8 +135,11 @@ def _agreement(evidence: list[Evidence]) -> tuple[Outcome, list[Evidence]]:
 
 
 def _command(trainer: Trainer, settings: Settings, size: int, name: str) -> str:
-    target = trainer.source or "FILE.py"
-    options = f"--only {name} --seed {settings.seed} --dtype {settings.dtype}"
-    return f"{os.path.basename(sys.executable)} -m torch.distributed.run --standalone --nproc-per-node {size} \\\n" + (
-        f"  -m gradcheck.distributed {target} {options}"
+    python = os.path.basename(sys.executable)
+    lines = (  # each short enough to be printed on one line: a break within it would be none for the shell
+        f"{python} -m torch.distributed.run --standalone --nproc-per-node {size}",
+        "  -m gradcheck.distributed",
+        f"  {trainer.source or 'FILE.py'}",
+        f"  --only {name} --seed {settings.seed} --dtype {settings.dtype}",
     )
+    return " \\\n".join(lines)

@@ -98,7 +98,7 @@ def test_two_ranks(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert quoted
     told = answer.partition("mistaken  (")[2]
     for line in quoted.group(1).splitlines()[1:]:
-        assert line.strip() == "…" or line in told, line
+        assert line.strip() == "…" or line in told, f"{line}\n\nis not in\n\n{told}"
 
 
 def test_three_ranks_and_steps_that_cannot_be_judged(capfd: pytest.CaptureFixture[str]) -> None:

@@ -43,7 +43,7 @@ def test_an_interval_that_cannot_be_is_refused(every: Any) -> None:
 @pytest.mark.parametrize("other", [0.9000001, 0.90000000001, 0.9 + 1e-14])
 def test_a_decay_that_is_slightly_off_is_shown(other: float) -> None:
     """Both numbers have digits enough to differ."""
-    text = judgement_text(judge_ema(make_ema(lambda n: other), decay=0.9))
+    text = " ".join(judgement_text(judge_ema(make_ema(lambda n: other), decay=0.9)).split())
     value = re.search(r"value +FAILED +observed (\S+), required (\S+)", text)
     decay = re.search(r"behaves like a decay of (\S+); (\S+) is required", text)
     for found in (value, decay):

@@ -290,9 +290,10 @@ BAD: dict[str, tuple[Callable[[Path], object], list[str]]] = {
 
 @pytest.mark.parametrize("what", BAD)
 def test_what_is_no_answer_is_one_clear_error(
-    tmp_path: Path, awm: Path, capsys: pytest.CaptureFixture[str], what: str
+    tmp_path: Path, awm: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """And the other file is judged nevertheless."""
+    monkeypatch.setenv("COLUMNS", "1000")
     act, words = BAD[what]
     answer(awm, tmp_path / "answers")
     act(tmp_path / "answers" / "awm.mean.float32.safetensors")
