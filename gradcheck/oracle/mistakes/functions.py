@@ -151,7 +151,7 @@ class Coordinatewise(sp.Function):
 
 
 class Huber(sp.Function):
-    """Huber's function of each coordinate, summed: x²/2 up to δ, and δ(|x| − δ/2) beyond; arguments (x, δ)."""
+    """Huber's function of each coordinate, summed: x²/2 up to δ, and ``δ(|x| − δ/2)`` beyond; arguments (x, δ)."""
 
     nargs = 2
 
