@@ -102,7 +102,7 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
             *(step for step in policy.steps if step.name != "log-ratio"),
             Step(
                 "plain-log-ratio",
-                "The plain log-ratio has a term in ‖δ‖², always negative: a bias.",
+                "The plain log-ratio has a term in ‖δ‖², never positive: a bias.",
                 Equal(policy.definitions[log_ratio], policy.closed_log_ratio),
             ),
             Step(
