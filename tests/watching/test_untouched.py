@@ -6,7 +6,7 @@ import gc
 import re
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +16,14 @@ from torch import Tensor, nn
 import gradcheck
 from gradcheck.watching.watcher import WatchError, WatchWarning
 from tests.watching.steps import DECLARED, GRID, PolicyStep
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_was_there_before() -> Iterator[None]:
+    """Left alone by the collector, which takes a second to go through all that SymPy has made by then."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def train(watched: bool, wrong: bool, network_dtype: torch.dtype) -> list[Tensor]:
