@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, note
 
+from gradcheck.bounds import THRESHOLD
 from gradcheck.catalogue import CATALOGUE, Entry
 from gradcheck.compare import compare_entry, gradient_of
 from gradcheck.problems import Spec, build, has_clip
@@ -47,18 +48,16 @@ def test_original_loss_has_the_derived_gradient(
 
 @ENTRIES
 @pytest.mark.parametrize(
-    ("dtype", "relative", "share"),
-    [(torch.float64, 1e-10, 0.9), (torch.float32, 1e-2, 0.4)],
-    ids=["float64", "float32"],
+    ("dtype", "relative"), [(torch.float64, 1e-10), (torch.float32, 1e-2)], ids=["float64", "float32"]
 )
-def test_a_small_relative_error_is_refused(entry: Entry, dtype: torch.dtype, relative: float, share: float) -> None:
-    """The bounds are sharp: on well-conditioned problems an error far below a factor 2 is seen in most of the samples
-    that have a gradient.  In float32 the log-probability of a small step has lost its digits: fewer."""
+def test_a_small_relative_error_is_refused(entry: Entry, dtype: torch.dtype, relative: float) -> None:
+    """The bounds are sharp: on well-conditioned problems an error far below a factor 2 is seen, every time."""
     policy = "inside" if has_clip(entry.derivation) else "off"
-    case = build(entry.derivation, Spec(100, (2, 3, 4), 0, policy=policy, advantage="typical", time="middle"), dtype)
-    right = gradient_of(entry.loss(case), case.output)
-    ratios, _ = sample_ratios(entry.derivation, case, right)
-    assert (ratios <= 4).all()
-    ratios, _ = sample_ratios(entry.derivation, case, right.double() * (1 + relative))
-    alive = right.flatten(1).ne(0).any(1)
-    assert (ratios[alive] > 4).double().mean() > share
+    for seed in range(20):
+        spec = Spec(5, (2, 3, 4), seed, policy=policy, advantage="typical", time="middle")
+        case = build(entry.derivation, spec, dtype)
+        right = gradient_of(entry.loss(case), case.output)
+        ratios, _ = sample_ratios(entry.derivation, case, right)
+        assert (ratios <= THRESHOLD).all()
+        ratios, _ = sample_ratios(entry.derivation, case, right.double() * (1 + relative))
+        assert (ratios > THRESHOLD).any()
