@@ -96,7 +96,7 @@ class Direction:
     def text(self) -> str:
         if self.formula is not None:
             return written(formula_of(self.formula))
-        return "not a monomial, for example " + ", ".join(written(sp.Float(v, 4)) for v in self.values[:3])
+        return "no simple formula, for example " + ", ".join(written(sp.Float(v, 4)) for v in self.values[:3])
 
 
 def formula_of(found: sp.Expr, digits: int = 4) -> sp.Expr:

@@ -245,3 +245,15 @@ def test_what_is_wrong_for_every_rank_declares_none() -> None:
     found = told(twice_the_root, "flow_dppo", examples=10, log_prob_reduction="mean", sde="dance")
     assert found.name == "divergence-std-dt-twice"
     assert found.declare == ""
+
+
+def test_one_coordinate_hides_no_formula() -> None:
+    """The problem that is printed has a single coordinate, on which a gradient has many decompositions."""
+
+    def broadcast(case: Case) -> Tensor:
+        error = ((case.v_theta - case.noise + case.x_0) ** 2).flatten(1).sum(1, keepdim=True)
+        return (case.advantage * error).mean()
+
+    found = told(broadcast, "awm")
+    assert found.name == "advantage-averaged"
+    assert dict(found.required) == {"v_θ − v_gt": "2A/B"}

@@ -24,7 +24,7 @@ from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.ranks import another_batch
 from gradcheck.oracle.reference import effective_case
 from gradcheck.oracle.results import Diagnosis
-from gradcheck.oracle.xray import decompose, directions
+from gradcheck.oracle.xray import DIRECTIONS, decompose, directions
 from gradcheck.problems import Spec, has_clip
 
 __all__ = ["diagnose"]
@@ -97,7 +97,11 @@ def _elsewhere(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
 
 
 def _shown(evidence: list[Evidence]) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
-    """Observed and required gradient on the directions, as formulas where they are monomials."""
+    """Observed and required gradient on the directions, as formulas where they are monomials.
+
+    On fewer coordinates than there are directions a gradient has many decompositions, and none has a formula.
+    """
+    evidence = [e for e in evidence if e.case.output[0].numel() >= len(DIRECTIONS)] or evidence
     out = []
     for which in ("observed", "required"):
         samples = [s for e in evidence for s in decompose(effective_case(e.conventions, e.case), getattr(e, which))]
