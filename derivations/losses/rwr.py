@@ -46,10 +46,7 @@ _DATA = {v_gt: noise - x_0}
 def derive(variant: Variant = VARIANTS[0]) -> Derivation:
     """State and derive one variant."""
     options = chosen(variant, OPTIONS)
-    if options["weighting"] == "reward":
-        return _by_reward(variant, options)
-    weight = sp.exp(reward / temperature) * per_coordinate(options)
-    pull = matching(weight).held(reference_weight(options))
+    pull, after = _WEIGHTED_BY[options["weighting"]](options)
     return Derivation(
         name=NAME,
         variant=variant,
@@ -63,51 +60,45 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
         target=pull.target,
         definitions=_DATA,
         steps=(velocity_step(),),
-        after=(
-            Step(
-                "never-away",
-                "Good or bad, a sample pulls towards its v_gt: nothing is ever pushed away.",
-                Parallel(-matching(weight).gradient, v_gt - v_theta, 2 * weight),
-            ),
-            *mixture_step(weight, v_gt, reference_weight(options)),
-        ),
+        after=after,
     )
 
 
-def _by_reward(variant: Variant, options: dict[str, str]) -> Derivation:
+def _by_exponential(options: dict[str, str]) -> tuple[Pull, tuple[Step, ...]]:
+    weight = sp.exp(reward / temperature) * per_coordinate(options)
+    plain = matching(weight)
+    return plain.held(reference_weight(options)), (
+        Step(
+            "never-away",
+            "Good or bad, a sample pulls towards its v_gt: nothing is ever pushed away.",
+            Parallel(-plain.gradient, v_gt - v_theta, 2 * weight),
+        ),
+        *mixture_step(weight, v_gt, reference_weight(options)),
+    )
+
+
+def _by_reward(options: dict[str, str]) -> tuple[Pull, tuple[Step, ...]]:
     each, shift = per_coordinate(options), sp.Symbol("b", real=True)
     gradient = 2 * reward * each * (v_theta - v_gt)
     plain = Pull(reward * each * Norm2(v_theta - v_gt), gradient, each, v_theta + reward * (v_gt - v_theta))
-    pull = plain.held(reference_weight(options))
-    return Derivation(
-        name=NAME,
-        variant=variant,
-        title=TITLE,
-        process="forward",
-        policy="on",
-        reference=REFERENCE,
-        loss=pull.loss,
-        gradient=pull.gradient,
-        weight=pull.weight,
-        target=pull.target,
-        definitions=_DATA,
-        steps=(velocity_step(),),
-        after=(
-            Step(
-                "reward-one",
-                "A reward of 1 is plain flow matching …",
-                Equal(plain.target, v_gt, {reward: sp.S.One}),
-            ),
-            Step(
-                "reward-zero",
-                "… and with a reward of 0 nothing pulls.",
-                Equal(plain.target, v_theta, {reward: sp.S.Zero}),
-            ),
-            Step(
-                "no-baseline",
-                "A constant b that is added to every reward adds b times the flow-matching gradient: only that holds "
-                "the model to its own samples, and an advantage has it taken out.",
-                Equal(gradient.xreplace({reward: reward + shift}), gradient + 2 * shift * each * (v_theta - v_gt)),
-            ),
+    return plain.held(reference_weight(options)), (
+        Step(
+            "reward-one",
+            "A reward of 1 is plain flow matching …",
+            Equal(plain.target, v_gt, {reward: sp.S.One}),
+        ),
+        Step(
+            "reward-zero",
+            "… and with a reward of 0 nothing pulls.",
+            Equal(plain.target, v_theta, {reward: sp.S.Zero}),
+        ),
+        Step(
+            "no-baseline",
+            "A constant b that is added to every reward adds b times the flow-matching gradient: only that holds "
+            "the model to its own samples, and an advantage has it taken out.",
+            Equal(gradient.xreplace({reward: reward + shift}), gradient + 2 * shift * each * (v_theta - v_gt)),
         ),
     )
+
+
+_WEIGHTED_BY = {"exponential": _by_exponential, "reward": _by_reward}
