@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import codecs
 import contextlib
-import difflib
 import math
 import os
 import re
@@ -212,8 +211,7 @@ class Parser(argparse.ArgumentParser):
         of_command = [parser for parser in self._all() if parser.prog.split()[-1] in sys.argv[1:2]]
         options = {o for parser in of_command or self._all() for o in parser._option_string_actions if len(o) > 2}
         given = next((word.partition("=")[0] for word in words.split() if word.startswith("--")), "")
-        near = difflib.get_close_matches(given, sorted(options), n=3, cutoff=0.6) if given else []
-        return f"; did you mean {' or '.join(near)}?" if near else ""
+        return did_you_mean(given, sorted(options)) if given else ""
 
     def _all(self) -> Iterator[argparse.ArgumentParser]:
         yield self

@@ -32,7 +32,7 @@ BAD = [
     ([], "the following arguments are required: COMMAND"),
     (["chek"], "did you mean 'check'?"),
     (["Verify"], "did you mean 'verify'?"),
-    (["verify", "--max-exampels", "3"], "did you mean --max-examples?"),
+    (["verify", "--max-exampels", "3"], "did you mean '--max-examples'?"),
     (["verify", "--max-examples", "many"], "got 'many'; wanted a whole number"),
     (["verify", "--max-examples", "0"], "max_examples: got 0; wanted at least 1"),
     (["verify", "--max-examples", "1e99"], "wanted a whole number"),
