@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROFILE ?= ci
 PYTEST = $(BIN)/python -m pytest -n auto --dist worksteal --hypothesis-profile=$(PROFILE)
 
-.PHONY: verify montecarlo test kernels lint format deep mutants adversary bench picture notebooks notebooks-check docs docs-serve docs-test versions clean
+.PHONY: verify montecarlo test kernels lint format deep mutants adversary bench cuda picture notebooks notebooks-check docs docs-serve docs-test versions clean
 
 verify: $(VENV)/.ready
 	$(BIN)/gradcheck verify $(ARGS)
@@ -44,6 +44,10 @@ adversary: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.report $(ARGS)
+
+# With the torch that is there: a machine with a GPU is seldom one's own.
+cuda:
+	$(PYTHON) -m benchmarks.cuda $(ARGS)
 
 picture: $(VENV)/.ready
 	$(BIN)/python -m gradcheck.plots.directions docs/assets/directions.png

@@ -187,9 +187,9 @@ def wanted_of(conventions: Conventions, case: Case) -> tuple[Reference, tuple[Te
     return judge.reference(case), squared_distance_gradient(judge, case)
 
 
-def batch(subject: Subject, spec: Spec, styles: int) -> tuple[Tally, list[str]]:
+def batch(subject: Subject, spec: Spec, styles: int, device: str = "cpu") -> tuple[Tally, list[str]]:
     """Judge one batch in several styles; what came out, and what was refused, in words."""
-    case = oracle_case(subject.conventions, spec, subject.of_case, "cpu")
+    case = oracle_case(subject.conventions, spec, subject.of_case, device)
     ways = [wanted_of(subject.conventions, case)]
     if subject.dtype in OUTPUTS:
         ways.append(wanted_of(replace(subject.conventions, output_casts="each"), case))

@@ -82,8 +82,8 @@ class ForwardTrainer:
     def noised(self, samples: Samples) -> dict[str, Any]:
         """A time and a noise for each sample."""
         x_0 = samples.x_0
-        t = 0.02 + 0.96 * torch.rand(len(x_0), generator=self.tiny.generator)
-        noise = torch.randn(x_0.shape, generator=self.tiny.generator)
+        t = 0.02 + 0.96 * torch.rand(len(x_0), generator=self.tiny.generator).to(x_0.device)
+        noise = self.tiny.normal(*x_0.shape)
         at = column(t, x_0)
         return {"x_0": x_0, "noise": noise, "t": t, "x_t": (1 - at) * x_0 + at * noise}
 

@@ -90,11 +90,7 @@ class PolicyTrainer:
             t, t_prev = (s.expand(len(x)) for s in (self.sigmas[i], self.sigmas[i + 1]))
             v, _ = self.velocity(x, t, prompt)
             mean, std = self.sde_step(v, x, t, t_prev)
-            x = (
-                mean
-                if i + 1 == self.settings.timesteps
-                else mean + std * torch.randn(x.shape, generator=self.tiny.generator)
-            )
+            x = mean if i + 1 == self.settings.timesteps else mean + std * self.tiny.normal(*x.shape)
             states.append(x)
             velocities.append(v)
         reward = toy_reward(x)
@@ -129,7 +125,7 @@ class PolicyTrainer:
 
     def minibatch(self, rollout: Rollout, step: Tensor) -> dict[str, Any]:
         """One reverse step of each sample, (B,) places on the grid."""
-        row = torch.arange(len(step))
+        row = torch.arange(len(step), device=step.device)
         batch = {name: getattr(rollout, name)[step, row] for name in ("x_t", "x_prev", "v_old")}
         t, t_prev = self.sigmas[step], self.sigmas[step + 1]
         return batch | {"t": t, "t_prev": t_prev, "step_index": step, "advantage": rollout.advantage}
@@ -168,7 +164,7 @@ class PolicyTrainer:
                     for _ in range(self.settings.batch)
                 ],
                 1,
-            )
+            ).to(self.accelerator.device)
             for i in range(0, len(self.steps), self.settings.accumulation):
                 for step in order[i : i + self.settings.accumulation]:
                     self.train_step(rollout, step, on_policy=i == 0)
@@ -192,6 +188,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--network", choices=["sd3", "flux"], default="sd3")
     parser.add_argument("--mixed-precision", choices=["no", "bf16"], default="no")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--updates", type=int, default=200)
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--guidance", type=float, default=1.0)

@@ -33,6 +33,7 @@ class Settings:
         accumulation: micro-batches of an update.
         guidance: classifier-free guidance; 1 is none.
         every: steps from one judged step to the next one.
+        device: ``"cpu"``, or ``"cuda"``; what is drawn is drawn on the CPU, and so is the same on both.
     """
 
     network: str = "sd3"
@@ -47,6 +48,7 @@ class Settings:
     learning_rate: float = 3e-4
     every: int = 1
     seed: int = 0
+    device: str = "cpu"
     log: str | None = "gradcheck-watch.jsonl"
 
     @property
@@ -67,7 +69,7 @@ class Tiny:
     def __init__(self, settings: Settings, adapters: tuple[str, ...] = ("default",)) -> None:
         self.settings = settings
         self.accelerator = Accelerator(
-            cpu=True,
+            cpu=settings.device == "cpu",
             mixed_precision=settings.mixed_precision,
             gradient_accumulation_steps=settings.accumulation,
         )
@@ -76,7 +78,7 @@ class Tiny:
         self.trained = [(name, p) for name, p in model.named_parameters() if f".{adapters[0]}." in name]
         optimizer = torch.optim.AdamW([p for _, p in self.trained], settings.learning_rate)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.sigmas = time_grid(settings)
+        self.sigmas = time_grid(settings).to(self.accelerator.device)
         # noise, prompts and rewards differ from process to process
         self.generator = torch.Generator().manual_seed(1_000 * settings.seed + self.accelerator.process_index)
 
@@ -86,7 +88,7 @@ class Tiny:
         return self.accelerator.unwrap_model(self.model)
 
     def normal(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.generator)
+        return torch.randn(shape, generator=self.generator).to(self.accelerator.device)
 
     def latents(self) -> Tensor:
         return self.normal(self.settings.batch, *LATENT[self.settings.network])
@@ -94,7 +96,7 @@ class Tiny:
     def new_prompts(self) -> tuple[dict[str, Tensor], Tensor]:
         """Embeddings, one row a sample, and the number of each sample's prompt."""
         s = self.settings
-        which = torch.arange(s.prompts).repeat_interleave(s.group)
+        which = torch.arange(s.prompts, device=self.accelerator.device).repeat_interleave(s.group)
         first = self.accelerator.process_index * s.prompts
         embeddings = {
             "encoder_hidden_states": self.normal(s.prompts, TOKENS, WIDTH)[which],

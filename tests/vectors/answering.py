@@ -23,7 +23,12 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 
 def answer(
-    folder: Path, answers: Path, *labels: str, wrong: Callable[[Loss], Loss] | None = None, losses: bool = True
+    folder: Path,
+    answers: Path,
+    *labels: str,
+    wrong: Callable[[Loss], Loss] | None = None,
+    losses: bool = True,
+    device: str = "cpu",
 ) -> None:
     """Answer the labelled vectors, or all, with the losses by hand, or with what ``wrong`` makes of them."""
     answers.mkdir()
@@ -32,7 +37,8 @@ def answer(
             continue
         right = entry(vectors["algorithm"], vectors["variant"]).loss
         for file in vectors["files"].values():
-            out = _answered(vectors, load_file(folder / file["name"]), wrong(right) if wrong else right)
+            given = load_file(folder / file["name"], device)
+            out = _answered(vectors, given, wrong(right) if wrong else right)
             save_file({k: x for k, x in out.items() if losses or k.endswith("/gradient")}, answers / file["name"])
 
 

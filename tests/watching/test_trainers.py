@@ -19,7 +19,7 @@ from tests.watching.trainer_bugs import BUGS, SMALL
 @pytest.mark.parametrize("name", BUGS)
 def test_a_wrong_trainer_is_caught_and_named(name: str) -> None:
     bug = BUGS[name]
-    trainer = bug.make()
+    trainer = bug.make("cpu")
     trainer.watch._strict = True  # so that the run ends there
     with pytest.raises(WatchError):
         trainer.train()

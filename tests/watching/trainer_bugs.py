@@ -33,7 +33,7 @@ class Bug:
     """
 
     title: str
-    make: Callable[[], PolicyTrainer | ForwardTrainer]
+    make: Callable[[str], PolicyTrainer | ForwardTrainer]
     cause: str
     calls: int = 1
 
@@ -49,24 +49,24 @@ def trained_before(tiny: Tiny) -> None:
 
 def policy(
     settings: Settings = SMALL, method: str = "flow_grpo", watched: dict[str, Any] | None = None, **wrong: Any
-) -> Callable[[], PolicyTrainer]:
+) -> Callable[[str], PolicyTrainer]:
     """A policy trainer with some methods replaced."""
 
-    def make() -> PolicyTrainer:
+    def make(device: str = "cpu") -> PolicyTrainer:
         kind = type("Wrong", (PolicyTrainer,), wrong)
-        trainer: PolicyTrainer = kind(settings, method)
+        trainer: PolicyTrainer = kind(replace(settings, device=device), method)
         trained_before(trainer.tiny)
         return trainer
 
     return make
 
 
-def forward(settings: Settings = SMALL, method: str = "diffusion_nft", **wrong: Any) -> Callable[[], ForwardTrainer]:
+def forward(settings: Settings = SMALL, method: str = "diffusion_nft", **wrong: Any) -> Callable[[str], ForwardTrainer]:
     """A trainer on noised samples with some methods replaced."""
 
-    def make() -> ForwardTrainer:
+    def make(device: str = "cpu") -> ForwardTrainer:
         kind = type("Wrong", (ForwardTrainer,), wrong)
-        trainer: ForwardTrainer = kind(settings, method)
+        trainer: ForwardTrainer = kind(replace(settings, device=device), method)
         trained_before(trainer.tiny)
         return trainer
 
@@ -96,7 +96,7 @@ def guidance_of_the_rollout_alone(self: PolicyTrainer, x_t: Tensor, t: Tensor, p
 
 
 def rollout_in_bfloat16(self: PolicyTrainer) -> Rollout:
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(self.settings.device, dtype=torch.bfloat16):
         return PolicyTrainer.rollout(self)
 
 
@@ -217,9 +217,9 @@ def losing(change: Callable[[PolicyTrainer, Tensor], Tensor]) -> Any:
 
 
 def loss_under_autocast(self: PolicyTrainer, batch: dict[str, Any]) -> Tensor:
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(self.settings.device, dtype=torch.bfloat16):
         rows = batch["v_theta"].flatten(1)
-        eye = torch.eye(rows.shape[1])
+        eye = torch.eye(rows.shape[1], device=rows.device)
         v = (rows @ eye).reshape(batch["v_theta"].shape)  # a projection, which autocast takes to bfloat16
         return PolicyTrainer.loss(self, batch | {"v_theta": v})
 
@@ -414,7 +414,7 @@ BUGS: dict[str, Bug] = {
     ),
     "gradient-masked": Bug(
         "a mask stops the gradient of half of the batch",
-        policy(velocity=hooked(lambda g: g * (torch.arange(len(g)) < 3).reshape(-1, 1, 1, 1))),
+        policy(velocity=hooked(lambda g: g * (torch.arange(len(g), device=g.device) < 3).reshape(-1, 1, 1, 1))),
         "samples-masked",
     ),
     "gradient-zeroed": Bug("a hook zeroes the gradient", policy(velocity=hooked(torch.zeros_like)), "no-gradient"),

@@ -96,7 +96,7 @@ def limited(seconds: float) -> Iterator[None]:
 
 
 def tensor_result(value: Any, shape: tuple[int, ...], what: str) -> Tensor:
-    """The value, if it is a floating-point tensor of that shape; else :class:`Wrong`."""
+    """The value, on the CPU, where parts are judged; :class:`Wrong` if it is no floating-point tensor of that shape."""
     if not isinstance(value, Tensor):
         raise Wrong(f"{what} is a {type(value).__name__}; a torch.Tensor of shape {shape} is required")
     if tuple(value.shape) != shape:
@@ -104,7 +104,7 @@ def tensor_result(value: Any, shape: tuple[int, ...], what: str) -> Tensor:
         raise Wrong(f"{what} has shape {tuple(value.shape)}; {shape} is required", cause)
     if not value.is_floating_point():
         raise Wrong(f"{what} has dtype {value.dtype}; a floating-point one is required")
-    return value
+    return value.cpu()
 
 
 def compared(comparisons: Iterable[Comparison | tuple[Spec | None, Comparison]], detail: str = "") -> Outcome:

@@ -1,0 +1,1 @@
+"""Everything that is checked and measured on a CUDA device, in one command: ``python -m benchmarks.cuda``."""
