@@ -62,6 +62,7 @@ html_static_path = ["_static"]
 html_extra_path = ["assets/pulls.html"]  # beside the pages, as it is
 html_favicon = "_static/favicon.svg"
 html_css_files = ["site.css"]
+html_search_scorer = str(HERE / "_ext" / "scorer.js")
 html_math_renderer = "katex"
 html_copy_source = html_show_sourcelink = False
 html_show_sphinx = False

@@ -10,7 +10,7 @@ from matplotlib.patches import FancyArrowPatch
 from PIL import Image
 from torch import Tensor
 
-from gradcheck.catalogue import entry
+from gradcheck.catalogue import ALGORITHMS, entry
 from gradcheck.plots import directions as picture
 from gradcheck.problems import complete
 
@@ -56,8 +56,24 @@ def test_grpo_guard_pulls_along_the_noise_everywhere() -> None:
     assert (cosine(bad, noise) > 1 - 1e-12).all()
 
 
-def test_flow_grpo_pulls_along_the_noise_at_v_old_alone() -> None:
-    shown, good, bad = arrows("flow_grpo")
+@pytest.mark.parametrize("name", ["rwr", "awr"])
+def test_exponential_weights_pull_to_v_gt_whatever_the_signal(name: str) -> None:
+    shown, _, _ = arrows(name)
+    assert shown.together
+    torch.testing.assert_close(shown.good, picture.point("v_gt").expand_as(shown.good), **TIGHT)
+
+
+@pytest.mark.parametrize("name", ["fpo", "diffusion_dpo", "dgpo"])
+def test_relatives_of_awm_pull_along_its_line(name: str) -> None:
+    shown, good, bad = arrows(name)
+    towards = picture.point("v_gt") - shown.starts
+    assert (cosine(good, towards) > 1 - 1e-12).all()
+    assert (cosine(bad, towards) < -1 + 1e-12).all()
+
+
+@pytest.mark.parametrize("name", ["flow_grpo", "flow_dppo", "ddpo"])
+def test_plain_ratios_pull_along_the_noise_at_v_old_alone(name: str) -> None:
+    shown, good, bad = arrows(name)
     noise, v_old = picture.point("noise"), picture.point("v_old")
     torch.testing.assert_close(bad, -good, **TIGHT)
     assert (sine(good, noise).abs() > 0.05).all(), "every velocity that is shown is seen to be bent"
@@ -67,14 +83,14 @@ def test_flow_grpo_pulls_along_the_noise_at_v_old_alone() -> None:
     assert sine(beside, noise).abs() > 1e-5
 
 
-@pytest.mark.parametrize("name", picture.METHODS)
+@pytest.mark.parametrize("name", picture.IN_WORDS)
 @pytest.mark.parametrize("advantage", [1.0, -1.0])
 def test_arrows_are_the_original_loss_s_gradient(name: str, advantage: float) -> None:
     """Lemma L1, from the hand-written loss: an arrow is −gradient/(2·weight)."""
     shown = picture.panel(name)
     d = shown.derivation
     one = torch.tensor([advantage], dtype=torch.float64)
-    scene = {**picture.SCENE, "advantage": one, "reward_prob": (1 + one) / 2}
+    scene = {**picture.SCENE, **dict.fromkeys(("advantage", "reward", "preference"), one), "reward_prob": (1 + one) / 2}
     for start, end in zip(shown.starts, shown.good if advantage > 0 else shown.bad, strict=True):
         case = complete(d, {n: scene[n] if n != "v_theta" else start[None] for n in d.given})
         (gradient,) = torch.autograd.grad(entry(name).loss(case).sum(), case.v_theta)
@@ -105,6 +121,19 @@ def test_the_figure_shows_the_computed_arrows() -> None:
         for end in (shown.good[-1], shown.bad[-1]):
             assert left < end[0] < right
             assert bottom < end[1] < top
+
+
+@pytest.mark.parametrize("name", picture.IN_WORDS)
+def test_every_algorithm_has_a_picture_of_its_own(name: str) -> None:
+    figure, shown = picture.single(name), picture.panel(name)
+    (axes,) = figure.axes
+    heads = {tuple(map(float, p._posA_posB[1])) for p in axes.patches if isinstance(p, FancyArrowPatch)}
+    assert heads == {tuple(end) for ends in (shown.good, shown.bad) for end in ends.tolist()}
+    assert "pulls" in figure.get_label()
+
+
+def test_the_pictures_are_of_the_catalogue() -> None:
+    assert set(picture.IN_WORDS) == {symbolic.NAME for symbolic, _ in ALGORITHMS}
 
 
 def test_the_file_is_the_same_every_time(tmp_path: Path) -> None:

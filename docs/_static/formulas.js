@@ -9,3 +9,15 @@ document.addEventListener("DOMContentLoaded", () => {
   }
   document.documentElement.dataset.formulas = "done";
 });
+
+// A link to a step that is folded away opens what it is folded in.
+function unfold() {
+  const place = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (!place) return;
+  for (let e = place.closest("details"); e; e = e.parentElement.closest("details")) e.open = true;
+  const folded = place.matches("details") ? place : place.nextElementSibling;
+  if (folded && folded.matches("details")) folded.open = true;
+  place.scrollIntoView();
+}
+addEventListener("DOMContentLoaded", unfold);
+addEventListener("hashchange", unfold);

@@ -1,7 +1,8 @@
 r"""Where each loss pulls the velocity, drawn for one sample with two latent coordinates.
 
-``python -m gradcheck.plots.directions OUT.png`` writes the picture.  Every arrow ends at the target that the derivation
-states, computed by :func:`gradcheck.equivalent.target`; only the scene, below, is chosen.
+``python -m gradcheck.plots.directions OUT.png`` writes the picture of four losses; :func:`single` draws any one.  Every
+arrow ends at the target that the derivation states, computed by :func:`gradcheck.equivalent.target`; only the scene,
+below, is chosen.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from gradcheck.equivalent import target
 from gradcheck.plots.style import STYLE
 from gradcheck.problems import complete
 
-__all__ = ["METHODS", "SCENE", "Panel", "draw", "main", "panel", "point", "pull", "save"]
+__all__ = ["IN_WORDS", "METHODS", "SCENE", "Panel", "draw", "main", "panel", "point", "pull", "save", "single"]
 
 METHODS = ("flow_grpo", "grpo_guard", "awm", "diffusion_nft")
-"""The algorithms that are drawn."""
+"""The algorithms that one picture shows together."""
 
 # The one sample.  v_gt = noise − x_0 follows from it; the clip is wide, so that it cuts nothing off.
 SCENE: dict[str, Tensor | float] = {
@@ -50,17 +51,37 @@ SCENE: dict[str, Tensor | float] = {
     "clip_high": 1e3,
     "beta": 0.75,
     "D": 2.0,
+    # what the other losses have besides
+    "v_ref": torch.tensor([[0.0, 0.0]], dtype=torch.float64),
+    "alpha_bar": torch.tensor([0.55], dtype=torch.float64),
+    "alpha_bar_prev": torch.tensor([0.75], dtype=torch.float64),
+    "divergence_max": 1e3,
+    "temperature": 1.0,
+    "weight_max": 20.0,
+    "partner_gap": torch.tensor([0.0], dtype=torch.float64),
+    "group_gap": torch.tensor([0.0], dtype=torch.float64),
+    "beta_dpo": 1.5,
 }
 """The one sample that all panels share."""
 
 OTHERS = ((-0.44, -0.66), (-0.60, 0.09), (0.0, -0.5), (-0.44, 0.60), (0.22, 0.56), (0.72, 0.10))  # velocities
 FRAME = (-1.85, 1.75, -1.3, 1.3)  # left, right, bottom, top
-IN_WORDS = {  # of the panels; the test of each is in tests/test_picture.py
+IN_WORDS = {
     "flow_grpo": "along the noise at {v_old}, bent elsewhere",
     "grpo_guard": "along the noise, everywhere",
     "awm": "to {v_gt}, or straight away from it",
     "diffusion_nft": "to a fixed point: one for success, one for failure",
+    "flow_dppo": "along the noise at {v_old}, bent elsewhere",
+    "ddpo": "along the noise at {v_old}, bent elsewhere",
+    "rwr": "to {v_gt}, whatever the reward",
+    "awr": "to {v_gt}, whatever the advantage",
+    "fpo": "towards {v_gt}, or straight away from it",
+    "diffusion_dpo": "towards {v_gt}, or straight away from it",
+    "dgpo": "towards {v_gt}, or straight away from it",
 }
+"""What each loss pulls to, a panel's words; ``tests/test_picture.py`` has the test of each."""
+
+_SIGNALS = ("advantage", "reward", "preference")  # 1 for a good sample and −1 for a bad one
 
 
 @dataclass(frozen=True)
@@ -80,10 +101,15 @@ class Panel:
     bad: Tensor
     used: frozenset[str]
 
+    @property
+    def together(self) -> bool:
+        """Whether good and bad samples pull to the same points, and so are drawn once."""
+        return torch.allclose(self.good, self.bad)
+
 
 def pull(derivation: Derivation, v_theta: Tensor, advantage: float) -> Tensor:
     """Targets, (N, 2), of the velocities (N, 2), every other quantity being the scene's."""
-    values = {**SCENE, "advantage": torch.tensor([advantage], dtype=torch.float64)}
+    values = {**SCENE, **dict.fromkeys(_SIGNALS, torch.tensor([advantage], dtype=torch.float64))}
     values["reward_prob"] = (1 + values["advantage"]) / 2
     given = {n: v.expand(len(v_theta), *v.shape[1:]) if isinstance(v, Tensor) else v for n, v in values.items()}
     given["v_theta"] = v_theta
@@ -92,7 +118,7 @@ def pull(derivation: Derivation, v_theta: Tensor, advantage: float) -> Tensor:
 
 
 def panel(name: str) -> Panel:
-    """Compute one panel for an algorithm of the catalogue."""
+    """Compute one panel for an algorithm of the catalogue that :data:`IN_WORDS` has."""
     derivation = entry(name).derivation
     starts = torch.tensor([*OTHERS, point("v_theta").tolist()], dtype=torch.float64)
     return Panel(derivation, starts, pull(derivation, starts, 1.0), pull(derivation, starts, -1.0), _used(derivation))
@@ -143,6 +169,22 @@ def draw(*names: str) -> Figure:
         return figure
 
 
+def single(name: str) -> Figure:
+    """One panel, small, so that its text is read on a phone: for the page of one algorithm."""
+    with mpl.rc_context(STYLE["rc"]):
+        figure = Figure(figsize=(4.5, 4.9), dpi=200)
+        FigureCanvasAgg(figure)
+        axes = figure.add_axes((0.02, 0.2, 0.96, 0.65))  # as wide and as high as the frame's sides are
+        shown = panel(name)
+        _draw_panel(axes, shown, IN_WORDS[name])
+        axes.set(xticks=(), yticks=())
+        lines = _legend(_signal(shown.derivation), shown.together)
+        figure.legend(handles=lines, loc="lower left", frameon=False, handlelength=2)
+        title = shown.derivation.title
+        figure.set_label(f"{title} pulls {IN_WORDS[name].format(v_old='v_old', v_gt='v_gt')}: arrows from v_theta.")
+        return figure
+
+
 def _draw_panel(axes: Axes, shown: Panel, in_words: str) -> None:
     left, right, bottom, top = FRAME
     axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xticks=(-1, 0, 1), yticks=(-1, 0, 1))
@@ -160,16 +202,18 @@ def _draw_panel(axes: Axes, shown: Panel, in_words: str) -> None:
     v = shown.starts[-1]
     if "noise" in shown.used:
         _draw_noise(axes, v)
-    for end, colour, sign in ((shown.good[-1], STYLE["good"], ""), (shown.bad[-1], STYLE["bad"], "-")):
-        _draw_arrow(axes, v, end, colour, rf"${latex(quantity('advantage').symbol)} = {sign}1$")
-    for name in ("v_old", "v_gt"):
+    drawn = (("good", shown.good, r"\pm " if shown.together else ""), ("bad", shown.bad, "-"))
+    for role, ends, sign in drawn[: 1 if shown.together else 2]:
+        _draw_arrow(axes, v, ends[-1], STYLE[role], rf"${_signal(d)} = {sign}1$")
+    for name in ("v_old", "v_gt") if d.path == "rectified" else ("v_old",):
         _draw_dot(axes, name, used=name in shown.used)
     _draw_dot(axes, "v_theta", used=True)
 
 
 def _draw_others(axes: Axes, shown: Panel) -> None:
     """Other velocities, and their targets."""
-    for ends, colour in ((shown.good, "good field"), (shown.bad, "bad field")):
+    fields = ((shown.good, "good field"), (shown.bad, "bad field"))
+    for ends, colour in fields[: 1 if shown.together else 2]:
         for start, end in zip(shown.starts[:-1], ends[:-1], strict=True):
             axes.add_patch(
                 FancyArrowPatch(
@@ -187,6 +231,11 @@ def _draw_noise(axes: Axes, v: Tensor) -> None:
     _label(axes, rf"$-{latex(quantity('noise').symbol)}$", v - 1.8 * noise, (9, -2), STYLE["faint"])
 
 
+def _signal(d: Derivation) -> str:
+    """The symbol of what tells good samples from bad ones."""
+    return latex(quantity(next((n for n in _SIGNALS if n in d.given), "advantage")).symbol)
+
+
 def _draw_arrow(axes: Axes, start: Tensor, end: Tensor, colour: str, label: str) -> None:
     axes.add_patch(
         FancyArrowPatch(
@@ -195,7 +244,8 @@ def _draw_arrow(axes: Axes, start: Tensor, end: Tensor, colour: str, label: str)
         )
     )  # fmt: skip
     x, y = (end - start).tolist()
-    shift, ha = (8 if x > 0 else -8, 7 if y > 0 else -15), "left" if x > 0 else "right"
+    inside = FRAME[2] + 0.15 < float(end[1])
+    shift, ha = (8 if x > 0 else -8, 7 if y > 0 or not inside else -15), "left" if x > 0 else "right"
     _label(axes, label, end, shift, colour, ha, size=12.5)
 
 
@@ -226,14 +276,15 @@ def _label(
 _HALO = withStroke(linewidth=4, foreground="white")
 
 
-def _legend() -> list[Line2D]:
-    a, v = latex(quantity("advantage").symbol), latex(quantity("v_theta").symbol)
-    return [
-        Line2D([], [], color=STYLE["good"], linewidth=2.6, label=f"from ${v}$ to its target, ${a} = 1$"),
-        Line2D([], [], color=STYLE["bad"], linewidth=2.6, label=f"the same, ${a} = -1$"),
-        Line2D([], [], color=STYLE["good field"], linewidth=1.6, label=f"from other velocities, ${a} = 1$"),
-        Line2D([], [], color=STYLE["bad field"], linewidth=1.6, label=f"the same, ${a} = -1$"),
+def _legend(signal: str = "A", together: bool = False) -> list[Line2D]:
+    v, good = latex(quantity("v_theta").symbol), r"\pm 1" if together else "1"
+    rows = [
+        ("good", 2.6, f"from ${v}$ to its target, ${signal} = {good}$"),
+        ("bad", 2.6, f"the same, ${signal} = -1$"),
+        ("good field", 1.6, f"from other velocities, ${signal} = {good}$"),
+        ("bad field", 1.6, f"the same, ${signal} = -1$"),
     ]
+    return [Line2D([], [], color=STYLE[c], linewidth=w, label=label) for c, w, label in rows[:: 2 if together else 1]]
 
 
 def save(path: str | Path) -> None:

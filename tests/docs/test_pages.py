@@ -30,7 +30,8 @@ from gradcheck.cli import main
 from gradcheck.losses import rwr as rwr_torch
 from gradcheck.oracle.parts import judge_ema
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 BY_HAND = ("index", "start", "method", "precision", "adding", "about")
 
 
@@ -211,6 +212,28 @@ def test_the_first_steps_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "reduction='mean'" in answer
 
 
+def test_the_study_on_the_landing_page_is_the_notebooks() -> None:
+    """Every number of a claim's row stands in the same claim's row of the notebook, whose numbers are computed."""
+
+    def rows(page: str, heading: str) -> dict[str, str]:
+        lines = page.partition(heading)[2].splitlines()
+        cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+        return dict(cells)  # type: ignore[arg-type]
+
+    seen = rows((ROOT / "notebooks" / "training.md").read_text(), "## What came out")
+    told = rows((DOCS / "index.md").read_text(), "## Claims, put to the test")
+    assert len(told) == 1 + 1 + 5
+    for claim, words in list(told.items())[2:]:
+        (whole,) = [row for name, row in seen.items() if name.replace("the clip", "PPO's clip") == claim]
+        assert set(re.findall(r"\d+(?:\.\d+)?", words)) <= set(re.findall(r"\d+(?:\.\d+)?", whole)), claim
+
+
+def test_notebooks_have_short_names_beside_the_pages() -> None:
+    titles = site.short_titles()
+    assert {n.stem for n in site.notebooks()} | {f"zh/{n.stem}" for n in site.chinese_notebooks()} <= set(titles)
+    assert all(len(title) <= 16 for title in titles.values())
+
+
 def test_the_example_is_the_readmes() -> None:
     assert "@gradcheck.conforms" in site.readme_example()
     assert "because    consistent with" in site.readme_example()
@@ -233,6 +256,7 @@ def test_names_in_prose_are_typeset() -> None:
 def test_stale_pages_go_and_unchanged_ones_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(site, "notebooks", list)
     monkeypatch.setattr(site, "chinese_notebooks", list)
+    monkeypatch.setattr(site, "pictures", dict)
     monkeypatch.setattr(site, "pages", lambda: {"a.md": "one", "b/c.md": "two"})
     site.write(tmp_path)
     kept = tmp_path / "generated" / "a.md"

@@ -5,19 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 
+import sympy as sp
+
 from derivations.derivation import Derivation
 from derivations.notation import NOTATION, quantity
 from derivations.render import closing_row, explain
 from derivations.variant import Variant
 from gradcheck.catalogue import ALGORITHMS, Entry
 from gradcheck.conventions import PRESETS
+from gradcheck.plots import directions
+from gradcheck_docs.slips import common, difference, implementation
 from gradcheck_docs.text import Provable, code, prose, sections, slug, steps, table
+from gradcheck_docs.words import IN_WORDS
 
-__all__ = ["algorithm_page", "closing_page", "closing_table", "index_page", "page_name"]
+__all__ = ["algorithm_page", "closing_page", "closing_table", "index_page", "page_name", "picture_name"]
 
 _SHORT = "In short"
 _QUOTED = "As it is quoted (≈ is exact on-policy alone)"
-_DEFINED = ("Definitions", "Coefficients, which no gradient reaches")
+_DEFINED = {
+    "Definitions": "where",
+    "Coefficients, which no gradient reaches": "with coefficients, which no gradient reaches:",
+}
+
+_FEW = 3  # formulas that need no folding
 
 
 class NotProvedError(RuntimeError):
@@ -51,70 +61,113 @@ def algorithm_page(symbolic: ModuleType, numeric: ModuleType, notebooks: Sequenc
     variants = [Entry(symbolic, numeric, v.name) for v in symbolic.VARIANTS]
     paper, others = variants[0], variants[1:]
     d = paper.derivation
+    number = _proved(paper)
     parts = [
         f"({slug(d.name)})=\n# {d.title}",
-        f":::{{container}} lead\n{lead(symbolic)}\n:::",
-        _facts(variants),
-        *_what(d),
-        f"## Step by step\n\n{_proved(paper)}",
-        steps(d.label, Provable(d.all_steps, d)),
+        f":::{{container}} lead\n{IN_WORDS.get(d.name) or lead(symbolic)}\n:::",
+        *_picture(d),
+        f"## From the loss to its target\n\n{_what(d)}",
+        *_where_it_goes_wrong(d.name),
+        f"## Step by step\n\n{_folded(f'{number} steps, proved for every dimension D', d)}",
         *_variants(others),
         f"## What an implementation declares\n\n{_conventions(symbolic)}",
-        f"## What it is made of\n\n{_quantities(d)}",
+        f"## Symbols\n\n{_quantities(d)}",
         f"## In code\n\n{_code(symbolic, numeric, notebooks)}",
         f"## Reference\n\n{code(d.reference, 'bibtex')}",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _facts(variants: Sequence[Entry]) -> str:
-    d = variants[0].derivation
-    number = sum(len(e.derivation.all_steps) for e in variants)
-    return (
-        f"{d.process} process · {d.policy}-policy · `{d.name}` · {len(variants)} "
-        f"{'form' if len(variants) == 1 else 'forms'}, {number} proved steps"
+def picture_name(algorithm: str) -> str:
+    """The file of an algorithm's picture, below ``generated/``."""
+    return f"pictures/{slug(algorithm)}.png"
+
+
+def _picture(d: Derivation) -> list[str]:
+    words = directions.IN_WORDS.get(d.name)
+    if words is None:
+        return []
+    words = words.format(v_old="v_old", v_gt="v_gt")
+    return [f"![{d.title} pulls {words}](../{picture_name(d.name)}){{.of-one}}"]
+
+
+def _what(d: Derivation) -> str:
+    """The loss, its gradient and target, and what their symbols stand for."""
+    of = sections(explain(d, latex=True))
+    loss, short = of["Loss, to be minimised"], of[_SHORT]
+    if _QUOTED in of:
+        short += f"\n\nAs it is quoted; ≈ holds near v_θ = v_old:\n\n{of[_QUOTED]}"
+    defined = "\n\n".join(f"{_DEFINED[heading]}\n\n{of[heading]}" for heading in _DEFINED if heading in of)
+    if defined.count("$$") > 2 * _FEW:
+        defined = f"::::{{dropdown}} What it is made of\n{defined}\n::::"
+    kind = f"It is a loss of the {d.process} process, {d.policy}-policy; its name in gradcheck is `{d.name}`."
+    return "\n\n".join(
+        (
+            f":::{{container}} result\nThe loss, to be minimised, for one sample:\n\n{loss}\n\n"
+            f"It pulls {symbol(d.output)} to its target, as hard as its weight says:\n\n{short}\n:::",
+            *filter(None, (defined,)),
+            kind,
+        )
     )
 
 
-def _what(d: Derivation) -> list[str]:
-    """The loss, its gradient and target, and what their symbols stand for."""
-    of = sections(explain(d, latex=True))
-    short = of[_SHORT] + ("\n\nAs it is quoted; ≈ holds near v_θ = v_old:\n\n" + of[_QUOTED] if _QUOTED in of else "")
-    defined = [f"### {heading}\n\n{of[heading]}" for heading in _DEFINED if heading in of]
+def symbol(of: sp.Symbol) -> str:
+    """A symbol, typeset."""
+    return f"${quantity(str(of.name)).latex}$"
+
+
+def _where_it_goes_wrong(name: str) -> list[str]:
+    """The commonest mistakes, each with its two lines."""
+    slips = common(name)
+    if not slips:
+        return []
+    shown = [f"**{s.title}.** {s.says}\n\n{difference(s)}" for s in slips]
+    whole = []
+    for of in dict.fromkeys(s.of for s in slips):
+        form = of.partition(", ")[2]
+        title = "The whole function" + (f", {form}" if form else "")
+        whole.append(f"::::{{dropdown}} {title}\n{code(implementation(of))}\n::::")
     return [
-        f"## In short\n\n:::{{container}} result\n{short}\n:::",
-        f"## The loss\n\nTo be minimised, for one sample:\n\n{of['Loss, to be minimised']}",
-        *defined,
+        "## Where it goes wrong\n\nNone of these crashes. With the line marked − the loss is refused, with the line "
+        "marked + it conforms; a test runs both. [More, from public code](../bugs.md).",
+        *shown,
+        *whole,
     ]
 
 
-def _proved(e: Entry) -> str:
-    """A sentence that is true because it was just checked."""
+def _proved(e: Entry) -> int:
+    """How many steps a derivation has, all of which were just proved."""
     proof = e.derivation.prove()
     if not proof.holds:
         names = ", ".join(r.step.name for r in proof.refused)
         raise NotProvedError(f"{e.label}: refused: {names}; `gradcheck verify {e.label}` says what is left")
-    number = len(proof.results)
-    return f"{number} steps, proved for every dimension D."
+    return len(proof.results)
+
+
+def _folded(title: str, d: Derivation) -> str:
+    """Every step of a derivation, folded."""
+    return f"::::{{dropdown}} {title}\n{steps(d.label, Provable(d.all_steps, d))}\n::::"
 
 
 def _variants(others: Sequence[Entry]) -> list[str]:
+    """One table, and each variant's loss, target and steps, folded."""
     if not others:
         return []
     rows = [(f"[{e.variant}](#{slug(e.label)})", prose(e.derivation.variant.summary), _options(e)) for e in others]
-    parts = ["## Variants\n\n" + table(("variant", "what it is", "options"), rows)]
+    parts = ["## Variants\n\n" + table(("variant", "what it is", "declared by"), rows)]
     for e in others:
-        _proved(e)
-        d = e.derivation
+        number, d = _proved(e), e.derivation
         of = sections(explain(d, latex=True))
-        defined = "\n\n".join(of[heading] for heading in _DEFINED if heading in of)
-        parts += [
-            f"({slug(e.label)})=\n### {e.variant}\n\n{prose(d.variant.summary[:1].upper() + d.variant.summary[1:])}.",
+        inside = [
+            f"{prose(d.variant.summary[:1].upper() + d.variant.summary[1:])}.",
             of["Loss, to be minimised"],
             f":::{{container}} result\n{of[_SHORT]}\n:::",
-            f"::::{{dropdown}} Symbols\n{defined}\n::::",
-            f"::::{{dropdown}} All {len(d.all_steps)} steps, proved\n{steps(d.label, Provable(d.all_steps, d))}\n::::",
+            *(f"{words}\n\n{of[heading]}" for heading, words in _DEFINED.items() if heading in of),
+            f"{number} steps, proved:",
+            steps(d.label, Provable(d.all_steps, d)),
         ]
+        body = "\n\n".join(inside)
+        parts.append(f"({slug(e.label)})=\n::::{{dropdown}} {e.variant}: loss, target and steps\n{body}\n::::")
     return parts
 
 
@@ -157,7 +210,7 @@ def _quantities(d: Derivation) -> str:
     given = table(header, map(quantity_row, d.given))
     defined = [name for name in d.defined if name not in d.given]
     follows = f"\n\nWhat follows from it:\n\n{table(header, map(quantity_row, defined))}" if defined else ""
-    return f"A case of the paper's form has, given:\n\n{given}{follows}"
+    return f"A case of the paper's form, which `gradcheck fields {d.name}` shows too, has, given:\n\n{given}{follows}"
 
 
 def _code(symbolic: ModuleType, numeric: ModuleType, notebooks: Sequence[str]) -> str:
@@ -203,8 +256,11 @@ def index_page() -> str:
     )
 
 
-def closing_table(every: bool = False, link: str = "algorithms/") -> str:
-    """Method, process, policy, gradient, target; with ``every``, the variants too, in their exact forms."""
+def closing_table(every: bool = False, link: str = "algorithms/", brief: bool = False) -> str:
+    """Method, process, policy, gradient, target; with ``every``, the variants too, in their exact forms.
+
+    With ``brief`` it has no policies, so that it is no wider than a page.
+    """
     rows = []
     for symbolic, numeric in ALGORITHMS:
         for variant in symbolic.VARIANTS if every else symbolic.VARIANTS[:1]:
@@ -218,13 +274,14 @@ def closing_table(every: bool = False, link: str = "algorithms/") -> str:
                 (
                     f"[{words}]({link}{page_name(symbolic)}.md{place})",
                     process,
-                    policy,
+                    *(() if brief else (policy,)),
                     f"{exact}<br>{gradient}" if approximate else gradient,
                     target,
                 )
             )
     velocity = quantity("v_theta").latex
-    return table(("method", "process", "policy", f"gradient in ${velocity}$", "target"), rows)
+    policy_heading = () if brief else ("policy",)
+    return table(("method", "process", *policy_heading, f"gradient in ${velocity}$", "target"), rows)
 
 
 _IN_THE_TABLE = ("noise", "advantage", "delta", "k", "ratio", "preference", "weight_max", "C1", "C2")
@@ -244,7 +301,7 @@ def closing_page() -> str:
             "*q* is the probability with which the model ranks a pair or group wrongly. All other symbols are in "
             "[the notation table](notation.md).",
             "## Every variant, exactly",
-            closing_table(every=True),
+            closing_table(every=True, brief=True),
         )
     )
 

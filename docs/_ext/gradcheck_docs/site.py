@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from gradcheck.catalogue import ALGORITHMS
+from gradcheck.plots import directions
+from gradcheck.plots.style import png
 from gradcheck_docs import algorithms, article, theorems
 from gradcheck_docs.api import api_pages
 from gradcheck_docs.bugs import bugs_page
 
-__all__ = ["ROOT", "algorithm_pages", "mutants", "pages", "readme_example", "write"]
+__all__ = ["ROOT", "algorithm_pages", "mutants", "pages", "pictures", "readme_example", "write"]
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -49,7 +52,7 @@ def algorithm_pages(named: list[str]) -> dict[str, str]:
     out = {
         "algorithms/index.md": algorithms.index_page(),
         "closing.md": algorithms.closing_page(),
-        "_closing.md": algorithms.closing_table(link="generated/algorithms/") + "\n",
+        "_closing.md": algorithms.closing_table(link="generated/algorithms/", brief=True) + "\n",
     }
     for symbolic, numeric in ALGORITHMS:
         about = [f"notebooks/{stem}.ipynb" for stem in named if symbolic.NAME in stem.replace("-", "_")]
@@ -83,19 +86,37 @@ def pages() -> dict[str, str]:
 def _notebooks_index(named: list[str], chinese: list[str]) -> str:
     if not named:
         return "# Notebooks\n\nNone has been executed in this checkout.\n"
+    short = short_titles()
     text = (
-        "# Notebooks\n\nTheir cells call the derivations and the torch side, and hold no algebra of "
-        f"their own.\n\n{_toctree(named)}"
+        "# Notebooks\n\nRead these from the top to understand the losses; everything is derived as you go. "
+        "The cells call the derivations and the torch side, and hold no algebra of their own.\n\n"
+        f"{_toctree(named, short)}"
     )
     if chinese:
         text += "\nIn Chinese, with the same formulas · 中文版，公式与英文版相同：\n\n"
-        text += _toctree(f"zh/{n}" for n in chinese)
+        text += _toctree((f"zh/{n}" for n in chinese), short)
     return text
 
 
-def _toctree(documents: Iterable[str]) -> str:
-    listed = "\n".join(documents)
+def short_titles() -> dict[str, str]:
+    """Notebook, ``05-awm`` or ``zh/05-awm``, → the name that ``notebooks/README.md`` gives it."""
+    readme = (ROOT / "notebooks" / "README.md").read_text()
+    found = re.findall(r"\[([^\]]+)\]\((?:executed/)?((?:zh/)?[\w-]+)\.ipynb\)", readme)
+    return {document: title for title, document in found}
+
+
+def _toctree(documents: Iterable[str], titles: dict[str, str]) -> str:
+    listed = "\n".join(f"{titles[d]} <{d}>" if d in titles else d for d in documents)
     return f"```{{toctree}}\n:maxdepth: 1\n\n{listed}\n```\n"
+
+
+def pictures() -> dict[str, bytes]:
+    """File under ``generated/`` → where one loss pulls, drawn."""
+    return {
+        algorithms.picture_name(s.NAME): png(directions.single(s.NAME), 64)
+        for s, _ in ALGORITHMS
+        if s.NAME in directions.IN_WORDS
+    }
 
 
 def write(source: Path) -> None:
@@ -103,6 +124,7 @@ def write(source: Path) -> None:
     place = source / "generated"
     wanted = {place / name: text.encode() for name, text in pages().items()}
     wanted |= {place / "notebooks" / n.name: n.read_bytes() for n in notebooks()}
+    wanted |= {place / name: drawn for name, drawn in pictures().items()}
     wanted |= {  # the executed ones lie beside zh/ here
         place / "notebooks" / "zh" / n.name: n.read_bytes().replace(b"../executed/", b"../")
         for n in chinese_notebooks()
