@@ -1,8 +1,8 @@
 """One command on a machine with a CUDA device: ``python -m benchmarks.cuda``, at most eight minutes.
 
 Parts run one after the other, what matters most first; each in several processes that share the device, and each with
-a time limit of its own, at which its processes are ended and what they found until then counts.  ``--device cpu`` runs
-the same parts without a device, to see that they would run.
+a time limit of its own, at which a process that is still at work is ended; what it found until then counts.
+``--device cpu`` runs the same parts without a device, to see that they would run.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import argparse
 import json
 import os
 import platform
+import select
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 
@@ -40,7 +41,7 @@ class Part:
     title: str
     work: Callable[[Share], Iterator[Row]]
     seconds: float
-    processes: int = 12
+    processes: int = 99
     table: Callable[[list[Row]], str] = law_table
 
 
@@ -58,6 +59,8 @@ PARTS = {
     "nccl": Part("Several devices", laws.many_devices, 60, 1),
 }
 
+_PROCESSES = 5
+"""Processes take turns on a GPU: more of them do no more small operations in a second."""
 RESULTS, PAGE = Path(__file__).with_name("results.json"), Path("docs/cuda.md")
 _ROOT = Path(__file__).parents[2]
 
@@ -71,43 +74,74 @@ _TEXT = """# On CUDA
 """
 
 
-def run(name: str, device: str, processes: int, seconds: float) -> list[Row]:
-    """What a part's processes found within its time."""
-    part = PARTS[name]
-    count = min(part.processes, processes)
+class Worker:
+    """A process that does its share of one part after another, so that it imports and derives once."""
+
+    def __init__(self) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+        self.errors = tempfile.NamedTemporaryFile("w+", suffix=".err")  # noqa: SIM115 - lives as long as the process
+        command = [sys.executable, "-m", "benchmarks.cuda", "--worker"]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, cwd=_ROOT, env=environment
+        )
+
+    def begin(self, name: str, share: Share, file: Path) -> None:
+        assert self.process.stdin is not None
+        task = {"name": name, "share": asdict(share), "file": str(file)}
+        self.process.stdin.write((json.dumps(task) + "\n").encode())
+        self.process.stdin.flush()
+
+    def ended(self, until: float) -> bool:
+        """Whether it says in time that it is through with the part."""
+        ready, _, _ = select.select([self.process.stdout], [], [], max(0.0, until - time.monotonic()))
+        assert self.process.stdout is not None
+        return bool(ready) and bool(self.process.stdout.readline())
+
+    def why(self) -> str:
+        """The end of what it wrote to standard error, if it ended by itself."""
+        if self.process.poll() is None:
+            return ""
+        return Path(self.errors.name).read_text()[-600:] or f"exit status {self.process.returncode}"
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def run(name: str, device: str, workers: list[Worker], seconds: float) -> list[Row]:
+    """What a part's processes found within its time; those that did not end are replaced."""
+    count = min(PARTS[name].processes, len(workers))
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{i}.jsonl" for i in range(count)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-        workers = []
+        until = time.monotonic() + seconds
         for i, file in enumerate(files):
-            arguments = [name, "--device", device, "--share", f"{i}/{count}", "--seconds", str(seconds)]
-            errors = file.with_suffix(".err").open("w")
-            command = [sys.executable, "-m", "benchmarks.cuda", *arguments, "--worker", str(file)]
-            workers.append(subprocess.Popen(command, stdout=errors, stderr=errors, cwd=_ROOT, env=environment))
-        end, late = time.monotonic() + seconds, 0
-        for worker in workers:
-            try:
-                worker.wait(max(0.1, end - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                worker.kill()
-                worker.wait()
-                late += 1
-        rows = [Row(**json.loads(line)) for file in files if file.exists() for line in file.read_text().splitlines()]
-        for file, worker in zip(files, workers, strict=True):
-            if worker.returncode not in (0, -9):
-                rows.append(Row("a process ended early", 1, 1, told=[file.with_suffix(".err").read_text()[-600:]]))
-        if late:
-            rows.append(Row(f"{late} of {count} processes were ended at the limit of {seconds:.0f} s", 0))
-        return rows
+            workers[i].begin(name, Share(device, i, count, 0.8 * seconds), file)
+        rows, late = [], 0
+        for i in range(count):
+            if workers[i].ended(until):
+                continue
+            why = workers[i].why()
+            late += not why
+            rows += [Row("a process ended", 1, 1, told=[why])] if why else []
+            workers[i].kill()
+            workers[i] = Worker()
+        found = [Row(**json.loads(line)) for file in files if file.exists() for line in file.read_text().splitlines()]
+    rows += [Row(f"{late} of {count} processes were still at work after {seconds:.0f} s", 0)] if late else []
+    return found + rows
 
 
-def work(name: str, share: Share, file: Path) -> None:
-    """One process: a line for each row, so that what is killed leaves what it found."""
+def serve() -> None:
+    """What a process does: a line for each row, so that what is killed leaves what it found."""
     torch.set_num_threads(1)
-    with file.open("a") as out:
-        for row in PARTS[name].work(share):
-            out.write(json.dumps(row.data()) + "\n")
-            out.flush()
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a loss prints is no answer
+    for line in sys.stdin:
+        task = json.loads(line)
+        with Path(task["file"]).open("a") as out:
+            for row in PARTS[task["name"]].work(Share(**task["share"])):
+                out.write(json.dumps(row.data()) + "\n")
+                out.flush()
+        print("end", file=answers, flush=True)
 
 
 def where(device: str) -> str:
@@ -125,33 +159,32 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all by default")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--processes", type=int, default=min(12, os.cpu_count() or 1))
+    parser.add_argument("--processes", type=int, default=min(_PROCESSES, os.cpu_count() or 1))
     parser.add_argument("--scale", type=float, default=1.0, help="of every part's time limit")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--page", type=Path, default=None, help=f"the page; {PAGE} where there is a CUDA device")
-    parser.add_argument("--share", default="0/1", help=argparse.SUPPRESS)
-    parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
-    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"PART is {', '.join(sorted(unknown))}; it must be of {', '.join(PARTS)}")
     if options.worker:
-        index, count = map(int, options.share.split("/"))
-        work(options.parts[0], Share(options.device, index, count, 0.8 * options.seconds), options.worker)
+        serve()
         return 0
     if options.device == "cuda" and not torch.cuda.is_available():
         print("cuda: not run, torch sees no CUDA device; --device cpu tries the script")
         return 2
     results: dict[str, str] = {}
-    wrong = 0
+    wrong, workers = 0, [Worker() for _ in range(options.processes)]
     for name in options.parts or PARTS:
         start = time.monotonic()
-        rows = run(name, options.device, options.processes, options.scale * PARTS[name].seconds)
+        rows = run(name, options.device, workers, options.scale * PARTS[name].seconds)
         wrong += off(rows)
         results[name] = PARTS[name].table(rows)
         data = {"where": where(options.device), "parts": results}
         options.results.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
         print(f"## {name}, {time.monotonic() - start:.0f} s\n\n{results[name]}\n", flush=True)
+    for worker in workers:
+        worker.kill()
     target = options.page or (PAGE if options.device == "cuda" else None)
     if target is not None:
         target.write_text(page(results, where(options.device)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import subprocess
 import sys
 import tempfile
@@ -35,7 +34,7 @@ from gradcheck.verification import check_random
 from .. import alarms
 from .rows import Row, Share
 
-EXAMPLES = 50
+EXAMPLES = 15
 """Random problems of each loss in each precision; hypothesis shrinks the first that fails."""
 
 SPECS = tuple(
@@ -229,6 +228,8 @@ def watch(share: Share) -> Iterator[Row]:
         if share.index == 0:
             yield Row(f"not run: {networks.available()}", 0)
         return
+    from accelerate.state import AcceleratorState
+
     from examples.trainers.forward import ForwardTrainer
     from examples.trainers.policy import PolicyTrainer
     from gradcheck.watching.watcher import WatchError
@@ -241,6 +242,7 @@ def watch(share: Share) -> Iterator[Row]:
     def right(piece: Any) -> Row:
         method, network, (mixed, dtype) = piece
         kind = PolicyTrainer if method in ("flow_grpo", "grpo_guard") else ForwardTrainer
+        AcceleratorState._reset_state(True)  # it keeps the first trainer's precision for the whole process
         own = replace(SMALL, device=share.device, network=network, dtype=dtype, mixed_precision=mixed, updates=20)
         trainer = kind(own, method)
         trainer.train()
@@ -250,6 +252,7 @@ def watch(share: Share) -> Iterator[Row]:
         return Row("steps of right trainers", steps, len(told), 0.0, told)
 
     def wrong(name: str) -> Row:
+        AcceleratorState._reset_state(True)
         trainer = BUGS[name].make(share.device)
         trainer.watch._strict = True
         with contextlib.suppress(WatchError):
@@ -275,23 +278,32 @@ MODES = {"as torch comes": (False, False), "TF32": (True, False), "deterministic
 """Name → TF32 in products, deterministic algorithms."""
 
 
+@contextlib.contextmanager
+def _settings(mode: str) -> Iterator[None]:
+    tf32, deterministic = MODES[mode]
+    try:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+        torch.use_deterministic_algorithms(deterministic)
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.use_deterministic_algorithms(False)
+
+
 def right_code(share: Share) -> Iterator[Row]:
     """Right gradients in many styles (:mod:`benchmarks.alarms`), each sample judged alone, under four settings."""
-    mode = list(MODES)[share.index % len(MODES)]
-    tf32, deterministic = MODES[mode]
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-    torch.use_deterministic_algorithms(deterministic)
     start = time.monotonic()
     for number in itertools.count(share.index, share.count):
         for place, subject in enumerate(alarms.subjects(number, [*alarms.DTYPES, *alarms.OUTPUTS])):
             if time.monotonic() - start > share.seconds:
                 return
             spec, styles = alarms.specs(number, place)
+            mode = list(MODES)[(number + place) % len(MODES)]
 
-            def work(subject: Any = subject, spec: Spec = spec, styles: int = styles) -> Row:
+            def work(subject: Any = subject, spec: Spec = spec, styles: int = styles, mode: str = mode) -> Row:
                 own = alarms.fitting(spec, subject.conventions)
-                tally, told = alarms.batch(subject, own, styles, share.device)
+                with _settings(mode):
+                    tally, told = alarms.batch(subject, own, styles, share.device)
                 return Row(mode, tally.checks, tally.alarms, tally.worst, told)
 
             yield _piece(mode, work)

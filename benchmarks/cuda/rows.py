@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -28,8 +29,10 @@ class Share:
     seconds: float = math.inf
 
     def of(self, pieces: Iterable[Any]) -> list[Any]:
-        """Its own pieces."""
-        return list(pieces)[self.index :: self.count]
+        """Its own pieces, in an order in which those that time allows are of every kind."""
+        every = list(pieces)
+        random.Random(0).shuffle(every)
+        return every[self.index :: self.count]
 
 
 @dataclass

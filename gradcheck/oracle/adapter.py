@@ -115,8 +115,10 @@ class Adapter:
     timeout: float = 60.0
     printed: dict[str, None] = field(default_factory=dict, compare=False, repr=False)
 
-    def observe(self, case: Case, watch_leaks: bool = False) -> Observation:
-        """Call it on a case of its own and differentiate what it returns.
+    def observe(self, case: Case, watch_leaks: bool = False, device: str | None = None) -> Observation:
+        """Call it on a case of its own, on ``device``, and differentiate what it returns.
+
+        Loss and gradient come back to where the case is.
 
         Raises:
             AdapterError: it raises, or returns no differentiable loss of the declared shape.
@@ -125,7 +127,7 @@ class Adapter:
         captured = _Captured()
         try:
             with contextlib.redirect_stdout(captured):
-                return replace(self._observe(case, watch_leaks), printed=captured.text())
+                return replace(self._observe(case, watch_leaks, device), printed=captured.text())
         except AdapterError as error:
             shape = tuple(case.output.shape)
             error.on = f"batch {shape[0]}, latent {shape[1:]}"
@@ -134,8 +136,8 @@ class Adapter:
             if captured.text():
                 self.printed.setdefault(captured.text())
 
-    def _observe(self, case: Case, watch_leaks: bool) -> Observation:
-        own = _fresh(case, watch_leaks)
+    def _observe(self, case: Case, watch_leaks: bool, device: str | None) -> Observation:
+        own = _fresh(case, watch_leaks, device)
         before = {name: value.detach().clone() for name, value in own.items() if isinstance(value, Tensor)}
         v = own[case.output_name]
         assert isinstance(v, Tensor)
@@ -155,8 +157,8 @@ class Adapter:
         by_name = dict(zip(watched, gradients, strict=True))
         gradient = by_name.pop(case.output_name)
         return Observation(
-            loss=checked.detach(),
-            gradient=torch.zeros_like(v) if gradient is None else gradient.detach(),
+            loss=checked.detach().to(case.output.device),
+            gradient=(torch.zeros_like(v) if gradient is None else gradient.detach()).to(case.output.device),
             leaked=tuple(n for n, g in by_name.items() if g is not None and bool((g != 0).any())),
             changed=tuple(n for n, x in before.items() if not _same(x, own[n])),
             left=tuple(left),
@@ -259,29 +261,29 @@ def _return_hint(value: Any) -> str:
     return ""
 
 
-def adapter_case(case: Case) -> Case:
-    """A copy of a case as an adapter is handed it."""
-    return Case(case.label, _fresh(case, False))
+def adapter_case(case: Case, device: str | None = None) -> Case:
+    """A copy of a case as an adapter is handed it, on ``device``."""
+    return Case(case.label, _fresh(case, False, device))
 
 
-def _fresh(case: Case, watch_leaks: bool) -> dict[str, Tensor | float]:
+def _fresh(case: Case, watch_leaks: bool, device: str | None) -> dict[str, Tensor | float]:
     """A copy that the adapter may do with as it likes; with ``watch_leaks`` every tensor requires grad."""
     out: dict[str, Tensor | float] = {}
     for name in case.names:
         value = getattr(case, name)
         if isinstance(value, Tensor):
-            value = _copy(value.detach())
+            value = _copy(value.detach(), device)
             if name == case.output_name or (watch_leaks and value.is_floating_point()):
                 value.requires_grad_()
         out[name] = value
     return out
 
 
-def _copy(x: Tensor) -> Tensor:
+def _copy(x: Tensor, device: str | None) -> Tensor:
     """The same numbers in memory of the same layout, also where that has gaps, which clone() would close."""
     if 0 in x.stride():
-        return x.clone()
-    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device).copy_(x)
+        return x.to(device, copy=True)
+    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=device or x.device).copy_(x)
 
 
 def _same(a: Tensor, b: Any) -> bool:

@@ -91,7 +91,7 @@ def _line(judge: Judge, case: Case, setting: str) -> str:
         return ""  # it says where it is
     if not watched():
         return ""  # looking at each line has hung a long-lived process; one that judges this alone has a time limit
-    return line_that_changes(setting, lambda: judge.adapter.function(adapter_case(case)))
+    return line_that_changes(setting, lambda: judge.adapter.function(adapter_case(case, judge.device)))
 
 
 def _seeds(judge: Judge, case: Case) -> str:

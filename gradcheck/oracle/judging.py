@@ -51,9 +51,16 @@ _SMALL: tuple[tuple[int, tuple[int, ...]], ...] = (
 )
 
 
+_LARGE = 2**20
+"""Numbers of a problem from which on it is judged on the device."""
+
+
 @dataclass(frozen=True)
 class Judge:
-    """One implementation on one device in one precision, and the problems to try it on."""
+    """One implementation on one device in one precision, and the problems to try it on.
+
+    The implementation is called on the device; what it must give is computed on the CPU, unless problems are large.
+    """
 
     adapter: Adapter
     conventions: Conventions
@@ -74,7 +81,10 @@ class Judge:
             yield Spec(batch, latent, self.seed * 1_000_003 + i, clip=clip, **regimes)  # type: ignore[arg-type]
 
     def case(self, spec: Spec, dtype: torch.dtype | None = None) -> Case:
-        return oracle_case(self.conventions, self.fitted(spec), dtype or self.dtype, self.device)
+        spec = self.fitted(spec)
+        # Judging is hundreds of small operations: launched on a GPU one by one, they take longer than on the CPU.
+        place = self.device if spec.batch * math.prod(spec.latent) >= _LARGE else "cpu"
+        return oracle_case(self.conventions, spec, dtype or self.dtype, place)
 
     def fitted(self, spec: Spec) -> Spec:
         """The problem in the sizes that the implementation takes."""
@@ -90,7 +100,7 @@ class Judge:
         if needs_presenting(self.conventions):
             own = adapter.function
             adapter = replace(adapter, function=lambda handed: own(presented(self.conventions, handed)))
-        return adapter.observe(self.handed(case), watch_leaks)
+        return adapter.observe(self.handed(case), watch_leaks, self.device)
 
     def handed(self, case: Case) -> Case:
         """The case as an implementation gets it: what networks put out in their own precision, if one is declared."""

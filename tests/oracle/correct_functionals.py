@@ -265,7 +265,9 @@ def square_to_the_optimal_velocity(case: Case) -> Tensor:
 
 @correct("diffusion_nft")
 def both_branches_stacked(case: Case) -> Tensor:
-    signs = torch.tensor([1.0, -1.0], dtype=case.v_theta.dtype).reshape(2, *(1,) * case.v_theta.ndim)
+    signs = torch.tensor([1.0, -1.0], dtype=case.v_theta.dtype, device=case.v_theta.device).reshape(
+        2, *(1,) * case.v_theta.ndim
+    )
     both = case.v_old + signs * case.beta * (case.v_theta - case.v_old)
     errors = (both - case.v_gt).square().flatten(2).sum(2)
     weights = torch.stack([case.reward_prob, 1 - case.reward_prob])

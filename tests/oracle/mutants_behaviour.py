@@ -120,7 +120,7 @@ _GENERATOR = torch.Generator()
 def samples_the_step_again(case: Case) -> Tensor:
     mean, std = sde_step(case, case.v_theta)
     mean_old, _ = sde_step(case, case.v_old)
-    x_prev = (mean_old + std * torch.randn(mean_old.shape, generator=_GENERATOR)).detach()
+    x_prev = (mean_old + std * torch.randn(mean_old.shape, generator=_GENERATOR).to(mean_old)).detach()
     log_ratio = log_density(x_prev, mean, std) - log_density(x_prev, mean_old, std).detach()
     return ppo(log_ratio.flatten(1).mean(1).exp(), case.advantage, case).mean()
 

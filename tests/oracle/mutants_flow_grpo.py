@@ -65,7 +65,7 @@ def normalised_by_total_advantage(case: Case) -> Tensor:
 def masked_mean_counts_the_padding(case: Case) -> Tensor:
     loss = ppo(log_ratio_of(case).exp(), case.advantage, case)
     padded = functional.pad(loss, (0, 16 - len(loss)))
-    mask = torch.arange(16) < len(loss)
+    mask = torch.arange(16, device=loss.device) < len(loss)
     return (padded * mask).mean()
 
 

@@ -238,7 +238,7 @@ def spread(judge: Judge, i: int) -> Evidence:
             case.output_name: start + size * (v - start)
         }
         rest = {x: getattr(case, x) for x in case.names if x not in given and x not in derivation.defined}
-        case = complete(derivation, given, judge.device, rest)
+        case = complete(derivation, given, case.output.device, rest)
     return evidence_of(judge, spec, case, _FAR_OFF)
 
 

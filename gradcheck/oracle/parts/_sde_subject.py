@@ -238,7 +238,7 @@ def _problem(c: SdeStepConvention, spec: Spec, times: tuple[float, float] | None
 
 
 def _std(std: Any, shape: tuple[int, ...]) -> Tensor:
-    x = torch.as_tensor(std)
+    x = torch.as_tensor(std, device="cpu")
     column = (shape[0], *(1,) * (len(shape) - 1))
     if x.numel() == 1:
         return x.reshape((1,) * len(shape)).expand(column)
