@@ -19,6 +19,7 @@ from gradcheck.equivalent import squared_distance
 from gradcheck.error_scale import error_scale
 
 __all__ = [
+    "NOTHING_SEEN",
     "TIES",
     "Comparison",
     "EntryComparison",
@@ -36,6 +37,13 @@ __all__ = [
 ]
 
 
+NOTHING_SEEN = (
+    "cannot be judged: in this precision rounding may change every component by its size or more, or decides on which "
+    "side of its clip each sample is"
+)
+"""What is said of a comparison that is lost."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """How far two tensors are apart, in units of their rounding error.
@@ -49,6 +57,9 @@ class Comparison:
         resolution: the smallest f for which a gradient wrong by the factor 1 + f or 1 − f is refused: the least
             ``THRESHOLD·u·e / |required|`` of the components that are judged, those apart whose clip's branch the
             precision leaves open.  Infinite where none is left: no factor at all would be seen.
+        lost: whether nothing was seen, though something is required: rounding may change every component by its size or
+            more, so that a gradient of 0 would have passed as well, or leaves every branch open.
+        reason: why nothing can be said, where this is the answer to a question; empty where something can.
     """
 
     ratio: float
@@ -58,10 +69,12 @@ class Comparison:
     bound: float
     judged: float
     resolution: float
+    lost: bool = False
+    reason: str = ""
 
     @property
     def holds(self) -> bool:
-        return self.ratio <= THRESHOLD
+        return self.ratio <= THRESHOLD and not self.reason
 
 
 def compare(observed: Tensor, required: Tensor, scale: Tensor, dtype: torch.dtype) -> Comparison:
@@ -97,6 +110,8 @@ def _worst(
     bound = THRESHOLD * unit_roundoff(dtype) * scale
     seen = judged & (exact != 0) if undecided is None else judged & (exact != 0) & ~undecided
     index = tuple(int(i) for i in torch.unravel_index(ratios.argmax(), ratios.shape))
+    resolution = float(torch.where(seen, bound / exact.abs(), torch.inf).min())
+    asked = bool((~judged | (exact != 0)).any()) or (undecided is not None and bool(undecided.any()))
     return Comparison(
         ratio=float(ratios[index]),
         index=index,
@@ -104,7 +119,8 @@ def _worst(
         required=float(required[index]),
         bound=float(bound[index]),
         judged=float(judged.to(torch.float64).mean()),
-        resolution=float(torch.where(seen, bound / exact.abs(), torch.inf).min()),
+        resolution=resolution,
+        lost=asked and not resolution < 1,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import sympy as sp
 import torch
@@ -13,7 +14,7 @@ from derivations.derivation import Derivation
 from derivations.notation import Quantity, quantity
 from gradcheck.case import Case
 from gradcheck.catalogue import Entry, entry
-from gradcheck.compare import Comparison
+from gradcheck.compare import NOTHING_SEEN, Comparison
 from gradcheck.equivalent import equivalent_loss as _equivalent_loss
 from gradcheck.equivalent import target as _target
 from gradcheck.errors import InputError
@@ -118,6 +119,7 @@ def compare_gradient(
 
     Returns:
         The worst component, its test ratio, ``holds``, and the smallest relative error that would have been refused.
+        Where rounding leaves nothing of the gradient, ``reason`` says so, and ``holds`` is false.
 
     Raises:
         InputError: no such algorithm or variant, a case of another one, a gradient of another shape or device, a dtype
@@ -137,16 +139,23 @@ def compare_gradient(
     if problems:
         raise InputError(*problems)
     if output_dtype is None:
-        return _compare_gradient(derivation, case, gradient, factor=factor, dtype=working_dtype)
-    return judge_gradient(
-        derivation,
-        case,
-        gradient,
-        factor=factor,
-        dtype=working_dtype or v.dtype,
-        output_dtype=output_dtype,
-        uses=sp.Add.make_args(derivation.raw_gradient),
-    ).comparison
+        return _answered(_compare_gradient(derivation, case, gradient, factor=factor, dtype=working_dtype))
+    return _answered(
+        judge_gradient(
+            derivation,
+            case,
+            gradient,
+            factor=factor,
+            dtype=working_dtype or v.dtype,
+            output_dtype=output_dtype,
+            uses=sp.Add.make_args(derivation.raw_gradient),
+        ).comparison
+    )
+
+
+def _answered(found: Comparison) -> Comparison:
+    """The comparison, which says so where it could not have seen a mistake."""
+    return replace(found, reason=NOTHING_SEEN) if found.lost and found.holds else found
 
 
 def _matching(name: str, variant: str, case: Case) -> Entry:

@@ -92,7 +92,7 @@ def check_units(declaration: Conventions) -> None:
             )
     if declaration.steps and declaration.batch_reduction == "none":
         problems.append(("steps", "True", "batch_reduction 'mean' or 'sum' with it"))
-    if declaration.guidance is not None and (declaration.prediction != "v" or declaration.output_dtype is not None):
-        problems.append(("guidance", repr(declaration.guidance), "prediction 'v' with it, and no output_dtype"))
+    if declaration.guidance is not None and declaration.prediction != "v":
+        problems.append(("guidance", repr(declaration.guidance), "prediction 'v' with it"))
     if problems:
         raise InputError(*problems)

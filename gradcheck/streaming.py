@@ -261,7 +261,9 @@ class _Worst:
 
     def comparison(self) -> Comparison:
         judged = self.judged.gather(0, self.way()[None]).sum() / math.prod(self.shape)
-        resolution = self.resolution[0].masked_fill(self.undecided, torch.inf).min()
+        resolution = float(self.resolution[0].masked_fill(self.undecided, torch.inf).min())
+        # what is required is 0 where no component, of which all are judged, is other than that
+        asked = (self.judged[0] < math.prod(self.shape[1:])) | (self.resolution[0] != torch.inf) | self.undecided
         ratios = self.ratio.gather(0, self.way()[None])[0]
         sample = int(ratios.argmax())
         ratio, place, observed, required, bound = self.worst[:, int(self.way()[sample]), sample].tolist()
@@ -272,7 +274,8 @@ class _Worst:
             required=required,
             bound=bound,
             judged=float(judged),
-            resolution=float(resolution),
+            resolution=resolution,
+            lost=bool(asked.any()) and not resolution < 1,
         )
 
 

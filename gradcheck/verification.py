@@ -222,7 +222,10 @@ def _proof_line(proof: Proof) -> str:
 
 
 def _check_line(entry: Entry, check: Check) -> str:
-    verdict = f"largest test ratio {check.ratio:.2g}, sees errors of {check.resolution:.0e}"
+    seen = (
+        f"sees errors of {check.resolution:.0e}" if check.resolution < 1 else "sees no error: rounding leaves nothing"
+    )
+    verdict = f"largest test ratio {check.ratio:.2g}, {seen}"
     if check.failure:
         verdict = f"FAILED ({check.failure[1]})"
     return f"{entry.label}: {check.examples} problems in {check.dtype} on {check.device}: {verdict}"

@@ -197,7 +197,7 @@ def test_the_printed_script_shows_the_same_failure(name: str) -> None:
         ({**_AWM, "groups": 4}, "groups", "dgpo"),
         ({**_AWM, "guidance": "on"}, "guidance", "number"),
         ({**_GRPO, "steps": 3}, "steps", "True or False"),
-        ({**_AWM, "guidance": 4.5, "output_dtype": "bfloat16"}, "guidance", "no output_dtype"),
+        ({**_AWM, "guidance": 4.5, "prediction": "epsilon"}, "guidance", "prediction 'v'"),
     ],
 )
 def test_a_batch_that_cannot_be_is_refused_by_name(declared: dict[str, Any], argument: str, wanted: str) -> None:

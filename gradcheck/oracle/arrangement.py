@@ -27,6 +27,7 @@ __all__ = [
     "arranged",
     "counts_samples",
     "fitted",
+    "guidance_scale",
     "in_units",
     "needs_presenting",
     "others_error",
@@ -133,13 +134,41 @@ def _changes(conventions: Conventions, case: Case) -> dict[str, Tensor]:
     if conventions.guidance is not None:
         for name in ("v_theta", "v_old", "v_ref"):
             if name in case.names:
-                changes[name] = _few_bits(getattr(case, name).detach())
+                changes[name] = _of_two_branches(conventions, case, getattr(case, name).detach())
     return changes
 
 
-def _few_bits(x: Tensor) -> Tensor:
-    """Numbers with twelve binary places: then a guided velocity, however its two branches are combined, is exact."""
-    return torch.round(x.to(torch.float64) * 2**12).div(2**12).to(x.dtype)
+def guidance_scale(conventions: Conventions, case: Case) -> float:
+    """The w of v_uncond + w·(v_cond − v_uncond)."""
+    if conventions.guidance is True:
+        return _SCALES[case.output[0].numel() % len(_SCALES)]
+    return float(conventions.guidance or 1.0)
+
+
+def _apart(case: Case) -> Tensor:
+    """v_cond − v_uncond, the same for every sample, so that a part of the batch has the same one: few binary places."""
+    seeded = torch.Generator().manual_seed(case.output[0].numel())
+    drawn = torch.randn(case.output.shape[1:], generator=seeded, dtype=torch.float64)
+    return _places(drawn, _COARSE).clamp(-2, 2).to(case.output.device)
+
+
+def _of_two_branches(conventions: Conventions, case: Case, x: Tensor) -> Tensor:
+    """A velocity near x whose two branches are numbers of the network's precision, and which they make up exactly.
+
+    In half precision they are multiples of 2⁻⁵ below 8, which bfloat16 has; else twelve binary places are kept.
+    """
+    if conventions.output_dtype is None:
+        return _places(x, 12).to(x.dtype)
+    gap = guidance_scale(conventions, case) * _apart(case)
+    return (_places(x.to(torch.float64) - gap, _COARSE).clamp(-4, 4) + gap).to(x.dtype)
+
+
+_COARSE = 5
+
+
+def _places(x: Tensor, count: int) -> Tensor:
+    """The nearest numbers with so many binary places."""
+    return torch.round(x.to(torch.float64) * 2**count).div(2**count)
 
 
 def _gap_name(conventions: Conventions) -> str | None:
@@ -175,12 +204,11 @@ def _guided(conventions: Conventions, case: Case, values: _Values) -> _Values:
     """v_cond and v_uncond with v_uncond + w·(v_cond − v_uncond) = v_theta; both are live."""
     if conventions.guidance is None:
         return values
-    v = case.output
-    seeded = torch.Generator().manual_seed(len(v) + v[0].numel())
-    gap = _few_bits(torch.randn(v.shape, generator=seeded, dtype=torch.float64)).to(v)
-    scale = conventions.guidance if conventions.guidance is not True else _SCALES[v[0].numel() % len(_SCALES)]
+    v, gap, scale = case.output, _apart(case).to(case.output), guidance_scale(conventions, case)
+    put_out = v.dtype if conventions.output_dtype is None else getattr(torch, conventions.output_dtype)
+    branches = {"v_cond": v + (1 - scale) * gap, "v_uncond": v - scale * gap}
     kept = {name: x for name, x in values.items() if name != "v_theta"}
-    return {"v_cond": v + (1 - scale) * gap, "v_uncond": v - scale * gap, **kept, "guidance_scale": scale}
+    return {**{name: x.to(put_out) for name, x in branches.items()}, **kept, "guidance_scale": scale}
 
 
 def _paired(conventions: Conventions, case: Case, values: _Values) -> _Values:

@@ -107,8 +107,12 @@ class Judge:
         dtype = output_dtype(self.conventions)
         if dtype is None:
             return case
-        put_out = {s.name for s in PREDICTIONS} & set(case.names)
-        return case.replace(**{name: getattr(case, name).detach().to(dtype) for name in put_out})
+        return case.replace(**{name: getattr(case, name).detach().to(dtype) for name in self.put_out(case)})
+
+    def put_out(self, case: Case) -> set[str]:
+        """What of a case a network of lower precision puts out as it stands; guided velocities are made of that."""
+        none = self.conventions.output_dtype is None or self.conventions.guidance is not None
+        return set() if none else {s.name for s in PREDICTIONS} & set(case.names)
 
     def reference(self, case: Case) -> Reference:
         return reference(self.conventions, case)
@@ -187,7 +191,7 @@ def compare_over(
         return Outcome(
             "failed", len(looks), result.ratio, detail, result, spec, _share(looks), ratios, meaning, resolution
         )
-    if looks and _nothing_visible(looks):
+    if looks and (_nothing_visible(looks) or all(x.comparison.lost for x in looks)):
         dtype = _name(looks[0].dtype)
         detail = f"nothing to judge: in {dtype}, rounding may change every component by more than its size"
         return Outcome("skipped", len(looks), 0.0, detail)

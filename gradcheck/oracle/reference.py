@@ -18,7 +18,7 @@ from gradcheck.compiled import evaluate
 from gradcheck.conventions import Conventions
 from gradcheck.drawing import Draw
 from gradcheck.error_scale import error_scale
-from gradcheck.oracle.arrangement import arranged, counts_samples, others_error, unit
+from gradcheck.oracle.arrangement import arranged, counts_samples, guidance_scale, others_error, unit
 from gradcheck.oracle.displaced import by_guards, by_times, by_way_of_data
 from gradcheck.problems import Spec, build
 from gradcheck.reads import reads
@@ -124,7 +124,8 @@ def reference(conventions: Conventions, case: Case, dtype: torch.dtype | None = 
         required, allowed = factor * exact.expand(shape), abs(factor) * wide.expand(shape)
         if conventions.output_dtype is not None:
             uses = evaluate(derivation, effective, *_uses(conventions, raw, other), dtype=torch.float64)
-            allowed = _rounded_at_the_end(conventions, dtype, required, allowed, [factor * use for use in uses])
+            sent = factor * _to_the_branches(conventions, case)
+            allowed = _rounded_at_the_end(conventions, dtype, required, allowed, [sent * use for use in uses])
         if several:
             allowed = torch.where(undecided, torch.inf, allowed)
         branches.append((required, allowed))
@@ -146,6 +147,14 @@ def _uses(conventions: Conventions, raw: sp.Expr, other: bool) -> tuple[sp.Expr,
         return parts
     found = reads(conventions.derivation)
     return tuple(x.xreplace({m: m.other for m in sample_masks(x)}) for x in found) if other else found
+
+
+def _to_the_branches(conventions: Conventions, case: Case) -> float:
+    """What the outputs are sent back of a gradient in the velocity: w and 1 − w times it, where there are two."""
+    if conventions.guidance is None:
+        return 1.0
+    w = guidance_scale(conventions, case)
+    return abs(w) + abs(1 - w)
 
 
 def _by_the_others(conventions: Conventions, case: Case, gradient: sp.Expr, dtype: torch.dtype) -> Tensor:

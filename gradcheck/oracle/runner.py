@@ -200,7 +200,7 @@ def check_obligation(
             diagnosis = _of_some_batches(one, outcome, error)
         except StoppedError as error:
             diagnosis = Diagnosis("unknown", f"no cause could be sought: {error}")
-        except ArithmeticError as error:  # a mistake of ours costs the cause, and not the verdict
+        except Exception as error:  # a mistake of ours costs the cause, and not the verdict
             diagnosis = Diagnosis("unknown", f"no cause could be sought: gradcheck failed: {said(error)}{_ours(error)}")
     return Result(
         id=obligation.id,

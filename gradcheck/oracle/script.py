@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from derivations.derivation import PREDICTIONS
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.compare import judgeable
@@ -73,8 +72,7 @@ def _quantities(judge: Judge, case: Case, spec: Spec, strided: bool) -> list[str
             f"quantities[{case.output_name!r}] = drawn.output.detach()",
         ]
         dtype = judge.conventions.output_dtype
-        put_out = sorted({s.name for s in PREDICTIONS} & set(case.names)) if dtype else []
-        lines += [f"quantities[{name!r}] = quantities[{name!r}].to(torch.{dtype})" for name in put_out]
+        lines += [f"quantities[{n!r}] = quantities[{n!r}].to(torch.{dtype})" for n in sorted(judge.put_out(case))]
     else:
         lines = ["quantities = {"]
         handed = judge.handed(case)

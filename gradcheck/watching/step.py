@@ -266,7 +266,7 @@ def _not_finite(line: StepLine, given: Given, gradient: Tensor, constants: Const
 
 
 def _constant_told(context: Context, line: StepLine, seen: Seen, constants: Constants) -> StepLine:
-    if not math.isfinite(seen.resolution):
+    if seen.judged.comparison.lost or not math.isfinite(seen.resolution):
         because = "the required gradient is 0, or lost in rounding: nothing would be seen of a mistake"
         return replace(line, verdict="unjudged", because=because, checks={})
     if not constants.declared:

@@ -7,7 +7,7 @@ gradient, that one alone has the observed direction.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import combinations, islice, product
 
 import sympy as sp
@@ -92,6 +92,8 @@ def extra_term(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
     """The required gradient and that of one more term, times one number."""
     own = stated(judge.conventions.derivation)
     for words, term in _terms(own.table, evidence[0].case.names):
+        if not _known(term, own.table, evidence[0].case.names):
+            continue  # a loss may define its ratio itself, and hold no log-probability
         found: list[Tensor] = []
         for e in evidence:
             more = e.trial.predict({LOSS: term}).times(overall_factor(e.conventions, e.case)).gradient
@@ -108,6 +110,11 @@ def extra_term(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
         if abs(c) > 1e-12 and explains(evidence, predict):
             return Diagnosis("term-added", f"a term is added to the loss: {c:.6g} times {words}; the rest is right")
     return None
+
+
+def _known(term: sp.Expr, table: Mapping[sp.Expr, sp.Expr], names: Collection[str]) -> bool:
+    """Whether everything that a term rests on is defined, or in the case."""
+    return all(_known(table[x], table, names) if x in table else x.name in {*names, "D"} for x in term.free_symbols)
 
 
 def _terms(table: object, names: list[str] | tuple[str, ...]) -> Iterator[tuple[str, sp.Expr]]:

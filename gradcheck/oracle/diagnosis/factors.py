@@ -85,6 +85,12 @@ def factor(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
         return None
     factors = [s.factor for s in found]
     formula = recognise(factors, [s.scalars for s in found], [s.error for s in found])
+    if formula is None or formula.has(
+        sp.Float
+    ):  # where rounding leaves no more digits, a name may fit that they don't tell
+        known = next((x for x in _NAMED_FACTORS if _within(x[0], found)), None)
+        if known is not None:
+            return Diagnosis(known[1], known[2], f"factor={float(known[0]):g}" if known[0].is_number else "")
     if formula is not None:
         for value, name, cause in _NAMED_FACTORS:
             if formula == value:
@@ -93,12 +99,26 @@ def factor(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
             c = factors[0]
             if abs(c - 1) < _CLOSE_TO_ONE:
                 return None  # a shift so small is no factor that somebody wrote
-            return Diagnosis("factor", f"every gradient is {c:.6g} times the required one", f"factor={c:.6g}")
+            written = str(formula) if formula.is_Float else f"{c:.6g}"
+            written = f"{float(written):g}"  # a Float has the digits that rounding leaves
+            return Diagnosis("factor", f"every gradient is {written} times the required one", f"factor={written}")
         if not formula.free_symbols <= {B, n.D}:
             return Diagnosis("factor", f"every gradient is the required one times {text(formula_of(formula))}")
     return _about_one(found) or _clamp(evidence, found) or _common(judge, evidence, found)
 
 
+def _within(value: sp.Expr, found: list[_Scaled]) -> bool:
+    """Whether a name's formula gives every factor as far as rounding tells, and 1 does not."""
+    if len(found) < _FEW or not value.free_symbols <= set(found[0].scalars):
+        return False
+    if value.free_symbols and _one_number(found):
+        return False  # one number gives all of them, and needs no formula
+    wanted = [float(value.xreplace({x: sp.Float(s.scalars[x]) for x in value.free_symbols})) for s in found]
+    fits = all(abs(s.factor - w) <= s.error for s, w in zip(found, wanted, strict=True))
+    return fits and sum(abs(w - 1) > s.error for s, w in zip(found, wanted, strict=True)) >= _FEW
+
+
+_FEW = 3
 _SCATTER = 1 / 8
 """How far single factors may lie from their median, as a share of its distance from 1."""
 _ENOUGH = 8

@@ -53,7 +53,8 @@ def quantity_mistakes(d: Derivation) -> Iterator[Candidate]:
         yield put("missing", f"{of} is missing: 1 stands in its place", sp.S.One)
         yield put("zero", f"{of} is missing: 0 stands in its place", sp.S.Zero)
         yield put("squared", f"{of} is squared", right**2)
-        if name != "advantage" or "temperature" in d.given:  # else it is a factor of the whole term
+        whole = name == "window" or (name == "advantage" and "temperature" not in d.given)
+        if not whole:  # else it is a factor of the whole term
             yield put("doubled", f"{of} is twice what it must be", 2 * right)
             yield put("halved", f"{of} is half of what it must be", right / 2)
         yield put("inverted", f"1/{of} stands where {of} must", 1 / right)

@@ -41,7 +41,7 @@ ONE_EDGE = "the {} clip edge is used on both sides, where the two differ"
 def surrogate_mistakes(d: Derivation) -> Iterator[Candidate]:
     """Mistakes in the ratio and its clip."""
     surrogates = d.loss.atoms(Surrogate)
-    if not surrogates:
+    if len(surrogates) != 1:  # of several each has its own ratio, and no name says which is meant
         return
     (s,) = surrogates
     a, r, low, high = s.args

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradcheck.compare import Comparison
+from gradcheck.compare import NOTHING_SEEN, Comparison
 from gradcheck.oracle.adapter import StoppedError, problem_of
 from gradcheck.oracle.isolation.limits import time_limit
 from gradcheck.oracle.isolation.state import JUDGED, Left, State
@@ -111,15 +111,19 @@ def compared(comparisons: Iterable[Comparison | tuple[Spec | None, Comparison]],
     """The outcome of several comparisons: the first that fails, or that all hold."""
     ratios: list[float] = []
     resolution: float | None = None
+    lost = True
     for item in comparisons:
         spec, one = (None, item) if isinstance(item, Comparison) else item
         ratios.append(one.ratio)
+        lost = lost and one.lost
         resolution = min(one.resolution, math.inf if resolution is None else resolution)
         if not one.holds:
             text = detail or "observed {}, required {}".format(*distinct(one.observed, one.required))
             return Outcome(
                 "failed", len(ratios), one.ratio, text, one, spec, ratios=tuple(ratios), resolution=resolution
             )
+    if ratios and lost:
+        return Outcome("skipped", len(ratios), detail=NOTHING_SEEN)
     return Outcome("passed", len(ratios), max(ratios, default=0.0), ratios=tuple(ratios), resolution=resolution)
 
 
