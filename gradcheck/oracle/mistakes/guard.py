@@ -22,6 +22,8 @@ def corrected_ratio_mistakes(d: Derivation) -> Iterator[Candidate]:
     if n.mean_theta not in d.definitions or d.definitions.get(n.log_ratio, plain) == plain:
         return
     own = stated(d)
+    if BIAS not in own.table:
+        return  # its log-ratio is no corrected one
     bias = own.table[BIAS]
 
     def put(name: str, sentence: str, edits: Overrides) -> Candidate:

@@ -141,7 +141,7 @@ def _log_probabilities(table: dict[sp.Symbol, sp.Expr], deviations: list[Place])
             {n.C2: NORMALISER_STD}
         )
     plain = n.log_prob_theta - n.log_prob_old
-    if table.get(n.log_ratio, plain) != plain:
+    if table.get(n.log_ratio, plain) != plain and plain.free_symbols <= table.keys():
         bias = sp.expand(table[n.log_ratio] / n.C2 - plain).xreplace({n.mean_old: MEAN_BEHIND})
         table[MEAN_BEHIND] = n.mean_old
         table[SCALE], table[BIAS_STD], table[BIAS] = n.C2, n.C2, bias.xreplace({n.C2: BIAS_STD})
