@@ -112,7 +112,10 @@ def subjects(number: int, dtypes: Sequence[str] = DTYPES) -> Iterator[Subject]:
         for dtype in dtypes:
             working = "float32" if dtype == DTYPES[-1] else None
             output, scale = OUTPUTS.get(dtype, (None, 1.0))
-            own = replace(one, batch_reduction="none", working_dtype=working, output_dtype=output, factor=scale)
+            # rows of time steps are the same samples in another arrangement
+            own = replace(
+                one, batch_reduction="none", steps=False, working_dtype=working, output_dtype=output, factor=scale
+            )
             yield Subject(own, dtype)
 
 

@@ -1,4 +1,4 @@
-"""Writes ``docs/benchmarks.md``: ``python -m benchmarks.report``; the GPU's table where there is one."""
+"""Writes ``docs/benchmarks.md``: ``python -m benchmarks.report``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 from . import alarms, sharpness, speed, startup, text
 
-PARTS = ("startup", "cpu", "cuda", "alarms", "sensitivity")
+PARTS = ("startup", "cpu", "alarms", "sensitivity")
 
 PAGE = """# Benchmarks
 
@@ -37,13 +37,9 @@ comparing, beside 50 to 110 in the loss's forward and backward pass, and on a ha
 of some hundred operations in NumPy, which is recorded once for each derivation. For large D it is the reading of the
 latents: about a quarter each goes into their conversion to float64 and into the products.
 
-### CPU
-
 {cpu}
 
-### CUDA
-
-{cuda}
+On a GPU: [the page on CUDA](cuda.md).
 
 ## False alarms
 
@@ -78,16 +74,16 @@ def measure(part: str, checks: int, tries: int, tallies: Sequence[Path] = ()) ->
     if part == "startup":
         header = ("", "measured", "goal")
         return text.table(header, startup.figures())
-    if part in ("cpu", "cuda"):
+    if part == "cpu":
         return speed.speed_table(part)
     if part == "alarms":
         return alarms.table(alarms.totals(tallies) if tallies else alarms.counted(checks))
     return sharpness.sensitivity_table(tries)
 
 
-def where(part: str) -> str:
+def where() -> str:
     """When and on what it was measured."""
-    machine = torch.cuda.get_device_name() if part == "cuda" else f"{os.cpu_count()} CPU cores ({platform.machine()})"
+    machine = f"{os.cpu_count()} CPU cores ({platform.machine()})"
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
     return f"Measured on {datetime.date.today().isoformat()}: {versions}, {machine}, one thread."
 
@@ -106,12 +102,9 @@ def main() -> None:
         parser.error(f"PART is {', '.join(sorted(unknown))}; it must be of {', '.join(PARTS)}")
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for part in options.parts or PARTS:
-        if part == "cuda" and not torch.cuda.is_available():
-            print("cuda: not measured, torch sees no CUDA device")
-            continue
         table = measure(part, options.checks, options.tries, options.tally)
         results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}  # another run may have written meanwhile
-        results[part] = f"{where(part)}\n\n{table}"
+        results[part] = f"{where()}\n\n{table}"
         RESULTS.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
         print(f"## {part}\n\n{results[part]}\n", flush=True)
     absent = {

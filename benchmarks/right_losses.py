@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,12 +30,15 @@ __all__ = ["right_loss"]
 
 def right_loss(style: Style, conventions: Conventions, case: Case) -> Tensor:
     """The per-sample loss, (B,), in one style."""
-    options = dict(conventions.options)
+    options: dict[str, Any] = {**conventions.options, **dict(conventions.pieces)}
     if conventions.adv_clip_max is not None:
         limit = min(conventions.adv_clip_max, torch.finfo(case.advantage.dtype).max)
         case = case.replace(advantage=case.advantage.clamp(-limit, limit))
     policy, held = _LOSSES[conventions.algorithm](style, case, options)
-    return conventions.factor * (conventions.policy_factor * policy + held)
+    loss = conventions.factor * (conventions.policy_factor * policy + held)
+    if options.get("mask") == "samples":
+        loss = loss * case.window
+    return loss * case.dt if options.get("weight") == "dt" else loss
 
 
 # ------------------------------------------------------------------------------------- the sampling path
@@ -59,6 +63,8 @@ def _kl(style: Style, case: Case, options: Mapping[str, str], kind: str, mean: T
     if which == "none":
         return 0.0
     how = options.get("log_prob_reduction", "sum")
+    if which == "velocity":
+        return case.kl_weight * error(style, case.output, _named(case, "ref"), how, value_counts=False)
     other = step(style, case, kind)(_named(case, "ref"))[0].detach()
     if which == "sigma":
         std = std / torch.sqrt(column(case.dt, std))
@@ -68,11 +74,26 @@ def _kl(style: Style, case: Case, options: Mapping[str, str], kind: str, mean: T
 def _policy_gradient(style: Style, case: Case, options: Mapping[str, str]) -> tuple[Tensor, Tensor | float]:
     kind = options.get("sde", "flow")
     log_ratio, mean, std, _ = _gaussian(style, case, options, kind)
-    return _weighed(style, case, options, kind, surrogate_of(style, case, log_ratio), mean, std)
+    policy = surrogate_of(style, case, log_ratio, options)
+    if options.get("kl") == "behaviour":
+        policy = (
+            policy
+            + case.kl_weight
+            * style.pick(
+                "penalty", {"product": lambda: log_ratio * log_ratio / 2, "square": lambda: 0.5 * log_ratio.square()}
+            )()
+        )
+        options = {**options, "kl": "none"}
+    return _weighed(style, case, options, kind, policy, mean, std)
 
 
-def surrogate_of(style: Style, case: Case, log_ratio: Tensor) -> Tensor:
-    return surrogate(style, log_ratio, case.advantage, case.clip_low, case.clip_high)
+def surrogate_of(style: Style, case: Case, log_ratio: Tensor, options: Mapping[str, Any]) -> Tensor:
+    if "log_ratio_max" in options:
+        log_ratio = log_ratio.clamp(-options["log_ratio_max"], options["log_ratio_max"])
+    policy = surrogate(style, log_ratio, case.advantage, case.clip_low, case.clip_high)
+    if options.get("clip") != "dual":
+        return policy
+    return torch.where(case.advantage < 0, torch.minimum(policy, -options["dual_clip"] * case.advantage), policy)
 
 
 def _weighed(
@@ -89,7 +110,7 @@ def _weighed(
 
 def _ddpo(style: Style, case: Case, options: Mapping[str, str]) -> tuple[Tensor, Tensor | float]:
     log_ratio, mean, std, _ = _gaussian(style, case, options, "ddim")
-    return surrogate_of(style, case, log_ratio), _kl(style, case, options, "ddim", mean, std)
+    return surrogate_of(style, case, log_ratio, options), _kl(style, case, options, "ddim", mean, std)
 
 
 def _flow_dppo(style: Style, case: Case, options: Mapping[str, str]) -> tuple[Tensor, Tensor | float]:
@@ -128,7 +149,7 @@ def _guard(style: Style, case: Case, options: Mapping[str, str]) -> tuple[Tensor
             "inner product": lambda: over_latent(style, (mean - mean_old) * (case.x_prev - mean_old) / std, how),
         },
     )()
-    policy = surrogate_of(style, case, log_ratio) / case.dt
+    policy = surrogate_of(style, case, log_ratio, options) / case.dt
     return _weighed(style, case, options, kind, policy, mean, std)
 
 
@@ -140,9 +161,14 @@ def _how(options: Mapping[str, str]) -> str:
 
 
 def _held(style: Style, case: Case, options: Mapping[str, str]) -> Tensor | float:
-    if options.get("reference", "off") == "off":
+    which = options.get("reference", "off")
+    if which == "off":
         return 0.0
-    return case.kl_weight * error(style, case.v_theta, case.v_ref, _how(options), value_counts=False)
+    point = case.v_old if which == "ema" else case.v_ref
+    distance = error(style, case.v_theta, point, _how(options), value_counts=False)
+    if which == "elbo":
+        distance = distance / (2 * case.noise_level**2 * case.t / (1 - case.t))
+    return case.kl_weight * distance
 
 
 def _v_gt(style: Style, case: Case) -> Tensor:
@@ -177,7 +203,7 @@ def _awm(style: Style, case: Case, options: Mapping[str, str]) -> tuple[Tensor, 
     v_gt, t = _v_gt(style, case), case.t if "t" in case.names else torch.ones(())
     new, old = (error(style, v, v_gt, _how(options)) for v in (case.v_theta, case.v_old))
     kind = options.get("omega", "uniform")
-    return surrogate_of(style, case, _discrepancy(kind, old, t).detach() - _discrepancy(kind, new, t)), held
+    return surrogate_of(style, case, _discrepancy(kind, old, t).detach() - _discrepancy(kind, new, t), options), held
 
 
 def _discrepancy(kind: str, m: Tensor, t: Tensor) -> Tensor:
@@ -189,7 +215,9 @@ def _discrepancy(kind: str, m: Tensor, t: Tensor) -> Tensor:
 
 
 def _rwr(style: Style, case: Case, options: Mapping[str, str]) -> tuple[Tensor, Tensor | float]:
-    return _matching(style, case, options, torch.exp(case.reward / case.temperature)), _held(style, case, options)
+    plain = options.get("weighting", "exponential") == "reward"
+    weight = case.reward if plain else torch.exp(case.reward / case.temperature)
+    return _matching(style, case, options, weight), _held(style, case, options)
 
 
 def _awr(style: Style, case: Case, options: Mapping[str, str]) -> tuple[Tensor, Tensor | float]:
@@ -205,9 +233,13 @@ def _awr(style: Style, case: Case, options: Mapping[str, str]) -> tuple[Tensor, 
 
 
 def _fpo(style: Style, case: Case, options: Mapping[str, str]) -> tuple[Tensor, Tensor | float]:
-    v_gt = _v_gt(style, case)
-    new, old = (error(style, v, v_gt, _how(options)) for v in (case.v_theta, case.v_old))
-    return surrogate_of(style, case, old.detach() - new), _held(style, case, options)
+    v_gt, noisy = _v_gt(style, case), options.get("error", "velocity") == "noise"
+
+    def of_noise(v: Tensor) -> Tensor:
+        return error(style, case.x_t + (1 - column(case.t, v)) * v, case.noise, _how(options))
+
+    new, old = (of_noise(v) if noisy else error(style, v, v_gt, _how(options)) for v in (case.v_theta, case.v_old))
+    return surrogate_of(style, case, old.detach() - new, options), _held(style, case, options)
 
 
 def _nft(style: Style, case: Case, options: Mapping[str, str]) -> tuple[Tensor, Tensor | float]:

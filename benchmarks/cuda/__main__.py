@@ -8,6 +8,7 @@ a time limit of its own, at which a process that is still at work is ended; what
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import platform
@@ -20,11 +21,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from . import bandwidth, laws
-from .rows import Row, Share, law_table, off
+from .rows import Row, Share, law_table, off, summed
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Part:
         work: what one process of it does.
         seconds: its time limit; a part that measures nothing starts no piece of work in the last fifth.
         processes: how many share the work at most.
+        table: of its rows.
+        told: what the page says of it, if not the first lines of ``work``.
     """
 
     title: str
@@ -43,6 +47,7 @@ class Part:
     seconds: float
     processes: int = 99
     table: Callable[[list[Row]], str] = law_table
+    told: str = ""
 
 
 PARTS = {
@@ -52,7 +57,7 @@ PARTS = {
     "networks": Part("At the LoRA weights of SD3 and Flux", laws.real_networks, 45),
     "watch": Part("Trainers under the watch", laws.watch, 55),
     "parts": Part("Parts that compute on the device", laws.parts, 20, 6),
-    "vectors": Part("Golden vectors", laws.vectors, 35, 1),
+    "vectors": Part("Golden vectors", laws.vectors, 35),
     "bandwidth": Part("What a check costs", bandwidth.bandwidth, 50, 1, bandwidth.figures_table),
     "alarms": Part("Right code", laws.right_code, 55),
     "compiled": Part("Under torch.compile", laws.compiled, 50),
@@ -66,9 +71,13 @@ _ROOT = Path(__file__).parents[2]
 
 _TEXT = """# On CUDA
 
-`make cuda` runs everything below on a machine with a CUDA device, in at most eight minutes, and writes this page.
+`make cuda` checks and measures everything on this page on a machine with a CUDA device, in at most eight minutes, and
+writes it anew. It runs with the torch that is installed there. The networks and trainers need `diffusers` and `peft`;
+without them these two parts say so. `make cuda ARGS="--device cpu"` tries the script itself on a machine without a GPU.
 
 {where}
+
+{notes}
 
 {sections}
 """
@@ -150,9 +159,15 @@ def where(device: str) -> str:
     return f"Seen on {date.today().isoformat()}: {name}, torch {torch.__version__}, Python {platform.python_version()}."
 
 
-def page(results: dict[str, str], told: str) -> str:
-    sections = [f"## {part.title}\n\n{results[name]}" for name, part in PARTS.items() if name in results]
-    return _TEXT.format(where=told, sections="\n\n".join(sections))
+def page(results: dict[str, Any]) -> str:
+    """The page of a file of results; its notes are written by whoever looked at what was off."""
+    sections = []
+    for name, part in PARTS.items():
+        if name in results["parts"]:
+            found = part.table([Row(**row) for row in results["parts"][name]])
+            sections.append(f"## {part.title}\n\n{part.told or inspect.getdoc(part.work)}\n\n{found}")
+    notes = "\n".join(f"* {note}" for note in results["notes"])
+    return _TEXT.format(where=results["where"], notes=notes, sections="\n\n".join(sections))
 
 
 def main() -> int:
@@ -163,6 +178,7 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="of every part's time limit")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--page", type=Path, default=None, help=f"the page; {PAGE} where there is a CUDA device")
+    parser.add_argument("--write", action="store_true", help="write the page from the results that are there, and stop")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
@@ -170,24 +186,27 @@ def main() -> int:
     if options.worker:
         serve()
         return 0
+    if options.write:
+        PAGE.write_text(page(json.loads(RESULTS.read_text())))
+        return 0
     if options.device == "cuda" and not torch.cuda.is_available():
         print("cuda: not run, torch sees no CUDA device; --device cpu tries the script")
         return 2
-    results: dict[str, str] = {}
+    results: dict[str, Any] = {"where": where(options.device), "notes": [], "parts": {}}
     wrong, workers = 0, [Worker() for _ in range(options.processes)]
     for name in options.parts or PARTS:
         start = time.monotonic()
         rows = run(name, options.device, workers, options.scale * PARTS[name].seconds)
         wrong += off(rows)
-        results[name] = PARTS[name].table(rows)
-        data = {"where": where(options.device), "parts": results}
-        options.results.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
-        print(f"## {name}, {time.monotonic() - start:.0f} s\n\n{results[name]}\n", flush=True)
+        kept = rows if any(row.figures for row in rows) else summed(rows)
+        results["parts"][name] = [row.data() for row in kept]
+        options.results.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+        print(f"## {name}, {time.monotonic() - start:.0f} s\n\n{PARTS[name].table(kept)}\n", flush=True)
     for worker in workers:
         worker.kill()
     target = options.page or (PAGE if options.device == "cuda" else None)
     if target is not None:
-        target.write_text(page(results, where(options.device)))
+        target.write_text(page(results))
     return 1 if wrong else 0
 
 

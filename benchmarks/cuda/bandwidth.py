@@ -72,7 +72,7 @@ def _row(one: Entry, size: int, device: str, ceiling: float) -> list[str]:
 
 
 def bandwidth(share: Share) -> Iterator[Row]:
-    """Small sizes first; what the memory or the time does not allow is left out and told."""
+    """The loss forward and backward, and the check of its gradient: one sample of D coordinates, float32."""
     if share.index:
         return
     ceiling = copy_rate(share.device)

@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import text
 
-__all__ = ["Row", "Share", "law_table", "off"]
+__all__ = ["Row", "Share", "law_table", "off", "summed"]
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,16 @@ def off(rows: Iterable[Row]) -> int:
     return sum(row.off for row in rows)
 
 
+def _shortened(told: Iterable[str], most: int = 5) -> list[str]:
+    """Different ones, of each the beginning."""
+    lines = list(dict.fromkeys(text.partition("\n")[0][:140] for text in told))
+    return lines[:most] + ([f"and {len(lines) - most} more"] if len(lines) > most else [])
+
+
 def law_table(rows: Iterable[Row]) -> str:
     """A line for each kind, and under it what was off."""
     kinds = summed(rows)
     lines = [(r.what, f"{r.checks:,}", f"{r.off:,}", f"{r.worst:.2f}" if r.worst else "") for r in kinds]
     table = text.table(("what", "checks", "not as it must be", "worst test ratio"), lines)
-    told = [f"* {r.what}: {line}" for r in kinds for line in r.told[:10]]
+    told = [f"* {r.what}: {line}" for r in kinds for line in _shortened(r.told)]
     return "\n\n".join([table, *(["\n".join(told)] if told else [])])

@@ -187,11 +187,11 @@ class Watch:
             self._say("twice", f"called twice with the same {self._context.output_name}; the second call is ignored")
             return
         if given is None or output is None or problems:
-            self._refuse(step, problems)
+            self._refuse(step, problems, output)
             return
         self._pend(step, number, given, output)
 
-    def _refuse(self, step: int, problems: list[Problem]) -> None:
+    def _refuse(self, step: int, problems: list[Problem], output: Tensor | None) -> None:
         text = "; ".join(f"{name}: got {got}; wanted {wanted}" for name, got, wanted in problems)
         dead = next((p for p in problems if "without a graph" in p[1]), None)
         self._say(", ".join(sorted({name for name, *_ in problems})), text)
@@ -200,6 +200,11 @@ class Watch:
                 f"{dead[0]} has no graph: no gradient can reach the parameters (adapter off, no_grad, or detached)"
             )
             self._finish(StepLine(step, "wrong", ("no-graph",), sentence, rank=self._rank))
+            return
+        if output is not None and not bool(output.detach().isfinite().all()):
+            rows = (~output.detach().isfinite()).flatten(1).any(1)
+            sentence = f"{self._context.output_name} is not finite in {int(rows.sum())} of {len(rows)} samples; {text}"
+            self._finish(StepLine(step, "wrong", ("not-finite",), sentence, rank=self._rank))
             return
         self._finish(StepLine(step, "unjudged", because=text, rank=self._rank))
 

@@ -65,7 +65,7 @@ def writes(rewards: Tensor, group_ids: Tensor) -> Tensor:
 
 def others_mean(rewards: Tensor, group_ids: Tensor) -> Tensor:
     """RLOO's: each reward less the mean of the group's others."""
-    same = (group_ids[:, None] == group_ids).to(rewards) - torch.eye(len(rewards), dtype=rewards.dtype)
+    same = (group_ids[:, None] == group_ids).to(rewards) - torch.eye(len(rewards)).to(rewards)
     count = same.sum(1)
     return torch.where(count > 0, rewards - same @ rewards / count.clamp(min=1), 0.0)
 

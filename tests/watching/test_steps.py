@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -128,6 +129,20 @@ def test_the_loss_of_other_tensors_is_named(wrong: Any, cause: str) -> None:
     line = judged(step, wrong(step), sigmas=GRID)
     assert line.verdict == "wrong"
     assert cause in line.causes, line
+
+
+def test_a_network_that_puts_out_nan_is_wrong_and_not_a_bad_call() -> None:
+    """What follows from it in the trainer, an advantage of NaN, is no excuse."""
+    step = PolicyStep(off=0.3)
+    loss = step.loss()
+    with torch.no_grad():
+        step.call["v_theta"][0] = math.nan
+    step.call["advantage"] = torch.full((4,), math.nan)
+    with pytest.warns(UserWarning, match="advantage"):
+        line = judged(step, loss)
+    assert line.verdict == "wrong"
+    assert line.causes == ("not-finite",)
+    assert "v_theta is not finite in 1 of 4 samples" in line.because
 
 
 def test_a_wrong_declaration_is_named_as_one() -> None:

@@ -1,0 +1,37 @@
+"""The right code of ``benchmarks.alarms`` is right, for every variant, preset and official clip range."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks import alarms
+from gradcheck.problems import Spec
+
+SUBJECTS = list(alarms.subjects(0, ["float64"]))
+OTHERS = [dtype for dtype in (*alarms.DTYPES, *alarms.OUTPUTS) if dtype != "float64"]
+
+
+@pytest.mark.parametrize("subject", SUBJECTS, ids=str)
+def test_right_code_is_not_refused(subject: alarms.Subject) -> None:
+    spec = alarms.fitting(Spec(24, (2, 3), 0, policy="mixed", time="mixed", advantage="mixed"), subject.conventions)
+    tally, told = alarms.batch(subject, spec, 3)
+    assert tally.checks == 72
+    assert told == []
+
+
+@pytest.mark.parametrize("dtype", OTHERS)
+def test_right_code_in_other_precisions_is_not_refused(dtype: str) -> None:
+    every = list(alarms.subjects(1, [dtype]))
+    for place, subject in enumerate(every[:: len(every) // 5]):
+        spec = Spec(16, (3, 2), place, policy="mixed", time="mixed", advantage="mixed")
+        assert alarms.batch(subject, alarms.fitting(spec, subject.conventions), 2)[1] == []
+
+
+def test_wrong_code_is_refused_there() -> None:
+    """The same machinery sees a gradient that is off by 1 %."""
+    subject = SUBJECTS[0]
+    case = alarms.oracle_case(subject.conventions, Spec(8, (2, 3), 0, policy="start"), torch.float64, "cpu")
+    wanted, _ = alarms.wanted_of(subject.conventions, case)
+    ratios, _ = alarms.worst_of_each(wanted, 1.01 * wanted.gradient.to(torch.float64))
+    assert (ratios > alarms.THRESHOLD).any()
