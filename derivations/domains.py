@@ -57,7 +57,7 @@ def _fits(
     symbol: sp.Symbol, value: sp.Expr, given: tuple[sp.Expr, ...], within: tuple[tuple[sp.Symbol, sp.Interval], ...]
 ) -> str:
     if value.has(sp.nan, sp.zoo, sp.I):
-        return f"{value} is no real number"
+        return f"{value} is not a real number"
     if isinstance(symbol, VectorSymbol):
         return "" if value == 0 or kind(value) == "vector" else f"{symbol} is a vector, and {value} is none"
     try:

@@ -3,7 +3,7 @@ r"""The implementations in a module: everything that ``gradcheck.conforms`` and 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,11 +39,11 @@ class Found:
 
 @dataclass(frozen=True)
 class _Use:
-    """One use of a decorator: what it made of what, and where."""
+    """One use of a decorator: what it made of what, and where; the module, executed anew, is another one."""
 
     subject: Any
     test: Callable[..., None]
-    file: str
+    names: Mapping[str, Any]
     line: int
 
 
@@ -97,16 +97,16 @@ def test_for(
     return test
 
 
-def _where(function: Callable[..., Any]) -> tuple[str, int]:
-    """The file and line outside this package in which the decorator was used, or the function's own in that file."""
+def _where(function: Callable[..., Any]) -> tuple[Mapping[str, Any], int]:
+    """Whose names and which line outside this package the decorator was used in, or the function's own in that file."""
     frame = inspect.currentframe()
     while frame is not None and Path(__file__).parent in Path(frame.f_code.co_filename).parents:
         frame = frame.f_back
     if frame is None:
-        return "", 0
+        return {}, 0
     code = getattr(function, "__code__", None)
     same = code is not None and code.co_filename == frame.f_code.co_filename
-    return frame.f_code.co_filename, code.co_firstlineno if code is not None and same else frame.f_lineno
+    return frame.f_globals, code.co_firstlineno if code is not None and same else frame.f_lineno
 
 
 def subject_of(value: Any) -> Any:
@@ -127,10 +127,9 @@ def found_in(module: ModuleType) -> list[Found]:
     """
     found = [_found(name, value) for name, value, _ in _shown(module)]
     owners = {id(subject_of(value)): owner for _, value, owner in _shown(module)}
-    file = getattr(module, "__file__", None)
     known = {id(one.subject) for one in found}
     for use in _uses:
-        if file and id(use.subject) not in known and _same(use.file, file):
+        if use.names is vars(module) and id(use.subject) not in known:
             found.append(Found(f"{use.subject.name} (line {use.line})", use.subject))
     order = {id(use.subject): i for i, use in enumerate(_uses)}
     first: dict[int, Found] = {}
@@ -178,7 +177,3 @@ def _shown(module: ModuleType) -> Iterator[tuple[str, Any, type | None]]:
                 plain = member.__func__ if isinstance(member, (staticmethod, classmethod)) else member
                 if subject_of(plain) is not None:
                     yield f"{value.__name__}.{inner}", plain, value
-
-
-def _same(a: str, b: str) -> bool:
-    return a == b or Path(a).resolve() == Path(b).resolve()

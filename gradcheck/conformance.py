@@ -106,7 +106,7 @@ def load_found(text: str, conventions: Conventions | None) -> list[Found]:
             raise InputError(
                 (
                     "TARGET",
-                    f"{text!r}, which has no function decorated with gradcheck.conforms or its kin",
+                    f"{text!r}, which has no function that a decorator of gradcheck's marks",
                     "file.py::function",
                 )
             )

@@ -55,7 +55,7 @@ def own_quantities(given: Mapping[str, str] | None) -> Mapping[str, Quantity]:
         raise InputError(("given", f"{given!r:.60}", "a mapping of names to kinds: {'adjoint': 'latent'}"))
     for name, kind in (given or {}).items():
         if not isinstance(name, str) or not name.isidentifier() or name in FUNCTIONS or name in CONSTANTS:
-            problems.append(("given", f"the name {name!r:.60}", "an identifier that is no function's name"))
+            problems.append(("given", f"the name {name!r:.60}", "an identifier that is not a function's name"))
             continue
         try:
             found[name] = own_quantity(name, kind)

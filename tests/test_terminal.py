@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import gradcheck
 from derivations.lemmas import LEMMAS
 from derivations.render import claim_text
 from derivations.wrapping import BREAKS, is_formula, spelled, wrap_formula, wrap_words
@@ -18,6 +22,13 @@ from gradcheck import verification
 from gradcheck.catalogue import CATALOGUE
 from gradcheck.cli import main
 from gradcheck.console import Progress
+from gradcheck.distributed import judging
+from gradcheck.oracle.isolation import parent, unveiling
+from gradcheck.vectors import checking
+from gradcheck.vectors.export import export
+from gradcheck.watching import explaining
+from tests.vectors.answering import answer
+from tests.watching import steps
 
 
 @pytest.fixture(autouse=True)
@@ -67,16 +78,74 @@ COMMANDS = {
     "list": ["list"],
     "list-options": ["list", "--options"],
     "list-theorems": ["list", "--theorems"],
+    "unveil": ["unveil", "test_mine.py::min_snr"],
+    "watch-report": ["watch", "report", "gradcheck-watch.jsonl"],
+    "replay": ["replay", "kept"],
+    "vectors-export": ["vectors", "export", "--out", "exported", "awm[paper]"],
+    "vectors-check": ["vectors", "check", "vectors", "answers"],
+    "distributed": ["distributed", "trainer.py", "--max-examples", "1"],
 }
 """Markdown to paste (`table`), code (`new`) and JSON are for no terminal."""
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the commands read: losses, a run's log and a step of it, vectors and answers, a trainer."""
+    folder = tmp_path_factory.mktemp("prepared")
+    (folder / "test_mine.py").write_text(WRONG)
+    (folder / "trainer.py").write_text(
+        "import gradcheck.distributed\nfrom tests.distributed import trainers\n\n"
+        "zero_grad_inside_the_loop = trainers.zero_grad_inside_the_loop\n"
+    )
+    watch = gradcheck.watch(
+        "flow_grpo", every=1, sigmas=steps.GRID, log=folder / "gradcheck-watch.jsonl", **steps.DECLARED
+    )
+    for i in range(2):
+        step = steps.PolicyStep(i)
+        watch(**step.call)
+        (-step.loss() if i else step.loss()).backward()
+    watch.save(folder / "kept")
+    export(folder / "vectors", "awm[paper]")
+    answer(folder / "vectors", folder / "answers", wrong=lambda loss: lambda case: -loss(case))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def verdicts_are_reached_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes seconds does so in the first width that is tried."""
+    monkeypatch.setattr(explaining, "explained", lambda *given: _once("replay", EXPLAINED, *given))
+    monkeypatch.setattr(checking, "check", lambda *given, **options: _once("vectors", CHECKED, *given, **options))
+    monkeypatch.setattr(judging, "judge_on", lambda *given: _once("distributed", JUDGED, *given))
+    monkeypatch.setattr(parent, "possible", lambda: False)
+    monkeypatch.setattr(unveiling.UnveilJob, "run", _unveiled)
+
+
+EXPLAINED, CHECKED, JUDGED, UNVEILED = explaining.explained, checking.check, judging.judge_on, unveiling.UnveilJob.run
+_KNOWN: dict[str, Any] = {}
+
+
+def _once(name: str, function: Callable[..., Any], *given: Any, **options: Any) -> Any:
+    if name not in _KNOWN:
+        _KNOWN[name] = function(*given, **options)
+    return _KNOWN[name]
+
+
+def _unveiled(job: unveiling.UnveilJob, send: Callable[..., None]) -> None:
+    def run() -> list[Any]:
+        sent: list[Any] = []
+        UNVEILED(job, lambda *message: sent.append(message))
+        return sent
+
+    for message in _once("unveil", run):
+        send(*message)
+
+
 def _printed(
-    command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, columns: int, encoding: str = "utf-8", tty: bool
+    command: str, monkeypatch: pytest.MonkeyPatch, folder: Path, *, columns: int, encoding: str = "utf-8", tty: bool
 ) -> str:
     """What a command writes to a standard output of this kind."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "test_mine.py").write_text(WRONG)
+    monkeypatch.chdir(folder)
+    shutil.rmtree("exported", ignore_errors=True)
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     raw = io.BytesIO()
@@ -95,9 +164,9 @@ class _Terminal(io.TextIOWrapper):
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize(("columns", "encoding"), [(80, "utf-8"), (80, "ascii"), (100, "latin-1"), (160, "utf-8")])
 def test_a_pipe_gets_lines_that_fit_in_its_characters_without_colours(
-    command: str, columns: int, encoding: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    command: str, columns: int, encoding: str, monkeypatch: pytest.MonkeyPatch, prepared: Path
 ) -> None:
-    out = _printed(command, monkeypatch, tmp_path, columns=columns, encoding=encoding, tty=False)
+    out = _printed(command, monkeypatch, prepared, columns=columns, encoding=encoding, tty=False)
     assert out.strip()
     for line in out.splitlines():
         assert len(line) <= columns, line
@@ -108,32 +177,45 @@ def test_a_pipe_gets_lines_that_fit_in_its_characters_without_colours(
 
 
 def test_colours_are_for_terminals_and_not_where_no_color_is_set(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, prepared: Path
 ) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    assert "\x1b[1;31mFAILED\x1b[0m" in _printed("check", monkeypatch, tmp_path, columns=80, tty=True)
+    assert "\x1b[1;31mFAILED\x1b[0m" in _printed("check", monkeypatch, prepared, columns=80, tty=True)
     monkeypatch.setenv("NO_COLOR", "1")
-    assert "\x1b" not in _printed("verify", monkeypatch, tmp_path, columns=80, tty=True)
-    (tmp_path / "other").mkdir()
-    assert "\x1b" not in _printed("check", monkeypatch, tmp_path / "other", columns=80, tty=True)
+    for command in ("verify", "check"):
+        assert "\x1b" not in _printed(command, monkeypatch, prepared, columns=80, tty=True)
 
 
-def test_a_finding_fits_too(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Once, since it takes seconds."""
-    monkeypatch.setenv("COLUMNS", "80")
-    (tmp_path / "mine.py").write_text(WRONG)
-    assert main(["unveil", f"{tmp_path / 'mine.py'}::min_snr"]) == 0
-    out = capsys.readouterr().out
-    assert "min(5, (1 − t)²/t²)(v_θ − v_gt)/D" in out
-    assert all(len(line) <= 80 for line in out.splitlines() if "/mine.py" not in line)
+@pytest.mark.parametrize(
+    ("command", "part"),
+    [
+        ("unveil", "min(5, (1 − t)²/t²)(v_θ − v_gt)/D"),
+        ("watch-report", "wrong"),
+        ("replay", "wrong (sign)"),
+        ("vectors-check", "sign"),
+        ("distributed", "zero_grad_inside_the_loop"),
+    ],
+)
+def test_what_was_found_is_in_it(command: str, part: str, monkeypatch: pytest.MonkeyPatch, prepared: Path) -> None:
+    """A line that fits because nothing was said would be no finding."""
+    assert part in _printed(command, monkeypatch, prepared, columns=80, tty=False)
 
 
-def test_brief_is_one_row_a_target(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    out = _printed("check-brief", monkeypatch, tmp_path, columns=80, tty=False)
+def test_brief_is_one_row_a_target(monkeypatch: pytest.MonkeyPatch, prepared: Path) -> None:
+    out = _printed("check-brief", monkeypatch, prepared, columns=80, tty=False)
     assert out == "test_awm: does not conform (advantage-averaged)\n"
+
+
+def test_a_file_that_is_named_twice_is_judged_twice(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one process, where it is imported anew each time: what an earlier import decorated is not found again."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "test_mine.py").write_text(WRONG)
+    quick = ["--isolation", "none", "--max-examples", "1", "--only", "determinism", "--brief"]
+    assert main(["check", "test_mine.py", "test_mine.py", *quick]) == 0
+    assert capsys.readouterr().out == "test_awm: conforms\n" * 2
 
 
 def test_progress_is_silent_where_no_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -203,7 +203,7 @@ def test_a_weight_without_a_formula_is_told_by_what_it_depends_on() -> None:
     assert set(term.names) == {"advantage", "t"}
     assert not term.mixes
     text = unveiled_text(found)
-    assert "a function of t and A that is no formula of the library" in text
+    assert "a function of t and A that the library of formulas does not have" in text
     value, scalars = term.examples[0]
     expected = 2 * math.cos(7 * scalars[n.t] + scalars[n.advantage]) / 4 / 15
     assert value == pytest.approx(expected, rel=1e-9), "the value shown goes with the numbers shown"

@@ -193,7 +193,7 @@ class Builder:
     def _call(self, node: Call) -> Value:
         if node.function not in FUNCTIONS:
             if node.function in self.defined:
-                raise ParseError(f"{node.function!r} is no function: a '*' may be missing", node.head)
+                raise ParseError(f"{node.function!r} is not a function: a '*' may be missing", node.head)
             raise ParseError(_no_function(node.function, self.defined), node.head)
         function = FUNCTIONS[node.function]
         low, high = _ARGUMENTS.get(function, (1, 1))
@@ -420,7 +420,7 @@ def _bits(expr: sp.Expr) -> int:
 
 def _real(value: Value, span: Span) -> Value:
     if value.expr.has(sp.zoo, sp.nan, sp.oo, -sp.oo, sp.I):
-        raise ParseError("this is no finite real number", span)
+        raise ParseError("this is not a finite real number", span)
     return value
 
 
@@ -431,4 +431,4 @@ def _no_function(name: str, defined: Iterable[str]) -> str:
         hint = suggestion(name, FUNCTIONS)
         known = ", ".join(dict.fromkeys(FUNCTIONS.values()))
         return f"unknown function {name!r}{hint if hint.startswith(' —') else f'; there are {known}'}"
-    return f"{name!r} is no function: a '*' may be missing"
+    return f"{name!r} is not a function: a '*' may be missing"

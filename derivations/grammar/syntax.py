@@ -209,7 +209,9 @@ class _Parser:
         if token.kind == ")":
             return ParseError("this ')' closes nothing", token.span)
         if token.kind == "=":
-            return ParseError("'=' stands in definitions alone, name = expression; a loss is no equation", token.span)
+            return ParseError(
+                "'=' stands in definitions alone, name = expression; a loss is not an equation", token.span
+            )
         return ParseError(f"{token.text!r} cannot stand here", token.span)
 
     def deeper(self, depth: int) -> int:

@@ -128,7 +128,7 @@ def _foreign(c: str) -> str:
     name = unicodedata.name(c, "")
     shown = f"U+{ord(c):04X} {name}".strip()
     if unicodedata.category(c).startswith("L"):
-        return f"{shown} is no letter of the notation: names are of ASCII and a few Greek letters"
+        return f"{shown} is not a letter of the notation: names are of ASCII and a few Greek letters"
     return f"the character {shown} has no meaning here"
 
 

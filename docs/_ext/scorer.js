@@ -13,8 +13,8 @@ var Scorer = {
   // [docname, title, anchor, descr, score]; no score of Sphinx's is above 100
   score: ([page, , , , score]) => {
     const under = (...places) => places.some((place) => page.startsWith(place));
-    if (under("generated/api/", "generated/sources/", "generated/notebooks/zh/")) return score;
-    if (under("verification", "benchmarks", "judged-packages", "generated/article")) return score + 200;
+    if (under("generated/api/", "generated/sources/")) return score;
+    if (under("generated/notebooks/zh/", "verification", "benchmarks", "judged-packages", "generated/article")) return score + 200;
     if (under("generated/notebooks/")) return score + 999;
     return score + (under("generated/algorithms/") ? 1001 : 1000);
   },

@@ -277,7 +277,7 @@ def _why_not(reading: Reading) -> str:
     if not reading.spanned:
         return (
             f"none: up to {reading.residual:.2g} of a sample's gradient, relative to its length, lies outside the "
-            "field's directions, so this is no loss of the family (or it depends on other samples)"
+            "field's directions, so this is not a loss of this family (or it depends on other samples)"
         )
     unknown = ", ".join(t.direction for t in reading.terms if t.formula is None)
     return f"the gradient lies on the field's directions, but no formula was found for its coefficient on {unknown}"

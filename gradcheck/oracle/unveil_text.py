@@ -63,7 +63,11 @@ def _term(t: Term) -> list[str]:
     if t.formula is not None:
         return [f"             {t.direction:12} {text(formula_of(t.formula, _DIGITS))}"]
     names = [text(quantity(name).symbol) for name in t.names] + (["the batch's other samples"] if t.mixes else [])
-    what = f"a function of {_listed(names)} that is no formula of the library; for example" if names else "no formula"
+    what = (
+        f"a function of {_listed(names)} that the library of formulas does not have; for example"
+        if names
+        else "no formula"
+    )
     lines = [f"             {t.direction:12} {what}"]
     for value, scalars in t.examples:
         at = ", ".join(f"{text(said(s))} = {text(sp.Float(x, 4))}" for s, x in scalars.items())

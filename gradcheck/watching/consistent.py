@@ -42,9 +42,8 @@ def check_grid(problem: StepProblem, given: Given) -> Checked:
     start, off = _nearest(grid, t)
     if bool((off > _TIMES).any()):
         i = int(off.argmax())
-        sentence = (
-            f"t = {float(t[i]):.6g} of sample {i} is no point of the grid; the nearest is {float(grid[start[i]]):.6g}"
-        )
+        nearest = float(grid[start[i]])
+        sentence = f"t = {float(t[i]):.6g} of sample {i} is not a point of the grid; the nearest is {nearest:.6g}"
         return Checked(name, (Fault("time-off-grid", sentence),))
     index = None if "step_index" not in given.samples else given.samples["step_index"].numpy()
     if index is not None and bool((index != start).any()):

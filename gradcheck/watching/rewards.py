@@ -116,8 +116,8 @@ def _bent(a: Tensor, r: Tensor, ids: Tensor, rows: list[Tensor], row: Tensor) ->
         return None
     return Fault(
         "advantage-order",
-        "within a group the advantage is no rising line of the reward: they are in another order than the samples, of "
-        "other groups, or of another batch",
+        "within a group the advantage does not rise with the reward along one line: they are in another order than the "
+        "samples, of other groups, or of another batch",
     )
 
 

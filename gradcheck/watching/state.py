@@ -197,7 +197,7 @@ def _explained(problem: StepProblem, given: Given, off: Tensor) -> Fault:
         return best[1]
     count = int((off > _BEYOND).sum())
     sentence = (
-        f"x_prev is not what v_old's step from x_t gives: in {count} of {len(off)} samples what is read off it is no "
+        f"x_prev is not what v_old's step from x_t gives: in {count} of {len(off)} samples what is read off it is not "
         f"noise ({float(off.max()):.3g} standard deviations from it); another time, index, noise level, model or sample"
     )
     return Fault("state", sentence)
@@ -213,7 +213,8 @@ def _clamped(x_prev: Tensor) -> Fault | None:
     if not at:
         return None
     sentence = (
-        f"x_prev was clamped after it was sampled ({' and '.join(at)}, to the last digit): it is no sample of the step"
+        f"x_prev was clamped after it was sampled ({' and '.join(at)}, to the last digit): "
+        "it is not a sample of the step"
     )
     return Fault("state-clamped", sentence)
 

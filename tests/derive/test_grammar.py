@@ -167,8 +167,8 @@ REFUSED = {
     "mean(norm2(v_theta))": "one number already",
     "A**R*norm2(v_theta)": "exponent",
     "norm2(v_theta)/0": "division by 0",
-    "log(0)*norm2(v_theta)": "no finite real",
-    "sqrt(-1)*norm2(v_theta)": "no finite real",
+    "log(0)*norm2(v_theta)": "not a finite real",
+    "sqrt(-1)*norm2(v_theta)": "not a finite real",
     "clip(ratio, 1.2, 0.8)": "above its upper",
     "min(ratio)": "2 or more arguments",
     # names

@@ -174,6 +174,72 @@ def test_the_eye_is_sharp(site: str, browser: Any) -> None:
     page.close()
 
 
+FOUND = "[...document.querySelectorAll('#search-results ul.search > li > a')].map((a) => a.getAttribute('href'))"
+
+
+@in_browser
+@pytest.mark.parametrize(
+    ("words", "first"),
+    [
+        ("awm", "generated/algorithms/awm.html"),
+        ("diffusion nft", "generated/algorithms/diffusion-nft.html"),
+        ("flow_grpo", "generated/algorithms/flow-grpo.html"),
+        ("guard", "generated/algorithms/grpo-guard.html"),
+        ("clip", ""),
+        ("ratio", ""),
+        ("advantage", ""),
+        ("unveil", ""),
+    ],
+)
+def test_search_finds_what_is_written_for_readers_before_modules(
+    words: str, first: str, site: str, browser: Any
+) -> None:
+    page = browser.new_page()
+    page.goto(f"{site}/search.html?q={words.replace(' ', '+')}")
+    page.wait_for_function("document.querySelector('#search-results .search-summary')?.textContent.includes('found')")
+    found = page.evaluate(FOUND)
+    page.close()
+    assert found
+    assert first in ("", found[0])
+    reference = [link.startswith(("generated/api/", "generated/sources/", "py-modindex")) for link in found]
+    assert not reference[0]
+    assert reference == sorted(reference), "a module stands before a page"
+
+
+FOLDED = """(id) => {
+  const place = document.getElementById(id), box = place.closest("details");
+  return { folded: Boolean(box), open: Boolean(box?.open), shown: box ? place.parentElement.checkVisibility() : true };
+}"""
+
+
+@in_browser
+@pytest.mark.parametrize("arrival", ["with the page", "on the page"])
+def test_a_link_to_a_folded_step_unfolds_it(arrival: str, site: str, browser: Any) -> None:
+    page, id_ = browser.new_page(), "step-awm-mean-gradient"
+    page.goto(f"{site}/generated/algorithms/awm.html" + (f"#{id_}" if arrival == "with the page" else ""))
+    page.wait_for_function("document.documentElement.dataset.formulas === 'done'")
+    if arrival == "on the page":
+        assert page.evaluate(FOLDED, id_) == {"folded": True, "open": False, "shown": False}
+        page.evaluate("(id) => { location.hash = id; }", id_)
+    page.wait_for_function(f"document.getElementById({id_!r}).closest('details').open")
+    assert page.evaluate(FOLDED, id_) == {"folded": True, "open": True, "shown": True}
+    page.close()
+
+
+@in_browser
+@pytest.mark.parametrize("name", ["index.html", "start.html", "oracle.html", "watch.html", "generated/bugs.html"])
+def test_tables_of_what_people_read_first_are_whole_on_a_desktop(name: str, site: str, browser: Any) -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(f"{site}/{name}")
+    page.wait_for_function("document.documentElement.dataset.formulas === 'done'")
+    tables = page.evaluate(
+        "[...document.querySelectorAll('article .table-wrapper')].map((t) => [t.scrollWidth, t.clientWidth])"
+    )
+    page.close()
+    assert tables or name == "start.html"
+    assert all(needed <= had for needed, had in tables)
+
+
 class _Links(HTMLParser):
     def __init__(self) -> None:
         super().__init__()

@@ -249,8 +249,8 @@ def index_page() -> str:
     ]
     listed = "\n".join(f"{page_name(s)}" for s, _ in ALGORITHMS)
     return (
-        "# Algorithms\n\nOne page for each entry of the catalogue, made from its derivation when this site was built: "
-        "the loss, every step with its formula, the target, and what implementations may do differently.\n\n"
+        "# Algorithms\n\nOne page for each loss: what it does and for whom, where it pulls, where it goes wrong, every "
+        "step of its derivation, and what implementations may do differently.\n\n"
         + table(("algorithm", "what it is", "forms"), rows)
         + f"\n\n```{{toctree}}\n:hidden:\n\n{listed}\n```\n"
     )

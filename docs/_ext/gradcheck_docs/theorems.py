@@ -90,7 +90,7 @@ def predictions_page() -> str:
     """What a network may predict, and the other direction of time."""
     opening = (
         "# Predictions and times\n\nEach prediction is affine in every other one, and time may run either way; "
-        "[Other variables](../parameterisations.md) says what becomes of a loss."
+        "[Noise or data predictions](../parameterisations.md) says what becomes of a loss."
     )
     return "\n\n".join((opening, *map(_theorem, PARAMETERISATIONS))) + "\n"
 
@@ -166,9 +166,8 @@ def differences_page(qualified: Iterable[tuple[str, str]]) -> str:
         "The article [“揭开loss看梯度”](https://zhuanlan.zhihu.com/p/1995493539912623296) (王峰, 2026) started this "
         "project: its method is the one used here, and its closing table is right in every target. Five of its "
         "formulas differ from what is proved, in a sign or a factor. None of them changes a conclusion: the article "
-        "asks for directions, and says that it leaves constants out. Whoever copies a formula into code needs them, "
-        "though. "
-        "Each statement below is a machine-checked step.",
+        "asks for directions, and says that it leaves constants out. You need them, though, if you copy a formula into "
+        "code. Each statement below is a machine-checked step.",
     ]
     modules = {symbolic.NAME: symbolic for symbolic, _ in ALGORITHMS}
     for number, erratum in enumerate(ERRATA, 1):
