@@ -104,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="what it holds itself, clip_range=0.2, sde=dance …",
     )
+    check_command.add_declaration(unveil)
     unveil.set_defaults(run=_unveil)
 
     from gradcheck.distributed import command as distributed_command
@@ -160,6 +161,9 @@ def _of_a_declaration(parser: argparse.ArgumentParser, *, new: bool) -> None:
     parser.add_argument("--loss", metavar="EXPRESSION", help="in its place: the loss itself in one line, as for derive")
     parser.add_argument("--preset", metavar="NAME", help="a public implementation's declaration")
     parser.add_argument("--declare", action="append", default=[], metavar="KEY=VALUE", help="a convention")
+    parser.add_argument(
+        "--given", action="append", default=[], metavar="NAME=KIND", help="with --loss: data of your own, as for derive"
+    )
     if not new:
         parser.add_argument("--json", action="store_true", help="as JSON")
     parser.set_defaults(run=_new if new else _fields)
@@ -214,6 +218,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _unveil(arguments: argparse.Namespace) -> int:
     import torch
 
+    from gradcheck.oracle.command import declared_by
     from gradcheck.oracle.isolation.memory import available_memory
     from gradcheck.oracle.isolation.parent import Child, possible
     from gradcheck.oracle.isolation.unveiling import UnveilJob
@@ -221,7 +226,8 @@ def _unveil(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(1)
     if not arguments.timeout > 0:
         raise InputError(("timeout", repr(arguments.timeout), "seconds, more than 0"))
-    job = UnveilJob(arguments.target, arguments.timeout, tuple(arguments.set))
+    declared = declared_by(arguments)
+    job = UnveilJob(arguments.target, arguments.timeout, tuple(arguments.set), declared)
     child = Child(job, arguments.timeout, available_memory(), arguments.target)
     messages: list[tuple[Any, ...]] = []
     if possible():

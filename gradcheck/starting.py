@@ -16,7 +16,7 @@ from gradcheck.console import in_characters, width
 from gradcheck.conventions import Conventions, declare
 from gradcheck.oracle.adapter import Adapter
 from gradcheck.oracle.arrangement import needs_presenting, presented
-from gradcheck.oracle.command import declared_pairs
+from gradcheck.oracle.command import declared_by
 from gradcheck.oracle.judging import Judge
 from gradcheck.problems import Spec
 
@@ -140,7 +140,5 @@ def _call(conventions: Conventions) -> str:
 
 def declared(arguments: argparse.Namespace) -> Conventions:
     """What a command line declares: an algorithm, a preset or a loss in one line, and conventions."""
-    pairs = declared_pairs(arguments.declare)
-    if arguments.loss is not None:
-        pairs["loss"] = arguments.loss
-    return declare(arguments.algorithm, preset=arguments.preset, **pairs)
+    algorithm, preset, pairs = declared_by(arguments) or (None, None, {})
+    return declare(algorithm, preset=preset, **pairs)

@@ -80,11 +80,16 @@ def test_the_catalogues_formulas_are_found(entry: Entry) -> None:
 
 
 @pytest.mark.parametrize("entry", UNREAD, ids=lambda e: e.label)
-def test_the_catalogue_names_what_no_formula_is_found_for(entry: Entry) -> None:
-    found = unveil(lambda case: entry.loss(case).mean(), entry.label)
-    assert found.gradient is None
-    assert "no formula was found" in found.reason
-    assert found.matches == (f"{entry.label}, batch_reduction='mean'",)
+@pytest.mark.parametrize("factor", [1, -2])
+def test_the_catalogue_has_the_formulas_that_are_not_read_off_the_numbers(entry: Entry, factor: int) -> None:
+    """Where the gradient is an entry's, up to a constant factor: that entry's derivation is told."""
+    found = unveil(lambda case: factor * entry.loss(case).mean(), entry.label)
+    assert (found.reason, found.source) == ("", entry.label)
+    assert found.matches == (f"{entry.label}, batch_reduction='mean'" + ("" if factor == 1 else ", factor=-2"),)
+    derivation = entry.derivation
+    assert found.gradient == factor * derivation.gradient
+    pulled = 2 * found.weight * (derivation.output - found.target)
+    assert calculus.is_zero(derivation.inline(pulled) - derivation.inline(found.gradient))
 
 
 # ------------------------------------------------------------------------------------ losses of other people
@@ -529,3 +534,81 @@ def test_a_target_that_is_a_share_of_the_velocity_is_read() -> None:
 
     found = unveil(state_minus_data, "state_minus_data")
     assert (found.process, found.target) == ("forward", n.t * n.v_gt)
+
+
+def _halves(case: Case) -> Tensor:
+    gap = ((case.v_theta - case.v_gt) ** 2).flatten(1).sum(1) - ((case.v_ref - case.v_gt) ** 2).flatten(1).sum(1)
+    won, lost = gap.chunk(2)
+    return torch.nn.functional.softplus(case.beta_dpo * (won - lost)).mean()
+
+
+def _counted(case: Case) -> Tensor:
+    each = case.advantage * ((case.v_theta - case.v_gt) ** 2).flatten(1).sum(1)
+    return (each * case.mask).sum() / case.mask.sum()
+
+
+def _rows(case: Case) -> Tensor:
+    error = ((case.v_theta - case.v_gt) ** 2).flatten(2).sum(2)
+    return (case.advantage[:, None] * error).mean()
+
+
+def _guided(case: Case) -> Tensor:
+    v = case.v_uncond + case.guidance_scale * (case.v_cond - case.v_uncond)
+    return (case.advantage * ((v - case.v_gt) ** 2).flatten(1).sum(1)).mean()
+
+
+@pytest.mark.parametrize(
+    ("function", "declared", "other"),
+    [
+        (_halves, {"algorithm": "diffusion_dpo", "pairs": "halves"}, {"pairs": "adjacent"}),
+        (_counted, {"algorithm": "awm", "mask": "samples"}, {"mask_reduction": "mean"}),
+        (_rows, {"algorithm": "awm", "steps": True}, {"reduction": "mean"}),
+        (_guided, {"algorithm": "awm", "guidance": True}, {"reduction": "mean"}),
+        (lambda c: 2 * _guided(c), {"algorithm": "awm", "guidance": True}, {"reduction": "mean"}),
+    ],
+)
+def test_a_batch_is_looked_at_as_it_is_declared(
+    function: Callable[[Case], Tensor], declared: dict[str, Any], other: dict[str, Any]
+) -> None:
+    """The derivation is told of code that has its gradient, a factor apart, and not under another declaration."""
+    conventions = declare(**declared)
+    found = unveil(function, "loss", assumed=Assumed.of((), conventions))
+    assert found.reason == ""
+    assert found.derivation is conventions.derivation
+    factor = 1 if "factor" not in found.matches[0] else 2
+    assert found.gradient == factor * conventions.derivation.gradient
+    text = unveiled_text(found)
+    assert f"as declared, {declared['algorithm']}: the gradient is the derived one" in " ".join(text.split())
+    wrong = unveil(function, "loss", assumed=Assumed.of((), declare(**{**declared, **other})))
+    if wrong.matches:  # sum for mean differs by a number where all latents are of one size
+        pytest.fail(f"{wrong.matches} under another declaration")
+    assert "not the gradient of what is declared" in wrong.reason
+    assert unveiled_text(wrong)
+
+
+def test_code_for_one_rank_of_latents_is_looked_at_there() -> None:
+    def images(case: Case) -> Tensor:
+        return (case.advantage * ((case.v_theta - case.v_gt) ** 2).mean(dim=(1, 2, 3))).mean()
+
+    found = unveil(images, "images")
+    assert (found.axes, found.reason) == (3, "")
+    assert "awm[mean], batch_reduction='mean'" in found.matches
+    assert "of 3 axes besides the batch's alone" in unveiled_text(found)
+
+
+def test_the_command_takes_a_declaration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "def loss(case):\n"
+        "    s = case.expand(case.s)\n"
+        "    return ((case.v_theta - case.v_ref + s * case.adjoint) ** 2).flatten(1).sum(1).mean()\n"
+    )
+    line = ["--loss", "norm2(v_theta - v_ref + s*adjoint)", "--given", "adjoint=latent", "--given", "s=sample > 0"]
+    assert main(["unveil", f"{file}::loss", *line]) == 0
+    assert "gradient   2(v_θ − v_ref) + 2s adjoint" in capsys.readouterr().out
+    assert main(["check", f"{file}::loss", *line, "--only", "gradient", "--isolation", "none"]) == 0
+    capsys.readouterr()
+    assert main(["unveil", f"{file}::loss", "--given", "adjoint"]) == 2
+    assert "--given" in capsys.readouterr().err
+    assert main(["unveil", f"{file}::loss", *line[:2], "--given", "adjoint"]) == 2
+    assert "NAME=KIND" in capsys.readouterr().err

@@ -8,15 +8,16 @@ from dataclasses import fields, replace
 import sympy as sp
 
 from derivations import render
-from derivations.calculus import ClipMask, Mask, Norm2, Surrogate
+from derivations.calculus import Mask, Norm2, Surrogate
 from derivations.derivation import Proof, Step
-from derivations.grammar.kinks import is_kink, shown
+from derivations.grammar.kinks import shown
 from derivations.notation import v_theta
 from derivations.torchgen import ordered_formulas
 from gradcheck.bounds import THRESHOLD
 from gradcheck.deriving.checking import Checked
 from gradcheck.deriving.matching import Match
 from gradcheck.deriving.result import Derived
+from gradcheck.masks import mask_lines, mask_names
 
 __all__ = ["latex_block", "markdown", "masks", "plain", "shortened"]
 
@@ -29,10 +30,7 @@ EXACT = {
 
 def masks(derived: Derived) -> dict[sp.Expr, sp.Symbol]:
     """Names for the clip masks in the gradient: m, or m_1, m_2 … where there are several."""
-    found = sorted(derived.gradient.atoms(Mask), key=sp.default_sort_key)
-    if len(found) < 2:
-        return {mask: sp.Symbol("m", nonnegative=True) for mask in found}
-    return {mask: sp.Symbol(f"m_{i}", nonnegative=True) for i, mask in enumerate(found, 1)}
+    return mask_names(derived.gradient)
 
 
 class _Page:
@@ -53,20 +51,7 @@ class _Page:
 
     @property
     def mask_lines(self) -> list[str]:
-        names = masks(self.derived)
-        plain_text = self.dialect is render.text
-        join, either = (" and ", ", or ") if plain_text else (r" \text{ and } ", r" \text{ or } ")
-        low, other = ("0 where ", "; else 1") if plain_text else (r"0 \text{ where } ", r", \text{ else } 1")
-        out = []
-        for mask, symbol in names.items():
-            if not isinstance(mask, ClipMask):
-                out.append(f"{self(symbol)} = {low}{join.join(f'{self(c)} > 0' for c in mask.args)}{other}")
-                continue
-            a, r, low_range, high_range = mask.args
-            above, below = f"{self(r)} > {self(sp.expand(1 + high_range))}", f"{self(r)} < {self(1 - low_range)}"
-            sides = (f"{self(a)} > 0{join}{above}", f"{self(a)} < 0{join}{below}")
-            out.append(f"{self(symbol)} = {low}{above if is_kink(mask) else either.join(sides)}{other}")
-        return out
+        return mask_lines(masks(self.derived), self, self.dialect is render.text)
 
     def step(self, step: Step) -> Step:
         """A step with the masks named and plain minima written."""

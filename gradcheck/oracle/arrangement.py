@@ -30,6 +30,7 @@ __all__ = [
     "guidance_scale",
     "in_units",
     "needs_presenting",
+    "of_rank",
     "others_error",
     "presented",
     "unit",
@@ -80,10 +81,10 @@ def fitted(conventions: Conventions, spec: Spec, latent: tuple[int, ...] | None 
     if conventions.latents:
         return replace(spec, latent=conventions.latents[spec.seed % len(conventions.latents)])
     axes = conventions.latent_axes or (None if latent is None else len(latent))
-    return spec if axes is None else replace(spec, latent=_of_rank(spec.latent, axes))
+    return spec if axes is None else replace(spec, latent=of_rank(spec.latent, axes))
 
 
-def _of_rank(latent: tuple[int, ...], axes: int) -> tuple[int, ...]:
+def of_rank(latent: tuple[int, ...], axes: int) -> tuple[int, ...]:
     """A latent with as many axes: the last ones merged, or small ones of other sizes added."""
     if len(latent) > axes:
         return (*latent[: axes - 1], prod(latent[axes - 1 :]))

@@ -13,7 +13,7 @@ from typing import Any
 from gradcheck.console import Progress, coloured, painted, prose
 from gradcheck.errors import InputError, forgiven
 
-__all__ = ["add_arguments", "declared_pairs", "run"]
+__all__ = ["add_arguments", "add_declaration", "declared_by", "declared_pairs", "run"]
 
 _REPORTS = {
     "json": "the judgement as JSON (docs/oracle-report.md)",
@@ -28,12 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "targets", nargs="+", metavar="TARGET", help="folder, file.py, file.py::function or package.module:function"
     )
-    parser.add_argument("--algorithm", metavar="NAME", help="for functions that are not decorated: what they implement")
-    parser.add_argument("--loss", metavar="EXPRESSION", help="in its place: the loss itself in one line, as for derive")
-    parser.add_argument("--preset", metavar="NAME", help="for those too: a public implementation's declaration")
-    parser.add_argument(
-        "--declare", action="append", default=[], metavar="KEY=VALUE", help="for those too: a convention"
-    )
+    add_declaration(parser)
     parser.add_argument(
         "--only", action="append", default=[], metavar="OBLIGATION", help="check this one; may be repeated"
     )
@@ -105,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_only([name for name in only if name not in PART_OBLIGATIONS])
     memory = available_memory() if arguments.memory is None else _memory(arguments.memory)
     earlier = _baseline(arguments.baseline)
-    declared = _declared(arguments)
+    declared = declared_by(arguments)
     judgements = []
     pictures: dict[Any, Any] = {}
     texts = list(_files_of(arguments.targets))
@@ -189,21 +184,42 @@ def _memory(text: str) -> float:
     return size
 
 
-def _declared(arguments: argparse.Namespace) -> tuple[str | None, str | None, dict[str, Any]] | None:
+def add_declaration(parser: argparse.ArgumentParser) -> None:
+    """What functions that are not decorated are declared to be."""
+    parser.add_argument("--algorithm", metavar="NAME", help="for functions that are not decorated: what they implement")
+    parser.add_argument("--loss", metavar="EXPRESSION", help="in its place: the loss itself in one line, as for derive")
+    parser.add_argument("--preset", metavar="NAME", help="for those too: a public implementation's declaration")
+    parser.add_argument(
+        "--declare", action="append", default=[], metavar="KEY=VALUE", help="for those too: a convention"
+    )
+    parser.add_argument(
+        "--given", action="append", default=[], metavar="NAME=KIND", help="with --loss: data of your own, as for derive"
+    )
+
+
+def declared_by(arguments: argparse.Namespace) -> tuple[str | None, str | None, dict[str, Any]] | None:
+    """Algorithm, preset and conventions of a command line; ``None`` if it declares nothing.
+
+    Raises:
+        InputError: that is no declaration.
+    """
     from gradcheck.conventions import declare
 
     if arguments.algorithm is None and arguments.preset is None and arguments.loss is None:
-        if arguments.declare:
-            raise InputError(("--declare", repr(arguments.declare[0]), "--algorithm, --loss or --preset with it"))
+        for flag, texts in (("--declare", arguments.declare), ("--given", arguments.given)):
+            if texts:
+                raise InputError((flag, repr(texts[0]), "--algorithm, --loss or --preset with it"))
         return None
     pairs = declared_pairs(arguments.declare)
     if arguments.loss is not None:
         pairs["loss"] = arguments.loss
+    if arguments.given:
+        pairs["given"] = {name: str(kind) for name, kind in declared_pairs(arguments.given, "--given").items()}
     declare(arguments.algorithm, preset=arguments.preset, **pairs)  # which raises where that is no declaration
     return arguments.algorithm, arguments.preset, pairs
 
 
-def declared_pairs(texts: Sequence[str]) -> dict[str, Any]:
+def declared_pairs(texts: Sequence[str], flag: str = "--declare") -> dict[str, Any]:
     """What ``--declare KEY=VALUE`` says, each time that it is given.
 
     Raises:
@@ -213,7 +229,9 @@ def declared_pairs(texts: Sequence[str]) -> dict[str, Any]:
     for text in texts:
         key, separator, value = text.partition("=")
         if not separator:
-            raise InputError(("--declare", repr(text), "KEY=VALUE, log_prob_reduction=mean for instance"))
+            example = "KEY=VALUE, log_prob_reduction=mean for instance"
+            example = example if flag == "--declare" else "NAME=KIND, adjoint=latent for instance"
+            raise InputError((flag, repr(text), example))
         pairs[key.strip()] = _value(value.strip())
     return pairs
 

@@ -3,7 +3,7 @@ r"""Cases that hold every quantity of a process at once, for a loss of which nob
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from derivations.sde import SDES, step_with
 from gradcheck.case import Case
 from gradcheck.catalogue import CATALOGUE, Entry
 from gradcheck.conventions import Conventions
+from gradcheck.oracle.arrangement import of_rank
 from gradcheck.problems import Spec, complete, draw_given
 
 __all__ = ["UNIVERSES", "Universe", "Watched", "family"]
@@ -53,6 +54,7 @@ class Universe:
         log_prob_reduction: of the stored log-probability over the latent's coordinates, ``"sum"`` or ``"mean"``.
         numbers: one-number quantities that are given instead of drawn; ``adv_clip_max`` keeps advantages below it.
         declared: a loss of which it is declared that it is this one; its quantities are there too.
+        axes: how many axes its latents have, without the batch's; ``None``: now as many, now others.
     """
 
     process: str
@@ -60,12 +62,15 @@ class Universe:
     numbers: Mapping[str, float] = field(default_factory=dict)
     log_prob_reduction: str = "sum"
     declared: Derivation | None = None
+    axes: int | None = None
 
     def __str__(self) -> str:
         return self.process + (f", on {self.sde} steps" if self.sde else "")
 
     def draw(self, spec: Spec) -> Quantities:
         """What a problem is made from, consistent among themselves, every step on one time grid."""
+        if self.axes is not None:
+            spec = replace(spec, latent=of_rank(spec.latent, self.axes))
         members = self._members()
         names = list(dict.fromkeys(name for d in (*members, *self._own()) for name in d.given))
         names += ["D"] if "D" not in names else []

@@ -16,6 +16,10 @@ import sympy as sp
 import torch
 from torch import Tensor
 
+from derivations.calculus import ClipMask, Mask
+from derivations.derivation import Derivation
+from derivations.grammar.kinks import is_kink
+from derivations.sde import step_with
 from gradcheck.case import Case
 from gradcheck.compare import compare
 from gradcheck.conventions import Conventions
@@ -25,9 +29,10 @@ from gradcheck.oracle.character import policy_of, target_of, trust_of
 from gradcheck.oracle.formulas import simple_number
 from gradcheck.oracle.look import FLOAT64, Look, Reading, Term
 from gradcheck.oracle.reference import reference
+from gradcheck.oracle.stated import held_apart, state
 from gradcheck.oracle.universal import UNIVERSES, Universe, Watched, family
 from gradcheck.oracle.weights import said
-from gradcheck.oracle.xray import B
+from gradcheck.oracle.xray import B, Direction
 from gradcheck.problems import Spec
 
 __all__ = ["Term", "Unveiled", "unveil"]
@@ -54,6 +59,10 @@ class Unveiled:
         precision: ``"float64"``, or ``"float32"`` where formulas hold to that precision only.
         matches: entries of the catalogue with this gradient, as one declares them.
         reason: why there is no formula; empty if there is one.
+        source: where the formulas are from, if they were not read off the numbers: the derivation whose gradient the
+            code's was seen to be.
+        derivation: that one.
+        axes: how many axes its latents must have, besides the batch's, where it raises on others.
     """
 
     name: str
@@ -73,6 +82,9 @@ class Unveiled:
     precision: str
     matches: tuple[str, ...]
     reason: str
+    source: str = ""
+    derivation: Derivation | None = None
+    axes: int | None = None
 
 
 def unveil(
@@ -90,10 +102,25 @@ def unveil(
         AdapterError: it can be called in neither process, or returns no differentiable loss.
     """
     assumed = assumed or Assumed()
+    if assumed.declared is not None and held_apart(assumed.declared):
+        return _beside(function, name, timeout, assumed.declared)
+    first: AdapterError | None = None
+    for axes in (None, 3, 2, 4, 1):  # code for one rank of latents raises on others
+        try:
+            return replace(_read_off(function, name, timeout, assumed, axes), axes=axes)
+        except AdapterError as error:
+            first = first or error
+    assert first is not None
+    raise first
+
+
+def _read_off(
+    function: Callable[[Case], Any], name: str, timeout: float, assumed: Assumed, axes: int | None
+) -> Unveiled:
     read: set[str] = set()
     looks: list[Look] = []
     problems: list[tuple[Universe, AdapterError]] = []
-    for universe in _worlds(function, name, timeout, assumed, read):
+    for universe in _worlds(function, name, timeout, assumed, read, axes):
         try:
             world = replace(universe, numbers=assumed.numbers, declared=assumed.loss)
             looks.append(Look(function, name, timeout, world, assumed.unit))
@@ -118,14 +145,14 @@ _OF_BOTH = {
 
 
 def _worlds(
-    function: Callable[[Case], Any], name: str, timeout: float, assumed: Assumed, read: set[str]
+    function: Callable[[Case], Any], name: str, timeout: float, assumed: Assumed, read: set[str], axes: int | None
 ) -> list[Universe]:
     """Where to look, the likeliest first; ``read`` is given what the loss asks for.
 
     A loss that asks for nothing which only a reverse step has is looked at on noised data first.  The stored
     log-probability is that of the declared reduction; where none is declared, both are tried.
     """
-    admitted = [u for u in UNIVERSES if assumed.admits(u)]
+    admitted = [replace(u, axes=axes) for u in UNIVERSES if assumed.admits(u)]
     for universe in admitted:
         asked: set[str] = set()
 
@@ -188,7 +215,8 @@ def _finding(look: Look, reading: Reading, assumed: Assumed) -> Unveiled:
         gradient = sp.Add(*(formula * vector for formula, vector in pairs))
         weight, target, fixed = target_of(pairs)
     clip, clipped = look.clip(reading)
-    return Unveiled(
+    matches = list(_matches(look, reading, assumed))
+    found = Unveiled(
         name=look.adapter.name,
         process=look.universe.process,
         sde=look.universe.sde,
@@ -204,9 +232,86 @@ def _finding(look: Look, reading: Reading, assumed: Assumed) -> Unveiled:
         clipped=clipped,
         reduction="none" if look.per_sample else "mean" if mean else "sum" if known else "",
         precision="float32" if reading.unit > FLOAT64 else "float64",
-        matches=tuple(_matches(look, reading, assumed)),
+        matches=tuple(match.words for match in matches),
         reason="" if known else _why_not(reading),
     )
+    return _derived(found, matches[0]) if matches and _says_more(matches[0].derivation, found) else found
+
+
+def _says_more(d: Derivation, found: Unveiled) -> bool:
+    """Whether a derivation tells what was not read off the numbers: a formula, or where the gradient vanishes."""
+    masked = any(is_kink(m) or not isinstance(m, ClipMask) for m in d.gradient.atoms(Mask))
+    return masked or found.gradient is None or "by no rule" in found.clip
+
+
+@dataclass(frozen=True)
+class _Match:
+    """A declaration whose gradient is the code's, up to a constant factor, and how one writes it."""
+
+    words: str
+    derivation: Derivation
+    factor: sp.Expr
+    reduction: str
+
+
+def _derived(found: Unveiled, match: _Match) -> Unveiled:
+    """The same with the formulas of a derivation whose gradient the code's is, where none was read off the numbers."""
+    d, c = match.derivation, match.factor
+    target = d.target if c == 1 else d.output - c * (d.output - d.target)
+    known = sp.sympify(d.inline(target))
+    return replace(
+        found,
+        terms=(),
+        gradient=c * d.gradient,
+        weight=d.weight,
+        target=target,
+        fixed=not known.has(d.output),
+        reduction=match.reduction,
+        clip="",  # the gradient's own masks say where it vanishes
+        reason="",
+        source=match.words.partition(", batch_reduction")[0],
+        derivation=d,
+    )
+
+
+def _unplaced(x: Direction) -> Term:
+    """A direction whose numbers are told without what they go with."""
+    return Term(x.name, sp.S.Zero, x.formula, examples=tuple((value, {}) for value in x.values[:3]))
+
+
+def _beside(function: Callable[[Case], Any], name: str, timeout: float, declared: Conventions) -> Unveiled:
+    """A loss that is declared for batches as its trainer holds them, beside that declaration."""
+    seen = state(function, name, timeout, declared)
+    d = declared.derivation
+    step = step_with(d.coefficients) if d.process == "backward" else None
+    found = Unveiled(
+        name=name,
+        process=d.process,
+        sde="" if step is None else step.name,
+        terms=tuple(
+            Term(x.name, sp.S.Zero, x.formula, examples=tuple((v, {}) for v in x.values[:3])) for x in seen.terms
+        ),
+        residual=seen.residual,
+        gradient=None,
+        weight=None,
+        target=None,
+        fixed=False,
+        policy="",
+        trust="",
+        clip="",
+        clipped=0.0,
+        reduction="",
+        precision="float64",
+        matches=(),
+        reason=f"this is not the gradient of what is declared, on {seen.problems} problems; `gradcheck check` says why",
+    )
+    if seen.factor is None:
+        return found
+    words = f"as declared, {declared.algorithm}"
+    whole = f"{words}, batch_reduction={declared.batch_reduction!r}"
+    whole += "" if seen.factor == 1 else f", factor={float(seen.factor):.6g}"
+    match = _Match(whole, d, seen.factor, declared.batch_reduction)
+    return _derived(replace(found, matches=(whole,)), match)
 
 
 def _once(problems: Sequence[tuple[Universe, AdapterError]]) -> str:
@@ -226,7 +331,7 @@ def _once(problems: Sequence[tuple[Universe, AdapterError]]) -> str:
 # --------------------------------------------------------------------------------------------- the verdict
 
 
-def _matches(look: Look, reading: Reading, assumed: Assumed) -> Iterator[str]:
+def _matches(look: Look, reading: Reading, assumed: Assumed) -> Iterator[_Match]:
     """Declarations of the catalogue, and the function's own, whose gradient is this one, up to a constant factor."""
     universe, cases, gradients = look.universe, look.cases, look.gradients
     lower = "float32" if reading.unit > FLOAT64 else None
@@ -249,8 +354,10 @@ def _matches(look: Look, reading: Reading, assumed: Assumed) -> Iterator[str]:
             times = float(exact) * (1 if factor > 0 else -1)
             scaled = replace(summed, batch_reduction=reduction, factor=times or 1.0)
             if all(_agrees(scaled, c, g) for c, g in zip(cases, gradients, strict=True)):
-                shown = "none" if look.per_sample else reduction
-                yield f"{label}, batch_reduction={shown!r}" + ("" if times == 1 else f", factor={times:.6g}")
+                how = "none" if look.per_sample else reduction
+                words = f"{label}, batch_reduction={how!r}" + ("" if times == 1 else f", factor={times:.6g}")
+                sign = 1 if factor > 0 else -1
+                yield _Match(words, conventions.derivation, sign * sp.sympify(exact), how)
 
 
 def _constant_factor(conventions: Conventions, case: Case, gradient: Tensor) -> float:

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 
 import sympy as sp
 
+from derivations.grammar.kinks import shown
 from derivations.notation import quantity
 from derivations.render import latex, text
+from gradcheck.masks import mask_lines, mask_names
 from gradcheck.oracle.character import POLICIES
 from gradcheck.oracle.look import Term
 from gradcheck.oracle.unveil import Unveiled
@@ -26,18 +28,12 @@ def unveiled_text(found: Unveiled) -> str:
     """The finding."""
     where = found.process + (f", on {found.sde} steps" if found.sde else "")
     lines = [found.name, f"  process    {where}"]
+    if found.axes is not None:
+        lines.append(_wrapped("latents", f"of {found.axes} axes besides the batch's alone: it raises on others"))
     if found.reason:
         lines.append(_wrapped("formula", found.reason))
     if found.gradient is not None and found.weight is not None and found.target is not None:
-        gradient, weight, target = (formula_of(e, _DIGITS) for e in (found.gradient, found.weight, found.target))
-        lines += [
-            f"  gradient   {text(gradient)}   (per sample{_PER[found.reduction]})",
-            f"             {latex(gradient)}",
-            f"  target     {text(target)}   with weight {text(weight)}",
-            f"             {latex(target)}",
-            _wrapped("policy", POLICIES[found.policy]),
-            _wrapped("trust", found.trust),
-        ]
+        lines += _formulas(found.gradient, found.weight, found.target, found)
     elif found.terms and "outside" not in found.reason:
         for t in found.terms:
             lines += _term(t)
@@ -48,6 +44,30 @@ def unveiled_text(found: Unveiled) -> str:
         lines.append(f"  precision  the formulas hold to float32's rounding, not to float64's; {left}")
     lines.append(_wrapped("catalogue", "; ".join(found.matches) or _NO_MATCH[bool(found.reason)]))
     return "\n".join(lines)
+
+
+def _formulas(gradient: sp.Expr, weight: sp.Expr, target: sp.Expr, found: Unveiled) -> list[str]:
+    names = mask_names(gradient) if found.derivation is not None else {}
+
+    def plain(e: sp.Expr) -> str:
+        return text(shown(formula_of(e, _DIGITS).xreplace(names)), of=found.derivation)
+
+    def marked(e: sp.Expr) -> str:
+        return latex(shown(formula_of(e, _DIGITS).xreplace(names)), of=found.derivation)
+
+    lines = []
+    if found.source:
+        lines.append(_wrapped("formula", f"{found.source}: the gradient is the derived one on every problem tried"))
+    lines += [
+        f"  gradient   {plain(gradient)}   (per sample{_PER[found.reduction]})",
+        f"             {marked(gradient)}",
+        *(f"             {line}" for line in mask_lines(names, plain, plain=True)),
+        f"  target     {plain(target)}   with weight {plain(weight)}",
+        f"             {marked(target)}",
+    ]
+    if found.policy:
+        lines += [_wrapped("policy", POLICIES[found.policy]), _wrapped("trust", found.trust)]
+    return lines
 
 
 _NO_MATCH = {False: "none: no entry has this gradient", True: "none was recognised, as no formula was"}
@@ -71,7 +91,7 @@ def _term(t: Term) -> list[str]:
     lines = [f"             {t.direction:12} {what}"]
     for value, scalars in t.examples:
         at = ", ".join(f"{text(said(s))} = {text(sp.Float(x, 4))}" for s, x in scalars.items())
-        lines.append(f"             {'':12} {text(sp.Float(value, 4))} at {at}")
+        lines.append(f"             {'':12} {text(sp.Float(value, 4))}" + (f" at {at}" if at else ""))
     return lines
 
 

@@ -22,13 +22,11 @@ class Outside:
         line: as one writes it for ``gradcheck derive``.
         code: per sample, (B,), from a case of that line.
         given: quantities of its own.
-        read: whether ``unveil`` reads a formula off the code, besides knowing its line.
     """
 
     line: str
     code: Callable[[Case], Tensor]
     given: Mapping[str, str] = field(default_factory=dict)
-    read: bool = True
 
 
 # ------------------------------------------------------------------------------------------------ what they share
@@ -140,27 +138,23 @@ _GAP = "(norm2(v_theta-v_gt) - norm2(v_ref-v_gt) - partner_gap)"
 
 OUTSIDE: dict[str, Outside] = {
     # preferences
-    "ipo": Outside(f"(beta_dpo*preference*{_GAP} + 1/2)**2", lambda c: (_margin(c) + 0.5) ** 2, read=False),
-    "hinge": Outside(f"relu(1 + beta_dpo*preference*{_GAP})", lambda c: relu(1 + _margin(c)), read=False),
+    "ipo": Outside(f"(beta_dpo*preference*{_GAP} + 1/2)**2", lambda c: (_margin(c) + 0.5) ** 2),
+    "hinge": Outside(f"relu(1 + beta_dpo*preference*{_GAP})", lambda c: relu(1 + _margin(c))),
     "cpo": Outside(
         "softplus(beta_dpo*preference*(norm2(v_theta-v_gt) - partner_gap))",
         lambda c: softplus(_margin(c, False)),
-        read=False,
     ),
     "dpo-sft": Outside(
         f"softplus(beta_dpo*preference*{_GAP}) + kl_weight*norm2(v_theta-v_gt)",
         lambda c: -logsigmoid(-_margin(c)) + c.kl_weight * _mse(c.v_theta, c.v_gt),
-        read=False,
     ),
     "dpo-smoothed": Outside(
         f"0.9*softplus(beta_dpo*preference*{_GAP}) + 0.1*softplus(-beta_dpo*preference*{_GAP})",
         lambda c: -0.9 * logsigmoid(-_margin(c)) - 0.1 * logsigmoid(_margin(c)),
-        read=False,
     ),
     "kto": Outside(
         "1 - sigmoid(-beta_dpo*preference*(norm2(v_theta-v_gt) - norm2(v_ref-v_gt)))",
         lambda c: 1 - torch.sigmoid(-c.beta_dpo * c.preference * (_mse(c.v_theta, c.v_gt) - _mse(c.v_ref, c.v_gt))),
-        read=False,
     ),
     # policy gradients on a reverse step
     "reinforce": Outside("-A*log_prob_theta", lambda c: -c.advantage * _log_prob(c, c.v_theta)),
@@ -168,36 +162,30 @@ OUTSIDE: dict[str, Outside] = {
     "k1": Outside(
         f"{_P} + kl_weight*(log_prob_theta - log_prob_old)",
         lambda c: _ppo(c) + c.kl_weight * _log_ratio(c),
-        read=False,
     ),
     "k2": Outside(
         f"{_P} + kl_weight*(log_prob_theta - log_prob_old)**2/2",
         lambda c: _ppo(c) + c.kl_weight * _log_ratio(c) ** 2 / 2,
-        read=False,
     ),
     "k3-old": Outside(
         f"{_P} + kl_weight*(exp(log_prob_old - log_prob_theta) - 1 + log_prob_theta - log_prob_old)",
         lambda c: _ppo(c) + c.kl_weight * (torch.expm1(-_log_ratio(c)) + _log_ratio(c)),
-        read=False,
     ),
     "k3": Outside(
         f"log_s = -norm2(x_prev-mean_ref)/(2*C2**2) - log_prob_theta; {_P} + kl_weight*(exp(log_s) - 1 - log_s)",
         _k3,
-        read=False,
     ),
     "cispo": Outside(
         "-sg(min(ratio, 1+clip_high))*A*log_prob_theta",
         lambda c: -_log_ratio(c).exp().clamp(max=1 + c.clip_high).detach() * c.advantage * _log_prob(c, c.v_theta),
-        read=False,
     ),
     "decoupled": Outside(
         "log_p = -norm2(x_prev-mean_ref)/(2*C2**2); r = exp(log_prob_theta - log_p); "
         "-exp(log_p - log_prob_old)*min(r*A, clip(r, 1-eps, 1+eps)*A)",
         _decoupled,
-        read=False,
     ),
-    "quadratic": Outside("-(ratio*A - abs(A)/(2*clip_high)*(ratio-1)**2)", _spo, read=False),
-    "dual-clip": Outside(f"min({_P}, 3*abs(A))", _dual, read=False),
+    "quadratic": Outside("-(ratio*A - abs(A)/(2*clip_high)*(ratio-1)**2)", _spo),
+    "dual-clip": Outside(f"min({_P}, 3*abs(A))", _dual),
     "sequence-ratio": Outside(
         "l = mean((x_prev-mean_old)**2 - (x_prev-mean_theta)**2)/(2*C2**2); ratio = exp(l); " + _P, _gspo
     ),
@@ -212,10 +200,9 @@ OUTSIDE: dict[str, Outside] = {
     "min-snr": Outside(
         "min(5, (1-t)**2/t**2)*norm2(noise_theta - noise)",
         lambda c: ((1 - c.t) / c.t).square().clamp(max=5) * _mse(_noise(c, c.v_theta), c.noise),
-        read=False,
     ),
     "over-time": Outside(
-        "norm2(v_theta-v_gt)/(t**2 + 0.0001)", lambda c: _mse(c.v_theta, c.v_gt) / (c.t**2 + 1e-4), read=False
+        "norm2(v_theta-v_gt)/(t**2 + 0.0001)", lambda c: _mse(c.v_theta, c.v_gt) / (c.t**2 + 1e-4)
     ),
     "distillation": Outside("norm2(v_theta - v_ref)", lambda c: _mse(c.v_theta, c.v_ref)),
     "detached-target": Outside(
@@ -226,12 +213,10 @@ OUTSIDE: dict[str, Outside] = {
         "norm2(v_theta - v_ref + s*adjoint)",
         lambda c: _mse(c.v_theta - c.v_ref, -c.expand(c.s) * c.adjoint),
         {"adjoint": "latent", "s": "sample > 0"},
-        read=False,
     ),
     "distribution-matching": Outside(
         "norm2(x_0_theta - sg(x_0_theta - (v_ref - v_old)/mean_abs(x_0_theta - x_0_ref)))/2",
         _distribution_matching,
-        read=False,
     ),
     "consistency": Outside(
         "norm2(x_0_theta - sg(x_0_old))", lambda c: _mse(_x_0(c, c.v_theta), _x_0(c, c.v_old).detach())
@@ -239,9 +224,8 @@ OUTSIDE: dict[str, Outside] = {
     "pseudo-huber-of-data": Outside(
         "sqrt(norm2(x_0_theta-x_0)+0.01) - 0.1",
         lambda c: (_mse(_x_0(c, c.v_theta), c.x_0) + 0.01).sqrt() - 0.1,
-        read=False,
     ),
-    "cosine": Outside("1 - dot(v_theta, v_gt)/sqrt(norm2(v_theta)*norm2(v_gt))", _cosine, read=False),
+    "cosine": Outside("1 - dot(v_theta, v_gt)/sqrt(norm2(v_theta)*norm2(v_gt))", _cosine),
     "weighted-by-reward": Outside(
         "exp(R/tau)*mse(v_theta, v_gt) + kl_weight*mse(v_theta, v_ref)",
         lambda c: (
@@ -250,7 +234,7 @@ OUTSIDE: dict[str, Outside] = {
         ),
     ),
     "bounded-repulsion": Outside(
-        "relu(A)*norm2(v_theta-v_gt) - 0.1*relu(-A)*min(norm2(v_theta-v_gt), 10)", _bounded_repulsion, read=False
+        "relu(A)*norm2(v_theta-v_gt) - 0.1*relu(-A)*min(norm2(v_theta-v_gt), 10)", _bounded_repulsion
     ),
     "logistic": Outside(
         "-r*logsigmoid(-norm2(v_theta-v_gt)/D) - (1-r)*logsigmoid(norm2(v_theta-v_gt)/D)",
@@ -258,43 +242,38 @@ OUTSIDE: dict[str, Outside] = {
             -c.reward_prob * logsigmoid(-_mean((c.v_theta - c.v_gt) ** 2))
             - (1 - c.reward_prob) * logsigmoid(_mean((c.v_theta - c.v_gt) ** 2))
         ),
-        read=False,
     ),
     "huber": Outside(
         "mean(huber(v_theta - v_gt, 0.1))",
         lambda c: _mean(huber_loss(c.v_theta, c.v_gt, reduction="none", delta=0.1)),
-        read=False,
     ),
-    "absolute": Outside("mean(abs(v_theta-v_gt))", lambda c: _mean((c.v_theta - c.v_gt).abs()), read=False),
+    "absolute": Outside("mean(abs(v_theta-v_gt))", lambda c: _mean((c.v_theta - c.v_gt).abs())),
     "pseudo-huber": Outside(
-        "mean(sqrt((v_theta-v_gt)**2 + 0.01))", lambda c: _mean(((c.v_theta - c.v_gt) ** 2 + 0.01).sqrt()), read=False
+        "mean(sqrt((v_theta-v_gt)**2 + 0.01))", lambda c: _mean(((c.v_theta - c.v_gt) ** 2 + 0.01).sqrt())
     ),
     "clipped-velocity": Outside(
-        "mean((clip(v_theta, -1, 1) - v_gt)**2)", lambda c: _mean((c.v_theta.clamp(-1, 1) - c.v_gt) ** 2), read=False
+        "mean((clip(v_theta, -1, 1) - v_gt)**2)", lambda c: _mean((c.v_theta.clamp(-1, 1) - c.v_gt) ** 2)
     ),
     "masked": Outside(
         "sum(mask*(v_theta-v_gt)**2)/sum(mask)",
         lambda c: _sum(c.mask * (c.v_theta - c.v_gt) ** 2) / _sum(c.mask),
-        read=False,
     ),
     "weight-of-ones-own": Outside(
         "weight*norm2(v_theta - v_gt)",
         lambda c: c.weight * _mse(c.v_theta, c.v_gt),
         {"weight": "sample > 0"},
-        read=False,
     ),
     "regressed-advantage": Outside(
         "(beta*(norm2(v_theta-v_gt) - norm2(v_old-v_gt))/D + A)**2",
         lambda c: (
             c.beta * (_mean((c.v_theta - c.v_gt) ** 2) - _mean((c.v_old - c.v_gt) ** 2)) + c.advantage
         ) ** 2,
-        read=False,
     ),
     "squashed-advantage": Outside(
-        "tanh(A)*norm2(v_theta-v_gt)", lambda c: c.advantage.tanh() * _mse(c.v_theta, c.v_gt), read=False
+        "tanh(A)*norm2(v_theta-v_gt)", lambda c: c.advantage.tanh() * _mse(c.v_theta, c.v_gt)
     ),
     "norm-guard": Outside(
-        "A*mean((v_theta-v_gt)**2) + kl_weight*relu(norm2(v_theta)/norm2(v_ref) - 1)**2", _norm_guard, read=False
+        "A*mean((v_theta-v_gt)**2) + kl_weight*relu(norm2(v_theta)/norm2(v_ref) - 1)**2", _norm_guard
     ),
 }  # fmt: skip
 """By name."""

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
 import gradcheck
+from derivations.notation import error_gap
+from gradcheck.case import Case
+from gradcheck.catalogue import CATALOGUE, Entry
 from gradcheck.compiled import evaluate
-from gradcheck.conventions import declare
+from gradcheck.conventions import Conventions, declare
 from gradcheck.oracle.adapter import Adapter
 from gradcheck.oracle.assumed import Assumed
 from gradcheck.oracle.checks import check_gradient
 from gradcheck.oracle.judging import Judge
-from gradcheck.oracle.unveil import unveil
+from gradcheck.oracle.unveil import Unveiled, unveil
 from gradcheck.problems import Spec
 from tests.derive.outside import OUTSIDE
 
@@ -37,24 +43,56 @@ def test_the_code_conforms_to_its_line_and_others_do_not(name: str) -> None:
     assert status(1.001) == "failed"
 
 
-# Where it reads no formula it first tries many: of those losses some of each kind, the others have been tried once.
-_UNREAD = ("ipo", "adjoint-matching", "masked", "quadratic", "huber")
+def _gradients(code: Callable[[Case], Tensor], conventions: Conventions, found: Unveiled) -> tuple[Tensor, Tensor]:
+    """On a fresh case, what was found per sample and what the code has, where the one clips as the other does."""
+    judge = Judge(Adapter(lambda case: code(case).sum(), "loss"), conventions)
+    case = judge.case(Spec(5, (2, 3, 4), 3, policy="off", time="middle", advantage="typical"))
+    assert found.gradient is not None
+    (read,) = evaluate(conventions.derivation, case, found.gradient, dtype=torch.float64)
+    own = judge.observe(case).gradient
+    open_ = own.flatten(1).abs().amax(1) > 0  # a formula that was read off is told apart from its clip
+    assert int(open_.sum()) >= 2
+    return read.expand(own.shape)[open_], own[open_]
 
 
-@pytest.mark.parametrize("name", [name for name, one in OUTSIDE.items() if one.read or name in _UNREAD])
-def test_what_unveil_reads_off_the_code_is_what_the_line_says(name: str) -> None:
-    """It knows the declared line for what it is, and a formula that it reads is the derived one."""
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_what_unveil_says_of_the_code_is_the_codes_gradient(name: str) -> None:
+    """Read off the numbers, or the declared line's derivation: it knows the code for what the line says."""
     one = OUTSIDE[name]
     conventions = declare(loss=one.line, given=one.given or None)
     found = unveil(lambda case: one.code(case).mean(), name, assumed=Assumed.of((), conventions))
     assert any(match.startswith("as declared, loss, batch_reduction='mean'") for match in found.matches)
-    if not one.read:
-        return
-    assert found.gradient is not None, found.reason
-    judge = Judge(Adapter(lambda case: one.code(case), name), conventions)
-    case = judge.case(Spec(5, (2, 3, 4), 3, policy="off", time="middle", advantage="typical"))
-    derivation = conventions.derivation
-    read, required = evaluate(derivation, case, found.gradient, derivation.gradient, dtype=torch.float64)
-    open_ = required.flatten(1).abs().amax(1) > 0  # its clip is told apart from its gradient
-    assert int(open_.sum()) >= 2
-    torch.testing.assert_close(read.expand(required.shape)[open_], required[open_], rtol=1e-6, atol=1e-9)
+    assert found.reason == ""
+    torch.testing.assert_close(*_gradients(one.code, conventions, found), rtol=1e-6, atol=1e-9)
+
+
+_PAIRED = [e for e in CATALOGUE if error_gap in e.derivation.definitions or e.label == "fpo[noise]"]
+
+
+@pytest.mark.parametrize("entry", _PAIRED, ids=lambda e: e.label)
+def test_a_declared_entry_is_told_by_its_derivation(entry: Entry) -> None:
+    """Where the numbers alone give no formula: pairs, groups, and a function of a function."""
+    conventions = Conventions(entry.symbolic.NAME, options=dict(entry.derivation.variant.options))
+    found = unveil(lambda case: entry.loss(case).mean(), entry.label, assumed=Assumed.of((), conventions))
+    assert found.reason == ""
+    assert found.matches[0].startswith(f"as declared, {entry.symbolic.NAME}, batch_reduction='mean'")
+    torch.testing.assert_close(*_gradients(entry.loss, conventions, found), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["hinge", "k1", "quadratic", "huber", "norm-guard"])
+@pytest.mark.parametrize("wrong", ["doubled", "another"])
+def test_unveil_says_of_other_code_that_it_is_not_what_is_declared(name: str, wrong: str) -> None:
+    """Twice the loss is told so, and one more term is no longer the declared loss."""
+    one = OUTSIDE[name]
+    conventions = declare(loss=one.line, given=one.given or None)
+    code = {
+        "doubled": lambda case: 2 * one.code(case),
+        "another": lambda case: one.code(case) + 0.01 * (case.v_theta**2).flatten(1).sum(1),
+    }[wrong]
+    found = unveil(lambda case: code(case).mean(), name, assumed=Assumed.of((), conventions))
+    declared = [match for match in found.matches if match.startswith("as declared")]
+    assert declared == (["as declared, loss, batch_reduction='mean', factor=2"] if wrong == "doubled" else [])
+    if found.gradient is not None:
+        torch.testing.assert_close(*_gradients(code, conventions, found), rtol=1e-6, atol=1e-9)
+    else:
+        assert found.reason

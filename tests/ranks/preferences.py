@@ -68,7 +68,7 @@ PREFERENCES = Rank(
         "cpo": Loss(
             {"loss": "softplus(beta_dpo*preference*(mse(v_theta, v_gt) - partner_gap))"},
             lambda c: softplus(c.beta_dpo * c.preference * (mse(c.v_theta, c.v_gt) - c.partner_gap)),
-            {"with-reference": Wrong(lambda c: softplus(_margin(c)))},
+            {"all-winners": Wrong(lambda c: softplus(c.beta_dpo * (mse(c.v_theta, c.v_gt) - c.partner_gap)))},
         ),
         "smoothed": Loss(
             {"loss": f"0.9*softplus(beta_dpo*preference*{_GAP}) + 0.1*softplus(-beta_dpo*preference*{_GAP})"},

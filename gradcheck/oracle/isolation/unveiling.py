@@ -3,10 +3,12 @@ r"""Reading a stranger's loss in a process of its own."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from gradcheck.conformance import load_function
+from gradcheck.conventions import declare
 from gradcheck.errors import GradcheckError, InputError
 from gradcheck.oracle.assumed import Assumed
 from gradcheck.oracle.isolation.child import Send
@@ -25,11 +27,13 @@ class UnveilJob:
         text: the target of the command line.
         timeout: seconds that one call, or the import, may take.
         given: what it holds itself, KEY=VALUE.
+        declared: algorithm, preset and conventions of a function that is not decorated.
     """
 
     text: str
     timeout: float
     given: tuple[str, ...]
+    declared: tuple[str | None, str | None, dict[str, Any]] | None = None
 
     def run(self, send: Send) -> None:
         """Send what was found as text, or why nothing was."""
@@ -38,6 +42,9 @@ class UnveilJob:
             with time_limit(self.timeout):
                 function, declared = load_function(self.text)
             send("imported")
+            if self.declared is not None:
+                algorithm, preset, conventions = self.declared
+                declared = declare(algorithm, preset=preset, **conventions)
             assumed = Assumed.of(list(self.given), declared)
             send("text", unveiled_text(unveil(function, self.text, self.timeout, assumed)))
         except InputError as error:
