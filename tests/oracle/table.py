@@ -6,11 +6,15 @@ import argparse
 import sys
 import time
 import warnings
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from . import (
+    composed_forward,
+    composed_reverse,
     correct_backward,
     correct_compiled,
     correct_flow_grpo,
@@ -33,6 +37,7 @@ from . import (
     mutants_time_weights,
 )
 from .base import Correct, Mutant, caught, judged
+from .composed import Composed, first_failure
 
 MUTANTS: tuple[Mutant, ...] = (
     *mutants_flow_grpo.MUTANTS,
@@ -61,6 +66,10 @@ CORRECT: tuple[Correct, ...] = (
 )
 
 
+NEW: tuple[Composed, ...] = (*composed_reverse.NEW, *composed_forward.NEW)
+PAIRS: tuple[Composed, ...] = (*composed_reverse.PAIRS, *composed_forward.PAIRS)
+
+
 @dataclass(frozen=True)
 class MutantRow:
     """What became of one mutant."""
@@ -86,6 +95,51 @@ def mutant_row(m: Mutant, max_examples: int) -> MutantRow:
     result = caught(m, max_examples)
     found = result.diagnosis.name if result.diagnosis is not None else ""
     return MutantRow(m, result.status == "failed", found, time.perf_counter() - start)
+
+
+@dataclass(frozen=True)
+class ComposedRow:
+    """What became of one that is put together: ``right``, ``wrong``, ``unnamed`` or ``missed``."""
+
+    one: Composed
+    verdict: str
+    told: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.verdict:8} {self.one.name:50} {self.seconds:5.1f} s   {self.told}"
+
+
+def composed_row(one: Composed, max_examples: int) -> ComposedRow:
+    start = time.perf_counter()
+    result = first_failure(one, max_examples)
+    seconds = time.perf_counter() - start
+    if result is None:
+        return ComposedRow(one, "missed", "", seconds)
+    d = result.diagnosis
+    if d is None:
+        return ComposedRow(one, "unnamed", result.outcome.detail, seconds)
+    told = f"{result.id} [{d.name}] {d.cause}" + (f" | declare {d.declare}" if d.declare else "")
+    if d.name == "unknown":
+        return ComposedRow(one, "unnamed", told, seconds)
+    return ComposedRow(one, "right" if one.right(told.split("] ", 1)[1]) else "wrong", told, seconds)
+
+
+def composed_table(ones: Sequence[Composed], max_examples: int) -> int:
+    """Print each, and the counts for each algorithm; return how many aren't named rightly."""
+    counts: dict[str, Counter[str]] = {}
+    for one in ones:
+        row = composed_row(one, max_examples)
+        counts.setdefault(one.algorithm, Counter())[row.verdict] += 1
+        print(row, flush=True)
+    total = sum(counts.values(), Counter[str]())
+    print(f"\n{'':16} {'caught':>8} {'right':>8} {'wrong':>8} {'unnamed':>8}")
+    for name, count in [*counts.items(), ("all", total)]:
+        caught_ones = count.total() - count["missed"]
+        print(
+            f"{name:16} {caught_ones:4}/{count.total():<3} {count['right']:8} {count['wrong']:8} {count['unnamed']:8}"
+        )
+    return total.total() - total["right"]
 
 
 @dataclass(frozen=True)
@@ -119,9 +173,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=1, help="how many, from --seed on, for right implementations")
     parser.add_argument("--only", choices=["mutants", "correct"])
     parser.add_argument("--match", default="", help="part of a name")
+    parser.add_argument("--new", action="store_true", help="only the mutants put together of a style and a mistake")
+    parser.add_argument("--pairs", action="store_true", help="only those with two mistakes")
+    parser.add_argument("--every", type=int, default=1, help="only every so many of these")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     warnings.simplefilter("error")
+    if options.new or options.pairs:
+        ones = (*NEW, *PAIRS) if options.new and options.pairs else NEW if options.new else PAIRS
+        matching = [one for one in ones if options.match in one.name][:: options.every]
+        return 1 if composed_table(matching, min(options.max_examples, 10)) else 0
     off = 0
     if options.only != "correct":
         rows = []

@@ -161,12 +161,12 @@ def error(case: Case) -> Tensor:
 def test_the_coordinates_that_are_off_are_told() -> None:
     def last_channel(case: Case) -> Tensor:
         weight = torch.ones_like(case.v_theta)
-        weight[:, -1] = 0.5
+        weight[:, -1] = 0.3
         return (case.advantage * (weight * error(case)).flatten(1).mean(1)).mean()
 
     found = told(last_channel, "awm", reduction="mean")
-    assert found.name == "unknown"
-    assert "at the last index of the first axis have 0.5 times" in found.cause
+    assert found.name == "coordinates-masked"
+    assert "at the last index of the first axis are weighed 0.3 in the error" in found.cause
 
 
 def test_the_others_quantities_that_matter_are_told_and_no_more() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from derivations import notation as n
 from derivations.calculus import Norm2
 from gradcheck.oracle.diagnosis.evidence import Evidence, explains, lengths, rows_of
-from gradcheck.oracle.diagnosis.named import leads
+from gradcheck.oracle.diagnosis.named import holds_everywhere, leads
 from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.mistakes import Mistake, Prediction, mistakes
 from gradcheck.oracle.mistakes.functions import Right
@@ -57,6 +57,8 @@ def two_mistakes(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
         both = None if key in seen else _together(first, second)
         seen.add(key)
         if both is not None and leads(e, both) and explains(evidence, lambda e, both=both: e.predicted(both)):  # type: ignore[misc]
+            if not holds_everywhere(judge, lambda e, both=both: e.predicted(both)):  # type: ignore[misc]
+                continue
             a, b = sorted((first, second), key=pool.index)
             return Diagnosis(f"{a.name}+{b.name}", f"two mistakes together: {a.sentence}; and {b.sentence}")
     return None

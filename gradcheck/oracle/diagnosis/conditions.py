@@ -70,6 +70,8 @@ def _rounds(judge: Judge, evidence: list[Evidence], dtype: torch.dtype) -> bool:
 
 def one_layout(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
     """Right for latents of one rank, wrong for those of another."""
+    if judge.conventions.latent_axes or judge.conventions.latents or judge.latent:
+        return None
     evidence = [e for e in evidence if e.slack == 1]  # the printed problem may be wrong for what else it is
     ranks = {len(e.spec.latent) for e in evidence}
     wrong = {len(e.spec.latent) for e in evidence if bool((e.wrong | ~rows_of(e.observed).isfinite().all(1)).any())}

@@ -18,6 +18,7 @@ from gradcheck.oracle.diagnosis.conditions import cast_in_each_place, lower_prec
 from gradcheck.oracle.diagnosis.evidence import SHAPES, Evidence, evidence_on, observe, rows_of
 from gradcheck.oracle.diagnosis.factors import advantage_normalised, factor, sample_factor, term_factor, term_scaled
 from gradcheck.oracle.diagnosis.facts import facts
+from gradcheck.oracle.diagnosis.fitted import fitted_number
 from gradcheck.oracle.diagnosis.named import named, nearest_mistake, no_gradient
 from gradcheck.oracle.diagnosis.small_numbers import guard_added
 from gradcheck.oracle.judging import Judge
@@ -59,7 +60,8 @@ def diagnose(
             if found is not None:
                 break
     elif found is None:
-        found = named(judge, [*evidence, *_alone(judge, printed)]) or _elsewhere(judge, ordinary)
+        more = [*evidence, *_alone(judge, printed)]
+        found = named(judge, more) or fitted_number(judge, more) or _elsewhere(judge, ordinary)
     if found is None:
         found = Diagnosis("unknown", _unnamed(judge, evidence))
     elif not found.declare:  # what is a mistake in a batch of mixed times is none where all have one
@@ -160,6 +162,7 @@ _EXPLANATIONS: tuple[Callable[[Judge, list[Evidence]], Diagnosis | None], ...] =
     extra_term,
     scaled_mistake,
     two_mistakes,
+    fitted_number,
     _in_single_precision,
     sample_factor,
     one_layout,

@@ -26,7 +26,18 @@ from gradcheck.oracle.reference import (
 )
 from gradcheck.problems import Spec, complete
 
-__all__ = ["SHAPES", "Evidence", "evidence_of", "evidence_on", "explains", "lengths", "observe", "rows_of", "spread"]
+__all__ = [
+    "SHAPES",
+    "Evidence",
+    "evidence_of",
+    "evidence_on",
+    "explains",
+    "lengths",
+    "observe",
+    "plain",
+    "rows_of",
+    "spread",
+]
 
 SHAPES = ((4, (3, 5)), (6, (2, 3, 4)), (3, (13,)), (5, (2, 2, 5)), (4, (2, 3, 2, 3)))
 """Batch and latent of the problems, one after the other."""
@@ -179,6 +190,12 @@ class Evidence:
 def rows_of(x: Tensor) -> Tensor:
     r"""(B, \*latent) as float64 rows (B, D) on the CPU."""
     return x.detach().to("cpu", torch.float64).flatten(1)
+
+
+def plain(number: float, slack: float) -> float:
+    """The number of the fewest digits that is nearer than the slack, relative to its size; else the number itself."""
+    rounded = (float(f"{number:.{digits}g}") for digits in range(1, 6))
+    return next((x for x in rounded if abs(x - number) <= slack * abs(number)), number)
 
 
 def lengths(rows: Tensor) -> Tensor:

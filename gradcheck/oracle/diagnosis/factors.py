@@ -11,7 +11,7 @@ from torch import Tensor
 from derivations import notation as n
 from derivations.render import text
 from gradcheck.compiled import evaluate
-from gradcheck.oracle.diagnosis.evidence import Evidence, lengths, rows_of
+from gradcheck.oracle.diagnosis.evidence import Evidence, lengths, plain, rows_of
 from gradcheck.oracle.diagnosis.facts import others_that_matter
 from gradcheck.oracle.formulas import EXACT, recognise
 from gradcheck.oracle.judging import Judge
@@ -148,16 +148,18 @@ def _clamp(evidence: list[Evidence], found: list[_Scaled]) -> Diagnosis | None:
     """1 up to some |A|, and limit/|A| beyond."""
     beyond = [s for s in found if n.advantage in s.scalars and abs(s.factor - 1) > s.error]
     sizes = [abs(s.scalars[n.advantage]) for s in beyond]
-    limits = [s.factor * size for s, size in zip(beyond, sizes, strict=True)]
-    off = [s.error * size for s, size in zip(beyond, sizes, strict=True)]
-    if len(limits) < 3 or limits[0] <= 0 or max(off) > 1e-3 * limits[0]:
+    limits = sorted(
+        (s.error * size, s.factor * size) for s, size in zip(beyond, sizes, strict=True)
+    )  # the sharpest first
+    if len(limits) < 3 or limits[0][1] <= 0 or limits[2][0] > 1e-3 * limits[0][1]:
         return None
-    if any(abs(x - limits[0]) > 2 * (off[0] + y) for x, y in zip(limits, off, strict=True)):
+    off, limit = limits[0]
+    if any(abs(x - limit) > 2 * (off + y) for y, x in limits):
         return None
     inside = [s for s in found if s not in beyond]
-    if any(abs(s.scalars[n.advantage]) > limits[0] + 2 * max(off) for s in inside):
+    if any(abs(s.scalars[n.advantage]) * (1 - 2 * s.error) > limit + 2 * off for s in inside):
         return None
-    written = f"adv_clip_max={limits[0]:.6g}"
+    written = f"adv_clip_max={limit:.6g}"
     return Diagnosis("convention:adv_clip_max", f"the implementation behaves as {written} says", written)
 
 
@@ -231,13 +233,14 @@ def advantage_normalised(judge: Judge, evidence: list[Evidence]) -> Diagnosis | 
     lines = []
     for number in range(len(chosen)):
         rows = [(s.scalars[n.advantage], s.factor) for s in found if s.problem == number]
-        if len(rows) < 2:
+        if len({a for a, _ in rows}) < 2:
             continue
         given, used = (torch.tensor(column, dtype=torch.float64) for column in zip(*rows, strict=True))
         design = torch.stack([given, torch.ones_like(given)], 1)
         solution = torch.linalg.lstsq(design, used[:, None]).solution
         left = (design @ solution)[:, 0] - used
-        if float(left.abs().amax()) > 1e-5 * float(used.abs().amax()) or float(solution[0]) <= 0:
+        slope = float(solution[0]) * float(given.abs().amax())
+        if float(left.abs().amax()) > 1e-5 * float(used.abs().amax()) or slope <= 1e-5 * float(used.abs().amax()):
             return None
         lines.append((float(solution[0]), float(solution[1])))
         enough = enough or (len(rows) > 3 and abs(float(solution[1])) > 1e-6 * float(used.abs().amax()))
@@ -245,7 +248,7 @@ def advantage_normalised(judge: Judge, evidence: list[Evidence]) -> Diagnosis | 
         return None
     shifts = [shift for _, shift in lines]
     if all(abs(slope - 1) < 1e-5 for slope, _ in lines) and max(shifts) - min(shifts) < 1e-5 * abs(shifts[0]):
-        return Diagnosis("advantage-shifted", f"{shifts[0]:.6g} is added to the advantage")
+        return Diagnosis("advantage-shifted", f"{plain(shifts[0], 1e-5):.6g} is added to the advantage")
     if "A" not in others_that_matter(judge, evidence):
         return None
     cause = "the advantage is shifted and scaled by numbers that its batch decides: it is normalised once more"

@@ -12,6 +12,8 @@ from derivations.render import text
 from gradcheck.case import Case
 from gradcheck.oracle.diagnosis.evidence import Evidence, lengths, rows_of
 from gradcheck.oracle.judging import Judge
+from gradcheck.oracle.reference import effective_case
+from gradcheck.oracle.xray import decompose
 from gradcheck.problems import complete
 
 __all__ = ["facts", "others_that_matter", "right_in_rows"]
@@ -150,12 +152,33 @@ def _which_coordinates(evidence: list[Evidence]) -> str:
             much = "no gradient" if abs(float(values[0])) < 1e-12 else f"{float(values[0]):.7g} times the required one"
             return f"the coordinates {where} have {much}, in every sample; the others are right"
         return f"each coordinate {where} is the required one times a number of its own, the same in every sample"
-    if wrong and _rowwise(wrong) and not _right_direction(wrong):
+    if wrong and _rowwise(wrong) and _off_the_directions(wrong):
         return (
             "each coordinate is the required one times a number of its own, which differs from sample to sample: "
             "something is decided or weighed coordinate by coordinate"
         )
     return ""
+
+
+_FEWEST = 10
+"""Coordinates on which the field's directions are no basis of everything."""
+
+
+def _off_the_directions(evidence: list[Evidence]) -> bool:
+    """Whether no sum of the field's directions, with any weights, is the gradient of any wrong sample.
+
+    A mistake in a sample's own numbers keeps to the directions, however close to the required gradient it is.
+    """
+    told = 0
+    for e in evidence:
+        if e.case.output[0].numel() < _FEWEST:
+            continue
+        for sample in decompose(effective_case(e.conventions, e.case), e.observed):
+            if bool(e.wrong[sample.row]):
+                told += 1
+                if sample.residual < max(1e-6, 1e3 * e.equal):
+                    return False
+    return told > 0
 
 
 def _coordinate_factors(e: Evidence) -> Tensor | None:
@@ -169,7 +192,9 @@ def _coordinate_factors(e: Evidence) -> Tensor | None:
     factors = torch.where(known, seen / torch.where(known, wanted, 1.0), torch.nan)
     mean = factors.nanmean(0)
     slack = 1e-9 + 1e-7 * mean.abs() + (noise / wanted.abs().clamp(min=1e-300)).nan_to_num(0.0, 0.0, 0.0)
-    if bool(((factors - mean).abs() > slack).any()) or float(mean.max() - mean.min()) < 1e-9:
+    if bool(((factors - mean).abs() > slack).any()) or float(mean.max() - mean.min()) <= 4 * e.equal * float(
+        mean.abs().max()
+    ):
         return None
     return mean.reshape(e.case.output.shape[1:])
 

@@ -22,11 +22,20 @@ from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.mistakes import Mistake, Prediction, mistakes
 from gradcheck.oracle.mistakes.functions import Given
 from gradcheck.oracle.mistakes.places import stated
-from gradcheck.oracle.reference import effective_case, overall_factor
+from gradcheck.oracle.reference import effective_case, overall_factor, working_dtype
 from gradcheck.oracle.results import Diagnosis
 from gradcheck.problems import has_clip
 
-__all__ = ["Hypothesis", "fitting", "leads", "named", "named_from", "nearest_mistake", "no_gradient"]
+__all__ = [
+    "Hypothesis",
+    "fitting",
+    "holds_everywhere",
+    "leads",
+    "named",
+    "named_from",
+    "nearest_mistake",
+    "no_gradient",
+]
 
 
 def no_gradient(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
@@ -158,6 +167,13 @@ def _told_apart(judge: Judge, fit: list[Hypothesis]) -> list[Hypothesis]:
     return fit
 
 
+def holds_everywhere(judge: Judge, predict: Callable[[Evidence], Tensor | Prediction]) -> bool:
+    """Whether what fits ordinary problems fits those spread over all distances from the old policy, too."""
+    if not has_clip(judge.conventions.derivation):
+        return True
+    return all(bool(e.fits(predict(e))[0].all()) for e in (spread(judge, i) for i in range(_FRESH)))
+
+
 def _leaves_out(written: str) -> bool:
     return written.partition("=")[2] in ("'none'", "'off'", "'uniform'", "None")
 
@@ -195,9 +211,11 @@ def _if_it_can(predict: Callable[[Evidence], Tensor | Prediction], e: Evidence) 
         return 2 * e.observed.nan_to_num(1.0, 1.0, 1.0).abs() + e.observed.nan_to_num(1.0, 1.0, 1.0).abs().amax() + 1
 
 
-def _under(other: Conventions, e: Evidence) -> Tensor:
+def _under(other: Conventions, e: Evidence) -> Tensor | Prediction:
     """The gradient that another declaration requires on the same problem."""
     case = e.case
+    if working_dtype(e.conventions, case) != torch.float64:  # what its own rounding leaves open counts
+        return e.under(other).predict({}).times(overall_factor(other, case))
     missing = [name for name in other.derivation.given if name not in case.names and name != "D"]
     if missing:
         raise KeyError(missing[0])

@@ -16,6 +16,7 @@ from derivations.derivation import Derivation
 from gradcheck.oracle.mistakes.candidates import Candidate, Mistake, Overrides
 from gradcheck.oracle.mistakes.conversions import carried_over, conversion_mistakes
 from gradcheck.oracle.mistakes.divergence import divergence_mistakes
+from gradcheck.oracle.mistakes.errors import error_mistakes, error_weight_mistakes, prediction_mistakes
 from gradcheck.oracle.mistakes.forward import mixture_mistakes, target_mistakes, weight_mistakes
 from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, Right
 from gradcheck.oracle.mistakes.general import reference_mistakes, term_mistakes
@@ -54,7 +55,10 @@ KINDS: tuple[Callable[[Derivation], Iterator[Candidate]], ...] = (
     weight_mistakes,
     mixture_mistakes,
     pair_mistakes,
+    error_mistakes,
+    prediction_mistakes,
     quantity_mistakes,
+    error_weight_mistakes,
 )
 """In the order in which they are tried: of two mistakes that predict the same gradient, the first one is named."""
 
@@ -86,7 +90,8 @@ def mistakes(derivation: Derivation) -> tuple[Mistake, ...]:
             key = frozenset(one.items())
             if one and key not in seen and _needs(own, one) <= available:
                 seen.add(key)
-                named.append(Mistake(name, sentence, own, one, kind is quantity_mistakes, listed=True))
+                generic = kind in (quantity_mistakes, error_weight_mistakes)
+                named.append(Mistake(name, sentence, own, one, generic, listed=True))
     return tuple(named)
 
 

@@ -42,6 +42,13 @@ def divergence_mistakes(d: Derivation) -> Iterator[Candidate]:
         put(Unless(-away, beyond)),
         {},
     )
+    for way, sign in (("above", n.ratio - 1), ("below", 1 - n.ratio)):
+        yield (
+            "mask-by-the-ratio-alone",
+            f"samples are masked where the ratio is {way} 1, whatever the advantage's sign",
+            put(Unless(sign, beyond)),
+            {},
+        )
     good, bad = n.advantage, -n.advantage
     for which, sign in (("negative", good), ("positive", bad)):
         sentence = f"samples with a {which} advantage are never masked"

@@ -2,7 +2,7 @@ r"""Mistakes in the forward process's losses: the regression target, what weighs
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import sympy as sp
 
@@ -10,8 +10,9 @@ from derivations import notation as n
 from derivations.calculus import MeanAbs, Norm2, Surrogate, drop_sg, sg
 from derivations.derivation import Derivation, inline
 from gradcheck.oracle.mistakes.candidates import Candidate, Overrides
-from gradcheck.oracle.mistakes.functions import BatchMean, Huber, Rounded
+from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, Neighbour, Right, Rounded
 from gradcheck.oracle.mistakes.general import advantage_mistakes
+from gradcheck.oracle.mistakes.places import stated
 
 __all__ = ["mixture_mistakes", "target_mistakes", "weight_mistakes"]
 
@@ -31,23 +32,10 @@ def target_mistakes(d: Derivation) -> Iterator[Candidate]:
         ("velocity-times-time", "t (ε − x_0)", n.t * (n.noise - n.x_0)),
     ):
         yield name, f"the regression target is {seen}; it must be ε − x_0", d.loss, {n.v_gt: target}
-    loss = d.inline(d.loss)
-    absolute = loss.replace(Norm2, lambda x: n.D * MeanAbs(x))
-    rooted = loss.replace(Norm2, lambda x: sp.sqrt(Norm2(x)))
-    mean_rooted = loss.replace(Norm2, lambda x: sp.sqrt(n.D * Norm2(x)))
-    yield "not-squared", "the error is the absolute one, |v − v_gt| (L1), not the squared one", absolute, {}
-    for wrong in (rooted, mean_rooted):
-        yield "not-squared", "the error is a distance ‖v − v_gt‖ (the root is taken), not a squared one", wrong, {}
-    for delta in map(sp.Rational, ("1/10", "1/2", "1", "2", "5", "10")):
-        for factor, what in ((1, "½x² inside"), (2, "x² inside")):
-            wrong = loss.replace(Norm2, lambda x, c=factor, size=delta: c * Huber(x, size))
-            sentence = f"the error of each coordinate is Huber's (smooth L1, δ = {float(delta):g}, {what}), not squared"
-            yield "huber", sentence, wrong, {}
 
 
 def weight_mistakes(d: Derivation) -> Iterator[Candidate]:
     """What multiplies a squared error: the advantage, ω(t), an exponentiated reward."""
-    loss = d.inline(d.loss)
     if d.coefficients.get(n.omega, sp.S.One) != 1:
         formula = d.coefficients[n.omega]
         for name, sentence, weight in (
@@ -59,11 +47,11 @@ def weight_mistakes(d: Derivation) -> Iterator[Candidate]:
                 BatchMean(formula),
             ),
         ):
-            yield name, sentence, loss.xreplace({n.omega: weight}), {}
+            yield name, sentence, d.loss, {n.omega: weight}
     if n.v_gt in d.definitions and n.advantage in d.loss.free_symbols and not d.loss.atoms(Surrogate):
         yield from advantage_mistakes(d)
     if n.temperature in d.loss.free_symbols:
-        for name, sentence, wrong in _exponential_mistakes(loss):
+        for name, sentence, wrong in _exponential_mistakes(d.loss):
             yield name, sentence, wrong, {}
 
 
@@ -140,13 +128,33 @@ def mixture_mistakes(d: Derivation) -> Iterator[Candidate]:
     half = sp.Rational(1, 2)
     yield "branches-unweighted", "the branches are not weighted by r and 1 − r", weighed(half, half), {}
     yield "branches-unweighted", "the branches are not weighted by r and 1 − r", weighed(sp.S.One, sp.S.One), {}
-    yield "probability-rounded", "r is rounded to 0 or 1", weighed(Rounded(r), 1 - Rounded(r)), {}
-    mean = BatchMean(r)
-    yield "probability-averaged", "r is averaged over the batch; it must be per sample", weighed(mean, 1 - mean), {}
+    given = stated(d).table.get(r, Right(r))
+    yield "probability-rounded", "r is rounded to 0 or 1", d.loss, {r: Rounded(given)}
+    averaged = "r is averaged over the batch; it must be per sample"
+    yield "probability-averaged", averaged, d.loss, {r: BatchMean(given)}
+    yield "negative-branch-sign", "the negative branch is subtracted; it must be added", weighed(r, r - 1), {}
+    yield (
+        "branches-weighted-alike",
+        "both branches are weighted by r; the negative one must be by 1 − r",
+        weighed(r, r),
+        {},
+    )
     yield "beta-squared", "β enters the mixtures squared", put({b: b**2}), {}
     yield "beta-squared", "β enters the mixtures squared", mixed(old + b**2 * (new - old), old - b**2 * (new - old)), {}
     other_plus, other_minus = b * old + (1 - b) * new, (2 - b) * old - (1 - b) * new
     yield "beta-exchanged", "β and 1 − β are exchanged in the mixtures", mixed(other_plus, other_minus), {}
+    yield (
+        "beta-doubled",
+        "β is twice what it must be in the mixtures",
+        mixed(plus + b * (new - old), minus - b * (new - old)),
+        {},
+    )
+    yield "beta-halved", "β is half of what it must be in the mixtures", mixed((plus + old) / 2, (minus + old) / 2), {}
+    share = "v_old has the share {} in v{}; it must be {}"
+    for had, wrong in (("1", old + b * new), ("1 + β", (1 + b) * old + b * new), ("0", b * new)):
+        yield "old-share", share.format(had, "⁺", "1 − β"), mixed(wrong, minus), {}
+    for had, wrong in (("1", old - b * new), ("1 − β", (1 - b) * old - b * new), ("0", -b * new)):
+        yield "old-share", share.format(had, "⁻", "1 + β"), mixed(plus, wrong), {}
     one = "β and 1 − β are exchanged in one of the mixtures"
     yield "beta-on-one-branch", one, mixed(plus, other_minus), {}
     yield "beta-on-one-branch", one, mixed(other_plus, minus), {}
@@ -181,22 +189,45 @@ def mixture_mistakes(d: Derivation) -> Iterator[Candidate]:
         ):
             yield name, sentence, weighed(map_, 1 - map_), {}
     if n.w_plus in d.coefficients:
-        live = {s: drop_sg(d.inline(d.coefficients[s])) for s in (n.w_plus, n.w_minus)}
-        averaged = {s: BatchMean(s) for s in (n.w_plus, n.w_minus)}
-        yield "weights-live", "the adaptive weights carry a gradient; they must be detached", put(live), {}
-        yield "weights-missing", "the adaptive weights are missing", put(dict.fromkeys(live, sp.S.One)), {}
-        swapped = {n.w_plus: n.w_minus, n.w_minus: n.w_plus}
-        yield "weights-swapped", "the adaptive weights of the two branches are exchanged", put(swapped), {}
-        yield "weights-averaged", "the adaptive weights are averaged over the batch", put(averaged), {}
-        yield (
-            "weights-shared",
-            "both branches have the positive branch's adaptive weight",
-            put({n.w_minus: n.w_plus}),
-            {},
-        )
-        yield (
-            "weights-shared",
-            "both branches have the negative branch's adaptive weight",
-            put({n.w_plus: n.w_minus}),
-            {},
-        )
+        yield from _adaptive_weight_mistakes(d)
+
+
+def _adaptive_weight_mistakes(d: Derivation) -> Iterator[Candidate]:
+    """What each branch's error is divided by: its mean absolute error, detached."""
+    weights = (n.w_plus, n.w_minus)
+    right = {s: d.coefficients[s] for s in weights}
+
+    def each(change: Callable[[sp.Expr], sp.Expr]) -> Overrides:
+        return {s: change(right[s]) for s in weights}
+
+    def measured(wrong: Callable[[sp.Expr], sp.Expr]) -> Overrides:
+        return each(lambda e: e.replace(MeanAbs, wrong))
+
+    each_branch = "the adaptive weights"
+    for name, sentence, edits in (
+        ("weights-live", f"{each_branch} carry a gradient; they must be detached", each(drop_sg)),
+        ("weights-missing", f"{each_branch} are missing", each(lambda e: sp.S.One)),
+        (
+            "weights-swapped",
+            f"{each_branch} of the two branches are exchanged",
+            {n.w_plus: Right(n.w_minus), n.w_minus: Right(n.w_plus)},
+        ),
+        ("weights-averaged", f"{each_branch} are averaged over the batch", each(BatchMean)),
+        ("weights-of-first-sample", f"{each_branch} are the first sample's", each(BatchFirst)),
+        ("weights-of-neighbour", f"{each_branch} are another sample's", each(lambda e: Neighbour(e, 1))),
+        ("weights-of-neighbour", f"{each_branch} are another sample's", each(lambda e: Neighbour(e, -1))),
+        ("weights-shared", "both branches have the positive branch's adaptive weight", {n.w_minus: Right(n.w_plus)}),
+        ("weights-shared", "both branches have the negative branch's adaptive weight", {n.w_plus: Right(n.w_minus)}),
+        ("weights-summed", f"{each_branch} are sums over coordinates; they must be means", each(lambda e: n.D * e)),
+        (
+            "weights-squared",
+            f"{each_branch} are mean squares; they must be mean absolute errors",
+            measured(lambda x: Norm2(x) / n.D),
+        ),
+        (
+            "weights-squared",
+            f"{each_branch} are roots of mean squares; they must be mean absolute errors",
+            measured(lambda x: sp.sqrt(Norm2(x) / n.D)),
+        ),
+    ):
+        yield name, sentence, d.loss, edits

@@ -7,18 +7,24 @@ import sympy as sp
 __all__ = [
     "BatchFirst",
     "BatchMean",
+    "BatchSize",
+    "BatchStd",
     "Bounded",
     "Coordinatewise",
     "Crossed",
     "DualClip",
+    "FourthPowers",
     "Given",
     "Huber",
+    "Leaky",
     "LogClipped",
+    "Masked",
     "MaskedBy",
     "MaxSurrogate",
     "Neighbour",
     "OneSided",
     "Outer",
+    "PseudoHuber",
     "Right",
     "Rounded",
     "SmallHalf",
@@ -157,6 +163,44 @@ class Huber(sp.Function):
 
     def _eval_is_real(self) -> bool:
         return True
+
+
+class PseudoHuber(Huber):
+    """Each coordinate's δ²(√(1 + (x/δ)²) − 1), summed; arguments (x, δ)."""
+
+
+class FourthPowers(sp.Function):
+    """The sum of the coordinates' fourth powers."""
+
+    nargs = 1
+
+    def _eval_is_real(self) -> bool:
+        return True
+
+
+class Masked(sp.Function):
+    """The squared norm with some coordinates weighed; arguments (x, which, weight), which as :data:`errors.MASKS`."""
+
+    nargs = 3
+
+    def _eval_is_real(self) -> bool:
+        return True
+
+
+class BatchSize(BatchMean):
+    """The number of samples in the batch; its argument only has to be one per sample."""
+
+
+class BatchStd(BatchMean):
+    """A per-sample scalar's standard deviation over the batch; the second argument is 1 for the unbiased one."""
+
+    nargs = 2
+
+
+class Leaky(sp.Function):
+    """PPO's surrogate whose clipped ratio keeps a slope beyond its edges; the arguments are (A, r, ε⁻, ε⁺, slope)."""
+
+    nargs = 5
 
 
 class SmallHalf(sp.Function):

@@ -10,7 +10,7 @@ from derivations import notation as n
 from derivations.calculus import Norm2
 from derivations.derivation import Derivation
 from gradcheck.oracle.mistakes.candidates import Candidate
-from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, Neighbour, Right
+from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, BatchStd, Neighbour, Right
 from gradcheck.oracle.mistakes.places import KL, KL_STD, POLICY, stated
 
 __all__ = ["advantage_mistakes", "reference_mistakes", "term_mistakes", "wrong_advantages"]
@@ -46,6 +46,13 @@ def wrong_advantages(a: sp.Expr) -> Iterator[tuple[str, str, sp.Expr]]:
         "the advantage is normalised over the batch once more",
         centred / sp.sqrt(BatchMean(centred**2)),
     )
+    for unbiased in (0, 1):
+        for eps in ("1e-4", "1e-6", "1e-8"):
+            yield (
+                "advantage-normalised-twice",
+                "the advantage is normalised over the batch once more",
+                centred / (BatchStd(a, unbiased) + sp.Float(eps)),
+            )
     yield (
         "probability-for-advantage",
         "the optimality probability (1 + A)/2 stands where the advantage belongs",

@@ -49,6 +49,9 @@ def quantity_mistakes(d: Derivation) -> Iterator[Candidate]:
             yield put("sign", f"{of} has the wrong sign", -right)
         if vector:
             yield put("missing", f"{of} is missing", sp.S.Zero * right)
+            if right == Right(symbol) or name == "v_gt":  # what is computed of others is their step's or target's
+                yield put("doubled", f"{of} is twice what it must be", 2 * right)
+                yield put("halved", f"{of} is half of what it must be", right / 2)
             continue
         yield put("missing", f"{of} is missing: 1 stands in its place", sp.S.One)
         yield put("zero", f"{of} is missing: 0 stands in its place", sp.S.Zero)
@@ -58,6 +61,8 @@ def quantity_mistakes(d: Derivation) -> Iterator[Candidate]:
             yield put("doubled", f"{of} is twice what it must be", 2 * right)
             yield put("halved", f"{of} is half of what it must be", right / 2)
         yield put("inverted", f"1/{of} stands where {of} must", 1 / right)
+        if name == "t":
+            yield put("timestep", "the scheduler's timestep, 1000 t, stands where t must", 1000 * right)
         if name in ("t", "reward_prob", "window"):
             yield put("complement", f"1 − {of} stands where {of} must", 1 - right)
         if symbol.is_nonnegative:

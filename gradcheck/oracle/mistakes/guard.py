@@ -85,6 +85,9 @@ def corrected_ratio_mistakes(d: Derivation) -> Iterator[Candidate]:
         "the ratio's bias is not multiplied by the step's standard deviation",
         {n.log_ratio: SCALE * plain + BIAS},
     )
+    yield put(
+        "scale-inverted", "the log-ratio is divided by the step's deviation; it must be multiplied", {SCALE: 1 / n.C2}
+    )
     half = sp.Rational(1, 2)
     crossed = "every ratio meets every sample's scale: the scale has shape (B, 1), the log-ratio (B,)"
     surrogate = next(iter(d.loss.atoms(Surrogate)), None)

@@ -39,6 +39,21 @@ def pair_mistakes(d: Derivation) -> Iterator[Candidate]:
     z = likelihood.args[0]
     for name, sentence, loss in (
         *(_of_a_pair(policy) if n.preference in z.free_symbols else _of_a_group(policy)),
+        *(
+            ("link-hinge", f"a hinge stands where −log sigmoid must: max(0, {c} − margin)", sp.Max(0, c + z))
+            for c in (0, 1)
+        ),
+        *(
+            ("link-squared", f"a squared margin stands where −log sigmoid must (IPO): (margin − {word})²", (z + c) ** 2)
+            for word, c in (("½", sp.Rational(1, 2)), ("1", sp.S.One), ("β/2", beta / 2))
+        ),
+        (
+            "link-squared",
+            "a squared margin stands where −log sigmoid must (IPO): (margin/β − 1/(2β))²",
+            (z / beta + 1 / (2 * beta)) ** 2,
+        ),
+        ("link-exponential", "exp(−margin) stands where −log sigmoid must", sp.exp(z)),
+        ("over-beta", "the loss is divided by β", sp.log(1 + sp.exp(z)) / beta),
         ("beta-outside", "β multiplies the logarithm; it must multiply the gaps", beta * sp.log(1 + sp.exp(z / beta))),
         ("log-missing", "the probability of the wrong order is the loss, without a logarithm", 1 / (1 + sp.exp(-z))),
         ("sigmoid-missing", "the margin itself is the loss: what is learnt never lets go", z),

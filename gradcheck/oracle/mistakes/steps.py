@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import sympy as sp
 import torch
 
 from derivations import notation as n
-from derivations.calculus import Norm2
+from derivations.calculus import MeanAbs, Norm2
 from derivations.derivation import Derivation, inline
 from derivations.sde import SDES, reverse_step, step_with
 from gradcheck.oracle.mistakes import places as at
 from gradcheck.oracle.mistakes.candidates import Candidate, Overrides
-from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, Neighbour, Right, SmallHalf, TimeRounded
+from gradcheck.oracle.mistakes.functions import (
+    BatchFirst,
+    BatchMean,
+    Bounded,
+    Huber,
+    Neighbour,
+    Right,
+    SmallHalf,
+    TimeRounded,
+)
 from gradcheck.oracle.mistakes.places import Place, stated
 
 __all__ = ["step_mistakes"]
@@ -330,6 +340,17 @@ def _ddim_mistakes(d: Derivation, formulas: Mapping[sp.Symbol, sp.Expr]) -> Iter
         d.loss,
         {s: e.xreplace({n.C2: sp.S.Zero}) for s, e in formulas.items() if s != n.C2},
     )
+    for name, sentence, signal, limit in (
+        ("data-of-the-next-step", "the predicted data is made with ᾱ' where ᾱ belongs", a_prev, None),
+        ("data-clipped", "the predicted data is clipped to [−1, 1]; the declared step is without", a, 1),
+        ("data-clipped", "the predicted data is clipped to [−5, 5]; the declared step is without", a, 5),
+    ):
+        means = {}
+        for mean, v in ((n.mean_theta, n.v_theta), (n.mean_old, n.v_old)):
+            data = sp.sqrt(signal) * n.x_t - sp.sqrt(1 - signal) * v
+            kept_data = data if limit is None else Bounded(data, -limit, limit)
+            means[mean] = sp.sqrt(a_prev) * kept_data + kept * (sp.sqrt(a) * v + sp.sqrt(1 - a) * n.x_t)
+        yield name, sentence, d.loss, means
     for name, sentence, value in (
         ("std-without-eta", f"{wrong_std} the one of η = 1", formulas[n.C2] / n.noise_level),
         ("std-is-variance", f"{wrong_std} its variance: a root is missing", n.C2**2),
@@ -385,6 +406,9 @@ def _density_mistakes(d: Derivation) -> Iterator[Candidate]:
     def scaled(factor: sp.Expr) -> Overrides:
         return {s: e.replace(Norm2, lambda x: factor * Norm2(x)) for s, e in formulas.items()}
 
+    def of_each(wrong: Callable[[sp.Expr], sp.Expr]) -> Overrides:
+        return {s: e.replace(Norm2, wrong) for s, e in formulas.items()}
+
     exponent = "the log-probability's exponent"
     if formulas[n.log_prob_theta].has(at.STD):
         variance = 2 * at.STD**2
@@ -395,6 +419,25 @@ def _density_mistakes(d: Derivation) -> Iterator[Candidate]:
             scaled(variance),
         )
         yield "exponent-without-variance", f"{exponent} is not divided by the variance C2²", d.loss, scaled(at.STD**2)
+        for name, wrong, square in (
+            ("exponent-std", "C2, not its square", at.STD),
+            ("exponent-std", "C2⁴, the variance's square", at.STD**4),
+            ("exponent-std", "the mean variance of the batch; it must be per sample", BatchMean(at.STD) ** 2),
+            *(
+                (("exponent-std", "σ_t², without Δt", at.STD**2 / n.dt), ("exponent-std", "σ_t² Δt²", at.STD**2 * n.dt))
+                if "dt" in d.given
+                else ()
+            ),
+        ):
+            sentence = f"{exponent} is divided by twice {wrong}"
+            yield name, sentence, d.loss, scaled(at.STD**2 / square)
+        for delta in (1, 2, 5):
+            for factor in (1, 2):
+                sentence = f"{exponent} has Huber's function of (x − μ)/C2 (smooth L1, δ = {delta}), not its square"
+                yield "huber", sentence, d.loss, of_each(partial(_huber, factor, delta * at.STD))
+        for factor in (1, 2):
+            sentence = f"{exponent} has |x − μ|/C2, not its square"
+            yield "exponent-not-squared", sentence, d.loss, of_each(partial(_absolute, factor * n.D * at.STD))
         yield "exponent-half-missing", f"{exponent} lacks its factor 1/2", d.loss, scaled(sp.Integer(2))
         yield "exponent-half-twice", f"{exponent} has a factor 1/2 too many", d.loss, scaled(sp.Rational(1, 2))
     yield "exponent-sign", f"{exponent} has the wrong sign", d.loss, scaled(sp.S.NegativeOne)
@@ -405,6 +448,14 @@ def _density_mistakes(d: Derivation) -> Iterator[Candidate]:
         yield "log-prob-reduction", sentence, d.loss, {s: n.D**power * e for s, e in formulas.items()}
     half = {s: e.replace(Norm2, lambda x: SmallHalf(x, 0)) for s, e in formulas.items()}
     yield "half-of-the-coordinates", "the log-probability is that of half of the coordinates alone", d.loss, half
+
+
+def _huber(factor: int, delta: sp.Expr, x: sp.Expr) -> sp.Expr:
+    return factor * Huber(x, delta)
+
+
+def _absolute(factor: sp.Expr, x: sp.Expr) -> sp.Expr:
+    return factor * MeanAbs(x)
 
 
 def _normaliser_mistakes(d: Derivation) -> Iterator[Candidate]:

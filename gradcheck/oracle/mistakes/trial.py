@@ -22,18 +22,24 @@ from gradcheck.oracle.mistakes.candidates import Mistake
 from gradcheck.oracle.mistakes.functions import (
     BatchFirst,
     BatchMean,
+    BatchSize,
+    BatchStd,
     Bounded,
     Coordinatewise,
     Crossed,
     DualClip,
+    FourthPowers,
     Given,
     Huber,
+    Leaky,
     LogClipped,
+    Masked,
     MaskedBy,
     MaxSurrogate,
     Neighbour,
     OneSided,
     Outer,
+    PseudoHuber,
     Right,
     Rounded,
     SmallHalf,
@@ -299,12 +305,27 @@ def _first_half(x: Tensor, _: Tensor) -> Tensor:
     return scaled.reshape(-1, *(1,) * (x.ndim - 1))
 
 
+def _masked(x: Tensor, which: Tensor, weight: Tensor) -> Tensor:
+    """The squared norm; the first or last (odd) index of the first or last (from 2 on) axis is weighed."""
+    place = int(which)
+    axis, index = (1, -1)[place // 2], (0, -1)[place % 2]
+    weights = torch.ones_like(x)
+    weights.select(axis, index).mul_(weight)
+    return _dot(weights * x, x)
+
+
+def _leaky(a: Tensor, r: Tensor, low: Tensor, high: Tensor, slope: Tensor) -> Tensor:
+    clipped = _clip(r, low, high)
+    return -torch.minimum(r * a, (clipped + slope * (r - clipped)) * a)
+
+
 def _on_a_table(t: Tensor, steps: Tensor, how: Tensor) -> Tensor:
     n = float(steps.flatten()[0])
     return (torch.floor(t * n) if float(how.flatten()[0]) < 0 else torch.round(t * n)) / n
 
 
 _CLIPPED = (Surrogate, MaxSurrogate, OneSided, TieLost, DualClip)
+"""The arguments begin with (A, r, ε⁻, ε⁺); more of them are edges too."""
 
 _COMPARED = (*_CLIPPED, Unless)
 
@@ -386,5 +407,13 @@ _RULES: dict[type, Callable[..., Tensor]] = {
     Bounded: lambda x, low, high: torch.minimum(torch.maximum(x, low), high),
     Coordinatewise: _coordinatewise,
     Huber: _huber,
+    PseudoHuber: lambda x, delta: (delta**2 * ((1 + (x / delta) ** 2).sqrt() - 1)).sum(
+        tuple(range(1, x.ndim)), keepdim=True
+    ),
+    FourthPowers: lambda x: _dot(x**2, x**2),
+    Masked: _masked,
+    BatchSize: lambda x: torch.full_like(x, len(x)),
+    BatchStd: lambda x, unbiased: x.std(0, correction=int(unbiased), keepdim=True).expand(x.shape),
+    Leaky: _leaky,
     SmallHalf: _first_half,
 }

@@ -9,7 +9,7 @@ import sympy as sp
 from derivations import notation as n
 from derivations.derivation import Derivation
 from gradcheck.oracle.mistakes.candidates import Candidate
-from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean
+from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, BatchSize
 
 __all__ = ["time_weight_mistakes"]
 
@@ -58,6 +58,20 @@ def time_weight_mistakes(d: Derivation) -> Iterator[Candidate]:
             "window-of-first-sample",
             "whether the first sample is in the window decides for all",
             BatchFirst(n.window) * everywhere,
+            {},
+        )
+        crossed = "every loss meets every sample's window: (B,) is broadcast against (B, 1)"
+        size = BatchSize(n.window)
+        yield (
+            "outer-product",
+            f"{crossed}, so that the window cancels out and the mean becomes a sum",
+            size * everywhere,
+            {},
+        )
+        yield (
+            "outer-product",
+            f"{crossed}, so that each loss is weighed by the windows' mean",
+            BatchMean(n.window) * everywhere,
             {},
         )
         yield (
