@@ -337,7 +337,7 @@ STEP = {
     "exponent-no-half": wrong("half|1/2|½|2 C2²|twice", exponent=lambda s, c, e: e**2 / s.std(c) ** 2),
     "exponent-std": wrong("squared|variance|C2 ", exponent=lambda s, c, e: e**2 / (2 * s.std(c))),
     "exponent-unit": wrong("unit|without|C2|variance", exponent=lambda s, c, e: e**2),
-    "exponent-abs": wrong("squared|absolute", exponent=lambda s, c, e: e.abs() / s.std(c)),
+    "exponent-abs": wrong("squared|absolute|not its square", exponent=lambda s, c, e: e.abs() / s.std(c)),
     "exponent-huber": wrong(
         "huber",
         exponent=lambda s, c, e: torch.nn.functional.smooth_l1_loss(
@@ -424,7 +424,7 @@ GUARD = {
     "over-root": wrong("Δt", over=lambda s, c: Guard.over(s, c).sqrt()),
     "over-squared": wrong("Δt", over=lambda s, c: Guard.over(s, c) ** 2),
     "over-averaged": wrong("averag|mean", over=lambda s, c: _all_alike(Guard.over(s, c))),
-    "over-first": wrong("first", over=lambda s, c: _of_first(Guard.over(s, c))),
+    "over-first": wrong("first|same time", over=lambda s, c: _of_first(Guard.over(s, c))),
     "over-sigma": wrong("Δt|σ|divided", over=lambda s, c: Guard.over(s, c) * s.sigma(c).flatten()),
     "over-inverse": wrong("Δt", over=lambda s, c: 1 / Guard.over(s, c)),
 }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import sympy as sp
@@ -26,7 +26,7 @@ from gradcheck.oracle.mistakes import Prediction
 from gradcheck.oracle.mistakes.candidates import Overrides
 from gradcheck.oracle.mistakes.errors import MASKS, errors_of, in_errors
 from gradcheck.oracle.mistakes.functions import Bounded, DualClip, Huber, Leaky, Masked, Right
-from gradcheck.oracle.mistakes.places import LOSS, SURROGATE, Stated, stated
+from gradcheck.oracle.mistakes.places import LOSS, MEAN_BEHIND, SURROGATE, Stated, stated
 from gradcheck.oracle.reference import overall_factor
 from gradcheck.oracle.results import Diagnosis
 
@@ -66,7 +66,7 @@ _SHARES = (-0.5, 0.05, 0.2, 0.5, 0.8, 1.5, 3.0)
 def fitted_number(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
     """The first mistake with a number in it that explains every sample."""
     e = max(evidence, key=lambda e: int((e.wrong & ~e.undecided).sum()))
-    for family in _families(judge.conventions):
+    for family in _each_side(judge.conventions):
         for c in _numbers(e, family):
 
             def predict(e: Evidence, family: _Family = family, c: float = c) -> Prediction:
@@ -75,6 +75,26 @@ def fitted_number(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
             if explains(evidence, predict) and holds_everywhere(judge, predict):
                 return Diagnosis(family.name, family.sentence.format(c=f"{c:.6g}"), family.declare.format(c=f"{c:.6g}"))
     return None
+
+
+_BEHIND = (n.log_prob_old, MEAN_BEHIND, n.mean_ref)
+"""What code may read from its case, as the right step gave it."""
+
+
+def _each_side(declared: Conventions) -> Iterator[_Family]:
+    """Each mistake, made throughout or in the trained model's side alone."""
+    own = stated(declared.derivation)
+    for family in _families(declared):
+        yield family
+        changed = frozenset(family.edits(sp.Float(0.5)))
+        held = [s for s in _BEHIND if s in own.reach(changed) and s not in changed]
+        if held:
+            given = {s: Right(n.mean_old if s == MEAN_BEHIND else s) for s in held}
+            yield replace(family, edits=partial(_with, family.edits, given))
+
+
+def _with(edits: Callable[[sp.Expr], Overrides], given: Overrides, c: sp.Expr) -> Overrides:
+    return {**edits(c), **given}
 
 
 def _families(declared: Conventions) -> Iterator[_Family]:
@@ -102,13 +122,14 @@ def _families(declared: Conventions) -> Iterator[_Family]:
         sentence = f"{text(symbol)} is {{c}} times what it must be"
         yield _Family(f"{name.replace('_', '-')}-scaled", sentence, partial(_scaled, symbol, right), _SCALES)
     for place in own.deviations:
+        where = str(place).partition("std of ")[2] or "what multiplies the log-ratio"
+        std = f"the standard deviation in {where}"
+        right = own.table[place]
+        yield _Family("std-shifted", f"{{c}} is added to {std}", partial(_added, place, right), _SIZES)
         yield _Family(
-            "std-floor",
-            f"the standard deviation in {str(place).partition('std of ')[2] or 'the scale'} is clamped from below, "
-            "to at least {c}",
-            lambda c, p=place: {p: sp.Max(own.table[p], c)},  # type: ignore[misc]
-            _SIZES,
+            "std-floor", f"{std} is clamped from below, to at least {{c}}", partial(_floored, place, right), _SIZES
         )
+        yield _Family("std-scaled", f"{std} is {{c}} times what it must be", partial(_scaled, place, right), _SCALES)
     yield from _of_the_error(own)
     for signal in (n.reward, n.advantage):
         exponents = [x for x in own.table[LOSS].atoms(sp.exp) | _policy(own).atoms(sp.exp) if x.has(signal)]
@@ -130,6 +151,14 @@ def _families(declared: Conventions) -> Iterator[_Family]:
 
 def _scaled(symbol: sp.Symbol, right: sp.Expr, c: sp.Expr) -> Overrides:
     return {symbol: c * right}
+
+
+def _added(symbol: sp.Symbol, right: sp.Expr, c: sp.Expr) -> Overrides:
+    return {symbol: right + c}
+
+
+def _floored(symbol: sp.Symbol, right: sp.Expr, c: sp.Expr) -> Overrides:
+    return {symbol: sp.Max(right, c)}
 
 
 def _policy(own: Stated) -> sp.Expr:
@@ -223,6 +252,9 @@ _LEFT = 1e-3
 
 def _numbers(e: Evidence, family: _Family) -> Iterator[float]:
     """The number that fits one problem, of the fewest digits that do not differ from it; nothing if none does."""
+    if family.threshold:
+        yield from (c for c in family.starts if bool(e.fits(_prediction(e, family, c))[0].all()))
+        return
     usable = ~e.undecided & rows_of(e.observed).isfinite().all(1) & (lengths(rows_of(e.observed)) > 10 * e.rounding)
     usable = usable | (e.wrong & ~e.undecided)
     if int(usable.sum()) < 2:
@@ -236,9 +268,6 @@ def _numbers(e: Evidence, family: _Family) -> Iterator[float]:
     def misfit(x: Tensor) -> float:
         return float((x**2).sum(1).clamp(max=1.0).sum())
 
-    if family.threshold:
-        yield from (c for c in family.starts if bool(e.fits(_prediction(e, family, c))[0].all()))
-        return
     start = min(family.starts, key=lambda c: misfit(off(c)))
     c = _polished(off, misfit, start)
     if c is None or misfit(off(c)) > _LEFT:
@@ -249,7 +278,10 @@ def _numbers(e: Evidence, family: _Family) -> Iterator[float]:
 def _polished(off: Callable[[float], Tensor], misfit: Callable[[Tensor], float], c: float) -> float | None:
     """Gauss and Newton's steps, each as long as it helps."""
     here = off(c)
-    for _ in range(12):
+    hopeless = misfit(here) / 2
+    for tried in range(12):
+        if tried == 4 and misfit(here) > hopeless:
+            return None
         h = 1e-6 * abs(c)
         slope = (off(c + h) - here) / h
         bend = float((slope**2).sum())

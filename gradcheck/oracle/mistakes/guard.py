@@ -10,7 +10,7 @@ from derivations import notation as n
 from derivations.calculus import Surrogate, sg
 from derivations.derivation import Derivation
 from gradcheck.oracle.mistakes.candidates import Candidate, Overrides
-from gradcheck.oracle.mistakes.functions import BatchMean, Outer
+from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, Neighbour, Outer
 from gradcheck.oracle.mistakes.places import BIAS, BIAS_STD, MEAN_BEHIND, OVER, POLICY, SCALE, stated
 
 __all__ = ["corrected_ratio_mistakes"]
@@ -32,6 +32,9 @@ def corrected_ratio_mistakes(d: Derivation) -> Iterator[Candidate]:
     yield put("bias-missing", "the ratio's bias ‖μ_θ − μ_old‖²/(2C2²) is not added back", {BIAS: sp.S.Zero})
     averaged = "your ratio bias is averaged over the batch; it must be per sample"
     yield put("bias-averaged", averaged, {BIAS: BatchMean(bias)})
+    for by in (1, -1):
+        yield put("bias-of-neighbour", "the ratio's bias is another sample's", {BIAS: Neighbour(bias, by)})
+    yield put("bias-of-first-sample", "the ratio's bias is the first sample's", {BIAS: BatchFirst(bias)})
     distance = (2 * BIAS_STD**2) * bias
     yield put(
         "bias-averaged",
@@ -70,6 +73,12 @@ def corrected_ratio_mistakes(d: Derivation) -> Iterator[Candidate]:
         "the ratio's bias compares the velocities; it must compare the steps' means",
         {BIAS: bias.xreplace({MEAN_BEHIND: n.v_old, n.mean_theta: n.v_theta})},
     )
+    for unscaled in (distance / 2, distance):
+        yield put(
+            "bias-on-velocities",
+            "the ratio's bias compares the velocities, without a variance; it must compare the steps' means",
+            {BIAS: unscaled.xreplace({MEAN_BEHIND: n.v_old, n.mean_theta: n.v_theta})},
+        )
     yield put(
         "plain-ratio",
         "the corrected ratio is not used: the plain importance ratio takes its place",
@@ -105,6 +114,9 @@ def corrected_ratio_mistakes(d: Derivation) -> Iterator[Candidate]:
         ("root-dt", "the policy term is divided by √Δt; it must be by Δt", sp.sqrt(n.dt)),
         ("dt-averaged", "Δt is averaged over the batch; it must be per sample", BatchMean(n.dt)),
         ("dt-averaged", "√Δt is averaged over the batch; it must be per sample", BatchMean(sp.sqrt(n.dt)) ** 2),
+        ("dt-of-first-sample", "the policy term is divided by the first sample's Δt", BatchFirst(n.dt)),
+        ("dt-of-neighbour", "the policy term is divided by another sample's Δt", Neighbour(n.dt, 1)),
+        ("dt-of-neighbour", "the policy term is divided by another sample's Δt", Neighbour(n.dt, -1)),
         ("dt-twice", "the policy term is divided by Δt twice", n.dt**2),
         ("dt-inverted", "the policy term is multiplied by Δt; it must be divided by it", 1 / n.dt),
         ("over-variance", "the policy term is divided by the step's variance; it must be by Δt", n.C2**2),

@@ -86,6 +86,14 @@ def surrogate_mistakes(d: Derivation) -> Iterator[Candidate]:
         d.loss,
         swap(Surrogate(a, r, high, low)),
     )
+    far = sp.Integer(10) ** 9
+    for which, edges in (("upper", (low, far)), ("lower", (sp.S.One, high))):
+        yield (
+            f"clip-{which}-missing",
+            f"the ratio has no {which} clip edge: it is clipped on the other side alone",
+            d.loss,
+            swap(Surrogate(a, r, *edges)),
+        )
     for which, edge in (("lower", low), ("upper", high)):
         yield "clip-symmetric", ONE_EDGE.format(which), d.loss, swap(Surrogate(a, r, edge, edge))
     yield (
@@ -192,6 +200,13 @@ def log_ratio_mistakes(d: Derivation) -> Iterator[Candidate]:
         d.loss,
         {n.ratio: BatchMean(d.definitions[n.ratio])},
     )
+    for held, how in ((sg, ", detached"), (sp.sympify, "")):
+        yield (
+            "ratio-normalised",
+            f"the ratio is divided by its mean over the batch{how}",
+            d.loss,
+            {n.ratio: d.definitions[n.ratio] / BatchMean(held(d.definitions[n.ratio]))},
+        )
     yield (
         "ratio-detached",
         "the importance ratio is detached: no gradient goes through it",

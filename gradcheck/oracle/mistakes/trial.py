@@ -101,8 +101,9 @@ class Trial:
         gradient, undecided, loose = self._gradient(edits, None)
         if not bool(undecided.any()):
             return Prediction(gradient, undecided, loose)
-        others = tuple(self._gradient(edits, branch)[0] for branch in (0.0, 1.0))
-        return Prediction(gradient, undecided, loose, others)
+        clipped, free = (self._gradient(edits, branch)[0] for branch in (0.0, 1.0))
+        # a ratio that is rounded onto the edge ties, and autograd halves the gradient of a tie
+        return Prediction(gradient, undecided, loose, (clipped, free, (clipped + free) / 2))
 
     @property
     def loose(self) -> Tensor:
