@@ -335,7 +335,7 @@ STEP = {
         ),
     ),
     "exponent-no-half": wrong("half|1/2|½|2 C2²|twice", exponent=lambda s, c, e: e**2 / s.std(c) ** 2),
-    "exponent-std": wrong("squared|variance|C2 ", exponent=lambda s, c, e: e**2 / (2 * s.std(c))),
+    "exponent-std": wrong("squared|variance|C2 |not its square", exponent=lambda s, c, e: e**2 / (2 * s.std(c))),
     "exponent-unit": wrong("unit|without|C2|variance", exponent=lambda s, c, e: e**2),
     "exponent-abs": wrong("squared|absolute|not its square", exponent=lambda s, c, e: e.abs() / s.std(c)),
     "exponent-huber": wrong(

@@ -214,7 +214,8 @@ def _if_it_can(predict: Callable[[Evidence], Tensor | Prediction], e: Evidence) 
 def _under(other: Conventions, e: Evidence) -> Tensor | Prediction:
     """The gradient that another declaration requires on the same problem."""
     case = e.case
-    if working_dtype(e.conventions, case) != torch.float64:  # what its own rounding leaves open counts
+    if n.ratio in other.derivation.definitions and working_dtype(e.conventions, case) != torch.float64:
+        # its ratio may lose more digits than the declared one's, and its clip is open where its own rounding says
         return e.under(other).predict({}).times(overall_factor(other, case))
     missing = [name for name in other.derivation.given if name not in case.names and name != "D"]
     if missing:

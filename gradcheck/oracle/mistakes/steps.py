@@ -28,7 +28,7 @@ from gradcheck.oracle.mistakes.functions import (
 )
 from gradcheck.oracle.mistakes.places import Place, stated
 
-__all__ = ["step_mistakes"]
+__all__ = ["FLOAT32_ERRORS", "step_mistakes"]
 
 
 # a step with a number of its own cannot be tried: cases of the others do not hold it
@@ -471,7 +471,7 @@ def _normaliser_mistakes(d: Derivation) -> Iterator[Candidate]:
         ("½ log 2π is missing", {two_pi: sp.S.Zero}),
         ("log 2π lacks its factor 1/2", {two_pi: 2 * two_pi}),
         ("it is that of the variance", {std: std**2}),
-        *(("½ log 2π is a float32 number", {two_pi: two_pi + 2 * sp.Float(x)}) for x in _FLOAT32_ERRORS),
+        *(("½ log 2π is a float32 number", {two_pi: two_pi + 2 * sp.Float(x)}) for x in FLOAT32_ERRORS),
     ]
     if "dt" in d.given:
         changes += [("it has log σ_t in place of log σ_t √Δt", {std: std / sp.sqrt(n.dt)})]
@@ -494,4 +494,5 @@ def _float32_errors() -> tuple[float, float]:
     return logged - exact, rooted - exact
 
 
-_FLOAT32_ERRORS = _float32_errors()
+FLOAT32_ERRORS = _float32_errors()
+"""How far ½ log 2π is off in code that makes it of a float32 tensor."""

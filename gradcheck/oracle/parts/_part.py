@@ -161,6 +161,9 @@ def _judge(
     failed = [c for c in checks if outcomes[c.id].status == "failed"]
     passed = [c for c in checks if outcomes[c.id].status == "passed"]
     causes = _causes(subject, failed, passed, hypotheses(subject)) if failed else {}
+    causes |= {
+        c.id: _HIDDEN_STATE for c in failed if _direct(c, subject) is None and not _repeats(c, subject, outcomes[c.id])
+    }
     causes |= {name: one.cause for name, one in seen.items() if one.cause is not None}
     results = tuple(
         Result(
@@ -177,6 +180,19 @@ def _judge(
     )
     seconds = time.perf_counter() - start
     return Judgement(info.target, info.declaration, results, info.reference, info.seed, seconds)
+
+
+_HIDDEN_STATE = Diagnosis(
+    "hidden-state", "the same calls give other results the second time: something is kept from one call to the next"
+)
+
+
+def _repeats(check: Check[S], subject: S, first: Outcome) -> bool:
+    """Whether a failed check says the same when it is made again."""
+    try:
+        return _see(check, subject).outcome.detail == first.detail
+    except AdapterError:
+        return True  # a raise is told as one
 
 
 @dataclass(frozen=True)
@@ -230,11 +246,18 @@ def _causes(
             causes[check.id] = _diagnosis(best.hypothesis, others)
         elif direct is not None:
             causes[check.id] = direct
-        elif plain and not plain[0].contradicts:
-            causes[check.id] = _diagnosis(plain[0].hypothesis, [])
+        elif plain and not plain[0].contradicts and failed[0].id in plain[0].explains:
+            causes[check.id] = _diagnosis(plain[0].hypothesis, [])  # what a statement about it says follows from it
         else:
-            causes[check.id] = Diagnosis("unknown", "no named mistake and no other declaration fits")
+            causes[check.id] = Diagnosis("unknown", "no named mistake and no other declaration fits" + _beside(plain))
     return causes
+
+
+def _beside(fits: list[_Fit[S]]) -> str:
+    """What explains other obligations that fail, and so is no cause of this one, or not the only one."""
+    if not fits or fits[0].contradicts:
+        return ""
+    return f" (of {', '.join(sorted(fits[0].explains))} it does: {fits[0].hypothesis.cause})"
 
 
 def _explains(hypothesis: Hypothesis[S], check: Check[S], known: _Known) -> bool:
@@ -271,5 +294,6 @@ def _direct(check: Check[S], subject: S) -> Diagnosis | None:
 
 
 def _diagnosis(best: Hypothesis[S], others: list[Hypothesis[S]]) -> Diagnosis:
-    also = "; it cannot be told from: " + ", or ".join(h.cause for h in others) if others else ""
+    causes = [cause for cause in dict.fromkeys(h.cause for h in others) if cause != best.cause]
+    also = "; it cannot be told from: " + ", or ".join(causes) if causes else ""
     return Diagnosis(best.name, best.cause + also, best.declare)

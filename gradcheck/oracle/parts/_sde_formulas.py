@@ -20,6 +20,7 @@ from derivations.torchgen import ordered_formulas
 from derivations.variant import Variant
 from gradcheck.bounds import Analysis
 from gradcheck.case import Case
+from gradcheck.oracle.mistakes.steps import FLOAT32_ERRORS
 from gradcheck.oracle.parts._sde_parameterisation import reparameterise, slope_through_predictions
 
 __all__ = ["Formulas", "formulas", "required", "wrong_formulas"]
@@ -190,6 +191,7 @@ def _log_prob_mistakes(right: Formulas) -> Iterator[tuple[str, str, Formulas]]:
         return
     count = right.constant.coeff(sp.log(n.C2))
     for name, sentence, part in (
+        *(("two-pi-float32", "½ log 2π is a float32 number in it", -sp.Float(error)) for error in FLOAT32_ERRORS),
         ("two-pi-missing", "the log-probability's normaliser lacks ½ log 2π", sp.log(2 * sp.pi) / 2),
         ("log-std-missing", "the log-probability's normaliser lacks log S", sp.log(n.C2)),
         ("normaliser-sign", "the log-probability's normaliser has the wrong sign", 2 * right.constant / count),

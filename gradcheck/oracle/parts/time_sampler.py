@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gradcheck.errors import InputError
+from gradcheck.oracle.adapter import AdapterError
 from gradcheck.oracle.parts._calls import Wrong, calling, described, name_of, number_problem, one_of, tensor_result
 from gradcheck.oracle.parts._part import Check, Hypothesis, Part, PartInfo, declare
 from gradcheck.oracle.parts._statistics import FALSE_ALARM, beta_cdf, ks_bound, ks_distance, normal_cdf, poisson_limit
@@ -254,8 +255,29 @@ def _generator(subject: Subject) -> Diagnosis:
 
 def _clamped(subject: Subject) -> Diagnosis | None:
     t = subject.draw(_N, 1)
-    ends = int(((t == 0) | (t == 1)).sum())
-    return Diagnosis("clamped", "values are clamped to [0, 1], which piles them up at its ends") if ends else None
+    ends = (t == 0) | (t == 1)
+    if not bool(ends.any()) or _grid(subject) is not None:
+        return None
+    return Diagnosis("clamped", "values are clamped to [0, 1], which piles them up at its ends")
+
+
+_GRID, _SHOWN = 4096, 12
+
+
+def _grid(subject: Subject) -> Diagnosis | None:
+    """A few times that come again and again, where a continuous distribution hardly repeats one."""
+    values = subject.draw(_N, 1).to(torch.float64).unique()
+    if len(values) > _GRID or subject.convention.distribution == "table":
+        return None
+    shown = [f"{float(x):.6g}" for x in values]
+    listed = ", ".join(shown if len(values) <= _SHOWN else [*shown[:3], "…", *shown[-2:]])
+    cause = f"every time is one of {len(values)} numbers, {listed}; a continuous distribution is declared"
+    written = f"distribution='table', times=({', '.join(shown)})" if 1 < len(values) <= _SHOWN else ""
+    return Diagnosis("grid", cause, written)
+
+
+def _piled(subject: Subject) -> Diagnosis | None:
+    return _grid(subject) or _clamped(subject)
 
 
 _NO_TABLE: dict[str, Any] = {"times": (), "weights": ()}
@@ -268,13 +290,14 @@ CHECKS: tuple[Check[Subject], ...] = (
         "every time is in (0, 1), or where declared",
         "a missing sigmoid, steps for times, clamping",
         check_range,
-        direct=_clamped,
+        direct=_piled,
     ),
     Check(
         "distribution",
         "the times have the declared distribution",
         "a shift inverted or ignored, noise and data exchanged",
         check_distribution,
+        direct=_grid,
     ),
     Check(
         "generator",
@@ -285,6 +308,17 @@ CHECKS: tuple[Check[Subject], ...] = (
     ),
 )
 """In reading order."""
+
+
+def _seen_range(subject: Subject) -> Iterator[tuple[float, float]]:
+    """The range that the times fill, its ends rounded to three digits."""
+    try:
+        t = subject.draw(_N, 1)
+    except (Wrong, AdapterError):
+        return
+    low, high = round(float(t.min()), 3), round(float(t.max()), 3)
+    if 0 <= low < high <= 1:
+        yield low, high
 
 
 def _hypotheses(subject: Subject) -> Iterator[Hypothesis[Subject]]:
@@ -317,7 +351,7 @@ def _hypotheses(subject: Subject) -> Iterator[Hypothesis[Subject]]:
         if c.weights:
             yield hypothesis("convention:weights", "the times behave as weights=() says", True, weights=())
         return
-    for low, high in ((1e-3, 1.0), (0.0, 0.999), (0.02, 0.98), (0.02, 1.0)):
+    for low, high in dict.fromkeys(((1e-3, 1.0), (0.0, 0.999), (0.02, 0.98), (0.02, 1.0), *_seen_range(subject))):
         if (c.low, c.high) != (low, high):
             cause = f"the times behave as low={low!r}, high={high!r} says"
             yield hypothesis("convention:low", cause, True, low=low, high=high)
