@@ -135,10 +135,20 @@ class ChunkedAnalysis:
         """The latents that outputs are made of."""
         return sorted({name for expr in exprs for name in self._places[expr][1]})
 
-    def weights(self, expr: sp.Expr, names: Sequence[str] = ("",)) -> tuple[Tensor, Tensor]:
-        """Coefficients of an output and of its bound, (B, names); a scalar's value and bound, (B, 1)."""
-        value, error = (self._found[:, [places.get(name, 1) for name in names]] for places in self._places[expr])
-        return value, error
+    def coefficients(self, expr: sp.Expr, names: Sequence[str] = ("",)) -> Tensor:
+        """An output's coefficient of each latent, (B, names); a scalar's value, (B, 1)."""
+        return self._columns(self._places[expr][0], names)
+
+    def bounds(self, expr: sp.Expr, names: Sequence[str] = ("",)) -> Tensor:
+        """The coefficients of an output's bound, (B, names); a scalar's bound, (B, 1)."""
+        return self._columns(self._places[expr][1], names)
+
+    def _columns(self, places: Mapping[str, int], names: Sequence[str]) -> Tensor:
+        columns = [places.get(name, 1) for name in names]
+        first, count = columns[0], len(columns)
+        if columns == list(range(first, first + count)):  # a view costs a tenth of what picking columns does
+            return self._found[:, first : first + count]
+        return self._found[:, columns]
 
     def held(self, expr: sp.Expr, names: Sequence[str], rows: slice, block: Tensor, error: Tensor) -> Tensor:
         """Bounds of an output's components, (rows, columns); infinite where the way to one may leave a narrow range.
@@ -152,7 +162,7 @@ class ChunkedAnalysis:
         """
         if expr not in self._peaks:
             return error
-        sizes = (self.weights(expr, names)[0][rows, None].abs() @ block)[:, 0]
+        sizes = (self.coefficients(expr, names)[rows, None].abs() @ block)[:, 0]
         peak = self._found[rows, self._peaks[expr], None]
         return torch.where(sizes * peak + self.cu * error < self.most, error, torch.inf)
 

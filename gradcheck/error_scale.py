@@ -66,14 +66,14 @@ def _in_chunks(
             if kind(expr) == "vector":
                 errors.append(_written_out(latents, run, expr).reshape(case.output.shape))
             else:
-                errors.append((run.weights(expr)[1] + run.floor).reshape(column))
+                errors.append((run.bounds(expr) + run.floor).reshape(column))
         return tuple(errors), run.undecided.reshape(column)
 
 
 def _written_out(latents: Latents, run: ChunkedAnalysis, expr: sp.Expr) -> Tensor:
     out = torch.empty(latents.observed.shape, dtype=torch.float64, device=latents.observed.device)
     names = run.names(expr)
-    _, weights = run.weights(expr, names)
+    weights = run.bounds(expr, names)
     for rows, columns, block in latents.blocks(names):
         error = (weights[rows, None] @ block.abs_())[:, 0] + run.floor
         out[rows, columns] = run.held(expr, names, rows, block, error)

@@ -148,7 +148,7 @@ def _judge(
         if not bool(found.usual):  # some number leaves the precision's range: once more, with care for each component
             found = replace(_Worst.none(count, case.output.shape, run.undecided), careful=True)
             _look(found, latents, run, ways, factor, widen, dtype, output_dtype, uses, pull)
-        found.numbers = tuple(run.weights(expr)[0][:, 0] for expr in scalars)
+        found.numbers = tuple(run.coefficients(expr)[:, 0] for expr in scalars)
         return found
 
 
@@ -257,26 +257,30 @@ class _Worst:
 
     def way(self) -> Tensor:
         """(B,): the way by which each sample is judged, the one that fits best where rounding does not decide."""
+        if not self.open:
+            return torch.zeros_like(self.undecided, dtype=torch.int64)
         return torch.where(self.undecided, self.ratio.argmin(0), 0)
 
     def comparison(self) -> Comparison:
-        judged = self.judged.gather(0, self.way()[None]).sum() / math.prod(self.shape)
+        way = self.way()
+        judged, ratios = (x.gather(0, way[None])[0] if self.open else x[0] for x in (self.judged, self.ratio))
         resolution = float(self.resolution[0].masked_fill(self.undecided, torch.inf).min())
-        # what is required is 0 where no component, of which all are judged, is other than that
-        asked = (self.judged[0] < math.prod(self.shape[1:])) | (self.resolution[0] != torch.inf) | self.undecided
-        ratios = self.ratio.gather(0, self.way()[None])[0]
         sample = int(ratios.argmax())
-        ratio, place, observed, required, bound = self.worst[:, int(self.way()[sample]), sample].tolist()
+        ratio, place, observed, required, bound = self.worst[:, int(way[sample]), sample].tolist()
         return Comparison(
             ratio=ratio,
             index=(sample, *_unravelled(int(place), self.shape[1:])),
             observed=observed,
             required=required,
             bound=bound,
-            judged=float(judged),
+            judged=float(judged.sum()) / math.prod(self.shape),
             resolution=resolution,
-            lost=bool(asked.any()) and not resolution < 1,
+            lost=not resolution < 1 and bool(self._asked().any()),
         )
+
+    def _asked(self) -> Tensor:
+        """(B,): whether anything but 0 is required: that it is 0 throughout is known where all is judged."""
+        return (self.judged[0] < math.prod(self.shape[1:])) | (self.resolution[0] != torch.inf) | self.undecided
 
 
 def _unravelled(place: int, shape: torch.Size) -> tuple[int, ...]:
@@ -302,9 +306,9 @@ def _look(
     """Compare chunk by chunk with each way's gradient, within its bound."""
     names = run.names(*(expr for pair in ways for expr in pair), *uses, *pull[1:])
     pulled = _pulled(run, names, pull, factor) if pull else None
-    parts = [run.weights(use, names)[0] * factor for use in uses]
-    w = torch.stack([run.weights(gradient, names)[0] for gradient, _ in ways], 1) * factor
-    d = torch.stack([run.weights(raw, names)[1] for _, raw in ways], 1) * abs(factor)
+    parts = [run.coefficients(use, names) * factor for use in uses]
+    w = torch.stack([run.coefficients(gradient, names) for gradient, _ in ways], 1) * factor
+    d = torch.stack([run.bounds(raw, names) for _, raw in ways], 1) * abs(factor)
     if widen is not None:
         d = d * widen.reshape(-1, 1, 1)
     for rows, columns, block in latents.blocks(names):
@@ -359,9 +363,9 @@ def _note(
 def _pulled(run: ChunkedAnalysis, names: Sequence[str], pull: Sequence[sp.Expr], factor: float) -> Tensor:
     """Coefficients of what a squared distance to a detached target loses, on the latents' magnitudes, (B, names)."""
     weight, target = pull
-    size = run.weights(target, names)[0].abs()
+    size = run.coefficients(target, names).abs()
     size[:, names.index(run.output)] += 1
-    return 2 * abs(factor) * run.weights(weight)[0] * size
+    return 2 * abs(factor) * run.coefficients(weight) * size
 
 
 def _rounded_once_more(

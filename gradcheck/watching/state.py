@@ -101,14 +101,10 @@ def _sums(rows: list[Tensor]) -> Tensor:
     """‖ε‖², Σε, then ⟨ε, y⟩ and ‖y‖² of each y beside it; (2 + 2·len(beside), B)."""
     sums = torch.zeros(2 * len(rows), rows[0].shape[0], dtype=torch.float64, device=rows[0].device)
     for block in blocks_of(rows[0]):
-        some = block[0]
-        e = rows[0][block].to(torch.float64)
-        sums[0, some] += torch.linalg.vecdot(e, e)
-        sums[1, some] += e.sum(1)
-        for k, beside in enumerate(rows[1:], 1):
-            y = beside[block].to(torch.float64)
-            sums[2 * k, some] += torch.linalg.vecdot(e, y)
-            sums[2 * k + 1, some] += torch.linalg.vecdot(y, y)
+        every = torch.stack([x[block].to(torch.float64) for x in rows])
+        sums[0::2, block[0]] += (every[0] * every).sum(2)
+        sums[1, block[0]] += every[0].sum(1)
+        sums[3::2, block[0]] += every[1:].square_().sum(2)
     return sums
 
 
