@@ -90,6 +90,17 @@ def _masks(layout: Layout) -> Iterator[Choice]:
                 "summed again",
                 4,
             )
+    yield Choice(
+        "outer-product",
+        "every micro-batch's mean is the sum over its samples: (B,) is broadcast against (B, 1), a mask for instance",
+        3,
+    )
+    if steps > 1:
+        yield Choice(
+            "largest-micro-batch",
+            "every micro-batch is divided by the size of the largest, and shorter ones count for less",
+            3,
+        )
     for r in range(ranks if ranks > 1 else 0):
         yield Choice(f"rank-missing:{r}", f"rank {r}'s samples have no weight: it is left out of the reduction", 4)
         cause = f"rank {r} keeps its own gradient, and the other ranks have the reduced one"
@@ -156,7 +167,11 @@ def _masked(layout: Layout, name: str) -> Tensor:
         return torch.where((torch.arange(ranks) == r)[:, None], own, everywhere)
     if kind == "micro-batch-skipped":
         return everywhere * ~((rank == r) & (step == m))
+    own_size = torch.tensor([[float(((rank == a) & (step == b)).sum()) for a, b in zip(rank, step, strict=True)]])
+    largest = torch.tensor([float(own_size[0, rank == a].max()) for a in rank])
     return {
+        "outer-product": everywhere * own_size,
+        "largest-micro-batch": everywhere * len(rank) / (ranks * largest * layout.steps),
         "not-synchronised": own * ranks,
         "not-reduced": own,
         "last-micro-batch-only": everywhere * last,

@@ -311,6 +311,31 @@ def test_a_lost_micro_batch_of_one_process_is_named() -> None:
     assert {r.diagnosis.name for r in result.results if r.diagnosis} == {"last-micro-batch-only"}
 
 
+def weighed(weights: Callable[[int, list[int]], float]) -> Callable[..., Any]:
+    """AWM whose micro-batches' sums are weighed by their size and that of all."""
+
+    @conforms("awm", reduction="mean")
+    def step(model: nn.Module, shard: Shard) -> None:
+        micro_batches = list(shard.micro_batches())
+        for micro in micro_batches:
+            case = micro.case(model(micro.x_t, micro.t))
+            losses = case.advantage * ((case.v_theta - case.v_gt) ** 2).flatten(1).mean(1)
+            (losses.sum() * weights(len(micro), [len(m) for m in micro_batches])).backward()
+
+    return step
+
+
+@pytest.mark.parametrize(
+    ("weights", "cause"),
+    [
+        (lambda own, every: own / sum(every), "outer-product"),
+        (lambda own, every: 1 / (max(every) * len(every)), "largest-micro-batch"),
+    ],
+)
+def test_a_weight_by_the_micro_batches_size_is_named(weights: Callable[[int, list[int]], float], cause: str) -> None:
+    assert {r.diagnosis.name for r in judge(weighed(weights), ONE).results if r.diagnosis} == {cause}
+
+
 def test_two_mistakes_are_named_together() -> None:
     @conforms("flow_grpo", clip_range=0.2, log_prob_reduction="mean")
     def step(model: nn.Module, shard: Shard) -> None:

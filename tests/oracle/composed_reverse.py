@@ -220,7 +220,7 @@ ADVANTAGE = {
 }
 
 BATCH = {
-    "summed": wrong("batch_reduction.*sum", batch=lambda s, c, x: x.sum()),
+    "summed": wrong("batch_reduction.*sum|becomes a sum", batch=lambda s, c, x: x.sum()),
     "negated": wrong("sign", batch=lambda s, c, x: -x.mean()),
     "halved": wrong("half|0.5 times", batch=lambda s, c, x: x.mean() / 2),
     "thrice": wrong("3 times", batch=lambda s, c, x: 3 * x.mean()),
@@ -500,14 +500,20 @@ _DDIM = tuple(s for s in _BACKWARD if s.name != "official-float32")
 
 
 _COMMON = {**ADVANTAGE, **BATCH, **CLIP, **RATIO}
-NEW: tuple[Composed, ...] = (
-    *in_turn(FlowGrpo, STYLES, each({**STEP, **_COMMON})),
-    *in_turn(FlowGrpo, STYLES[::-1], each({**DUAL, **STEP})),
-    *in_turn(FlowGrpo, _STORED, each(STORED)),
-    *in_turn(FlowGrpoKl, STYLES[:7], each(KL)),
-    *in_turn(Guard, _BACKWARD, each({**GUARD, **ADVANTAGE, **CLIP})),
-    *in_turn(Dppo, _BACKWARD, each({**DPPO, **ADVANTAGE, **BATCH})),
-    *in_turn(Ddpo, _DDIM, each({**DDIM, **_COMMON})),
+_VOID = ("FlowGrpo-dance-sigma-averaged",)
+"""No mistake: the Dance step's σ_t is the same for all."""
+NEW: tuple[Composed, ...] = tuple(
+    one
+    for one in (
+        *in_turn(FlowGrpo, STYLES, each({**STEP, **_COMMON})),
+        *in_turn(FlowGrpo, STYLES[::-1], each({**DUAL, **STEP})),
+        *in_turn(FlowGrpo, _STORED, each(STORED)),
+        *in_turn(FlowGrpoKl, STYLES[:7], each(KL)),
+        *in_turn(Guard, _BACKWARD, each({**GUARD, **ADVANTAGE, **CLIP})),
+        *in_turn(Dppo, _BACKWARD, each({**DPPO, **ADVANTAGE, **BATCH})),
+        *in_turn(Ddpo, _DDIM, each({**DDIM, **_COMMON})),
+    )
+    if one.name not in _VOID
 )
 """One mistake each."""
 

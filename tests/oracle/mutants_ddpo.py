@@ -85,7 +85,7 @@ def eta_forgotten_in_the_density(case: Case) -> Tensor:
     return clipped(case, ratio(case, step))
 
 
-@mutant("ddpo", fails="gradient", because="std-is-variance", **MEAN)
+@mutant("ddpo", fails="gradient", because="std-squared", **MEAN)
 def variance_for_std(case: Case) -> Tensor:
     def step(case: Case, v: Tensor) -> tuple[Tensor, Tensor]:
         mean, std = ddim_step(case, v)

@@ -99,7 +99,11 @@ def mutant_row(m: Mutant, max_examples: int) -> MutantRow:
 
 @dataclass(frozen=True)
 class ComposedRow:
-    """What became of one that is put together: ``right``, ``wrong``, ``unnamed`` or ``missed``."""
+    """What became of one that is put together.
+
+    ``right`` or ``wrong`` where a cause is named; else ``told`` if what is known speaks of the mistake, or ``unnamed``.
+    One that conforms is ``missed``.
+    """
 
     one: Composed
     verdict: str
@@ -108,6 +112,10 @@ class ComposedRow:
 
     def __str__(self) -> str:
         return f"{self.verdict:8} {self.one.name:50} {self.seconds:5.1f} s   {self.told}"
+
+
+_FACTS = ("unknown", "sample-factor")
+"""What is said where no cause is named."""
 
 
 def composed_row(one: Composed, max_examples: int) -> ComposedRow:
@@ -120,9 +128,10 @@ def composed_row(one: Composed, max_examples: int) -> ComposedRow:
     if d is None:
         return ComposedRow(one, "unnamed", result.outcome.detail, seconds)
     told = f"{result.id} [{d.name}] {d.cause}" + (f" | declare {d.declare}" if d.declare else "")
-    if d.name == "unknown":
-        return ComposedRow(one, "unnamed", told, seconds)
-    return ComposedRow(one, "right" if one.right(told.split("] ", 1)[1]) else "wrong", told, seconds)
+    speaks = one.right(told.split("] ", 1)[1])
+    if d.name in _FACTS:
+        return ComposedRow(one, "told" if speaks else "unnamed", told, seconds)
+    return ComposedRow(one, "right" if speaks else "wrong", told, seconds)
 
 
 def composed_table(ones: Sequence[Composed], max_examples: int) -> int:
@@ -133,12 +142,11 @@ def composed_table(ones: Sequence[Composed], max_examples: int) -> int:
         counts.setdefault(one.algorithm, Counter())[row.verdict] += 1
         print(row, flush=True)
     total = sum(counts.values(), Counter[str]())
-    print(f"\n{'':16} {'caught':>8} {'right':>8} {'wrong':>8} {'unnamed':>8}")
+    print(f"\n{'':16} {'caught':>8} {'right':>8} {'wrong':>8} {'told':>8} {'unnamed':>8}")
     for name, count in [*counts.items(), ("all", total)]:
         caught_ones = count.total() - count["missed"]
-        print(
-            f"{name:16} {caught_ones:4}/{count.total():<3} {count['right']:8} {count['wrong']:8} {count['unnamed']:8}"
-        )
+        each = " ".join(f"{count[verdict]:8}" for verdict in ("right", "wrong", "told", "unnamed"))
+        print(f"{name:16} {caught_ones:4}/{count.total():<3} {each}")
     return total.total() - total["right"]
 
 

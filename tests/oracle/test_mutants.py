@@ -1,6 +1,7 @@
-"""Every wrong implementation fails the obligation named for it; the cause is asked of those of two algorithms.
+"""Every wrong implementation fails the obligation named for it; the cause is asked of some of them.
 
-``make mutants`` tells the cause of every one, which takes minutes.
+``make mutants`` tells the cause of every one, and with ``ARGS=--new`` and ``ARGS=--pairs`` of those put together, which
+takes minutes.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.obligations import OBLIGATIONS
 
 from .base import Mutant, caught
-from .table import MUTANTS
+from .composed import Composed, first_failure
+from .table import MUTANTS, NEW, PAIRS
 
 pytestmark = pytest.mark.filterwarnings("error")
 
-_NAMED = [m for m in MUTANTS if m.algorithm in ("grpo_guard", "ddpo") and m.name != "ddpo-variance-for-std"]
+_NAMED = MUTANTS[::20]
+_COMPOSED = (*NEW[::70], *PAIRS[::16])
 
 
 def _fails(mutant: Mutant) -> bool:
@@ -39,6 +42,14 @@ def test_its_cause_is_named(mutant: Mutant) -> None:
     result = caught(mutant)
     assert result.diagnosis is not None
     assert result.diagnosis.name == mutant.cause, result.diagnosis.cause
+
+
+@pytest.mark.parametrize("one", _COMPOSED, ids=lambda one: one.name)
+def test_the_cause_of_one_put_together_speaks_of_the_mistake(one: Composed) -> None:
+    result = first_failure(one, 3)
+    assert result is not None, "it conforms"
+    assert result.diagnosis is not None
+    assert one.right(f"{result.diagnosis.cause} {result.diagnosis.declare}"), result.diagnosis.cause
 
 
 def test_there_are_many_and_their_names_differ() -> None:

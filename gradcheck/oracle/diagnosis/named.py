@@ -19,7 +19,7 @@ from gradcheck.errors import GradcheckError
 from gradcheck.oracle.diagnosis.evidence import Evidence, explains, spread
 from gradcheck.oracle.diagnosis.other_variables import other_variables
 from gradcheck.oracle.judging import Judge
-from gradcheck.oracle.mistakes import Mistake, Prediction, mistakes
+from gradcheck.oracle.mistakes import OUTER_PRODUCT, Mistake, Prediction, mistakes
 from gradcheck.oracle.mistakes.functions import Given
 from gradcheck.oracle.mistakes.places import stated
 from gradcheck.oracle.reference import effective_case, overall_factor, working_dtype
@@ -130,6 +130,9 @@ def _chosen(fit: list[Hypothesis], variables: Diagnosis | None) -> Diagnosis | N
     declarations = [h for h in fit if h.declare]
     mistakes_ = [h for h in fit if not h.declare]
     convention = declarations[0].diagnosis if declarations else None
+    crossed = next((h.sentence for h in mistakes_ if h.name == OUTER_PRODUCT), None)
+    if convention is not None and crossed is not None and convention.name == "convention:batch_reduction":
+        convention = replace(convention, cause=f"{convention.cause}; or, with the same gradient: {crossed}")
     if convention is not None and not _leaves_out(convention.declare):
         return convention
     mistake = _all_of(mistakes_)

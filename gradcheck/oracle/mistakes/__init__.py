@@ -19,7 +19,7 @@ from gradcheck.oracle.mistakes.divergence import divergence_mistakes
 from gradcheck.oracle.mistakes.errors import error_mistakes, error_weight_mistakes, prediction_mistakes
 from gradcheck.oracle.mistakes.forward import mixture_mistakes, target_mistakes, weight_mistakes
 from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, Right
-from gradcheck.oracle.mistakes.general import reference_mistakes, term_mistakes
+from gradcheck.oracle.mistakes.general import OUTER_PRODUCT, reference_mistakes, term_mistakes
 from gradcheck.oracle.mistakes.generic import quantity_mistakes
 from gradcheck.oracle.mistakes.guard import corrected_ratio_mistakes
 from gradcheck.oracle.mistakes.pairs import pair_mistakes
@@ -33,6 +33,7 @@ __all__ = [
     "EXCHANGED",
     "KINDS",
     "ONE_EDGE",
+    "OUTER_PRODUCT",
     "BatchFirst",
     "BatchMean",
     "Mistake",

@@ -9,15 +9,24 @@ import sympy as sp
 from derivations import notation as n
 from derivations.calculus import Norm2
 from derivations.derivation import Derivation
+from derivations.notation import quantity
 from gradcheck.oracle.mistakes.candidates import Candidate
-from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, BatchStd, Neighbour, Right
+from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, BatchSize, BatchStd, Neighbour, Right
 from gradcheck.oracle.mistakes.places import KL, KL_STD, POLICY, stated
 
-__all__ = ["advantage_mistakes", "reference_mistakes", "term_mistakes", "wrong_advantages"]
+__all__ = ["OUTER_PRODUCT", "advantage_mistakes", "reference_mistakes", "term_mistakes", "wrong_advantages"]
+
+
+OUTER_PRODUCT = "outer-product"
+"""What may look like a sum over the batch, and hardly ever is meant."""
 
 
 def term_mistakes(d: Derivation) -> Iterator[Candidate]:
     """The policy's term as a whole, beside a reference term."""
+    crossed = "(B,) is broadcast against (B, 1) before the batch is reduced, so that the mean becomes a sum"
+    any_scalar = next((quantity(name).symbol for name in d.given if quantity(name).axes == "sample"), None)
+    if any_scalar is not None:
+        yield OUTER_PRODUCT, crossed, BatchSize(any_scalar) * d.loss, {}
     if not d.loss.has(n.kl_weight):
         return
     yield (

@@ -353,7 +353,6 @@ def _ddim_mistakes(d: Derivation, formulas: Mapping[sp.Symbol, sp.Expr]) -> Iter
         yield name, sentence, d.loss, means
     for name, sentence, value in (
         ("std-without-eta", f"{wrong_std} the one of η = 1", formulas[n.C2] / n.noise_level),
-        ("std-is-variance", f"{wrong_std} its variance: a root is missing", n.C2**2),
         (
             "std-of-the-chain",
             f"{wrong_std} η √(1 − ᾱ/ᾱ'), of the noising chain; the step's is that of its posterior",
