@@ -128,6 +128,14 @@ def _moving_targets(expr: sp.Expr) -> bool:
     return any(calculus.kind(node) == "vector" and node.has(v_theta) for node in maximal(expr, (sg,)))
 
 
+def _collected(target: sp.Expr) -> sp.Expr:
+    """Like terms together, where only numbers stand before vectors: 2a − b for a − (b − a)."""
+    parts = {u: tidy(c) for u, c in components(target).items()}
+    if not all(c.is_Rational for c in parts.values()):
+        return target
+    return sp.Add(*(c * u for u, c in parts.items()))
+
+
 class _Form:
     def __init__(
         self,
@@ -260,6 +268,7 @@ class _Form:
             target = v_theta + grouped(
                 [turned(replace(x, coefficient=tidy(x.coefficient / (2 * weight)))) for x in terms]
             )
+        target = _collected(target)
         constant, after = None, []
         if square is not None:
             constant, step = self._value_step(*square, domain is not None)

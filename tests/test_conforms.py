@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from gradcheck.conventions import PRESETS, declare
 from gradcheck.errors import InputError
 from gradcheck.losses._parameterisation import in_velocities
 from gradcheck.oracle.reference import oracle_case
+from gradcheck.oracle.results import Outcome
 from gradcheck.oracle.runner import judge
 from gradcheck.oracle.target import Settings, Target
 from gradcheck.oracle.text import failure_text
@@ -483,3 +485,47 @@ def test_fpo_s_public_form_is_a_preset() -> None:
     assert [r.id for r in found.results if not r.good] == []
     other = judge(Target(lambda case: public_fpo(case, 30.0), "fpo", conventions), Settings(max_examples=3))
     assert not other.holds
+
+
+def test_code_whose_time_grows_with_the_square_of_the_size_is_judged_on_what_it_can_do() -> None:
+    """Right code that goes through all pairs of coordinates: the large latents are left out, and that is told."""
+
+    def loss(case: Case, seconds: float = 4e-9) -> torch.Tensor:
+        error = (case.v_theta - case.v_gt) ** 2
+        time.sleep(seconds * error[0].numel() ** 2)  # 16 ms on 2,000 numbers, 1.6 s on 20,000
+        return (case.advantage * error.flatten(1).sum(1)).mean()
+
+    def outcome(function: Any) -> Outcome:
+        settings = Settings(max_examples=2, timeout=2.0)
+        (result,) = judge(Target(function, "slow", declare("awm")), settings, ("shapes",)).results
+        return result.outcome
+
+    slow, quick = outcome(loss), outcome(lambda case: loss(case, 0.0))
+    assert slow.status == quick.status == "passed"
+    assert "not judged on 4 of 10 large shapes, on which a call would take about" in slow.note
+    assert "large shapes" not in quick.note
+
+
+def test_a_batch_size_may_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Code that divides by the seven samples of its own batches is right on those; pairs come in whole ones."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import gradcheck\n"
+        "@gradcheck.conforms('awm')\n"
+        "def test_seven(case):\n"
+        "    error = (case.v_theta - case.v_gt) ** 2\n"
+        "    return (case.advantage * error.flatten(1).sum(1)).sum() / 7\n"
+    )
+    arguments = ["check", str(file), "--only", "gradient", "--isolation", "none"]
+    assert main([*arguments, "--batch", "7"]) == 0
+    assert main(arguments) == 1
+    capsys.readouterr()
+    seen = set()
+
+    def paired(case: Case) -> torch.Tensor:
+        seen.add(len(case.v_theta))
+        return (0 * case.v_theta).sum()
+
+    target = Target(paired, "paired", declare("diffusion_dpo", pairs="halves"))
+    judge(target, Settings(max_examples=1, batch=7), ("determinism",))
+    assert seen == {8}

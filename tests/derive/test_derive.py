@@ -460,3 +460,15 @@ def test_specs_reach_every_regime() -> None:
     assert {s.advantage for s in specs} >= {*ADVANTAGE, "mixed"}
     assert {s.time for s in specs} >= {*TIME, "mixed"}
     assert len({s.latent for s in specs}) >= 5
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("norm2(v_theta - sg(2*v_theta - v_old))", 2 * n.v_theta - n.v_old),
+        ("mse(2*v_theta - v_old, v_ref)", (n.v_old + n.v_ref) / 2),
+        ("norm2(v_theta - sg(v_theta + 3*(v_old - v_theta)))", 3 * n.v_old - 2 * n.v_theta),
+    ],
+)
+def test_like_terms_of_a_target_stand_together(source: str, target: sp.Expr) -> None:
+    assert gradcheck.derive(source, problems=2).target == sp.expand(target)
