@@ -55,7 +55,7 @@ class Loss:
         """Those that every loss has, and its own."""
         return {
             "sign": Wrong(lambda c: -self.right(c), "sign"),
-            "doubled": Wrong(lambda c: 2 * self.right(c), "factor"),
+            "doubled": Wrong(lambda c: 2 * self.right(c), "twice"),
             **self.wrong,
         }
 

@@ -355,7 +355,7 @@ FRAMEWORKS = Rank(
                 "loss": "z = beta*(mse(v_old, v_gt) - mse(v_theta, v_gt)); r*softplus(-z) + (1-r)*softplus(z)",
             },
             _logistic,
-            {"exchanged": Wrong(lambda c: _logistic(c, -1.0), "sign")},
+            {"exchanged": Wrong(lambda c: _logistic(c, -1.0), "exchanged")},
         ),
         "matching": Loss(
             {"loss": "mse(v_theta, v_ref)"},

@@ -56,7 +56,7 @@ def quantity_mistakes(d: Derivation) -> Iterator[Candidate]:
         yield put("missing", f"{of} is missing: 1 stands in its place", sp.S.One)
         yield put("zero", f"{of} is missing: 0 stands in its place", sp.S.Zero)
         yield put("squared", f"{of} is squared", right**2)
-        whole = name == "window" or (name == "advantage" and "temperature" not in d.given)
+        whole = (name == "advantage" and "temperature" not in d.given) or _multiplies(symbol, d.loss)
         if not whole:  # else it is a factor of the whole term
             yield put("doubled", f"{of} is twice what it must be", 2 * right)
             yield put("halved", f"{of} is half of what it must be", right / 2)
@@ -88,3 +88,8 @@ def quantity_mistakes(d: Derivation) -> Iterator[Candidate]:
                             d.loss,
                             {term: own.table[term] * symbol**power},
                         )
+
+
+def _multiplies(symbol: sp.Symbol, loss: sp.Expr) -> bool:
+    """Whether twice the quantity is twice the loss: then that is a factor, and no mistake in the quantity."""
+    return bool(sp.expand(loss.xreplace({symbol: 2 * symbol}) - 2 * loss) == 0)

@@ -267,7 +267,8 @@ def _tie_lost(a: Tensor, r: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 def _crossed(a: Tensor, r: Tensor, low: Tensor, high: Tensor) -> Tensor:
     every_a, every_r = a.flatten()[:, None], r.flatten()[None, :]
-    losses = -torch.minimum(every_r * every_a, _clip(every_r, low, high) * every_a)
+    clipped = _clip(every_r, low.flatten()[None, :], high.flatten()[None, :])  # a clip may be each sample's own
+    losses = -torch.minimum(every_r * every_a, clipped * every_a)
     return losses.mean(0).reshape(r.shape)
 
 
@@ -284,7 +285,8 @@ def _masked_by(a: Tensor, r: Tensor, other: Tensor, low: Tensor, high: Tensor) -
 def _outer(a: Tensor, x: Tensor, y: Tensor, s: Tensor, low: Tensor, high: Tensor, weight: Tensor) -> Tensor:
     scale, of = s.flatten()[:, None], x.flatten()[None, :]
     r = torch.exp(scale * of + y.flatten()[None, :] / scale)
-    losses = _surrogate(a.flatten()[None, :], r, low.flatten()[0], high.flatten()[0]) * weight.flatten()[None, :]
+    row = lambda of_each: of_each.flatten()[None, :]  # noqa: E731
+    losses = _surrogate(row(a), r, row(low), row(high)) * row(weight)
     return losses.mean(0).reshape(x.shape)
 
 
