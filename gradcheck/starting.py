@@ -89,7 +89,8 @@ def fields_text(conventions: Conventions) -> str:
     for *heads, meaning in cells:
         head = "  ".join(f"{cell:{size}}" for cell, size in zip(heads, sizes, strict=True)) + "  "
         lines += wrap_words(meaning, width(), head)
-    lines += ["", *wrap_words(in_characters(_SHAPES), width())]
+    whole = _WHOLE.get(conventions.algorithm, "") if conventions.pairs is None and conventions.groups is None else ""
+    lines += ["", *wrap_words(in_characters(_SHAPES + whole), width())]
     return "\n".join(lines)
 
 
@@ -98,6 +99,13 @@ _SHAPES = (
     "shape (B,) the latent's number of axes. The loss is differentiated in the first one. `gradcheck new` writes a "
     "test that begins with them."
 )
+
+
+_WHOLE = {
+    "diffusion_dpo": " If your loss takes whole pairs, declare how they lie: --declare pairs=halves, or adjacent.",
+    "dgpo": " If your loss takes whole groups, declare their size: --declare groups=8.",
+}
+"""What a case holds otherwise, of losses that are stated as one sample of several sees them."""
 
 
 def skeleton(conventions: Conventions) -> str:

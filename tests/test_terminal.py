@@ -22,6 +22,7 @@ from gradcheck import verification
 from gradcheck.catalogue import CATALOGUE
 from gradcheck.cli import main
 from gradcheck.console import Progress
+from gradcheck.conventions import PRESETS
 from gradcheck.distributed import judging
 from gradcheck.oracle.isolation import parent, unveiling
 from gradcheck.vectors import checking
@@ -352,6 +353,48 @@ def test_fields_are_those_of_a_case(name: str, capsys: pytest.CaptureFixture[str
         if field["shape"] in shapes:
             assert value.shape == shapes[field["shape"]]
         assert field["meaning"]
+
+
+@pytest.mark.parametrize(("name", "declared"), [("diffusion_dpo", "pairs=halves"), ("dgpo", "groups=8")])
+def test_fields_say_that_whole_pairs_and_groups_can_be_declared(
+    name: str, declared: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fields", name]) == 0
+    assert f"--declare {declared}" in " ".join(capsys.readouterr().out.split())
+    assert main(["fields", name, "--declare", declared]) == 0
+    assert "--declare" not in capsys.readouterr().out
+
+
+PAIRS = """import gradcheck
+
+
+@gradcheck.conforms("diffusion_dpo", reduction="mean"{declared})
+def test_dpo(case):
+    error = lambda v: ((v - case.noise + case.x_0) ** 2).flatten(1).mean(1)
+    winner, loser = (error(case.v_theta) - error(case.v_ref)).chunk(2)
+    return -(-case.beta_dpo * (winner - loser)).sigmoid().log().mean()
+"""
+
+
+def test_what_a_newcomer_has_not_declared_is_pointed_to(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Code that takes whole pairs raises on an odd batch: the answer says where to find what to declare."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "test_dpo.py"
+    file.write_text(PAIRS.format(declared=""))
+    assert main(["check", "test_dpo.py", "--isolation", "none", "--max-examples", "3"]) == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert "perhaps your code follows conventions that are not declared" in told
+    assert "`gradcheck list --options`" in told
+    assert main(["list", "--options"]) == 0
+    listed = capsys.readouterr().out
+    assert all(f"\n  {name} " in listed for name in ("pairs", "groups", "clip_range", "latent_axes", *PRESETS))
+    file.write_text(PAIRS.format(declared=', pairs="halves"'))
+    assert main(["check", "test_dpo.py", "--isolation", "none", "--max-examples", "3"]) == 0
+    file.write_text(WRONG)
+    assert main(["check", "test_dpo.py", *_QUICK]) == 1
+    assert "perhaps" not in capsys.readouterr().out, "where the cause is known there is nothing to guess"
 
 
 FILLED = "    error = (v_theta - (noise - x_0)) ** 2\n    return (advantage * error.flatten(1).sum(1)).mean()\n"

@@ -32,6 +32,13 @@ _VERBS = {
 }
 
 
+_UNEXPLAINED = ("unknown", "sample-factor")
+_UNDECLARED = (
+    "your code follows conventions that are not declared (which step, sum or mean, a clip of its own, latents of one "
+    "rank, whole pairs or groups): `gradcheck list --options` shows what to declare"
+)
+
+
 Save = Callable[[str, Result], Path | None]
 """Writes a failure's script to a file, and says which; ``None`` where it cannot be written."""
 
@@ -144,6 +151,8 @@ def failure_text(
         lines.append(_wrapped("  because    ", _cause(d)))
         if brief:
             lines.append("             (explained above)")
+    if not brief and (d.name in _UNEXPLAINED if d is not None else o.detail.startswith("raises on")):
+        lines.append(_wrapped("  perhaps    ", _UNDECLARED))
     lines.append(_wrapped("  demanded   ", result.statement))
     if result.status == "unexpected-pass":
         lines.append(f"  seen       {_remark(result)}")

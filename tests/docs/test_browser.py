@@ -182,7 +182,7 @@ FOUND = "[...document.querySelectorAll('#search-results ul.search > li > a')].ma
     ("words", "first"),
     [
         ("awm", "generated/algorithms/awm.html"),
-        ("diffusion nft", "generated/algorithms/diffusion-nft.html"),
+        ("DiffusionNFT", "generated/algorithms/diffusion-nft.html"),
         ("flow_grpo", "generated/algorithms/flow-grpo.html"),
         ("guard", "generated/algorithms/grpo-guard.html"),
         ("clip", ""),
