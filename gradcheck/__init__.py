@@ -38,7 +38,14 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'gradcheck' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(_WHERE[name]), name)
+    try:
+        return getattr(importlib.import_module(_WHERE[name]), name)
+    except ImportError as error:
+        from gradcheck.shadowed import shadowing
+
+        if found := shadowing():
+            raise ImportError(found) from error
+        raise
 
 
 def __dir__() -> list[str]:

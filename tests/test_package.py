@@ -131,3 +131,33 @@ def test_derive_and_explain_need_no_extra(wheel: Path, tmp_path: Path) -> None:
     for arguments in (("derive", "A*norm2(v_theta - v_gt)", "--problems", "1"), ("explain", "awm"), ("list",)):
         found = _bare(wheel, *arguments, cwd=tmp_path)
         assert found.returncode == 0, found.stderr
+
+
+# what an editable install adds finds our submodules behind any package of their name
+_PLAIN = "import sys; sys.meta_path[:] = [x for x in sys.meta_path if 'editable' not in repr(x).lower()]; "
+_DOORS = ["import gradcheck; gradcheck.conforms", "from gradcheck.__main__ import main; main(['explain', 'awm'])"]
+
+
+@pytest.mark.parametrize("first", ["theirs", "ours"])
+@pytest.mark.parametrize("door", _DOORS, ids=["library", "command line"])
+@pytest.mark.parametrize("module", ["derivations.py", "derivations/__init__.py"])
+def test_another_module_named_derivations_is_told(
+    wheel: Path, tmp_path: Path, module: str, door: str, first: str
+) -> None:
+    other = tmp_path / "theirs" / module
+    other.parent.mkdir(parents=True)
+    other.write_text("")
+    folders = [tmp_path / "theirs", wheel]
+    path = os.pathsep.join(map(str, folders if first == "theirs" else reversed(folders)))
+    done = subprocess.run(
+        [sys.executable, "-c", _PLAIN + door],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    where = other.parent if other.name == "__init__.py" else other
+    told = f"another module 'derivations' than gradcheck's, at {where}"
+    assert (told in done.stderr) == (first == "theirs"), done.stderr
+    assert "failed itself" not in done.stderr
