@@ -55,7 +55,7 @@ KL_TO = ("reference", "old")
 """To which policy."""
 
 
-MASKS = ("coordinates", "samples")
+MASKS = ("coordinates", "samples", "tokens")
 """What a mask leaves out."""
 
 MASK_REDUCTIONS = ("sum-over-mask", "mean")

@@ -67,7 +67,7 @@ def composed(d: Derivation, pieces: Pieces, mean: bool) -> Derivation:
             d = clamped_log_ratio(d, _number(declared["log_ratio_max"]))
         if "kl" in declared:
             d = penalised(d, declared["kl"], declared.get("kl_to", KL_TO[0]), mean)
-        if declared.get("mask") == "coordinates":
+        if declared.get("mask") in ("coordinates", "tokens"):
             d = masked(d, declared.get("mask_reduction"))
         elif "mask" in declared:
             d = masked_samples(d)

@@ -133,6 +133,12 @@ def _counted_rows(case: Case, mean: bool = False) -> Tensor:
     return (each * case.mask).mean() if mean else (each * case.mask).sum() / case.mask.sum()
 
 
+def _tokens(case: Case, mean: bool = False) -> Tensor:
+    """Packed tokens (B, L, C): the mean over a token's channels, and over the tokens that are no padding."""
+    each = ((case.v_theta - case.v_gt) ** 2).mean(2) * case.mask
+    return case.advantage * (each.mean(1) if mean else each.sum(1) / case.mask.sum(1))
+
+
 _SAMPLES = {"mask": "samples"}
 _MASK_REDUCTIONS = {"mask-samples": "mask_reduction='mean'", "mask-samples-mean": "mask_reduction='sum-over-mask'"}
 _TWINS |= {
@@ -141,6 +147,16 @@ _TWINS |= {
     "mask-by-index": (
         {**_AWM, **_SAMPLES},
         lambda c: (c.advantage * ((c.v_theta - c.v_gt) ** 2).flatten(1).sum(1))[c.mask.bool()].mean(),
+        lambda c: (c.advantage * ((c.v_theta - c.v_gt) ** 2).flatten(1).sum(1)).mean(),
+    ),
+    "mask-tokens": (
+        {**_AWM, "reduction": "mean", "mask": "tokens", "latent_axes": 2},
+        lambda c: _tokens(c).mean(),
+        lambda c: _tokens(c, mean=True).mean(),
+    ),
+    "mask-chunks-of-images": (
+        {**_AWM, "mask": "tokens", "latent_axes": 3},
+        lambda c: (c.advantage * ((c.v_theta - c.v_gt) ** 2 * c.mask[..., None, None]).flatten(1).sum(1)).mean(),
         lambda c: (c.advantage * ((c.v_theta - c.v_gt) ** 2).flatten(1).sum(1)).mean(),
     ),
     "mask-steps": ({**_GRPO, "steps": True, **_SAMPLES}, _counted_rows, lambda c: _counted_rows(c, mean=True)),

@@ -60,6 +60,11 @@ def masks_samples(conventions: Conventions) -> bool:
     return dict(conventions.pieces).get("mask") == "samples"
 
 
+def masks_tokens(conventions: Conventions) -> bool:
+    """Whether a mask says which tokens count: places on the latent's first axis, with all their coordinates."""
+    return dict(conventions.pieces).get("mask") == "tokens"
+
+
 def counts_samples(conventions: Conventions) -> bool:
     """Whether a batch's sum is divided by how many of its samples count."""
     reduction = dict(conventions.pieces).get("mask_reduction", MASK_REDUCTIONS[0])
@@ -128,6 +133,8 @@ def _changes(conventions: Conventions, case: Case) -> dict[str, Tensor]:
         changes["preference"] = torch.stack([won, -won], 1).flatten()
     if conventions.groups is not None:
         changes["group_gap"] = case.group_gap
+    if masks_tokens(conventions):
+        changes["mask"] = _by_tokens(case.mask)
     if masks_samples(conventions):  # of any part of the batch that is looked at, one counts
         changes["window"] = case.window.index_fill(
             0, torch.tensor([0, -1], device=case.window.device) % len(case.window), 1
@@ -137,6 +144,14 @@ def _changes(conventions: Conventions, case: Case) -> dict[str, Tensor]:
             if name in case.names:
                 changes[name] = _of_two_branches(conventions, case, getattr(case, name).detach())
     return changes
+
+
+def _by_tokens(mask: Tensor) -> Tensor:
+    """A mask that is the same in all coordinates of a token: the first one's, or where none is left, any one's."""
+    each = mask.reshape(*mask.shape[:2], -1)
+    first, some = each[..., 0], each.amax(2)
+    kept = torch.where(first.any(1, keepdim=True), first, some)
+    return kept.reshape(*kept.shape, *(1,) * (mask.ndim - 2)).expand(mask.shape).clone()
 
 
 def guidance_scale(conventions: Conventions, case: Case) -> float:
@@ -251,6 +266,8 @@ def _has_rows(case: Case, x: Tensor) -> bool:
 
 
 def _masked(conventions: Conventions, case: Case, values: _Values) -> _Values:
+    if masks_tokens(conventions):
+        return {**values, "mask": case.mask.reshape(*case.mask.shape[:2], -1)[..., 0]}
     if not masks_samples(conventions):
         return values
     return {"mask" if name == "window" else name: x for name, x in values.items()}
@@ -267,9 +284,8 @@ _PRESENTATIONS: tuple[Callable[[Conventions, Case, _Values], _Values], ...] = (
 
 def needs_presenting(conventions: Conventions) -> bool:
     """Whether the case is handed over in another form than it is held in."""
-    return bool(conventions.steps or conventions.pairs or conventions.groups or conventions.guidance) or masks_samples(
-        conventions
-    )
+    held = conventions.steps or conventions.pairs or conventions.groups or conventions.guidance
+    return bool(held) or masks_samples(conventions) or masks_tokens(conventions)
 
 
 def others_error(conventions: Conventions, scale: Tensor, advantage: Tensor | None) -> Tensor:

@@ -117,6 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--wrong-seeds", type=int, default=2, help="for wrong code, whose causes take longer (2)")
     parser.add_argument("--max-examples", type=int, default=4, help="problems for each obligation (4)")
     parser.add_argument("--tally", type=Path, help="where to keep what is done")
+    parser.add_argument("--report", action="store_true", help="judge nothing, and tell what the tally holds")
     parser.add_argument("--match", default="", help="part of rank/subject/wrong/precision/seed")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -125,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
         lines = options.tally.read_text().splitlines()
         found = {key: (verdict, words) for key, verdict, words in map(json.loads, lines)}
     wanted = [t for t in tasks(options.seeds, options.wrong_seeds) if options.match in t.key]
-    todo = [t for t in wanted if t.key not in found]
+    todo = [] if options.report else [t for t in wanted if t.key not in found]
     start = time.perf_counter()
     for i, task in enumerate(todo, 1):
         verdict, words = found[task.key] = run(task, options.max_examples)
@@ -136,9 +137,10 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{verdict}: {task.key}: {'; '.join(words)}", flush=True)
         if i % 50 == 0:
             print(f"{i} of {len(todo)}, {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
-    print("\n".join(_rows({t.key: found[t.key] for t in wanted})))
-    bad = [key for key in (t.key for t in wanted) if found[key][0] in ("alarm", "missed")]
-    return 1 if bad else 0
+    seen = {t.key: found[t.key] for t in wanted if t.key in found}
+    print("\n".join(_rows(seen)))
+    print(f"{len(seen):,} of {len(wanted):,} judgements")
+    return 1 if any(verdict in ("alarm", "missed") for verdict, _ in seen.values()) else 0
 
 
 if __name__ == "__main__":

@@ -62,6 +62,10 @@ def _masked_ratio(c: Case, everywhere: bool = True) -> Tensor:
     return (own(c.v_theta, True) - own(c.v_old, everywhere)).exp()
 
 
+def _of_tokens(c: Case) -> Tensor:
+    return ((c.v_theta - c.v_gt) ** 2).mean(2) * c.mask
+
+
 def _counted(c: Case, each: Tensor) -> Tensor:
     return (each * c.mask).sum() / c.mask.sum()
 
@@ -87,6 +91,11 @@ MASKS = Rank(
             {**GRPO, "mask": "coordinates"},
             lambda c: ppo(c.advantage, _masked_ratio(c)),
             {"half": Wrong(lambda c: ppo(c.advantage, _masked_ratio(c, False)))},
+        ),
+        "tokens": Loss(
+            {**AWM, "mask": "tokens", "latent_axes": 2},
+            lambda c: c.advantage * _of_tokens(c).sum(1) / c.mask.sum(1),
+            {"mean": Wrong(lambda c: c.advantage * _of_tokens(c).mean(1), "mask_reduction='mean'")},
         ),
         "samples": Loss(
             {**AWM, "mask": "samples"},

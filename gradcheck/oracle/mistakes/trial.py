@@ -174,6 +174,8 @@ class _Values:
             return _total(each) if each.ndim and each[0].numel() > 1 else each * self.values["D"]
         if expr.is_number:
             return self.one * float(expr)
+        if isinstance(expr, BatchSize):  # also of a number that is the whole batch's
+            return self.one * len(self.open_ratios)
         if isinstance(expr, Right):
             return self.of_the_right(expr.args[0])
         if isinstance(expr, Given):
@@ -415,7 +417,6 @@ _RULES: dict[type, Callable[..., Tensor]] = {
     ),
     FourthPowers: lambda x: _dot(x**2, x**2),
     Masked: _masked,
-    BatchSize: lambda x: torch.full_like(x, len(x)),
     BatchStd: lambda x, unbiased: x.std(0, correction=int(unbiased), keepdim=True).expand(x.shape),
     Leaky: _leaky,
     SmallHalf: _first_half,
