@@ -318,8 +318,8 @@ def _of(name: str, *rows: tuple[str, str, str, str, str], common: bool = True) -
 
 
 _COLUMN_SAYS = (
-    "The data loader hands over a column, (B, 1). Times a row, (B,), it becomes (B, B), whose mean gives every sample "
-    "the average advantage. There is no error message."
+    "The data loader hands over a column, (B, 1). Times a row, (B,), it becomes (B, B): every sample is trained with "
+    "every other one's advantage. There is no error message."
 )
 
 SLIPS: tuple[Slip, ...] = (
@@ -335,8 +335,8 @@ SLIPS: tuple[Slip, ...] = (
         ),
         (
             "min in place of max",
-            "The smaller of the two *losses* is the optimistic one: samples beyond the clip go on training, and those "
-            "that come back are stopped.",
+            "The smaller of the two *losses* is the optimistic one: samples that have gone too far go on, and those "
+            "that have to come back are stopped.",
             "loss = torch.maximum(-advantage * ratio, -advantage * clipped)",
             "loss = torch.minimum(-advantage * ratio, -advantage * clipped)",
             "clip",
@@ -631,7 +631,7 @@ SLIPS: tuple[Slip, ...] = (
         ),
         (
             "β and 1 − β exchanged",
-            "β is the share of the trained model. At β = 1 the mistake leaves no gradient at all.",
+            "β is the share of the trained model. At β = 1 this branch then has no gradient.",
             "v_plus = (1 - case.beta) * case.v_old + case.beta * case.v_theta",
             "v_plus = case.beta * case.v_old + (1 - case.beta) * case.v_theta",
             "gradient",
