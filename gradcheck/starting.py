@@ -70,7 +70,9 @@ def _shape(value: Any, case: Case) -> str:
     if value.shape == out:
         return "(B, T, *latent)" if _has_steps(case) else "(B, *latent)"
     if value.ndim == 2 and value.shape == out[:2]:
-        return "(B, T)"
+        return "(B, T)" if _has_steps(case) else "(B, L)"
+    if value.ndim == 3 and value.shape == out[:3]:
+        return "(B, T, L)"
     return "(B,)" if value.shape == out[:1] else "(steps + 1,)"
 
 

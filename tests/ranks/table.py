@@ -77,6 +77,8 @@ def run(task: Task, examples: int) -> tuple[str, list[str]]:
     wrong = one.every_wrong[task.wrong]
     only = ("gradient",) if isinstance(one, Loss) else ()
     judgement = one.judgement(wrong.code, task.precision, task.seed, examples, only)
+    if only and not judged(judgement):  # on clips' other sides, say
+        judgement = one.judgement(wrong.code, task.precision, task.seed, examples)
     causes = told(judgement)
     if not judged(judgement):
         return "missed", causes
