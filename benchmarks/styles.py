@@ -114,7 +114,7 @@ _SQUARES: dict[str, Way] = {
 }
 _WIDE_SQUARES: dict[str, Way] = {
     "huber": lambda a, b: 2 * functional.huber_loss(a, b, reduction="none", delta=1e8),
-    "smooth_l1": lambda a, b: functional.smooth_l1_loss(a, b, reduction="none", beta=2.0**20) * 2.0**21,
+    "smooth_l1": lambda a, b: functional.smooth_l1_loss(a, b, reduction="none", beta=2.0**30) * 2.0**31,
 }
 
 

@@ -371,11 +371,12 @@ def _pulled(run: ChunkedAnalysis, names: Sequence[str], pull: Sequence[sp.Expr],
 def _rounded_once_more(
     required: Tensor, scale: Tensor, used: Tensor | None, dtype: torch.dtype, output_dtype: torch.dtype
 ) -> Tensor:
-    """The error scale of a gradient that was rounded to the network's own dtype at the end, or in the parts used."""
+    """The error scale of a gradient that was rounded to the network's own dtype at the end, or in the parts used;
+    infinite where it, or a part of it, may leave that dtype's range."""
     unit, narrow = THRESHOLD * unit_roundoff(dtype), torch.finfo(output_dtype)
     size = required.abs() if used is None else required.abs() + used
     rounding = (size + unit * scale) * unit_roundoff(output_dtype) + narrow.smallest_normal * narrow.eps / 2
-    return scale + rounding / unit
+    return torch.where(size + unit * scale + rounding < narrow.max, scale + rounding / unit, torch.inf)
 
 
 def _worst_of_any(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import gradcheck
 from derivations.derivation import PREDICTIONS
+from gradcheck.bounds import THRESHOLD
 from gradcheck.case import Case
 from gradcheck.catalogue import ALGORITHMS, Entry, entry
 from gradcheck.compare import Comparison
@@ -23,7 +24,8 @@ from gradcheck.oracle.checks import check_gradient
 from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.reference import output_dtype
 from gradcheck.oracle.runner import Settings, Target, judge
-from gradcheck.problems import Spec
+from gradcheck.problems import Spec, build
+from gradcheck.streaming import judge_gradient
 
 _ENTRIES = [entry(symbolic.NAME) for symbolic, _ in ALGORITHMS]
 
@@ -228,3 +230,18 @@ def test_a_step_of_a_real_network_under_autocast_is_judged_on_its_own_tensors() 
 def test_only_half_precisions_may_be_declared() -> None:
     with pytest.raises(InputError, match="output_dtype"):
         declare("awm", output_dtype="float32")
+
+
+def test_a_gradient_beyond_float16_is_not_told_to_be_wrong() -> None:
+    """Right code makes it infinite; of the other components a wrong one is still seen."""
+    one = entry("awm").derivation
+    case = build(one, Spec(2, (8,), 0), torch.float32, output_dtype=torch.float16)
+    case = case.replace(advantage=torch.tensor([1e6, 1.0]))
+    v = case.output.detach().half().requires_grad_()
+    loss = case.advantage * (v.float() - case.v_gt).square().flatten(1).sum(1)
+    (gradient,) = torch.autograd.grad(loss.sum(), v)
+    assert gradient[0].isinf().any()
+    assert gradient[1].isfinite().all()
+    for seen, right in ((gradient, True), (torch.stack([gradient[0], 1.01 * gradient[1]]), False)):
+        judged = judge_gradient(one, case, seen, factor=1.0, dtype=torch.float32, output_dtype=torch.float16)
+        assert bool((judged.ratios <= THRESHOLD).all()) == right

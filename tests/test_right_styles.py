@@ -35,3 +35,11 @@ def test_wrong_code_is_refused_there() -> None:
     wanted, _ = alarms.wanted_of(subject.conventions, case)
     ratios, _ = alarms.worst_of_each(wanted, 1.01 * wanted.gradient.to(torch.float64))
     assert (ratios > alarms.THRESHOLD).any()
+
+
+def test_a_part_beyond_float16_leaves_nothing_to_judge_there() -> None:
+    """A sum within the range, of parts that each are rounded to it, one of which is not: right code gives infinity."""
+    every = alarms.subjects(0, ["float16 output"])
+    subject = next(s for s in every if s.conventions.algorithm == "rwr" and "reference='on'" in str(s))
+    spec = Spec(96, (2, 3, 4, 2), 1000338, policy="off", advantage="extreme", time="middle", clip=2)
+    assert alarms.batch(subject, spec, 8)[1] == []

@@ -194,16 +194,17 @@ def _rounded_at_the_end(
 
     Rounding g to the nearest number is off by u_out·\|g\|, or by half the smallest number; up or down at random, by
     twice as much.  Where a loss reads the output in n places, autograd rounds what each sends back, and every sum of
-    them: n roundings of numbers up to Σ\|use\|.  This is a bound, which the threshold must not widen; a gradient beyond
-    the dtype's range cannot be judged.
+    them: n roundings of numbers up to Σ\|use\|.  This is a bound, which the threshold must not widen.  A gradient of
+    which a part, or a sum of parts, may leave the dtype's range cannot be judged: what is infinite stays so.
     """
     out = output_dtype(conventions)
     assert out is not None
     own = output_unit(conventions)
-    lost = len(uses) * own * sum((use.abs() for use in uses), torch.zeros_like(required))
+    parts = sum((use.abs() for use in uses), torch.zeros_like(required))
+    lost = len(uses) * own * parts
     least = torch.finfo(out).smallest_normal * torch.finfo(out).eps * (own / unit_roundoff(out)) / 2
     unit = THRESHOLD * unit_roundoff(dtype)
-    fits = required.abs() + lost + unit * scale < torch.finfo(out).max
+    fits = torch.maximum(required.abs(), parts) + lost + unit * scale < torch.finfo(out).max
     return torch.where(fits, (1 + own) * scale + (lost + least) / unit, torch.inf)
 
 
