@@ -73,7 +73,12 @@ _TEXT = """# On CUDA
 
 `make cuda` checks and measures everything on this page on a machine with a CUDA device, in at most eight minutes, and
 writes it anew. It runs with the torch that is installed there. The networks and trainers need `diffusers` and `peft`;
-without them these two parts say so. `make cuda ARGS="--device cpu"` tries the script itself on a machine without a GPU.
+without them these two parts say so. Where nothing can be fetched, bring their wheels along:
+
+    pip download --no-deps --only-binary=:all: --python-version 3.12 -d wheels diffusers importlib_metadata
+    pip install --no-index --no-deps wheels/*.whl     # there
+
+`make cuda ARGS="--device cpu"` tries the script itself on a machine without a GPU.
 
 {where}
 
