@@ -11,7 +11,7 @@ from derivations.wrapping import wrap_formula, wrap_words
 from gradcheck.oracle.isolation.words import cut
 from gradcheck.oracle.results import Diagnosis, Judgement, Result
 
-__all__ = ["Save", "brief_text", "failure_text", "judgement_text", "verdict_text"]
+__all__ = ["UNDECLARED", "UNEXPLAINED", "Save", "brief_text", "failure_text", "judgement_text", "verdict_text"]
 
 _MARKS = {
     "passed": "ok",
@@ -32,11 +32,14 @@ _VERBS = {
 }
 
 
-_UNEXPLAINED = ("unknown", "sample-factor")
-_UNDECLARED = (
+UNEXPLAINED = ("unknown", "sample-factor")
+"""Diagnoses that say what the gradient is, and not what to do."""
+
+UNDECLARED = (
     "your code follows conventions that are not declared (which step, sum or mean, a clip of its own, latents of one "
     "rank, whole pairs or groups): `gradcheck list --options` shows what to declare"
 )
+"""What is said beside them."""
 
 
 Save = Callable[[str, Result], Path | None]
@@ -151,8 +154,8 @@ def failure_text(
         lines.append(_wrapped("  because    ", _cause(d)))
         if brief:
             lines.append("             (explained above)")
-    if not brief and (d.name in _UNEXPLAINED if d is not None else o.detail.startswith("raises on")):
-        lines.append(_wrapped("  perhaps    ", _UNDECLARED))
+    if not brief and (d.name in UNEXPLAINED if d is not None else o.detail.startswith("raises on")):
+        lines.append(_wrapped("  perhaps    ", UNDECLARED))
     lines.append(_wrapped("  demanded   ", result.statement))
     if result.status == "unexpected-pass":
         lines.append(f"  seen       {_remark(result)}")

@@ -231,7 +231,7 @@ def test_the_study_on_the_landing_page_is_the_notebooks() -> None:
 def test_notebooks_have_short_names_beside_the_pages() -> None:
     titles = site.short_titles()
     assert {n.stem for n in site.notebooks()} | {f"zh/{n.stem}" for n in site.chinese_notebooks()} <= set(titles)
-    assert all(len(title) <= 16 for title in titles.values())
+    assert all(len(title) <= 20 for title in titles.values())
 
 
 def test_the_example_is_the_readmes() -> None:

@@ -102,7 +102,8 @@ def short_titles() -> dict[str, str]:
     """Notebook, ``05-awm`` or ``zh/05-awm``, → the name that ``notebooks/README.md`` gives it."""
     readme = (ROOT / "notebooks" / "README.md").read_text()
     found = re.findall(r"\[([^\]]+)\]\((?:executed/)?((?:zh/)?[\w-]+)\.ipynb\)", readme)
-    return {document: title for title, document in found}
+    chinese = "（中文）"
+    return {d: title + chinese if d.startswith("zh/") and title.isascii() else title for title, d in found}
 
 
 def _toctree(documents: Iterable[str], titles: dict[str, str]) -> str:

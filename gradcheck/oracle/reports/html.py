@@ -25,6 +25,7 @@ from gradcheck.oracle.reports.shared import (
 )
 from gradcheck.oracle.results import Diagnosis, Judgement, Result
 from gradcheck.oracle.target import Settings
+from gradcheck.oracle.text import UNDECLARED, UNEXPLAINED
 
 __all__ = ["to_html"]
 
@@ -204,6 +205,8 @@ def _rows(r: Result) -> list[tuple[str, Markup]]:
         rows.append(("problem", join(f"batch {o.spec.batch}, latent {o.spec.latent}, {r.dtype} on {r.device}")))
     if d is not None:
         rows.append(("because", join(because(d))))
+        if d.name in UNEXPLAINED:
+            rows.append(("perhaps", join(UNDECLARED)))
         if d.declare:
             rows.append(("declare", join(tag("code", d.declare), ", if that is meant")))
     rows.append(("this catches", join(r.catches)))
