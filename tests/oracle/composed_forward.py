@@ -257,7 +257,8 @@ DISTANCE = {
     "snr-weighted": wrong(r"\bt\b", distance=lambda s, c, gap: ((1 - _t(s, c)) / _t(s, c)) ** 2 * gap**2),
     "half-square": wrong("half|½|0.5", distance=lambda s, c, gap: gap**2 / 2),
     "other-reduction": wrong(
-        "reduction=", reduce=lambda s, x: x.flatten(1).sum(1) if s.style.reduction == "mean" else x.flatten(1).mean(1)
+        "reduction=|over coordinates",
+        reduce=lambda s, x: x.flatten(1).sum(1) if s.style.reduction == "mean" else x.flatten(1).mean(1),
     ),
     "norm": wrong("squared|norm|root", reduce=lambda s, x: s.style.reduce(x).sqrt()),
     "batch-mean": wrong("averag|mean", reduce=lambda s, x: _all_alike(s.style.reduce(x))),
@@ -500,7 +501,7 @@ PAIRS: tuple[Composed, ...] = (
         _LINEAR,
         pairs(
             {**_ALL, **MARGIN, **PREFERENCE},
-            "anchor-missing+beta-half target-noise+preference-neighbour sigmoid-missing+anchor-missing",
+            "anchor-missing+beta-half target-noise+preference-neighbour anchor-missing+target-noise",
         ),
     ),
     *in_turn(Rwr, _LINEAR, pairs({**_ALL, **WEIGHT}, "temperature-one+target-sign softmax+target-noise")),

@@ -430,7 +430,7 @@ GUARD = {
 }
 
 DPPO = {
-    "moved-half": wrong("half|½", moved=lambda s, c: 2 * Dppo.moved(s, c)),
+    "moved-half": wrong("factor 1/2|half|½", moved=lambda s, c: 2 * Dppo.moved(s, c)),
     "moved-sigma": wrong("Δt", bias_std=lambda s, c: s.sigma(c)),
     "moved-dt-twice": wrong("Δt", bias_std=lambda s, c: s.sigma(c) * s.dt(c)),
     "moved-no-variance": wrong("variance", bias_std=lambda s, c: torch.ones_like(s.std(c))),
@@ -446,7 +446,9 @@ DPPO = {
     "mask-missing": wrong("mask", moved=lambda s, c: torch.zeros_like(Dppo.moved(s, c))),
     "mask-both": wrong("mask|stopp", away=lambda s, c, r: torch.ones_like(Dppo.away(s, c, r))),
     "mask-back": wrong("mask|back|wrong way", away=lambda s, c, r: ~Dppo.away(s, c, r)),
-    "mask-good-alone": wrong("sign|bad|A < 0|one", away=lambda s, c, r: Dppo.away(s, c, r) & (s.advantage(c) > 0)),
+    "mask-good-alone": wrong(
+        "negative advantage|sign|bad|A < 0|one", away=lambda s, c, r: Dppo.away(s, c, r) & (s.advantage(c) > 0)
+    ),
     "mask-by-ratio-alone": wrong("sign|mask|A", away=lambda s, c, r: r.detach() > 1),
     "threshold-doubled": wrong("threshold|divergence_max|2", threshold=lambda s, c: 2 * c.divergence_max),
     "threshold-squared": wrong(
@@ -459,7 +461,7 @@ DDIM = {
     "alpha-first": wrong("first", alpha=lambda s, c: _of_first(Ddpo.alpha(s, c))),
     "alpha-averaged": wrong("averag|mean", alpha=lambda s, c: _all_alike(Ddpo.alpha(s, c))),
     "alphas-exchanged": wrong(
-        "exchang|swap|before|after",
+        "ᾱ'|exchang|swap|before|after",
         data=lambda s, c, v: s.alpha_prev(c).sqrt() * s.style.cast(c.x_t) - (1 - s.alpha_prev(c)).sqrt() * v,
     ),
     "data-signs": wrong(
@@ -467,7 +469,7 @@ DDIM = {
     ),
     "data-clipped": wrong("clip|clamp|range", data=lambda s, c, v: Ddpo.data(s, c, v).clamp(-1, 1)),
     "epsilon-signs": wrong(
-        "sign", epsilon=lambda s, c, v: s.alpha(c).sqrt() * v - (1 - s.alpha(c)).sqrt() * s.style.cast(c.x_t)
+        "sign|sign", epsilon=lambda s, c, v: s.alpha(c).sqrt() * v - (1 - s.alpha(c)).sqrt() * s.style.cast(c.x_t)
     ),
     "direction-of-ode": wrong("noise|ode|std|determin", direction=lambda s, c: (1 - s.alpha_prev(c)).sqrt()),
     "direction-std": wrong(

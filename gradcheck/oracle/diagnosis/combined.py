@@ -44,6 +44,8 @@ _TRIED, _TURNING = 80, 6
 """Pairs that are composed at most, and mistakes that turn the gradient at most, each with all others."""
 _EVERY = 1500
 """Pairs that are composed at most where nothing says which may fit."""
+_ALONE = ("huber", "coordinates-masked", "fourth-power")
+"""Mistakes of many sizes, which are sought alone."""
 _AT_LEAST = 2
 """Samples that have to agree before a pair is composed."""
 
@@ -149,7 +151,11 @@ def _terms(table: object, names: list[str] | tuple[str, ...]) -> Iterator[tuple[
 
 def _pool(evidence: list[Evidence]) -> list[Mistake]:
     own = evidence[0].trial.stated
-    return [m for m in mistakes(evidence[0].conventions.derivation) if m.stated is own and not m.generic]
+    return [
+        m
+        for m in mistakes(evidence[0].conventions.derivation)
+        if m.stated is own and not m.generic and m.name not in _ALONE
+    ]
 
 
 def _together(a: Mistake, b: Mistake) -> Mistake | None:
@@ -164,7 +170,7 @@ def _pairs(e: Evidence, pool: list[Mistake]) -> Iterator[tuple[Mistake, Mistake]
     if not pool:
         return
     yield from _likely(e, pool)
-    if len(pool) ** 2 <= 2 * _EVERY:
+    if len(pool) ** 2 <= 4 * _EVERY:
         yield from combinations(pool, 2)
         return
     inner = [m for m in pool if m.edits.keys() <= {BIAS, n.divergence}]

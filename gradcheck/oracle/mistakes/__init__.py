@@ -64,6 +64,10 @@ KINDS: tuple[Callable[[Derivation], Iterator[Candidate]], ...] = (
 """In the order in which they are tried: of two mistakes that predict the same gradient, the first one is named."""
 
 
+_BY_RULE = ("error-averaged", "error-of-first-sample", "error-of-neighbour", "exponent-std")
+"""Where a mistake that names what was done has the same gradient, that one alone is told."""
+
+
 @lru_cache(maxsize=200)
 def mistakes(derivation: Derivation) -> tuple[Mistake, ...]:
     """Every named mistake that can be made with this derivation's formulas.
@@ -91,7 +95,7 @@ def mistakes(derivation: Derivation) -> tuple[Mistake, ...]:
             key = frozenset(one.items())
             if one and key not in seen and _needs(own, one) <= available:
                 seen.add(key)
-                generic = kind in (quantity_mistakes, error_weight_mistakes)
+                generic = kind in (quantity_mistakes, error_weight_mistakes) or name in _BY_RULE
                 named.append(Mistake(name, sentence, own, one, generic, listed=True))
     return tuple(named)
 

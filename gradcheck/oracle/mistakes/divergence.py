@@ -72,6 +72,14 @@ def divergence_mistakes(d: Derivation) -> Iterator[Candidate]:
             "the divergence compares the velocities; it must compare the steps' means, over their variance",
             Norm2(n.v_theta - n.v_old),
         ),
+        *(
+            (
+                "divergence-on-velocities",
+                "the divergence compares the velocities; it must compare the steps' means, over their variance",
+                Norm2(n.v_theta - n.v_old) / size,
+            )
+            for size in (2 * n.D, sp.Integer(2))
+        ),
         ("divergence-without-variance", "the means' distance is not divided by the step's variance", 2 * own * n.C2**2),
         ("divergence-averaged", "the divergence is averaged over the batch; it must be per sample", BatchMean(own)),
         ("divergence-half-missing", "the divergence lacks a factor 1/2", 2 * own),

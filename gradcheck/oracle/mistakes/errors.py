@@ -64,6 +64,9 @@ def error_mistakes(d: Derivation) -> Iterator[Candidate]:
         return name, sentence, d.loss, in_errors(own, wrong, only)
 
     yield from _of_coordinates(put)
+    for power, done, wanted in ((1, "summed", "averaged"), (-1, "averaged", "summed")):
+        sentence = f"the squared error is {done} over coordinates; it must be {wanted}"
+        yield put("error-reduction", sentence, partial(operator.mul, n.D**power))
     for x in every:
         of = f"the squared error {text(x)}"
         out_of_step = f"{of} is another sample's: the batch is out of step (a roll, a shuffle, an off-by-one)"

@@ -26,7 +26,7 @@ def term_mistakes(d: Derivation) -> Iterator[Candidate]:
     crossed = "(B,) is broadcast against (B, 1) before the batch is reduced, so that the mean becomes a sum"
     any_scalar = next((quantity(name).symbol for name in d.given if quantity(name).axes == "sample"), None)
     if any_scalar is not None:
-        yield OUTER_PRODUCT, crossed, BatchSize(any_scalar) * d.loss, {}
+        yield OUTER_PRODUCT, crossed, BatchSize(Right(any_scalar)) * d.loss, {}
     if not d.loss.has(n.kl_weight):
         return
     yield (

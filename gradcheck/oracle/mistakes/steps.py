@@ -340,16 +340,20 @@ def _ddim_mistakes(d: Derivation, formulas: Mapping[sp.Symbol, sp.Expr]) -> Iter
         d.loss,
         {s: e.xreplace({n.C2: sp.S.Zero}) for s, e in formulas.items() if s != n.C2},
     )
-    for name, sentence, signal, limit in (
-        ("data-of-the-next-step", "the predicted data is made with ᾱ' where ᾱ belongs", a_prev, None),
-        ("data-clipped", "the predicted data is clipped to [−1, 1]; the declared step is without", a, 1),
-        ("data-clipped", "the predicted data is clipped to [−5, 5]; the declared step is without", a, 5),
+    plain = sp.oo  # no limit
+    for name, sentence, signal, limit, data_sign, noise_sign in (
+        ("data-of-the-next-step", "the predicted data is made with ᾱ' where ᾱ belongs", a_prev, plain, 1, 1),
+        ("data-sign", "the velocity has the wrong sign in the predicted data √ᾱ x − √(1 − ᾱ) v", a, plain, -1, 1),
+        ("noise-sign", "x has the wrong sign in the predicted noise √ᾱ v + √(1 − ᾱ) x", a, plain, 1, -1),
+        ("data-clipped", "the predicted data is clipped to [−1, 1]; the declared step is without", a, 1, 1, 1),
+        ("data-clipped", "the predicted data is clipped to [−5, 5]; the declared step is without", a, 5, 1, 1),
     ):
         means = {}
         for mean, v in ((n.mean_theta, n.v_theta), (n.mean_old, n.v_old)):
-            data = sp.sqrt(signal) * n.x_t - sp.sqrt(1 - signal) * v
-            kept_data = data if limit is None else Bounded(data, -limit, limit)
-            means[mean] = sp.sqrt(a_prev) * kept_data + kept * (sp.sqrt(a) * v + sp.sqrt(1 - a) * n.x_t)
+            data = sp.sqrt(signal) * n.x_t - data_sign * sp.sqrt(1 - signal) * v
+            kept_data = data if limit == plain else Bounded(data, -limit, limit)
+            noise = sp.sqrt(a) * v + noise_sign * sp.sqrt(1 - a) * n.x_t
+            means[mean] = sp.sqrt(a_prev) * kept_data + kept * noise
         yield name, sentence, d.loss, means
     for name, sentence, value in (
         ("std-without-eta", f"{wrong_std} the one of η = 1", formulas[n.C2] / n.noise_level),

@@ -9,7 +9,7 @@ import sympy as sp
 from derivations import notation as n
 from derivations.derivation import Derivation
 from gradcheck.oracle.mistakes.candidates import Candidate
-from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, BatchSize
+from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, BatchSize, Right
 
 __all__ = ["time_weight_mistakes"]
 
@@ -61,7 +61,7 @@ def time_weight_mistakes(d: Derivation) -> Iterator[Candidate]:
             {},
         )
         crossed = "every loss meets every sample's window: (B,) is broadcast against (B, 1)"
-        size = BatchSize(n.window)
+        size = BatchSize(Right(n.window))
         yield (
             "outer-product",
             f"{crossed}, so that the window cancels out and the mean becomes a sum",
