@@ -86,7 +86,7 @@ def scaled_mistake(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
         def predict(e: Evidence, mistake: Mistake = mistake, factor: float = factor) -> Prediction:
             return e.predicted(mistake).times(factor)
 
-        if factor != 0 and explains(evidence, predict):
+        if factor != 0 and explains(evidence, predict) and holds_everywhere(judge, predict):
             sentence = f"two mistakes together: {mistake.sentence}; and every gradient is {factor:.6g} times that"
             return Diagnosis(f"{mistake.name}+factor", sentence)
     return None
@@ -111,7 +111,7 @@ def extra_term(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
         def predict(e: Evidence, term: sp.Expr = term, c: float = c) -> Prediction:
             return e.trial.predict({LOSS: Right(LOSS) + c * term}).times(overall_factor(e.conventions, e.case))
 
-        if abs(c) > 1e-12 and explains(evidence, predict):
+        if abs(c) > 1e-12 and explains(evidence, predict) and holds_everywhere(judge, predict):
             return Diagnosis("term-added", f"a term is added to the loss: {c:.6g} times {words}; the rest is right")
     return None
 
