@@ -106,7 +106,7 @@ def load_found(text: str, conventions: Conventions | None) -> list[Found]:
             raise InputError(
                 (
                     "TARGET",
-                    f"{text!r}, which has no function that a decorator of gradcheck's marks",
+                    f"{text!r}, which has no function decorated with gradcheck.conforms or the like",
                     "file.py::function",
                 )
             )
@@ -124,6 +124,7 @@ def load_found(text: str, conventions: Conventions | None) -> list[Found]:
                 "a function decorated with gradcheck.conforms, or --algorithm and --declare",
             )
         )
+    _takes_a_case(text, function)
     return [Found(text, Target(function, text, conventions, source=text))]
 
 
@@ -138,7 +139,28 @@ def load_function(text: str) -> tuple[Callable[[Case], Any], Conventions | None]
         raise InputError(("TARGET", repr(text), "file.py::function or package.module:function"))
     function = _function(text, module, name)
     target = subject_of(function)
-    return (function, None) if target is None else (target.function, target.conventions)
+    if target is None:
+        _takes_a_case(text, function)
+        return function, None
+    return target.function, target.conventions
+
+
+def _takes_a_case(text: str, function: Callable[..., Any]) -> None:
+    """Refuse a trainer's own loss, of several tensors, which is to be called from a function of a case.
+
+    Raises:
+        InputError: it cannot be called with one argument.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # written in C, for instance: the call will tell
+        return
+    try:
+        signature.bind(None)
+    except TypeError:
+        parameters = ", ".join(signature.parameters)
+        wanted = "a function of one argument, the case, that calls it (`gradcheck new` writes one)"
+        raise InputError(("TARGET", f"{text!r}, which takes ({parameters})", wanted)) from None
 
 
 def _function(text: str, module: ModuleType, name: str) -> Any:

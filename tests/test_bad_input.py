@@ -12,7 +12,7 @@ from gradcheck.cli import main
 FILES = {
     "mine.py": (
         "import gradcheck\n\n@gradcheck.conforms('awm')\ndef test_awm(case):\n    return case.v_theta.sum()\n\n"
-        "def plain(case):\n    return None\n\nnumber = 3\n"
+        "def plain(case):\n    return None\n\ndef several(v, target):\n    return None\n\nnumber = 3\n"
     ),
     "empty.py": "",
     "syntax.py": "def broken(:\n    pass\n",
@@ -68,6 +68,8 @@ BAD = [
     (["check", "nofile.py"], "'nofile.py'; wanted a file that exists"),
     (["check", "mine.py::test_amw"], "did you mean 'test_awm'?"),
     (["check", "mine.py::plain"], "which declares nothing"),
+    (["check", "mine.py::several", "--algorithm", "awm"], "which takes (v, target); wanted a function of one argument"),
+    (["unveil", "mine.py::several"], "which takes (v, target); wanted a function of one argument"),
     (["check", "mine.py::number"], "a int; wanted a function that takes a case"),
     (["check", "empty.py"], "no function decorated with gradcheck.conforms"),
     (["check", "syntax.py"], "SyntaxError: invalid syntax (syntax.py, line 1) (syntax.py:1)"),
