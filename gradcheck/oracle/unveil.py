@@ -325,7 +325,8 @@ def _once(problems: Sequence[tuple[Universe, AdapterError]]) -> str:
             told[kind] = head + (f"; in the {universe.process} process it has{names}" if has else "")
         elif has and f"in the {universe.process} process" not in told[kind]:
             told[kind] += f"; in the {universe.process} process it has{names}"
-    return " / ".join(told.values())
+    hint = "; a declaration brings what else a loss rests on: --loss and --given, --algorithm, or gradcheck.conforms"
+    return " / ".join(told.values()) + (hint if "has no quantity" in "".join(told) else "")
 
 
 # --------------------------------------------------------------------------------------------- the verdict
