@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROFILE ?= ci
 PYTEST = $(BIN)/python -m pytest -n auto --dist worksteal --hypothesis-profile=$(PROFILE)
 
-.PHONY: verify montecarlo test kernels lint format deep mutants adversary bench cuda picture notebooks notebooks-check docs docs-serve docs-test versions clean
+.PHONY: verify montecarlo test kernels lint format deep mutants ranks adversary bench cuda picture notebooks notebooks-check docs docs-serve docs-test versions clean
 
 verify: $(VENV)/.ready
 	$(BIN)/gradcheck verify $(ARGS)
@@ -38,6 +38,9 @@ montecarlo: $(VENV)/.ready
 
 mutants: $(VENV)/.ready
 	$(BIN)/python -m tests.oracle.table $(ARGS)
+
+ranks: $(VENV)/.ready
+	$(BIN)/python -m tests.ranks.table $(ARGS)
 
 adversary: $(VENV)/.ready
 	$(BIN)/python -m tests.adversary.table $(ARGS)
