@@ -410,7 +410,7 @@ ADAPTIVE = {
     "weights-summed": wrong("sum|times D|weight", adaptive=lambda s, c, gap: gap.detach().abs().flatten(1).sum(1)),
     "over-missing": wrong("β|beta", over=lambda s, c: 1.0),
     "over-squared": wrong("β|beta", over=lambda s, c: c.beta**2),
-    "state-missing": wrong("velocit|x_0|t²|space", gap=lambda s, c, v: s.target(c) - v),
+    "state-missing": wrong("t is missing|velocit|x_0|t²|space", gap=lambda s, c, v: s.target(c) - v),
     "x0-sign": wrong("sign|x_t", gap=lambda s, c, v: s.state(c) + _t(s, c) * v - s.style.cast(c.x_0)),
     "x0-from-noise": wrong(
         "1 − t|noise|x_0", gap=lambda s, c, v: s.state(c) + (1 - _t(s, c)) * v - s.style.cast(c.x_0)

@@ -207,7 +207,7 @@ def huber_without_root(case: Case) -> Tensor:
     return ppo(torch.exp(case.t * difference), case).mean()
 
 
-@mutant("awm", fails="kl", because="kl-to-old", reference="on", **CLIPPED)
+@mutant("awm", fails="kl", because="convention:reference", reference="on", **CLIPPED)
 def reference_is_the_ema_model(case: Case) -> Tensor:
     ratio = (per_sample_mse(case.v_old, case.v_gt) - per_sample_mse(case.v_theta, case.v_gt)).exp()
     kl = per_sample_mse(case.v_theta, case.v_old)
