@@ -20,6 +20,7 @@ from gradcheck.oracle.diagnosis.factors import advantage_normalised, factor, sam
 from gradcheck.oracle.diagnosis.facts import facts
 from gradcheck.oracle.diagnosis.fitted import fitted_number
 from gradcheck.oracle.diagnosis.named import named, nearest_mistake, no_gradient
+from gradcheck.oracle.diagnosis.required import from_the_derivation
 from gradcheck.oracle.diagnosis.small_numbers import guard_added
 from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.ranks import another_batch
@@ -99,17 +100,22 @@ def _elsewhere(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
 
 
 def _shown(evidence: list[Evidence]) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
-    """Observed and required gradient on the directions, as formulas where they are monomials.
+    """Observed and required gradient on the directions: as monomials, what is required else as it was derived.
 
     On fewer coordinates than there are directions a gradient has many decompositions, and none has a formula.
     """
     evidence = [e for e in evidence if e.case.output[0].numel() >= len(DIRECTIONS)] or evidence
     out = []
+    cases = [effective_case(e.conventions, e.case) for e in evidence]
     for which in ("observed", "required"):
-        samples = [s for e in evidence for s in decompose(effective_case(e.conventions, e.case), getattr(e, which))]
-        exact = [s for s in samples if s.residual < 1e-7]
-        rows = [(d.name, d.text) for d in directions(exact)] if exact else []
-        if len(exact) < len(samples):
+        by_case = [decompose(case, getattr(e, which)) for case, e in zip(cases, evidence, strict=True)]
+        samples = [s for some in by_case for s in some]
+        exact = [[s for s in some if s.residual < 1e-7] for some in by_case]
+        found = directions([s for some in exact for s in some])
+        if which == "required" and found:
+            found = from_the_derivation(evidence[0].conventions, found, list(zip(cases, exact, strict=True)))
+        rows = [(d.name, d.text) for d in found]
+        if sum(map(len, exact)) < len(samples):
             worst = max(s.residual for s in samples)
             rows.append(("outside these directions", f"up to {worst:.1%} of the gradient"))
         out.append(tuple(rows))
