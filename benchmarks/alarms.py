@@ -160,6 +160,9 @@ class _Upcast(Case):
     def __init__(self, case: Case) -> None:
         super().__init__(case.label, {name: getattr(case, name) for name in case.names})
 
+    def replace(self, **quantities: Tensor | float) -> Case:
+        return _Upcast(super().replace(**quantities))
+
     def __getattr__(self, name: str) -> Any:
         value = super().__getattr__(name)
         return value.float() if name == self.output_name else value

@@ -202,7 +202,7 @@ class _Whole:
             error = error if widen is None else error * widen.reshape(-1, 1)
             found.append((factor * self._rows(gradient), abs(factor) * (error + more)))
         parts = [(factor * self._rows(use)).abs() for use in uses]
-        used = torch.stack(parts).sum(0) * len(parts) if parts else None
+        used = _sent(torch.stack(parts).sum(0), len(parts), output_dtype) if parts else None
         out = _Worst.none(2 + len(TIES) if len(branches) == 2 else 1, self.case.output.shape, undecided)
         out.careful = True
         out.numbers = tuple(self._rows(expr)[:, 0] for expr in scalars)
@@ -313,7 +313,8 @@ def _look(
         d = d * widen.reshape(-1, 1, 1)
     for rows, columns, block in latents.blocks(names):
         value = w[rows] @ block
-        used = (torch.stack([part[rows] for part in parts], 1) @ block).abs_().sum(1) * len(uses) if uses else None
+        sent = (torch.stack([part[rows] for part in parts], 1) @ block).abs_().sum(1) if uses else None
+        used = None if sent is None else _sent(sent, len(uses), output_dtype)
         error = (d[rows] @ block.abs_()).add_(run.floor * abs(factor))
         if pulled is not None:
             error += pulled[rows, None] @ block
@@ -366,6 +367,12 @@ def _pulled(run: ChunkedAnalysis, names: Sequence[str], pull: Sequence[sp.Expr],
     size = run.coefficients(target, names).abs()
     size[:, names.index(run.output)] += 1
     return 2 * abs(factor) * run.coefficients(weight) * size
+
+
+def _sent(sizes: Tensor, count: int, output_dtype: torch.dtype | None) -> Tensor:
+    """The size of numbers up to ``sizes`` that are rounded so many times, each by u of it: of one below the normal ones
+    as if it were the smallest of those."""
+    return count * (sizes + (0.0 if output_dtype is None else torch.finfo(output_dtype).smallest_normal))
 
 
 def _rounded_once_more(

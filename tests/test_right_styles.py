@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -43,3 +45,12 @@ def test_a_part_beyond_float16_leaves_nothing_to_judge_there() -> None:
     subject = next(s for s in every if s.conventions.algorithm == "rwr" and "reference='on'" in str(s))
     spec = Spec(96, (2, 3, 4, 2), 1000338, policy="off", advantage="extreme", time="middle", clip=2)
     assert alarms.batch(subject, spec, 8)[1] == []
+
+
+def test_each_rounding_below_the_normal_numbers_may_lose_half_the_smallest() -> None:
+    """In float16 without a loss scale, of a loss that reads the output in two places."""
+    every = alarms.subjects(0, ["float16 output"])
+    subject = next(s for s in every if s.conventions.algorithm == "rwr" and "reference='on'" in str(s))
+    tiny = replace(subject, conventions=replace(subject.conventions, factor=1e-6))
+    for seed in range(4):
+        assert alarms.batch(tiny, Spec(96, (2, 3), seed, policy="off", advantage="typical"), 8)[1] == []

@@ -202,7 +202,8 @@ def _rounded_at_the_end(
     own = output_unit(conventions)
     parts = sum((use.abs() for use in uses), torch.zeros_like(required))
     lost = len(uses) * own * parts
-    least = torch.finfo(out).smallest_normal * torch.finfo(out).eps * (own / unit_roundoff(out)) / 2
+    # of a number below the normal ones, each rounding loses up to half the smallest
+    least = len(uses) * torch.finfo(out).smallest_normal * torch.finfo(out).eps * (own / unit_roundoff(out)) / 2
     unit = THRESHOLD * unit_roundoff(dtype)
     fits = torch.maximum(required.abs(), parts) + lost + unit * scale < torch.finfo(out).max
     return torch.where(fits, (1 + own) * scale + (lost + least) / unit, torch.inf)
