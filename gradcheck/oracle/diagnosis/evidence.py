@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -277,4 +278,26 @@ def explains(evidence: list[Evidence], predict: Callable[[Evidence], Tensor | Pr
             return False
         explained.append(e.nearer(predicted)[e.wrong & judged])
     nearer = torch.cat(explained)
-    return len(nearer) > 0 and 2 * len(nearer) >= wrong and float(nearer.median()) <= _NEARER
+    if len(nearer) == 0 or 2 * len(nearer) < wrong or float(nearer.median()) > _NEARER:
+        return False
+    return float(nearer.median()) <= max(_ALIKE, _TIMES_FARTHER * _off_a_multiple(evidence))
+
+
+_ALIKE, _TIMES_FARTHER = 1e-6, 4.0
+"""In a coarse precision a mistake may fit where one factor throughout is what was made: the batch's size, 2 to 5, where
+it is 4.  What is as near as this is as good; what is so many times farther away than the factor is not the cause."""
+
+
+def _off_a_multiple(evidence: list[Evidence]) -> float:
+    """How near, in the median, the observed gradients are to one multiple of the required ones."""
+    factors = torch.cat([_along(e)[e.wrong & ~e.undecided] for e in evidence])
+    if len(factors) == 0:
+        return math.inf
+    factor = float(factors.median())
+    return float(torch.cat([e.nearer(factor * e.required)[e.wrong & ~e.undecided] for e in evidence]).median())
+
+
+def _along(e: Evidence) -> Tensor:
+    """Per sample, the multiple of the required gradient that lies nearest to the observed one."""
+    seen, wanted = (rows_of(x).nan_to_num(0.0, 0.0, 0.0) for x in (e.observed, e.required))
+    return (seen * wanted).sum(1) / (wanted * wanted).sum(1).clamp(min=1e-300)
