@@ -250,7 +250,7 @@ def clip_of_its_own(case: Case) -> Tensor:
     return ppo_between(0.2, 0.28, case)
 
 
-@mutant("flow_grpo", fails="clip", because="convention:clip_range", clip_range=0.2, kl="step", **MEAN)
+@mutant("flow_grpo", fails="clip", because="clip-lower-missing", clip_range=0.2, kl="step", **MEAN)
 def upper_edge_alone(case: Case) -> Tensor:
     mean, std = sde_step(case, case.v_theta)
     mean_ref, _ = sde_step(case, case.v_ref)
