@@ -246,14 +246,14 @@ class _Worst:
 
     def worst_of(
         self, observed: Tensor, required: Tensor, scale: Tensor, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, int, Tensor]:
         """As :func:`_worst_of_any` where everything is within the range, at half the cost; notes whether it is."""
         best, place = (observed - required).abs_().div_(scale).max(1)
         best = best / unit_roundoff(dtype)
         size = required.abs()
-        reach = scale.amax(1) * (THRESHOLD * unit_roundoff(dtype)) + size.amax(1)
-        self.usual &= best.amax() + reach.amax() < torch.finfo(dtype).max
-        return best, place, reach.new_full(reach.shape, required.shape[1]), size.div_(scale).amax(1)
+        reach = scale.amax() * (THRESHOLD * unit_roundoff(dtype)) + size.amax()
+        self.usual &= best.amax() + reach < torch.finfo(dtype).max
+        return best, place, required.shape[1], size.div_(scale).amax(1)
 
     def way(self) -> Tensor:
         """(B,): the way by which each sample is judged, the one that fits best where rounding does not decide."""
@@ -354,10 +354,13 @@ def _note(
         values = [x.gather(1, place[:, None])[:, 0] for x in (observed, required, scale)]
         values[2] *= THRESHOLD * unit_roundoff(dtype)
         worst = torch.stack([best, place + columns.start, *values])
-        before = out.worst[:, i, place_of]
-        out.worst[:, i, place_of] = torch.where(best > before[0], worst, before)
         out.judged[i, place_of] += judged
         least = THRESHOLD * unit_roundoff(dtype) / signal
+        if observed.shape[1] == math.prod(out.shape[1:]):  # there is nothing before it to compare with
+            out.worst[:, i, place_of], out.resolution[i, place_of] = worst, least
+            continue
+        before = out.worst[:, i, place_of]
+        out.worst[:, i, place_of] = torch.where(best > before[0], worst, before)
         out.resolution[i, place_of] = torch.minimum(out.resolution[i, place_of], least)
 
 
