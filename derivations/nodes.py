@@ -265,7 +265,7 @@ class Mask(sp.Function):
 
 
 class ClipMask(Mask):
-    r"""PPO's gradient mask m(A, r, :math:`\epsilon^-`, :math:`\epsilon^+`): 0 where the clip is active, else 1.
+    """PPO's gradient mask m(A, r, ε⁻, ε⁺): 0 where the clip is active, else 1.
 
     It is 0 where A > 0 and r > 1 + clip_high, or A < 0 and r < 1 - clip_low.
     """

@@ -29,7 +29,7 @@ from gradcheck.oracle.results import Diagnosis
 from gradcheck.oracle.xray import DIRECTIONS, decompose, directions
 from gradcheck.problems import Spec, has_clip
 
-__all__ = ["diagnose"]
+__all__ = ["WITHIN_ROUNDING", "diagnose"]
 
 _POLICIES = ("off", "outside", "inside", "far")
 
@@ -122,9 +122,12 @@ def _shown(evidence: list[Evidence]) -> tuple[tuple[tuple[str, str], ...], tuple
     return out[0], out[1]
 
 
+WITHIN_ROUNDING = "on other problems nothing is wrong beyond rounding, on the one shown it is"
+
+
 def _unnamed(judge: Judge, evidence: list[Evidence]) -> str:
     if not any(bool(e.wrong.any()) for e in evidence if e.slack == 1):
-        return "no named mistake fits: the gradient is right on ordinary problems, and wrong on the one shown"
+        return f"no named mistake fits: {WITHIN_ROUNDING}"
     known = facts(judge, evidence)
     nearest = nearest_mistake(evidence)
     if nearest:
