@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -25,22 +24,10 @@ _HELPERS = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class _Same:
-    """A derivation as a key: equal to itself alone, which costs nothing to find out."""
-
-    derivation: Derivation
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.derivation is self.derivation
-
-    def __hash__(self) -> int:
-        return id(self.derivation)
-
-
 @lru_cache(maxsize=1000)
-def _compiled(of: _Same, outputs: tuple[sp.Expr, ...]) -> tuple[Callable[..., tuple[Tensor, ...]], tuple[str, ...]]:
-    derivation = of.derivation
+def _compiled(
+    derivation: Derivation, outputs: tuple[sp.Expr, ...]
+) -> tuple[Callable[..., tuple[Tensor, ...]], tuple[str, ...]]:
     source, arguments = torch_source(derivation, "formulas", {str(i): e for i, e in enumerate(outputs)})
     namespace: dict[str, Any] = {name: getattr(tensor_ops, name) for name in _HELPERS}
     namespace |= {"torch": torch, "math": math}
@@ -61,7 +48,7 @@ def evaluate(
     """
     if not outputs:
         return ()
-    function, arguments = _compiled(_Same(derivation), outputs)
+    function, arguments = _compiled(derivation, outputs)
     values = case.broadcast(dtype)
     results = function(**{name: values[name] for name in arguments})
     v = values[case.output_name]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import pickle
 import random
-import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -34,6 +33,7 @@ from gradcheck.oracle.judging import (
     look_at_gradient,
     together,
 )
+from gradcheck.oracle.pace import Pace
 from gradcheck.oracle.reference import Reference, averaged_over, effective_case, overall_factor, working_dtype
 from gradcheck.oracle.results import Outcome
 from gradcheck.oracle.roughness import roughness
@@ -325,7 +325,7 @@ def check_shapes(judge: Judge) -> Outcome:
 
     def in_time() -> Iterator[Spec]:
         """Without those on which a call would take more time than there is, by how long smaller ones took."""
-        pace = _Pace(judge)
+        pace = Pace(judge)
         for spec in specs():
             expected = pace.expected(spec)
             if expected <= judge.adapter.timeout / 2:
@@ -349,49 +349,6 @@ def check_shapes(judge: Judge) -> Outcome:
         left = f"{len(slow)} of {len(large)} large shapes"
         notes.append(f"not judged on {left}, on which a call would take about {max(slow):.2g} s")
     return replace(outcome, note="; ".join(x for x in notes if x))
-
-
-class _Pace:
-    """How long a call takes on large problems, from how long it took on two smaller ones.
-
-    Time is taken to grow with the power of the size that those two show, and with the first at least.  The shorter of
-    two calls counts, so that a busy machine is not taken for slow code.
-    """
-
-    def __init__(self, judge: Judge) -> None:
-        self.judge = judge
-        self.taken: list[float] = []
-
-    def expected(self, spec: Spec) -> float:
-        """Seconds; 0 for a problem of ordinary size, or where a smaller one cannot be tried."""
-        size = math.prod(self.judge.fitted(spec).latent)
-        if size <= _PROBES[-1]:
-            return 0.0
-        if not self.taken:
-            self.taken = [self._seconds(spec, n) for n in _PROBES]
-        before, now = self.taken
-        if now < _SLOW:
-            return now
-        power = math.log(max(now / max(before, 1e-9), 1e-9)) / math.log(_PROBES[1] / _PROBES[0])
-        return float(now * (size / _PROBES[1]) ** min(max(power, 1.0), 3.0))
-
-    def _seconds(self, spec: Spec, size: int) -> float:
-        case = self.judge.case(replace(spec, batch=1, latent=(size, *(1,) * (len(spec.latent) - 1))))
-        taken = []
-        for _ in range(2):
-            start = time.perf_counter()
-            try:
-                self.judge.observe(case)
-            except AdapterError:  # of this shape alone, perhaps; the large ones will say
-                return 0.0
-            taken.append(time.perf_counter() - start)
-        return min(taken)
-
-
-_PROBES = (1000, 2000)
-"""Sizes on which the time of a call is measured, before it is called on ten times as many numbers."""
-_SLOW = 0.01
-"""A call shorter than this, in seconds, becomes no long one on latents ten times as large."""
 
 
 def _strided(case: Case) -> Case:

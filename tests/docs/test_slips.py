@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from gradcheck_docs.bugs import BUGS
-from gradcheck_docs.slips import IMPLEMENTATIONS, SLIPS, Slip, common, slip, wrong_source
+from gradcheck_docs.implementations import IMPLEMENTATIONS
+from gradcheck_docs.slips import SLIPS, Slip, common, slip, wrong_source
 from gradcheck_docs.words import IN_WORDS
 
 from gradcheck.catalogue import ALGORITHMS

@@ -96,3 +96,16 @@ def only_equal(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor
         return function(rewards, group_ids)
 
     return advantage
+
+
+def floor(rewards: Tensor, group_ids: Tensor) -> Tensor:
+    return make_advantage(divide=lambda s: s.clamp(min=1e-4))(rewards, group_ids)
+
+
+def root(rewards: Tensor, group_ids: Tensor) -> Tensor:
+    return make_advantage(divide=lambda s: (s**2 + 1e-4).sqrt())(rewards, group_ids)
+
+
+def from_everyone(rewards: Tensor, group_ids: Tensor) -> Tensor:
+    """One mean and one standard deviation over all rewards, as REINFORCE++ does."""
+    return (rewards - rewards.mean()) / (rewards.std(correction=0) + 1e-4)

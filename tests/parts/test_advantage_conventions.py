@@ -12,23 +12,10 @@ from torch import Tensor
 
 from gradcheck.errors import InputError
 from gradcheck.oracle.parts import judge_advantage
-from parts.advantages import make_advantage, only_equal, others_mean, trimmed, twice
+from parts.advantages import floor, from_everyone, make_advantage, only_equal, others_mean, root, trimmed, twice
 from parts.base import declared, failed
 
 _Estimator = Callable[[Tensor, Tensor], Tensor]
-
-
-def _floor(rewards: Tensor, group_ids: Tensor) -> Tensor:
-    return make_advantage(divide=lambda s: s.clamp(min=1e-4))(rewards, group_ids)
-
-
-def _root(rewards: Tensor, group_ids: Tensor) -> Tensor:
-    return make_advantage(divide=lambda s: (s**2 + 1e-4).sqrt())(rewards, group_ids)
-
-
-def _from_everyone(rewards: Tensor, group_ids: Tensor) -> Tensor:
-    """One mean and one standard deviation over all rewards, as REINFORCE++ does."""
-    return (rewards - rewards.mean()) / (rewards.std(correction=0) + 1e-4)
 
 
 def _repeated(columns: int) -> _Estimator:
@@ -51,9 +38,9 @@ def _as_table(rewards: Tensor, group_ids: Tensor) -> Tensor:
 
 _RIGHT: dict[str, tuple[_Estimator, dict[str, Any]]] = {
     "others": (others_mean, {"mean": "others", "std": "none"}),
-    "global-mean": (_from_everyone, {"mean": "global", "std": "global"}),
-    "floor": (_floor, {"eps_at": "floor"}),
-    "root": (_root, {"eps_at": "root"}),
+    "global-mean": (from_everyone, {"mean": "global", "std": "global"}),
+    "floor": (floor, {"eps_at": "floor"}),
+    "root": (root, {"eps_at": "root"}),
     "trimmed": (trimmed, {"trim": 0.2}),
     "twice": (twice, {"then": "batch"}),
     "columns": (_repeated(7), {"unbiased": True, "columns": 7}),

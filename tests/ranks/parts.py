@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 
 from gradcheck.oracle.parts import judge_advantage, judge_ema, judge_sde_step, judge_time_sampler
-from tests.parts.advantages import make_advantage, only_equal, others_mean, trimmed, twice
+from tests.parts.advantages import (
+    floor,
+    from_everyone,
+    make_advantage,
+    only_equal,
+    others_mean,
+    root,
+    trimmed,
+    twice,
+)
 from tests.parts.averages import make_ema, now_and_then
 from tests.parts.steps import make_step
 from tests.ranks.base import Part, Rank, Wrong
@@ -94,18 +103,6 @@ TIMES = Rank(
 )
 
 
-def _floor(rewards: Tensor, group_ids: Tensor) -> Tensor:
-    return make_advantage(divide=lambda s: s.clamp(min=1e-4))(rewards, group_ids)
-
-
-def _root(rewards: Tensor, group_ids: Tensor) -> Tensor:
-    return make_advantage(divide=lambda s: (s**2 + 1e-4).sqrt())(rewards, group_ids)
-
-
-def _from_everyone(rewards: Tensor, group_ids: Tensor) -> Tensor:
-    return (rewards - rewards.mean()) / (rewards.std(correction=0) + 1e-4)
-
-
 def _columns(own: Tensor, everyone: Tensor) -> Tensor:
     table = own[:, None].expand(-1, 7)
     return table.std() if table.numel() > 1 else own.new_zeros(())
@@ -139,11 +136,11 @@ ESTIMATORS = Rank(
     "advantages, averages and steps",
     {
         "equal groups": Part(judge_advantage, {"layout": "equal"}, only_equal(_PLAIN), {"opposite": _OPPOSITE}),
-        "floor": Part(judge_advantage, {"eps_at": "floor"}, _floor, {"std": Wrong(_PLAIN, "eps_at='std'")}),
-        "root": Part(judge_advantage, {"eps_at": "root"}, _root, {"floor": Wrong(_floor, "eps_at")}),
+        "floor": Part(judge_advantage, {"eps_at": "floor"}, floor, {"std": Wrong(_PLAIN, "eps_at='std'")}),
+        "root": Part(judge_advantage, {"eps_at": "root"}, root, {"floor": Wrong(floor, "eps_at")}),
         "trimmed": Part(judge_advantage, {"trim": 0.2}, trimmed, {"whole": Wrong(_PLAIN)}),
         "global": Part(
-            judge_advantage, {"mean": "global", "std": "global"}, _from_everyone, {"group": Wrong(_PLAIN, "group")}
+            judge_advantage, {"mean": "global", "std": "global"}, from_everyone, {"group": Wrong(_PLAIN, "group")}
         ),
         "rloo": Part(
             judge_advantage, {"mean": "others", "std": "none"}, others_mean, {"grpo": Wrong(_PLAIN, "group")}

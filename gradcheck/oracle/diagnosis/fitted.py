@@ -26,7 +26,7 @@ from gradcheck.oracle.mistakes import Prediction
 from gradcheck.oracle.mistakes.candidates import Overrides
 from gradcheck.oracle.mistakes.errors import MASKS, errors_of, in_errors
 from gradcheck.oracle.mistakes.functions import Bounded, DualClip, Huber, Leaky, Masked, Right
-from gradcheck.oracle.mistakes.places import LOSS, MEAN_BEHIND, SURROGATE, Stated, stated
+from gradcheck.oracle.mistakes.places import MEAN_BEHIND, POLICY, SURROGATE, WHERE, Stated, stated
 from gradcheck.oracle.reference import overall_factor
 from gradcheck.oracle.results import Diagnosis
 
@@ -122,8 +122,7 @@ def _families(declared: Conventions) -> Iterator[_Family]:
         sentence = f"{text(symbol)} is {{c}} times what it must be"
         yield _Family(f"{name.replace('_', '-')}-scaled", sentence, partial(_scaled, symbol, right), _SCALES)
     for place in own.deviations:
-        where = str(place).partition("std of ")[2] or "what multiplies the log-ratio"
-        std = f"the standard deviation in {where}"
+        std = f"the standard deviation in {WHERE[place]}"
         right = own.table[place]
         yield _Family("std-shifted", f"{{c}} is added to {std}", partial(_added, place, right), _SIZES)
         yield _Family(
@@ -132,7 +131,7 @@ def _families(declared: Conventions) -> Iterator[_Family]:
         yield _Family("std-scaled", f"{std} is {{c}} times what it must be", partial(_scaled, place, right), _SCALES)
     yield from _of_the_error(own)
     for signal in (n.reward, n.advantage):
-        exponents = [x for x in own.table[LOSS].atoms(sp.exp) | _policy(own).atoms(sp.exp) if x.has(signal)]
+        exponents = [x for x in own.table[POLICY].atoms(sp.exp) if x.has(signal)]
         if len(exponents) == 1 and n.temperature in exponents[0].free_symbols:
             (exponential,) = exponents
             yield _Family(
@@ -161,12 +160,8 @@ def _floored(symbol: sp.Symbol, right: sp.Expr, c: sp.Expr) -> Overrides:
     return {symbol: sp.Max(right, c)}
 
 
-def _policy(own: Stated) -> sp.Expr:
-    return next((own.table[s] for s in own.table if str(s) == "place:policy term"), sp.S.Zero)
-
-
 def _in_the_policy(own: Stated, change: dict[sp.Expr, sp.Expr]) -> Overrides:
-    return {s: own.table[s].xreplace(change) for s in own.table if str(s) == "place:policy term"}
+    return {POLICY: own.table[POLICY].xreplace(change)}
 
 
 def _of_the_ratio(declared: Conventions, own: Stated) -> Iterator[_Family]:

@@ -49,6 +49,14 @@ SURROGATE = sp.Symbol("place:surrogate", real=True)
 KL = sp.Symbol("place:KL term", real=True)
 MEAN_BEHIND = VectorSymbol("place:behaviour mean of a distance")
 STATE = VectorSymbol("place:state of the log-probability")
+WHERE = {
+    STD: "the log-probability",
+    SCALE: "what multiplies the log-ratio",
+    BIAS_STD: "the ratio's bias",
+    DIVERGENCE_STD: "the divergence",
+    KL_STD: "the KL term",
+}
+"""The places of the step's standard deviation, as a cause words them."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,13 +34,6 @@ __all__ = ["FLOAT32_ERRORS", "step_mistakes"]
 # a step with a number of its own cannot be tried: cases of the others do not hold it
 _STEPS = tuple(step.name for step in SDES if n.sigma_min not in step.formulas.get(n.sigma_t, n.C2).free_symbols)
 
-_WHERE = {
-    at.STD: "the log-probability",
-    at.SCALE: "what multiplies the log-ratio",
-    at.BIAS_STD: "the ratio's bias",
-    at.DIVERGENCE_STD: "the divergence",
-    at.KL_STD: "the KL term",
-}
 _NAMES = {
     at.STD: "std",
     at.SCALE: "scale",
@@ -76,7 +69,7 @@ def _deviation_mistakes(d: Derivation) -> Iterator[Candidate]:
     kind = step_with(d.coefficients)
     for place in own.deviations:
         right = own.table[place]
-        where, prefix = _WHERE[place], _NAMES[place]
+        where, prefix = at.WHERE[place], _NAMES[place]
         wrong = f"the standard deviation in {where} is"
 
         def put(name: str, what: str, value: sp.Expr, place: Place = place, wrong: str = wrong) -> Candidate:
@@ -133,7 +126,7 @@ def _in_several(
     d: Derivation, chosen: tuple[Place, ...], root: sp.Expr, sigma: sp.Expr, has_dt: bool
 ) -> Iterator[Candidate]:
     """One wrong deviation that stands at several places; under the policy term its part Δt with it."""
-    words = [_WHERE[p] for p in chosen if p != at.OVER] + (
+    words = [at.WHERE[p] for p in chosen if p != at.OVER] + (
         ["what divides the policy term"] if at.OVER in chosen else []
     )
     where = ", ".join(words[:-1]) + " and " + words[-1]
