@@ -87,6 +87,6 @@ def law_table(rows: Iterable[Row]) -> str:
     """A line for each kind, and under it what was off."""
     kinds = summed(rows)
     lines = [(r.what, f"{r.checks:,}", f"{r.off:,}", f"{r.worst:.2f}" if r.worst else "") for r in kinds]
-    table = text.table(("what", "checks", "not as it must be", "worst test ratio"), lines)
+    table = text.table(("what", "checks", "unexpected", "worst test ratio"), lines)
     told = [f"* {r.what}: {line}" for r in kinds for line in _shortened(r.told)]
     return "\n\n".join([table, *(["\n".join(told)] if told else [])])
