@@ -123,6 +123,7 @@ def _shown(evidence: list[Evidence]) -> tuple[tuple[tuple[str, str], ...], tuple
 
 
 WITHIN_ROUNDING = "on other problems nothing is wrong beyond rounding, on the one shown it is"
+"""What is said where only the problem shown tells the gradient from the right one."""
 
 
 def _unnamed(judge: Judge, evidence: list[Evidence]) -> str:
