@@ -112,20 +112,20 @@ def _weight_problems(weight: Any) -> Iterator[tuple[str, str, str]]:
         yield "weight", repr(weight), f"an expression that can be read: {error.message}\n{error.shown()}".rstrip()
 
 
-def other_pieces(pieces: Pieces, has_ratio: bool, has_kl: bool) -> Iterator[tuple[str, Pieces]]:
-    """Every set of pieces that differs in one of them, and how one writes the difference."""
+def other_pieces(pieces: Pieces, has_ratio: bool, has_kl: bool) -> Iterator[tuple[str, Any, Pieces]]:
+    """Every set of pieces that differs in one of them: which, what it is there, and all of them."""
     declared = dict(pieces)
-    options: list[tuple[str, dict[str, Any]]] = []
+    options: list[tuple[str, Any]] = []
     if has_ratio:
-        options += [(f"clip={kind!r}", {"clip": kind}) for kind in CLIPS]
-        options += [(f"log_ratio_max={limit:g}", {"log_ratio_max": limit}) for limit in (3.0, 20.0)]
+        options += [("clip", kind) for kind in CLIPS]
+        options += [("log_ratio_max", limit) for limit in (3.0, 20.0)]
     if has_kl and "kl" in declared:
-        options += [(f"kl={kind!r}", {"kl": kind}) for kind in KLS]
-        options += [(f"kl_to={to!r}", {"kl_to": to}) for to in KL_TO]
-    options += [(f"{name}=None", {name: None}) for name in ("weight", "log_ratio_max") if name in declared]
+        options += [("kl", kind) for kind in KLS]
+        options += [("kl_to", to) for to in KL_TO]
+    options += [(name, None) for name in ("weight", "log_ratio_max") if name in declared]
     if "mask" in declared:
-        options += [(f"mask_reduction={kind!r}", {"mask_reduction": kind}) for kind in MASK_REDUCTIONS]
-    for written, change in options:
-        new = {name: value for name, value in {**declared, **change}.items() if value is not None}
+        options += [("mask_reduction", kind) for kind in MASK_REDUCTIONS]
+    for name, value in options:
+        new = {k: x for k, x in {**declared, name: value}.items() if x is not None}
         if new != declared:
-            yield written, tuple(sorted(new.items()))
+            yield name, value, tuple(sorted(new.items()))

@@ -137,42 +137,71 @@ class Conventions:
                 parts.append(f"{f.name}={getattr(self, f.name)!r}")
         return ", ".join(parts)
 
-    def alternatives(self) -> list[tuple[str, Conventions]]:
-        """Every declaration that differs from this one in a single convention, which comes first, as one writes it."""
+    def alternatives(self) -> list[Alternative]:
+        """Every declaration that differs from this one in a single convention."""
         out = []
         for name, allowed in _module(self.algorithm, self.loss, self.given).OPTIONS.items():
             current = self.options.get(name, allowed[0])
             out += [
-                (f"{name}={value!r}", replace(self, options={**self.options, name: value}))
+                Alternative(name, value, replace(self, options={**self.options, name: value}))
                 for value in allowed
                 if value != current
             ]
         d = self.derivation
-        for written, pieces in other_pieces(self.pieces, log_ratio in d.definitions, kl_weight in d.loss.free_symbols):
-            out.append((written, replace(self, pieces=pieces)))
+        has_ratio, has_kl = log_ratio in d.definitions, kl_weight in d.loss.free_symbols
+        for name, value, pieces in other_pieces(self.pieces, has_ratio, has_kl):
+            out.append(Alternative(name, value, replace(self, pieces=pieces)))
         out += [
-            (f"batch_reduction={value!r}", replace(self, batch_reduction=value))
+            Alternative("batch_reduction", value, replace(self, batch_reduction=value))
             for value in ("mean", "sum")
             if value != self.batch_reduction
         ]
         if self.adv_clip_max is None and "advantage" in self.derivation.given:
-            out.append(("adv_clip_max=5.0", replace(self, adv_clip_max=5.0)))
+            out.append(Alternative("adv_clip_max", 5.0, replace(self, adv_clip_max=5.0)))
         if self.prediction != "v":
             other = next(x for x in ERROR_SPACES if x != self.error_space)
-            out.append((f"error_space={other!r}", replace(self, error_space=other)))
+            out.append(Alternative("error_space", other, replace(self, error_space=other)))
         return out
 
-    def other_variables(self) -> list[tuple[str, Conventions]]:
-        """The declarations that differ in what the network predicts, or in the direction of time, likewise."""
+    def other_variables(self) -> list[Alternative]:
+        """The declarations that differ in what the network predicts, or in the direction of time."""
         out = [
-            (f"prediction={value!r}", replace(self, prediction=value))
+            Alternative("prediction", value, replace(self, prediction=value))
             for value in PREDICTIONS
             if value != self.prediction
         ]
         own_latents = any(kind == "latent" for _, kind in self.given)  # what time's reversal does to them is not known
         if self.derivation.path == "rectified" and not own_latents:
-            out.append((f"noise_at={1 - self.noise_at}", replace(self, noise_at=1 - self.noise_at)))
+            out.append(Alternative("noise_at", 1 - self.noise_at, replace(self, noise_at=1 - self.noise_at)))
         return out
+
+
+_NOTHING = ("none", "off", "uniform", None)
+"""Values of a convention that leave a term out."""
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A declaration that differs from another in one convention.
+
+    Attributes:
+        keyword, value: that convention, and what it is here.
+        conventions: all of them.
+    """
+
+    keyword: str
+    value: Any
+    conventions: Conventions
+
+    @property
+    def written(self) -> str:
+        """As one declares it."""
+        return f"{self.keyword}={self.value:g}" if isinstance(self.value, float) else f"{self.keyword}={self.value!r}"
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether it leaves a term of the loss out."""
+        return self.value in _NOTHING
 
 
 _NAMED_APART = {"algorithm", "loss", "given", "options", "pieces", "fixed"}

@@ -82,3 +82,27 @@ def test_names_are_unique() -> None:
     assert len(set(labels)) == len(labels)
     for symbolic, _ in ALGORITHMS:
         assert symbolic.VARIANTS[0].name == "paper"
+
+
+WORDED = {"cause", "sentence", "detail", "reason", "because", "note", "words", "clip", "statement", "meaning"}
+"""Fields that hold a sentence for a reader."""
+
+
+def of_words(node: ast.AST) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr in WORDED
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "gradcheck/oracle").rglob("*.py")), ids=lambda p: p.name)
+def test_nothing_is_decided_by_the_words_of_a_sentence(path: Path) -> None:
+    """A sentence may be reworded: what a decision needs has a field of its own."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Compare):
+            compared = any(isinstance(op, ast.In | ast.NotIn) for op in node.ops)
+            looked = compared and any(map(of_words, node.comparators))
+        else:
+            call = node.func if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else None
+            looked = call is not None and call.attr in ("startswith", "endswith", "find") and of_words(call.value)
+        if looked:
+            found.append(node.lineno)
+    assert not found, f"lines {found}"

@@ -289,7 +289,9 @@ def test_clips_are_told_apart() -> None:
     ppo = ((advantage > 0) & (ratio > 1.2)) | ((advantage < 0) & (ratio < 0.8))
 
     def told(silent: np.ndarray) -> str:
-        return clip_words(silent, advantage, [ratio], np.full(14, 0.2), np.full(14, 0.2))
+        words, ruled = clip_words(silent, advantage, [ratio], np.full(14, 0.2), np.full(14, 0.2))
+        assert ruled != ("by no rule" in words)
+        return words
 
     assert told(ppo).startswith("PPO's: ")
     assert told((ratio > 1.2) | (ratio < 0.8)).startswith("on both sides")

@@ -86,8 +86,10 @@ def trust_of(pairs: Pairs) -> str:
     return "; ".join(held) or "none"
 
 
-def clip_words(silent: np.ndarray, advantage: np.ndarray, ratios: Sequence[np.ndarray], low: float, high: float) -> str:
-    """By which rule samples have no policy gradient.
+def clip_words(
+    silent: np.ndarray, advantage: np.ndarray, ratios: Sequence[np.ndarray], low: float, high: float
+) -> tuple[str, bool]:
+    """By which rule samples have no policy gradient, and whether there is one.
 
     Args:
         silent: which ones, over many samples on and far off policy.
@@ -96,26 +98,25 @@ def clip_words(silent: np.ndarray, advantage: np.ndarray, ratios: Sequence[np.nd
         low, high: the case's clip.
     """
     if not silent.any():
-        return "none seen"
+        return "none seen", True
     if silent.all():
-        return "no sample has a policy gradient"
+        return "no sample has a policy gradient", True
     for sign, word in ((1, ">"), (-1, "<")):
         if np.array_equal(silent, sign * advantage > 0):
-            return f"no policy gradient where A {word} 0"
+            return f"no policy gradient where A {word} 0", True
     above, below = advantage > 0, advantage < 0
     for r in ratios:
         if np.array_equal(silent, (above & (r > 1 + high)) | (below & (r < 1 - low))):
-            return "PPO's: no policy gradient where A > 0 and r > 1 + ε⁺, or A < 0 and r < 1 − ε⁻"
+            return "PPO's: no policy gradient where A > 0 and r > 1 + ε⁺, or A < 0 and r < 1 − ε⁻", True
         if np.array_equal(silent, (r > 1 + high) | (r < 1 - low)):
-            return "on both sides, whatever the sign of A: no policy gradient where r > 1 + ε⁺ or r < 1 − ε⁻"
+            return "on both sides, whatever the sign of A: no policy gradient where r > 1 + ε⁺ or r < 1 − ε⁻", True
     for r in ratios:
         up, down = _edge(r[above], silent[above]), _edge(1 / r[below], silent[below])
         if up is not None and down is not None:
-            return (
-                f"PPO's, at edges of its own: above, between {up[0]:.4g} and {up[1]:.4g}, where A > 0; "
-                f"below, between {1 / down[1]:.4g} and {1 / down[0]:.4g}, where A < 0"
-            )
-    return f"{silent.mean():.0%} of the samples have no policy gradient, by no rule on a known ratio"
+            above_one = f"above, between {up[0]:.4g} and {up[1]:.4g}, where A > 0"
+            below_one = f"below, between {1 / down[1]:.4g} and {1 / down[0]:.4g}, where A < 0"
+            return f"PPO's, at edges of its own: {above_one}; {below_one}", True
+    return f"{silent.mean():.0%} of the samples have no policy gradient, by no rule on a known ratio", False
 
 
 def _edge(r: np.ndarray, silent: np.ndarray) -> tuple[float, float] | None:

@@ -264,10 +264,10 @@ class Look:
             out += decompose(case, g, basis, self._numbers[id(case)], unit)
         return out
 
-    def clip(self, reading: Reading) -> tuple[str, float]:
-        """By which rule samples with an advantage have no policy gradient, and how many far off-policy."""
+    def clip(self, reading: Reading) -> tuple[str, bool, float]:
+        """By which rule samples with an advantage have no policy gradient, if by one, and how many far off-policy."""
         if not reading.terms or not reading.spanned:
-            return "", 0.0
+            return "", True, 0.0
         first = reading.terms[0].direction
         silent, advantage, far = [], [], []
         edges: list[tuple[float, float]] = []
@@ -287,8 +287,9 @@ class Look:
                 if is_ratio(s):
                     ratios.setdefault(s, []).extend(x.tolist())
         low, high = np.array(edges).T
-        words = clip_words(np.array(silent), np.array(advantage), [np.array(r) for r in ratios.values()], low, high)
-        return words, sum(far) / len(far)
+        every_ratio = [np.array(r) for r in ratios.values()]
+        words, ruled = clip_words(np.array(silent), np.array(advantage), every_ratio, low, high)
+        return words, ruled, sum(far) / len(far)
 
 
 def _meant(readings: list[Reading]) -> list[Reading]:

@@ -20,6 +20,8 @@ class Diagnosis:
         name: its id, ``"unknown"`` if none fits.
         declare: the keyword to declare if this is a convention rather than a mistake, else empty.
         observed, required: the gradient on the field's directions, as formulas where they were recognised.
+        shown_alone: nothing is wrong beyond rounding but on the problem that is shown, so that the cause may lie in
+            what the failing obligation is about.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Diagnosis:
     declare: str = ""
     observed: tuple[tuple[str, str], ...] = ()
     required: tuple[tuple[str, str], ...] = ()
+    shown_alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Raised(Outcome):
-    """A failure that is nothing but what the implementation raised; the detail says on which problem, too."""
+    """A failure that is nothing but what the implementation raised; the detail says on which problem, too.
+
+    Attributes:
+        raised: the exception, in words.
+        on: the problem on which it raised, while others may pass; empty where it wasn't a problem's.
+    """
 
     raised: str = ""
+    on: str = ""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from gradcheck.devices import DTYPES, devices
 from gradcheck.errors import GradcheckError, InputError, one_of
 from gradcheck.oracle.adapter import Adapter, AdapterError, NotCheckedError, StoppedError
 from gradcheck.oracle.checks import as_computed
-from gradcheck.oracle.diagnosis.diagnose import WITHIN_ROUNDING, diagnose
+from gradcheck.oracle.diagnosis.diagnose import diagnose
 from gradcheck.oracle.isolation.patched import Namespaces
 from gradcheck.oracle.isolation.words import said
 from gradcheck.oracle.judging import Judge
@@ -252,7 +252,7 @@ def _outcome(obligation: Obligation, one: Judge) -> Outcome:
             outcome = Outcome("skipped", detail=f"not checked: {error} (on {error.on})")
         except AdapterError as error:
             detail = f"raises on {error.on}: {error}" if error.on else str(error)
-            outcome = Raised("failed", 1, math.inf, detail, raised=str(error))
+            outcome = Raised("failed", 1, math.inf, detail, raised=str(error), on=error.on)
         except torch.cuda.OutOfMemoryError as error:
             outcome = Outcome("failed", ratio=math.inf, detail=f"out of memory: {error}")
         except (GradcheckError, KeyboardInterrupt):
@@ -316,7 +316,7 @@ def _diagnosis(one: Judge, obligation: Obligation, outcome: Outcome, diagnosed: 
         return known
     general = obligation.id in _GENERAL or _gradient_is_wrong(one)
     found = diagnose(one, printed=outcome.spec) if general else _special(one, obligation, outcome)
-    if found.name == "unknown" and WITHIN_ROUNDING in found.cause:
+    if found.shown_alone:
         special = _special(one, obligation, outcome)  # so the cause lies in what this obligation is about
         found = special if special.name != "unknown" else found
     diagnosed.setdefault(obligation.id, found)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from derivations.wrapping import wrap_formula, wrap_words
 from gradcheck.oracle.isolation.words import cut
-from gradcheck.oracle.results import Diagnosis, Judgement, Result
+from gradcheck.oracle.results import Diagnosis, Judgement, Raised, Result
 
 __all__ = ["UNDECLARED", "UNEXPLAINED", "Save", "brief_text", "failure_text", "judgement_text", "verdict_text"]
 
@@ -154,7 +154,7 @@ def failure_text(
         lines.append(_wrapped("  because    ", _cause(d)))
         if brief:
             lines.append("             (explained above)")
-    if not brief and (d.name in UNEXPLAINED if d is not None else o.detail.startswith("raises on")):
+    if not brief and (d.name in UNEXPLAINED if d is not None else isinstance(o, Raised) and bool(o.on)):
         lines.append(_wrapped("  perhaps    ", UNDECLARED))
     lines.append(_wrapped("  demanded   ", result.statement))
     if result.status == "unexpected-pass":

@@ -63,6 +63,8 @@ class Unveiled:
             code's was seen to be.
         derivation: that one.
         axes: how many axes its latents must have, besides the batch's, where it raises on others.
+        ruled: whether a rule says which samples have no policy gradient.
+        spanned: whether the directions hold the whole gradient.
     """
 
     name: str
@@ -85,6 +87,8 @@ class Unveiled:
     source: str = ""
     derivation: Derivation | None = None
     axes: int | None = None
+    ruled: bool = True
+    spanned: bool = True
 
 
 def unveil(
@@ -214,7 +218,7 @@ def _finding(look: Look, reading: Reading, assumed: Assumed) -> Unveiled:
     if known:
         gradient = sp.Add(*(formula * vector for formula, vector in pairs))
         weight, target, fixed = target_of(pairs)
-    clip, clipped = look.clip(reading)
+    clip, ruled, clipped = look.clip(reading)
     matches = list(_matches(look, reading, assumed))
     found = Unveiled(
         name=look.adapter.name,
@@ -234,6 +238,8 @@ def _finding(look: Look, reading: Reading, assumed: Assumed) -> Unveiled:
         precision="float32" if reading.unit > FLOAT64 else "float64",
         matches=tuple(match.words for match in matches),
         reason="" if known else _why_not(reading),
+        ruled=ruled,
+        spanned=reading.spanned,
     )
     return _derived(found, matches[0]) if matches and _says_more(matches[0].derivation, found) else found
 
@@ -241,7 +247,7 @@ def _finding(look: Look, reading: Reading, assumed: Assumed) -> Unveiled:
 def _says_more(d: Derivation, found: Unveiled) -> bool:
     """Whether a derivation tells what was not read off the numbers: a formula, or where the gradient vanishes."""
     masked = any(is_kink(m) or not isinstance(m, ClipMask) for m in d.gradient.atoms(Mask))
-    return masked or found.gradient is None or "by no rule" in found.clip
+    return masked or found.gradient is None or not found.ruled
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def unveiled_text(found: Unveiled) -> str:
         lines.append(_wrapped("formula", found.reason))
     if found.gradient is not None and found.weight is not None and found.target is not None:
         lines += _formulas(found.gradient, found.weight, found.target, found)
-    elif found.terms and "outside" not in found.reason:
+    elif found.terms and found.spanned:
         for t in found.terms:
             lines += _term(t)
     if found.clip:

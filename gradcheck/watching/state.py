@@ -253,10 +253,10 @@ def _ways(problem: StepProblem, given: Given) -> Iterator[_Way]:
         return replace(given, latents={**given.latents, **latents})
 
     yield from _other_times(problem, given)
-    for written, other in declared.alternatives():
-        if written.startswith("sde="):
-            sentence = f"x_prev was sampled as {written} says"
-            yield _Way("convention:sde", sentence, other, given)
+    for other in declared.alternatives():
+        if other.keyword == "sde":
+            sentence = f"x_prev was sampled as {other.written} says"
+            yield _Way("convention:sde", sentence, other.conventions, given)
     own = getattr(problem.case, "noise_level", None)
     for level in _LEVELS:
         if own is not None and abs(level - own) > 1e-6:

@@ -183,11 +183,10 @@ def _orders(batch: int) -> Iterator[tuple[str, Tensor]]:
 
 def of_declaration(e: Evidence) -> Iterator[Story]:
     """What another declaration would require."""
-    for written, other in e.conventions.alternatives():
-        name = written.partition("=")[0]
+    for other in e.conventions.alternatives():
         yield (
-            Fault(f"convention:{name}", f"the step behaves as {written} says"),
-            partial(_under, e, other),
+            Fault(f"convention:{other.keyword}", f"the step behaves as {other.written} says"),
+            partial(_under, e, other.conventions),
         )
     limit = e.conventions.adv_clip_max
     if limit is not None:

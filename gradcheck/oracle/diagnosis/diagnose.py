@@ -29,7 +29,7 @@ from gradcheck.oracle.results import Diagnosis
 from gradcheck.oracle.xray import DIRECTIONS, decompose, directions
 from gradcheck.problems import Spec, has_clip
 
-__all__ = ["WITHIN_ROUNDING", "diagnose"]
+__all__ = ["diagnose"]
 
 _POLICIES = ("off", "outside", "inside", "far")
 
@@ -64,7 +64,7 @@ def diagnose(
         more = [*evidence, *_alone(judge, printed)]
         found = named(judge, more) or fitted_number(judge, more) or _elsewhere(judge, ordinary)
     if found is None:
-        found = Diagnosis("unknown", _unnamed(judge, evidence))
+        found = _unnamed(judge, evidence)
     elif not found.declare:  # what is a mistake in a batch of mixed times is none where all have one
         batch = another_batch(judge)
         found = found if batch is None else replace(found, declare=batch.declare)
@@ -122,18 +122,16 @@ def _shown(evidence: list[Evidence]) -> tuple[tuple[tuple[str, str], ...], tuple
     return out[0], out[1]
 
 
-WITHIN_ROUNDING = "on other problems nothing is wrong beyond rounding, on the one shown it is"
-"""What is said where only the problem shown tells the gradient from the right one."""
-
-
-def _unnamed(judge: Judge, evidence: list[Evidence]) -> str:
+def _unnamed(judge: Judge, evidence: list[Evidence]) -> Diagnosis:
     if not any(bool(e.wrong.any()) for e in evidence if e.slack == 1):
-        return f"no named mistake fits: {WITHIN_ROUNDING}"
+        elsewhere = "on other problems nothing is wrong beyond rounding, on the one shown it is"
+        return Diagnosis("unknown", f"no named mistake fits: {elsewhere}", shown_alone=True)
     known = facts(judge, evidence)
     nearest = nearest_mistake(evidence)
     if nearest:
         known.append(nearest)
-    return "; ".join(["no named mistake fits", *(known or ["compare the two decompositions below"])])
+    told = "; ".join(["no named mistake fits", *(known or ["compare the two decompositions below"])])
+    return Diagnosis("unknown", told)
 
 
 def _of_some_batches(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:

@@ -58,6 +58,8 @@ class Hypothesis:
     predict: Callable[[Evidence], Tensor | Prediction]
     declare: str = ""
     generic: bool = False
+    leaves_out: bool = False
+    """It is a declaration without a term that is declared."""
 
     @property
     def diagnosis(self) -> Diagnosis:
@@ -127,13 +129,13 @@ def leads(e: Evidence, mistake: Mistake) -> bool:
 
 
 def _chosen(fit: list[Hypothesis], variables: Diagnosis | None) -> Diagnosis | None:
-    declarations = [h for h in fit if h.declare]
+    declaration = next((h for h in fit if h.declare), None)
     mistakes_ = [h for h in fit if not h.declare]
-    convention = declarations[0].diagnosis if declarations else None
+    convention = None if declaration is None else declaration.diagnosis
     crossed = next((h.sentence for h in mistakes_ if h.name == OUTER_PRODUCT), None)
     if convention is not None and crossed is not None and convention.name == "convention:batch_reduction":
         convention = replace(convention, cause=f"{convention.cause}; or, with the same gradient: {crossed}")
-    if convention is not None and not _leaves_out(convention.declare):
+    if declaration is not None and not declaration.leaves_out:
         return convention
     mistake = _all_of(mistakes_)
     convention = convention or variables
@@ -177,14 +179,10 @@ def holds_everywhere(judge: Judge, predict: Callable[[Evidence], Tensor | Predic
     return all(bool(e.fits(predict(e))[0].all()) for e in (spread(judge, i) for i in range(_FRESH)))
 
 
-def _leaves_out(written: str) -> bool:
-    return written.partition("=")[2] in ("'none'", "'off'", "'uniform'", "None")
-
-
 def _hypotheses(conventions: Conventions, case: Case) -> Iterator[Hypothesis]:
-    for written, other in conventions.alternatives():
-        name = f"convention:{written.partition('=')[0]}"
-        sentence = f"the implementation behaves as {written} says"
+    for one in conventions.alternatives():
+        name, other = f"convention:{one.keyword}", one.conventions
+        sentence = f"the implementation behaves as {one.written} says"
         try:
             readings: list[Callable[[Evidence], Tensor | Prediction]] = [
                 partial(_under, other),
@@ -193,11 +191,12 @@ def _hypotheses(conventions: Conventions, case: Case) -> Iterator[Hypothesis]:
         except (GradcheckError, KeyError, ValueError):
             continue
         for reading in readings:
-            yield Hypothesis(name, sentence, partial(_if_it_can, reading), written)
+            predict = partial(_if_it_can, reading)
+            yield Hypothesis(name, sentence, predict, one.written, leaves_out=one.leaves_out)
     if conventions.adv_clip_max is not None:
         free = replace(conventions, adv_clip_max=None)
         sentence = f"the advantage is not clamped to ±{conventions.adv_clip_max:g} as adv_clip_max declares"
-        yield Hypothesis("advantage-unclamped", sentence, partial(_under, free), "adv_clip_max=None")
+        yield Hypothesis("advantage-unclamped", sentence, partial(_under, free), "adv_clip_max=None", leaves_out=True)
     for mistake in mistakes(conventions.derivation):
         yield Hypothesis(mistake.name, mistake.sentence, partial(_of_mistake, mistake), generic=mistake.generic)
 

@@ -26,7 +26,8 @@ _KIND = {"v": "v", "epsilon": "noise", "x0": "x_0"}
 
 def other_variables(declared: Conventions, evidence: list[Evidence]) -> Diagnosis | None:
     """A function that reads its case in other variables: the same numbers under the other declaration's names."""
-    for written, other in declared.other_variables():
+    for one in declared.other_variables():
+        other = one.conventions
         for derivation in _readings(other.derivation):
 
             def predict(e: Evidence, other: Conventions = other, derivation: Derivation = derivation) -> Tensor:
@@ -36,8 +37,8 @@ def other_variables(declared: Conventions, evidence: list[Evidence]) -> Diagnosi
 
             try:
                 if explains(evidence, predict):
-                    name = written.partition("=")[0]
-                    return Diagnosis(f"convention:{name}", f"the implementation behaves as {written} says", written)
+                    sentence = f"the implementation behaves as {one.written} says"
+                    return Diagnosis(f"convention:{one.keyword}", sentence, one.written)
             except (GradcheckError, KeyError, ValueError):
                 break  # this declaration asks for quantities that the case does not have
     return None

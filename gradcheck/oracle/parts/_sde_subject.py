@@ -250,16 +250,15 @@ def _std(std: Any, shape: tuple[int, ...]) -> Tensor:
 def hypotheses(subject: Subject) -> Iterator[Hypothesis[Subject]]:
     """Other declarations, then named mistakes."""
     c = subject.convention
-    others: list[tuple[str, SdeStepConvention]] = []
+    others: list[tuple[str, str, SdeStepConvention]] = []
     for name, allowed in _ALTERNATIVES.items():
-        others += [(f"{name}={v!r}", replace(c, **{name: v})) for v in allowed if v != getattr(c, name)]
+        others += [(name, f"{name}={v!r}", replace(c, **{name: v})) for v in allowed if v != getattr(c, name)]
     held = [("sde='cps', noise_level=1.0", 1.0), ("sde='cps', noise_level=0.0", 0.0)]
-    others += [(text, replace(c, sde="cps", returns_std="step", noise_level=level)) for text, level in held]
+    others += [("sde", text, replace(c, sde="cps", returns_std="step", noise_level=level)) for text, level in held]
     if c.noise_level is not None:
-        others.append(("noise_level=None", replace(c, noise_level=None)))
-    for text, other in others:
+        others.append(("noise_level", "noise_level=None", replace(c, noise_level=None)))
+    for name, text, other in others:
         if other != c and not (other.sde == "cps" and other.returns_std == "sigma"):
-            name = text.partition("=")[0]
             yield Hypothesis(
                 f"convention:{name}", f"the function behaves as {text} says", replace(subject, convention=other), text
             )
