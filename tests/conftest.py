@@ -69,6 +69,7 @@ def _spread(items: list[pytest.Item], count: int, start: int) -> list[pytest.Ite
     return items[start % stride :: stride]
 
 
+@cache
 def _numerical(module: ModuleType) -> bool:
     """Whether tensors are computed there: it imports torch, or something from a module of ours that does."""
     named = [module, *(sys.modules[name] for name in _imported(module) if name in sys.modules)]

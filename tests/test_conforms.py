@@ -252,7 +252,11 @@ def test_the_likely_obligation_and_quantity_are_suggested() -> None:
         _ = case.zzz
 
 
-@pytest.mark.parametrize("preset", [name for name in PRESETS if not declare(preset=name).pieces])
+_ANOTHER_LOSS = {"flow_factory", "flow_factory-guard", "rlinf", "unirl", "fpo-official"}
+"""Presets with a piece of their own, which the catalogue's loss has not."""
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name not in _ANOTHER_LOSS])
 def test_presets_are_declarations_that_can_be_kept(preset: str) -> None:
     """The catalogue's own loss, put into the preset's conventions, conforms to it."""
     conventions = declare(preset=preset)

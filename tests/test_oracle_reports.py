@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from functools import cache
 from html.parser import HTMLParser
@@ -106,24 +106,27 @@ def hostile() -> Judgement:
     return judgement(bad, told, skipped, target=HOSTILE, declaration=HOSTILE, reference=HOSTILE, printed=HOSTILE)
 
 
-def examples() -> dict[str, list[Judgement]]:
+def two_devices() -> Judgement:
     cuda = [replace(r, device="cuda") for r in every_status().results]
-    return {
-        "none": [],
-        "good": [judgement(result("gradient"), result("kl", "skipped"))],
-        "every status": [every_status()],
-        "unjudged": [judgement(result("gradient"), result("kl", "unjudged"), printed="step 1\n")],
-        "two devices": [judgement(*every_status().results, *cuda)],
-        "several": [every_status(), judgement(result("gradient"), target="other")],
-        "real": [real()],
-        "hostile": [hostile()],
-        "no obligations": [judgement()],
-    }
+    return judgement(*every_status().results, *cuda)
 
 
-@pytest.fixture(params=list(examples()))
+EXAMPLES: dict[str, Callable[[], list[Judgement]]] = {
+    "none": list,
+    "good": lambda: [judgement(result("gradient"), result("kl", "skipped"))],
+    "every status": lambda: [every_status()],
+    "unjudged": lambda: [judgement(result("gradient"), result("kl", "unjudged"), printed="step 1\n")],
+    "two devices": lambda: [two_devices()],
+    "several": lambda: [every_status(), judgement(result("gradient"), target="other")],
+    "real": lambda: [real()],
+    "hostile": lambda: [hostile()],
+    "no obligations": lambda: [judgement()],
+}
+
+
+@pytest.fixture(params=EXAMPLES)
 def judgements(request: pytest.FixtureRequest) -> list[Judgement]:
-    return examples()[request.param]
+    return EXAMPLES[request.param]()
 
 
 def results(judgements: list[Judgement]) -> Iterator[Result]:
@@ -354,8 +357,8 @@ def test_junit_counts_agree_and_failures_are_told(judgements: list[Judgement]) -
 
 
 def test_junit_names_the_device_only_where_there_are_several() -> None:
-    assert 'name="law-failed"' in to_junit(examples()["every status"], SETTINGS)
-    assert 'name="law-failed[cuda]"' in to_junit(examples()["two devices"], SETTINGS)
+    assert 'name="law-failed"' in to_junit([every_status()], SETTINGS)
+    assert 'name="law-failed[cuda]"' in to_junit([two_devices()], SETTINGS)
 
 
 def test_markdown_has_a_row_for_each_obligation(judgements: list[Judgement]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -13,7 +14,11 @@ from gradcheck.case import Case
 from .base import Correct, correct
 from .steps import MEAN, column
 
-_LIMIT = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"  # torch < 2.7
+
+@cache
+def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Compiled where it is first called: importing the compiler takes seconds, and few tests need it."""
+    return torch.compile(function, backend="aot_eager", dynamic=True)
 
 
 def _quietly(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -21,9 +26,11 @@ def _quietly(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 
     It compiles anew for each precision and for each size of 1 (a batch, a latent), which is more than its limit.
     """
-    with warnings.catch_warnings(), torch._dynamo.config.patch({_LIMIT: 64}):
+    compiled = _compiled(function)
+    limit = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"  # torch < 2.7
+    with warnings.catch_warnings(), torch._dynamo.config.patch({limit: 64}):
         warnings.simplefilter("ignore")
-        return function(*inputs)
+        return compiled(*inputs)
 
 
 def _flow_loss(
@@ -37,14 +44,11 @@ def _flow_loss(
     return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(0.8, 1.2)).mean()
 
 
-_compiled_flow_loss = torch.compile(_flow_loss, backend="aot_eager", dynamic=True)
-
-
 @correct("flow_grpo", clip_range=0.2, **MEAN)
 def compiled(case: Case) -> Tensor:
     level = torch.as_tensor(case.noise_level, dtype=case.t.dtype)
     inputs = (case.v_theta, case.v_old, case.x_t, case.x_prev, case.t, case.dt, case.advantage, level)
-    return _quietly(_compiled_flow_loss, *(x.flatten(1) if x.ndim > 1 else x for x in inputs))
+    return _quietly(_flow_loss, *(x.flatten(1) if x.ndim > 1 else x for x in inputs))
 
 
 def _nft_loss(v: Tensor, v_old: Tensor, v_gt: Tensor, r: Tensor, beta: Tensor) -> Tensor:
@@ -53,14 +57,11 @@ def _nft_loss(v: Tensor, v_old: Tensor, v_gt: Tensor, r: Tensor, beta: Tensor) -
     return (r * good + (1 - r) * bad).mean()
 
 
-_compiled_nft_loss = torch.compile(_nft_loss, backend="aot_eager", dynamic=True)
-
-
 @correct("diffusion_nft")
 def compiled_contrast(case: Case) -> Tensor:
     beta = torch.as_tensor(case.beta, dtype=case.v_gt.dtype)
     latents = (x.flatten(1) for x in (case.v_theta, case.v_old, case.v_gt))
-    return _quietly(_compiled_nft_loss, *latents, case.reward_prob, beta)
+    return _quietly(_nft_loss, *latents, case.reward_prob, beta)
 
 
 CORRECT: tuple[Correct, ...] = tuple(x for x in list(globals().values()) if isinstance(x, Correct))
