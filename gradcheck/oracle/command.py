@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -47,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--memory", metavar="SIZE", help="that a target may need, 8G for instance (most of what is free)"
+    )
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="targets that are judged at once, in processes (one for each core)"
     )
     parser.add_argument(
         "--isolation",
@@ -106,27 +110,27 @@ def run(arguments: argparse.Namespace) -> int:
     texts = list(_files_of(arguments.targets))
     isolated = arguments.isolation == "process" and possible()
     progress = Progress()
-    for text in texts:
-        job = CheckJob(text, settings, declared, tuple(only), bool(arguments.html))
-        progress(f"{text} …")
-        for one in judged(job, memory, isolated, progress):
-            progress.clear()
-            if one.nothing and len(texts) > len(arguments.targets):
-                continue  # a folder's tests need not be ours
-            judgements.append(one.judgement)
-            pictures |= one.pictures
-            if one.refused:
-                print(one.refused, file=sys.stderr, flush=True)
-                continue
-            if arguments.brief:
-                print(_in_colours(prose(brief_text(one.judgement))), flush=True)
-                continue
-            several = one.several or len(texts) > 1
-            shown = judgement_text(one.judgement, verbose=arguments.verbose, several=several, save=save_script)
-            print(_in_colours(prose(shown)), end="\n\n", flush=True)
-            if one.judgement.unjudged:
-                told = f"[gradcheck] {one.judgement.target} could not be judged: {one.judgement.unjudged}"
-                print(told, file=sys.stderr, flush=True)
+    jobs = [CheckJob(text, settings, declared, tuple(only), bool(arguments.html)) for text in texts]
+    progress(f"{', '.join(arguments.targets)} …")
+    at_once = _at_once(arguments.jobs, arguments.device)
+    for one in judged(jobs, memory, isolated, at_once, arguments.memory is None, progress):
+        progress.clear()
+        if one.nothing and len(texts) > len(arguments.targets):
+            continue  # a folder's tests need not be ours
+        judgements.append(one.judgement)
+        pictures |= one.pictures
+        if one.refused:
+            print(one.refused, file=sys.stderr, flush=True)
+            continue
+        if arguments.brief:
+            print(_in_colours(prose(brief_text(one.judgement))), flush=True)
+            continue
+        several = one.several or len(texts) > 1
+        shown = judgement_text(one.judgement, verbose=arguments.verbose, several=several, save=save_script)
+        print(_in_colours(prose(shown)), end="\n\n", flush=True)
+        if one.judgement.unjudged:
+            told = f"[gradcheck] {one.judgement.target} could not be judged: {one.judgement.unjudged}"
+            print(told, file=sys.stderr, flush=True)
     progress.clear()
     if not judgements:
         raise InputError(("TARGET", ", ".join(map(repr, arguments.targets)), "a decorated function in a test_*.py"))
@@ -165,6 +169,15 @@ def _files_of(targets: Sequence[str]) -> Iterator[str]:
         if not files:
             raise InputError(("TARGET", f"{text!r}, a folder without test_*.py", "one with tests, or a file"))
         yield from map(str, files)
+
+
+def _at_once(jobs: int | None, device: str) -> int:
+    """How many targets are judged at once: as many as there are cores, and one on a GPU, unless it is said."""
+    if jobs is None:
+        return (os.cpu_count() or 1) if device == "cpu" else 1
+    if jobs < 1:
+        raise InputError(("--jobs", repr(jobs), "a number of processes, at least 1"))
+    return jobs
 
 
 def _hidden(file: Path) -> bool:

@@ -3,8 +3,10 @@ r"""Judging the implementations that a command line names: what a child does, an
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from heapq import heappop, heappush
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from gradcheck.devices import devices
 from gradcheck.errors import InputError
 from gradcheck.oracle.isolation.child import Send
 from gradcheck.oracle.isolation.limits import TimeUp, time_limit
-from gradcheck.oracle.isolation.parent import Child
+from gradcheck.oracle.isolation.parent import POLL, Child
 from gradcheck.oracle.isolation.patched import Namespaces
 from gradcheck.oracle.isolation.state import State
 from gradcheck.oracle.obligations import OBLIGATIONS
@@ -138,25 +140,108 @@ class Judged:
 
 
 def judged(
-    job: CheckJob, memory: float, isolated: bool, progress: Callable[[str], None] = lambda line: None
+    jobs: Sequence[CheckJob],
+    memory: float,
+    isolated: bool,
+    most: int = 1,
+    shared: bool = True,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Judged]:
-    """Judge every implementation of a target, each in a process of its own, or all in this one.
+    """Judge every implementation of the targets, each in a process of its own, or all in this one.
 
-    ``progress`` is called with a line for each obligation that has been checked.
+    Args:
+        jobs: the targets.
+        memory: bytes that an implementation may need.
+        isolated: whether in processes of their own.
+        most: how many of these may run at once.
+        shared: whether those that run at once share the memory.
+        progress: is called with a line for each obligation that has been checked.
+
+    Yields:
+        What became of each, in the order of the targets and of their files, however many ran at once.
     """
-    index, count = 0, 1
-    while index < count:
-        heard = _Heard(replace(job, index=index), progress)
-        if isolated:
-            heard.listen(memory)
-        else:
+    if isolated:
+        yield from _Crew(jobs, memory, most, shared, progress).judged()
+        return
+    for job in jobs:
+        index, count = 0, 1
+        while index < count:
+            heard = _Heard(replace(job, index=index), progress)
             try:
                 heard.job.run(heard.hear)
             except TimeUp as up:
                 heard.hear("broken", str(up))
-        count = max(count, len(heard.found))
-        yield Judged(heard.judgement(), count > 1, heard.pictures, heard.refused, heard.nothing)
-        index += 1
+            count = max(count, len(heard.found))
+            yield heard.judged(count)
+            index += 1
+
+
+_Place = tuple[int, int]
+"""Which target, and which of its implementations."""
+
+
+class _Crew:
+    """Children that run at once, watched by one thread, which may therefore fork them from this warm process."""
+
+    def __init__(
+        self, jobs: Sequence[CheckJob], memory: float, most: int, shared: bool, progress: Callable[[str], None]
+    ) -> None:
+        self._jobs, self._memory, self._most, self._shared, self._progress = jobs, memory, most, shared, progress
+        self._counts = [1] * len(jobs)
+        self._waiting: list[_Place] = [(i, 0) for i in range(len(jobs))]  # a heap
+        self._running: dict[_Place, tuple[_Heard, Child, Generator[tuple[Any, ...] | None, None, None]]] = {}
+        self._ended: dict[_Place, _Heard] = {}
+
+    def judged(self) -> Iterator[Judged]:
+        place = (0, 0)
+        try:
+            while place[0] < len(self._jobs):
+                if place in self._ended:
+                    target, index = place
+                    count = self._counts[target]
+                    yield self._ended.pop(place).judged(count)
+                    place = (target, index + 1) if index + 1 < count else (target + 1, 0)
+                    continue
+                self._start()
+                heard = [self._turn(at) for at in list(self._running)]
+                if not any(heard):
+                    wait([pipe for _, child, _ in self._running.values() for pipe in child.pipes], POLL)
+        finally:
+            for _, _, turns in self._running.values():
+                turns.close()  # which ends the process
+
+    def _start(self) -> None:
+        while self._waiting and len(self._running) < self._most:
+            at = heappop(self._waiting)
+            target, index = at
+            job = replace(self._jobs[target], index=index)
+            child = Child(job, job.settings.timeout, self._memory, job.text)
+            siblings = [other for _, other, _ in self._running.values()]
+            self._running[at] = _Heard(job, self._progress), child, child.turns(siblings)
+        alone = self._most == 1 or (len(self._jobs) == 1 and self._counts[0] == 1)
+        for _, child, _ in self._running.values():
+            child.memory = self._memory / (1 if alone or not self._shared else self._most)
+
+    def _turn(self, at: _Place) -> bool:
+        """Hear what one has sent; whether it was anything."""
+        heard, child, turns = self._running[at]
+        message = next(turns, _GONE)
+        if message is None:
+            return False
+        if message is _GONE:
+            heard.ended(child)
+            self._ended[at] = heard
+            del self._running[at]
+            return True
+        heard.hear(*message)
+        target, _ = at
+        for index in range(self._counts[target], len(heard.found)):
+            heappush(self._waiting, (target, index))
+        self._counts[target] = max(self._counts[target], len(heard.found))
+        return True
+
+
+_GONE = ("gone",)
 
 
 @dataclass
@@ -178,13 +263,14 @@ class _Heard:
     reason: str = ""
     printed: str = ""
 
-    def listen(self, memory: float) -> None:
-        """Run it in a process of its own."""
-        child = Child(self.job, self.job.settings.timeout, memory, self.job.text)
-        for message in child.messages():
-            self.hear(*message)
+    def ended(self, child: Child) -> None:
+        """Its process has ended."""
         self.reason = child.reason or self.reason
         self.printed = child.printed
+
+    def judged(self, count: int) -> Judged:
+        """What became of it, where its target has so many."""
+        return Judged(self.judgement(), count > 1, self.pictures, self.refused, self.nothing)
 
     def hear(self, word: str, *data: Any) -> None:
         match word:

@@ -47,8 +47,17 @@ class Job(Protocol):
         """Do it, and send what is found."""
 
 
-def run(job: Job, results: Connection, printed: Connection, notes: Connection, clock: Sequence[float]) -> None:
-    """The child's main function; it never returns."""
+def run(
+    job: Job,
+    results: Connection,
+    printed: Connection,
+    notes: Connection,
+    clock: Sequence[float],
+    others: Sequence[int] = (),
+) -> None:
+    """The child's main function; it never returns.  ``others`` are its siblings' descriptors, which it closes."""
+    for number in others:
+        os.close(number)
     process = _getpid()
     channel = results.fileno()
     _apart()

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -24,9 +24,11 @@ from gradcheck.oracle.isolation.limits import overdue
 from gradcheck.oracle.isolation.memory import resident
 from gradcheck.oracle.isolation.words import plain, users_own
 
-__all__ = ["Child", "possible"]
+__all__ = ["POLL", "Child", "possible"]
 
-_POLL = 0.05
+POLL = 0.05
+"""Seconds between two looks at a process that sends nothing."""
+
 _GRACE = 0.5  # seconds that a process has to say where it hangs
 _MOST_PRINTED = 10_000
 _MOST_SENT = 1 << 30
@@ -66,6 +68,7 @@ class Child:
         name: how messages call it.
         printed: what it printed, cut, without escape sequences.
         reason: why it did not end as it should; empty if it did.
+        pipes: where something may come from it, while it runs.
     """
 
     job: Job
@@ -74,6 +77,7 @@ class Child:
     name: str
     printed: str = ""
     reason: str = ""
+    pipes: dict[Connection, bytearray] = field(default_factory=dict)
     _notes: bytearray = field(default_factory=bytearray)
     _output: bytearray = field(default_factory=bytearray)
     _dropped: int = 0
@@ -81,32 +85,46 @@ class Child:
 
     def messages(self) -> Iterator[tuple[Any, ...]]:
         """Run it; what it sends, as it arrives.  Afterwards ``reason`` and ``printed`` are there."""
+        with contextlib.closing(self.turns()) as turns:
+            for message in turns:
+                if message is None:
+                    wait(list(self.pipes), POLL)
+                else:
+                    yield message
+
+    def turns(self, siblings: Iterable[Child] = ()) -> Generator[tuple[Any, ...] | None, None, None]:
+        """The same without waiting: ``None`` where nothing has come, so that one thread can watch several.
+
+        Args:
+            siblings: those that run already, whose pipes a process that is forked beside them must not have.
+        """
+        theirs = [pipe.fileno() for one in siblings for pipe in one.pipes]
         context = _context()
         clock = context.RawArray("d", 1)
         (results, sends), (printed, prints), (notes, writes) = (context.Pipe(duplex=False) for _ in range(3))
-        process = context.Process(target=run, args=(self.job, sends, prints, writes, clock), daemon=True)
+        forked = theirs if context.get_start_method() == "fork" else []  # other processes inherit no descriptors
+        process = context.Process(target=run, args=(self.job, sends, prints, writes, clock, forked), daemon=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside a library's idle threads
             process.start()
         for end in (sends, prints, writes):
             end.close()
+        received = bytearray()
+        self.pipes = {results: received, printed: self._output, notes: self._notes}
         try:
-            yield from self._watched(process, clock, results, printed, notes)
+            yield from self._watched(process, clock, received)
         finally:
+            self.pipes = {}
             _end(process)
             for pipe in (results, printed, notes):
                 pipe.close()
 
-    def _watched(
-        self, process: Any, clock: Any, results: Connection, printed: Connection, notes: Connection
-    ) -> Iterator[tuple[Any, ...]]:
-        received = bytearray()
-        pipes = {results: received, printed: self._output, notes: self._notes}
+    def _watched(self, process: Any, clock: Any, received: bytearray) -> Iterator[tuple[Any, ...] | None]:
         ended = False
         at_start = resident(process.pid)
         while not ended and not self.reason:
             gone = process.exitcode is not None
-            self._read(pipes, 0.0 if gone else _POLL)
+            self._read()
             while (message := self._message(received)) is not None:
                 if message == ("end",):
                     ended = True
@@ -115,8 +133,9 @@ class Child:
             if gone and not ended and not self.reason:
                 self.reason = self._ended(process.exitcode)
             elif not ended and not self.reason:
-                self.reason = self._too_much(process, clock, pipes, at_start)
-        self._read(pipes, 0.0)
+                self.reason = self._too_much(process, clock, at_start)
+                yield None
+        self._read()
         copies = re.findall(r"^fork(.*)$", bytes(self._notes).decode(errors="replace"), re.MULTILINE)
         if b"copied\n" in self._notes and not self.reason:
             self.reason = (
@@ -126,21 +145,19 @@ class Child:
         dropped = f"\n… and {self._dropped} more characters\n" if self._dropped else ""
         self.printed = plain(text) + dropped
 
-    def _read(self, pipes: dict[Connection, bytearray], seconds: float) -> None:
-        """What there is to read, without waiting for more than has been written."""
-        for pipe in wait(list(pipes), seconds):
+    def _read(self) -> None:
+        """What there is to read now."""
+        for pipe in wait(list(self.pipes), 0.0):
             assert isinstance(pipe, Connection)
             data = os.read(pipe.fileno(), 1 << 16)
             if not data:
-                del pipes[pipe]
-            elif pipes[pipe] is self._output:
+                del self.pipes[pipe]
+            elif self.pipes[pipe] is self._output:
                 room = max(_MOST_PRINTED - len(self._output), 0)
                 self._output += data[:room]
                 self._dropped += len(data[room:])
             else:
-                pipes[pipe] += data
-        if not pipes and seconds:
-            time.sleep(seconds)
+                self.pipes[pipe] += data
 
     def _message(self, received: bytearray) -> tuple[Any, ...] | None:
         """The next complete message."""
@@ -162,18 +179,18 @@ class Child:
         self._calling = True
         return message if isinstance(message, tuple) else None
 
-    def _too_much(self, process: Any, clock: Any, pipes: dict[Connection, bytearray], at_start: int) -> str:
+    def _too_much(self, process: Any, clock: Any, at_start: int) -> str:
         """Why it must end now; empty if it need not."""
         deadline = clock[0]
         if deadline and time.monotonic() > deadline:
-            where = self._asked_where(process, pipes)
+            where = self._asked_where(process)
             return overdue("one call" if self._calling else "its import", self.timeout, where)
         if resident(process.pid) - at_start > self.memory:
-            where = self._asked_where(process, pipes)
+            where = self._asked_where(process)
             return f"it needs more than the {self.memory / 2**30:.3g} GiB of memory that --memory allows{where}"
         return ""
 
-    def _asked_where(self, process: Any, pipes: dict[Connection, bytearray]) -> str:
+    def _asked_where(self, process: Any) -> str:
         """The user's file and line at which it is."""
         before = len(self._notes)
         with contextlib.suppress(OSError):
@@ -183,7 +200,7 @@ class Child:
         while time.monotonic() < end and not (size > before and len(self._notes) == size):  # until no more comes
             size = len(self._notes)
             time.sleep(0.05)
-            self._read(pipes, 0.0)
+            self._read()
         return _where(bytes(self._notes[before:]).decode(errors="replace"))
 
     def _ended(self, status: int) -> str:
@@ -217,7 +234,7 @@ def _where(dump: str) -> str:
 def _end(process: Any) -> None:
     """End it and all that it started."""
     if process.exitcode is None:
-        process.join(_POLL)
+        process.join(POLL)
     with contextlib.suppress(OSError):
         os.killpg(process.pid, signal.SIGKILL)
     if process.exitcode is None:
