@@ -8,6 +8,7 @@ gradient, that one alone has the observed direction.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
 from itertools import combinations, islice, product
 
 import sympy as sp
@@ -16,11 +17,11 @@ from torch import Tensor
 
 from derivations import notation as n
 from derivations.calculus import Norm2
-from gradcheck.oracle.diagnosis.evidence import Evidence, explains, lengths, rows_of
+from gradcheck.oracle.diagnosis.evidence import Evidence, explains, lengths, observe, rows_of
 from gradcheck.oracle.diagnosis.named import holds_everywhere, leads
 from gradcheck.oracle.judging import Judge
-from gradcheck.oracle.mistakes import Mistake, Prediction, mistakes
-from gradcheck.oracle.mistakes.functions import Right
+from gradcheck.oracle.mistakes import ALIKE, Mistake, Prediction, mistakes
+from gradcheck.oracle.mistakes.functions import Bounded, Right
 from gradcheck.oracle.mistakes.places import (
     BIAS,
     BIAS_STD,
@@ -31,7 +32,7 @@ from gradcheck.oracle.mistakes.places import (
     SCALE,
     STD,
     SURROGATE,
-    stated,
+    Stated,
 )
 from gradcheck.oracle.reference import overall_factor
 from gradcheck.oracle.results import Diagnosis
@@ -54,7 +55,7 @@ def two_mistakes(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
     """A pair of named mistakes that predicts every sample together."""
     pool, e = _pool(evidence), _telling(evidence)
     seen: set[tuple[int, int]] = set()
-    for first, second in _pairs(e, pool):
+    for first, second in _pairs(judge, e, pool):
         key = (id(first), id(second))
         both = None if key in seen else _together(first, second)
         seen.add(key)
@@ -94,7 +95,7 @@ def scaled_mistake(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
 
 def extra_term(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
     """The required gradient and that of one more term, times one number."""
-    own = stated(judge.conventions.derivation)
+    own = evidence[0].trial.stated
     for words, term in _terms(own.table, evidence[0].case.names):
         if not _known(term, own.table, evidence[0].case.names):
             continue  # a loss may define its ratio itself, and hold no log-probability
@@ -150,12 +151,26 @@ def _terms(table: object, names: list[str] | tuple[str, ...]) -> Iterator[tuple[
 
 
 def _pool(evidence: list[Evidence]) -> list[Mistake]:
-    own = evidence[0].trial.stated
-    return [
-        m
-        for m in mistakes(evidence[0].conventions.derivation)
-        if m.stated is own and not m.generic and m.name not in _ALONE
-    ]
+    derivation, own = evidence[0].conventions.derivation, evidence[0].trial.stated
+    listed = [m for m in mistakes(derivation) if m.stated is own and not m.generic and m.name not in _ALONE]
+    names = {m.name for m in listed}
+    again = frozenset().union(*(ALIKE[name] for name in names & ALIKE.keys())) if BIAS not in own.table else frozenset()
+    found = [m for m in listed if m.name not in again]
+    if n.advantage.name in derivation.given:
+        found += _clamped_advantages(own)
+    return found
+
+
+@lru_cache(maxsize=100)
+def _clamped_advantages(own: Stated) -> tuple[Mistake, ...]:
+    """Clamps of usual sizes: alone, any size of a clamp is found, and is a declaration."""
+    a = n.advantage
+    return tuple(
+        Mistake(
+            "advantage-clamped", f"the advantage is clamped to ±{c}", own, {a: Bounded(Right(a), -c, c)}, listed=True
+        )
+        for c in (1, 2, 3, 5, 10)
+    )
 
 
 def _together(a: Mistake, b: Mistake) -> Mistake | None:
@@ -165,11 +180,16 @@ def _together(a: Mistake, b: Mistake) -> Mistake | None:
     return Mistake(f"{a.name}+{b.name}", "", a.stated, {**a.edits, **b.edits})
 
 
-def _pairs(e: Evidence, pool: list[Mistake]) -> Iterator[tuple[Mistake, Mistake]]:
+def _pairs(judge: Judge, e: Evidence, pool: list[Mistake]) -> Iterator[tuple[Mistake, Mistake]]:
     """Those that may fit together, the likeliest first; of a bounded number."""
     if not pool:
         return
     yield from _likely(e, pool)
+    if n.ratio in e.trial.stated.table:
+        # where the policies are one the ratio is 1, so that what two mistakes do to a length is multiplied exactly
+        on_policy = observe(judge, 1, ("on-policy",), "typical")
+        if bool(on_policy.observed.isfinite().all()):
+            yield from _likely(on_policy, pool)
     if len(pool) ** 2 <= 4 * _EVERY:
         yield from combinations(pool, 2)
         return

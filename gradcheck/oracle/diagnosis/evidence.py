@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from derivations import notation as n
+from derivations.derivation import Derivation
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
@@ -230,7 +231,7 @@ def evidence_of(judge: Judge, spec: Spec, case: Case, slack: float = 1.0) -> Evi
 _FAR_OFF = 1e3
 """How much more a gradient may be off there: log-probabilities far off are large, and lose digits in the ratio."""
 _WIDE = 40
-"""Samples of a spread problem."""
+"""Samples of a spread problem, and half of one where a divergence has a bound."""
 
 
 def spread(judge: Judge, i: int) -> Evidence:
@@ -240,9 +241,10 @@ def spread(judge: Judge, i: int) -> Evidence:
     """
     latent = SHAPES[i % len(SHAPES)][1]
     clip = 1 if "clip_low" not in judge.conventions.fixed else 0
-    spec = Spec(_WIDE, latent, seed=8_000 + i, policy="off", advantage="typical", time="middle", clip=clip)
-    case = judge.case(spec)
     derivation = judge.conventions.derivation
+    samples = 2 * _WIDE if n.divergence in derivation.definitions else _WIDE
+    spec = Spec(samples, latent, seed=8_000 + i, policy="off", advantage="typical", time="middle", clip=clip)
+    case = judge.case(spec)
     pairs = {n.v_theta: n.v_old, n.noise_theta: n.noise_old, n.x_0_theta: n.x_0_old}
     old = pairs[derivation.output].name
     if old in case.names:
@@ -255,9 +257,32 @@ def spread(judge: Judge, i: int) -> Evidence:
         given = {name: getattr(case, name) for name in derivation.given} | {
             case.output_name: start + size * (v - start)
         }
+        if n.divergence in derivation.definitions:
+            given |= _beyond_the_state(derivation, case, given[case.output_name], generator)
         rest = {x: getattr(case, x) for x in case.names if x not in given and x not in derivation.defined}
         case = complete(derivation, given, case.output.device, rest)
     return evidence_of(judge, spec, case, _FAR_OFF)
+
+
+def _beyond_the_state(derivation: Derivation, case: Case, v: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """Noise and outputs with which the mean of every other sample lies beyond the sampled state.
+
+    Elsewhere the ratio falls as exp(−d): where a bound on d is passed by far, nothing is left of the gradient, and two
+    measures that differ there look alike.  Beyond the state the ratio stays near 1 however large d is: with
+    μ_θ = μ_old + α C2 ε and q = ‖ε‖²/2 (over D where the log-probability is averaged), log r = (2α − α²) q and
+    d = α² q, so that α = 1 + √(1 − log r/q).
+    """
+    noise, count = case.noise, len(case.output)
+    far, near, sign = torch.rand(3, count, generator=generator, dtype=torch.float64)
+    half = case.divergence_max * 10 ** (6 * far - 3)
+    log_ratio = torch.where(sign < 0.5, -1.0, 1.0) * half.clamp(max=1.0) * near
+    averaged = derivation.definitions[n.log_prob_theta].has(n.D)
+    now = lengths(rows_of(noise)) ** 2 / (2 * noise[0].numel() if averaged else 2)
+    alpha = 1 + (1 - log_ratio / half).sqrt()
+    longer = case.expand((half / now).sqrt().to(noise)) * noise
+    beyond = getattr(case, case.output_name.replace("theta", "old")) - case.expand(alpha * case.C2 / case.C1) * longer
+    moved = case.expand(torch.arange(count) % 2 == 0)
+    return {"noise": torch.where(moved, longer, noise), case.output_name: torch.where(moved, beyond, v)}
 
 
 _NEARER = 0.5

@@ -19,7 +19,7 @@ from gradcheck.errors import GradcheckError
 from gradcheck.oracle.diagnosis.evidence import Evidence, explains, spread
 from gradcheck.oracle.diagnosis.other_variables import other_variables
 from gradcheck.oracle.judging import Judge
-from gradcheck.oracle.mistakes import OUTER_PRODUCT, Mistake, Prediction, mistakes
+from gradcheck.oracle.mistakes import ALIKE, CROSSED, OUTER_PRODUCT, Mistake, Prediction, mistakes
 from gradcheck.oracle.mistakes.functions import Given
 from gradcheck.oracle.mistakes.places import stated
 from gradcheck.oracle.reference import effective_case, overall_factor, working_dtype
@@ -132,9 +132,9 @@ def _chosen(fit: list[Hypothesis], variables: Diagnosis | None) -> Diagnosis | N
     declaration = next((h for h in fit if h.declare), None)
     mistakes_ = [h for h in fit if not h.declare]
     convention = None if declaration is None else declaration.diagnosis
-    crossed = next((h.sentence for h in mistakes_ if h.name == OUTER_PRODUCT), None)
-    if convention is not None and crossed is not None and convention.name == "convention:batch_reduction":
-        convention = replace(convention, cause=f"{convention.cause}; or, with the same gradient: {crossed}")
+    crossed = any(h.name == OUTER_PRODUCT for h in mistakes_)
+    if convention is not None and crossed and convention.name == "convention:batch_reduction":
+        convention = replace(convention, cause=f"{convention.cause}; or, with the same gradient: {CROSSED}")
     if declaration is not None and not declaration.leaves_out:
         return convention
     mistake = _all_of(mistakes_)
@@ -152,7 +152,8 @@ def _all_of(fit: list[Hypothesis]) -> Diagnosis | None:
     if not fit:
         return None
     first = min(fit, key=lambda h: h.generic)
-    others = {h.name: h.sentence for h in reversed(fit) if h.name != first.name and h.generic <= first.generic}
+    same = {first.name, *ALIKE.get(first.name, ())}
+    others = {h.name: h.sentence for h in reversed(fit) if h.name not in same and h.generic <= first.generic}
     shown = list(others.values())[::-1][: _MOST_NAMED - 1]
     return Diagnosis(first.name, "; or, with the same gradient: ".join([first.sentence, *shown]))
 

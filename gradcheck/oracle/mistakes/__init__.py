@@ -6,7 +6,7 @@ makes it.  If the prediction fits to rounding on every problem, the failure is c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 
 import sympy as sp
@@ -19,7 +19,7 @@ from gradcheck.oracle.mistakes.divergence import divergence_mistakes
 from gradcheck.oracle.mistakes.errors import error_mistakes, error_weight_mistakes, prediction_mistakes
 from gradcheck.oracle.mistakes.forward import mixture_mistakes, target_mistakes, weight_mistakes
 from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, Right
-from gradcheck.oracle.mistakes.general import OUTER_PRODUCT, reference_mistakes, term_mistakes
+from gradcheck.oracle.mistakes.general import CROSSED, OUTER_PRODUCT, reference_mistakes, term_mistakes
 from gradcheck.oracle.mistakes.generic import quantity_mistakes
 from gradcheck.oracle.mistakes.guard import corrected_ratio_mistakes
 from gradcheck.oracle.mistakes.pairs import pair_mistakes
@@ -30,6 +30,8 @@ from gradcheck.oracle.mistakes.trial import Prediction, Trial, gradient_of_mista
 from gradcheck.oracle.mistakes.weighting import time_weight_mistakes
 
 __all__ = [
+    "ALIKE",
+    "CROSSED",
     "EXCHANGED",
     "KINDS",
     "ONE_EDGE",
@@ -66,6 +68,17 @@ KINDS: tuple[Callable[[Derivation], Iterator[Candidate]], ...] = (
 
 _BY_RULE = ("error-averaged", "error-of-first-sample", "error-of-neighbour", "exponent-std")
 """Where a mistake that names what was done has the same gradient, that one alone is told."""
+
+
+ALIKE: Mapping[str, frozenset[str]] = {
+    "ratio-missing": frozenset({"old-prediction-detached-copy", "exponential-missing"}),
+    "half-missing": frozenset({"ratio-squared"}),
+    "half-twice": frozenset({"ratio-root"}),
+    "positive-branch-alone": frozenset({"error-missing"}),
+    "negative-branch-alone": frozenset({"error-missing"}),
+    "reference-missing": frozenset({"v-ref-is-v-gt", "v-old-is-v-gt", "error-missing"}),
+}
+"""What is no cause of its own beside a mistake: it is the same in other words, and no problem tells them apart."""
 
 
 @lru_cache(maxsize=200)

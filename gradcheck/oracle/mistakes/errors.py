@@ -23,6 +23,7 @@ from gradcheck.oracle.mistakes.functions import (
     PseudoHuber,
     Right,
 )
+from gradcheck.oracle.mistakes.general import latent_sizes, mixed_reduction
 from gradcheck.oracle.mistakes.places import Stated, stated
 
 __all__ = ["MASKS", "error_mistakes", "error_weight_mistakes", "errors_of", "in_errors", "prediction_mistakes"]
@@ -67,6 +68,10 @@ def error_mistakes(d: Derivation) -> Iterator[Candidate]:
     for power, done, wanted in ((1, "summed", "averaged"), (-1, "averaged", "summed")):
         sentence = f"the squared error is {done} over coordinates; it must be {wanted}"
         yield put("error-reduction", sentence, partial(operator.mul, n.D**power))
+    averaged = _is_averaged(own)
+    for words, size in latent_sizes(n.t):
+        sentence = mixed_reduction("the squared error", words, averaged)
+        yield put("error-reduction", sentence, partial(operator.mul, size if averaged else 1 / size))
     for x in every:
         of = f"the squared error {text(x)}"
         out_of_step = f"{of} is another sample's: the batch is out of step (a roll, a shuffle, an off-by-one)"
@@ -82,6 +87,11 @@ def error_mistakes(d: Derivation) -> Iterator[Candidate]:
             if not x.has(n.v_theta):
                 live = f"the trained model's error, detached, stands where {of} must"
                 yield put("error-of-the-trained", live, lambda x: sg(_trained(x)), x)
+
+
+def _is_averaged(own: Stated) -> bool:
+    """Whether the errors are averaged over coordinates."""
+    return any(own.table[s].has(n.D) for s in errors_of(own))
 
 
 def _neighbour(by: int, x: sp.Expr) -> sp.Expr:

@@ -12,7 +12,7 @@ from derivations.derivation import Derivation, inline
 from gradcheck.oracle.mistakes.candidates import Candidate, Overrides
 from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, Neighbour, Right, Rounded
 from gradcheck.oracle.mistakes.general import advantage_mistakes
-from gradcheck.oracle.mistakes.places import stated
+from gradcheck.oracle.mistakes.places import EXPONENTIAL, SHARE_MINUS, SHARE_PLUS, WEIGHT, stated
 
 __all__ = ["mixture_mistakes", "target_mistakes", "weight_mistakes"]
 
@@ -51,30 +51,27 @@ def weight_mistakes(d: Derivation) -> Iterator[Candidate]:
     if n.v_gt in d.definitions and n.advantage in d.loss.free_symbols and not d.loss.atoms(Surrogate):
         yield from advantage_mistakes(d)
     if n.temperature in d.loss.free_symbols:
-        for name, sentence, wrong in _exponential_mistakes(d.loss):
-            yield name, sentence, wrong, {}
+        for name, sentence, edits in _exponential_mistakes(d):
+            yield name, sentence, d.loss, edits
 
 
-def _exponential_mistakes(loss: sp.Expr) -> Iterator[tuple[str, str, sp.Expr]]:
+def _exponential_mistakes(d: Derivation) -> Iterator[tuple[str, str, Overrides]]:
     """RWR's weight exp(R/τ), and AWR's min(exp(A/τ), w_max)."""
-    signal, word = (n.reward, "reward") if n.reward in loss.free_symbols else (n.advantage, "advantage")
-    exponential = sp.exp(signal / n.temperature)
+    table = stated(d).table
+    if EXPONENTIAL not in table:
+        return
+    signal, word = (n.reward, "reward") if n.reward in d.loss.free_symbols else (n.advantage, "advantage")
     for name, sentence, weight in (
         ("temperature-inverted", f"the {word} is multiplied by the temperature", sp.exp(signal * n.temperature)),
         ("temperature-missing", "the temperature is missing", sp.exp(signal)),
         ("exponential-missing", f"the {word} is not exponentiated", signal / n.temperature),
         ("exponent-sign", f"a greater {word} has a smaller weight", sp.exp(-signal / n.temperature)),
     ):
-        yield name, sentence, loss.xreplace({exponential: weight})
-    if n.weight_max not in loss.free_symbols:
-        yield (
-            f"{word}-missing",
-            f"the {word} is missing: every sample counts alike",
-            loss.xreplace({exponential: sp.S.One}),
-        )
+        yield name, sentence, {EXPONENTIAL: weight}
+    if WEIGHT not in table:
+        yield f"{word}-missing", f"the {word} is missing: every sample counts alike", {EXPONENTIAL: sp.S.One}
         return
-    most = n.weight_max
-    clipped = sp.Min(exponential, most)
+    most, exponential = n.weight_max, EXPONENTIAL
     beyond = (1 + sp.sign(most - exponential)) / 2
     for name, sentence, weight in (
         ("weight-unclipped", "the weight is not clipped at w_max", exponential),
@@ -87,7 +84,7 @@ def _exponential_mistakes(loss: sp.Expr) -> Iterator[tuple[str, str, sp.Expr]]:
         ),
         ("weight-missing", "the weight is missing: every sample counts alike", sp.S.One),
     ):
-        yield name, sentence, loss.xreplace({clipped: weight})
+        yield name, sentence, {WEIGHT: weight}
 
 
 def mixture_mistakes(d: Derivation) -> Iterator[Candidate]:
@@ -100,8 +97,14 @@ def mixture_mistakes(d: Derivation) -> Iterator[Candidate]:
     policy = loss - reference
     positive, negative = policy.xreplace({r: sp.S.One}), policy.xreplace({r: sp.S.Zero})
 
-    def weighed(a: sp.Expr, b: sp.Expr) -> sp.Expr:
-        return a * positive + b * negative + reference
+    shares = stated(d).table
+    apart = SHARE_PLUS in shares
+
+    def weighed(a: sp.Expr, b: sp.Expr) -> tuple[sp.Expr, Overrides]:
+        """Other shares of the branches: the loss, and the edits that make it."""
+        if apart:
+            return d.loss, {SHARE_PLUS: sp.sympify(a), SHARE_MINUS: sp.sympify(b)}
+        return a * positive + b * negative + reference, {}
 
     def put(change: Overrides) -> sp.Expr:
         return policy.xreplace(dict(change)) + reference
@@ -112,32 +115,31 @@ def mixture_mistakes(d: Derivation) -> Iterator[Candidate]:
         from_plus = {n.v_theta: (plus - (1 - n.beta) * n.v_old) / n.beta}
         from_minus = {n.v_theta: ((1 + n.beta) * n.v_old - minus) / n.beta}
         good, bad = positive.xreplace(weights).xreplace(from_plus), negative.xreplace(weights).xreplace(from_minus)
-        return r * good + (1 - r) * bad + reference
+        plus_share, minus_share = (SHARE_PLUS, SHARE_MINUS) if apart else (r, 1 - r)
+        return plus_share * good + minus_share * bad + reference
 
     b, new, old = n.beta, n.v_theta, n.v_old
     plus, minus = (1 - b) * old + b * new, (1 + b) * old - b * new
-    yield "branches-swapped", "v⁺ and v⁻ are exchanged (or r and 1 − r)", weighed(1 - r, r), {}
+    yield "branches-swapped", "v⁺ and v⁻ are exchanged (or r and 1 − r)", *weighed(1 - r, r)
     yield (
         "advantage-for-probability",
         "the advantage stands where the optimality probability r belongs",
-        weighed(2 * r - 1, 2 - 2 * r),
-        {},
+        *weighed(2 * r - 1, 2 - 2 * r),
     )
-    yield "positive-branch-alone", "the negative branch is missing", weighed(r, sp.S.Zero), {}
-    yield "negative-branch-alone", "the positive branch is missing", weighed(sp.S.Zero, 1 - r), {}
+    yield "positive-branch-alone", "the negative branch is missing", *weighed(r, sp.S.Zero)
+    yield "negative-branch-alone", "the positive branch is missing", *weighed(sp.S.Zero, 1 - r)
     half = sp.Rational(1, 2)
-    yield "branches-unweighted", "the branches are not weighted by r and 1 − r", weighed(half, half), {}
-    yield "branches-unweighted", "the branches are not weighted by r and 1 − r", weighed(sp.S.One, sp.S.One), {}
+    yield "branches-unweighted", "the branches are not weighted by r and 1 − r", *weighed(half, half)
+    yield "branches-unweighted", "the branches are not weighted by r and 1 − r", *weighed(sp.S.One, sp.S.One)
     given = stated(d).table.get(r, Right(r))
     yield "probability-rounded", "r is rounded to 0 or 1", d.loss, {r: Rounded(given)}
     averaged = "r is averaged over the batch; it must be per sample"
     yield "probability-averaged", averaged, d.loss, {r: BatchMean(given)}
-    yield "negative-branch-sign", "the negative branch is subtracted; it must be added", weighed(r, r - 1), {}
+    yield "negative-branch-sign", "the negative branch is subtracted; it must be added", *weighed(r, r - 1)
     yield (
         "branches-weighted-alike",
         "both branches are weighted by r; the negative one must be by 1 − r",
-        weighed(r, r),
-        {},
+        *weighed(r, r),
     )
     yield "beta-squared", "β enters the mixtures squared", put({b: b**2}), {}
     yield "beta-squared", "β enters the mixtures squared", mixed(old + b**2 * (new - old), old - b**2 * (new - old)), {}
@@ -155,6 +157,8 @@ def mixture_mistakes(d: Derivation) -> Iterator[Candidate]:
         yield "old-share", share.format(had, "⁺", "1 − β"), mixed(wrong, minus), {}
     for had, wrong in (("1", old - b * new), ("1 − β", (1 - b) * old - b * new), ("0", -b * new)):
         yield "old-share", share.format(had, "⁻", "1 + β"), mixed(plus, wrong), {}
+    for sign, wrong in (("⁺", mixed(new, minus)), ("⁻", mixed(plus, 2 * old - new))):
+        yield "beta-missing", f"β is missing from v{sign}: it is taken as 1 there", wrong, {}
     one = "β and 1 − β are exchanged in one of the mixtures"
     yield "beta-on-one-branch", one, mixed(plus, other_minus), {}
     yield "beta-on-one-branch", one, mixed(other_plus, minus), {}
@@ -187,7 +191,7 @@ def mixture_mistakes(d: Derivation) -> Iterator[Candidate]:
             ),
             ("map-not-halved", "the clipped advantage over c is not halved", half + clipped / n.advantage_clip),
         ):
-            yield name, sentence, weighed(map_, 1 - map_), {}
+            yield name, sentence, *weighed(map_, 1 - map_)
     if n.w_plus in d.coefficients:
         yield from _adaptive_weight_mistakes(d)
 

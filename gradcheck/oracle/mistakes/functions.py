@@ -16,6 +16,7 @@ __all__ = [
     "FourthPowers",
     "Given",
     "Huber",
+    "LatentSize",
     "Leaky",
     "LogClipped",
     "Masked",
@@ -185,6 +186,12 @@ class Masked(sp.Function):
 
     def _eval_is_real(self) -> bool:
         return True
+
+
+class LatentSize(BatchMean):
+    """How long an axis of the latent is; the first argument only has to be one per sample, the second says which."""
+
+    nargs = 2
 
 
 class BatchSize(BatchMean):

@@ -11,22 +11,35 @@ from derivations.calculus import Norm2
 from derivations.derivation import Derivation
 from derivations.notation import quantity
 from gradcheck.oracle.mistakes.candidates import Candidate
-from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, BatchSize, BatchStd, Neighbour, Right
+from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, BatchSize, BatchStd, LatentSize, Neighbour, Right
 from gradcheck.oracle.mistakes.places import KL, KL_STD, POLICY, stated
 
-__all__ = ["OUTER_PRODUCT", "advantage_mistakes", "reference_mistakes", "term_mistakes", "wrong_advantages"]
+__all__ = [
+    "CROSSED",
+    "OUTER_PRODUCT",
+    "advantage_mistakes",
+    "latent_sizes",
+    "mixed_reduction",
+    "reference_mistakes",
+    "term_mistakes",
+    "wrong_advantages",
+]
 
 
 OUTER_PRODUCT = "outer-product"
 """What may look like a sum over the batch, and hardly ever is meant."""
+CROSSED = "(B,) is broadcast against (B, 1) before the batch is reduced, so that the mean becomes a sum"
+"""What is said of it beside a declaration."""
 
 
 def term_mistakes(d: Derivation) -> Iterator[Candidate]:
     """The policy's term as a whole, beside a reference term."""
-    crossed = "(B,) is broadcast against (B, 1) before the batch is reduced, so that the mean becomes a sum"
+    summed = (
+        "the batch is summed, or (B,) broadcast against (B, 1) before its mean, so that the loss is B times too large"
+    )
     any_scalar = next((quantity(name).symbol for name in d.given if quantity(name).axes == "sample"), None)
     if any_scalar is not None:
-        yield OUTER_PRODUCT, crossed, BatchSize(Right(any_scalar)) * d.loss, {}
+        yield OUTER_PRODUCT, summed, BatchSize(Right(any_scalar)) * d.loss, {}
     if not d.loss.has(n.kl_weight):
         return
     yield (
@@ -36,6 +49,20 @@ def term_mistakes(d: Derivation) -> Iterator[Candidate]:
         {POLICY: sp.S.Zero},
     )
     yield "policy-sign", "the policy's term has the wrong sign", d.loss, {POLICY: -stated(d).table[POLICY]}
+
+
+def latent_sizes(scalar: sp.Symbol) -> Iterator[tuple[str, sp.Expr]]:
+    """Some axes of the latent, in words, and how many coordinates they have; the scalar is any per-sample one."""
+    yield "the first axis", LatentSize(scalar, 0)
+    yield "the last axis", LatentSize(scalar, -1)
+    yield "all axes but the first", n.D / LatentSize(scalar, 0)
+    yield "all axes but the last", n.D / LatentSize(scalar, -1)
+
+
+def mixed_reduction(what: str, axes: str, averaged: bool) -> str:
+    """That some axes are summed where all must be averaged, or the reverse."""
+    done, others, wanted = ("summed", "averaged", "averaged") if averaged else ("averaged", "summed", "summed")
+    return f"{what} is {done} over {axes} of the latent and {others} over the others; it must be {wanted} over all"
 
 
 def wrong_advantages(a: sp.Expr) -> Iterator[tuple[str, str, sp.Expr]]:

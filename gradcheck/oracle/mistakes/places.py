@@ -49,6 +49,8 @@ SURROGATE = sp.Symbol("place:surrogate", real=True)
 KL = sp.Symbol("place:KL term", real=True)
 MEAN_BEHIND = VectorSymbol("place:behaviour mean of a distance")
 STATE = VectorSymbol("place:state of the log-probability")
+EXPONENTIAL, WEIGHT = Place("exponentiated reward or advantage"), Place("weight")
+SHARE_PLUS, SHARE_MINUS = Place("share of the positive branch"), Place("share of the negative branch")
 WHERE = {
     STD: "the log-probability",
     SCALE: "what multiplies the log-ratio",
@@ -127,6 +129,7 @@ def stated(d: Derivation) -> Stated:
         kl = _kl(table, deviations, kl)
         policy = _policy(table, deviations, policy)
         _step(d, table)
+    policy = _shares(table, _weight(table, policy))
     surrogates = policy.atoms(Surrogate)
     if len(surrogates) == 1:
         (surrogate,) = surrogates
@@ -175,6 +178,31 @@ def _policy(table: dict[sp.Symbol, sp.Expr], deviations: list[Place], policy: sp
         table[OVER] = n.dt
         return policy.xreplace({n.dt: OVER})
     return policy
+
+
+def _weight(table: dict[sp.Symbol, sp.Expr], policy: sp.Expr) -> sp.Expr:
+    """What a loss is weighted by: a signal over a temperature, exponentiated, and at most w_max."""
+    signal = n.reward if policy.has(n.reward) else n.advantage
+    exponential = sp.exp(signal / n.temperature)
+    if not policy.has(exponential):
+        return policy
+    table[EXPONENTIAL], policy = exponential, policy.xreplace({exponential: EXPONENTIAL})
+    for clipped in policy.atoms(sp.Min):
+        if clipped == sp.Min(EXPONENTIAL, n.weight_max):
+            table[WEIGHT], policy = clipped, policy.xreplace({clipped: WEIGHT})
+    return policy
+
+
+def _shares(table: dict[sp.Symbol, sp.Expr], policy: sp.Expr) -> sp.Expr:
+    """The two branches' shares, r and 1 − r, of a loss that is linear in r."""
+    r = n.reward_prob
+    if r not in policy.free_symbols:
+        return policy
+    plus, minus = policy.xreplace({r: sp.S.One}), policy.xreplace({r: sp.S.Zero})
+    if sp.expand(policy - r * plus - (1 - r) * minus) != 0:
+        return policy
+    table[SHARE_PLUS], table[SHARE_MINUS] = r, 1 - r
+    return SHARE_PLUS * plus + SHARE_MINUS * minus
 
 
 def _step(d: Derivation, table: dict[sp.Symbol, sp.Expr]) -> None:

@@ -26,6 +26,7 @@ from gradcheck.oracle.mistakes.functions import (
     SmallHalf,
     TimeRounded,
 )
+from gradcheck.oracle.mistakes.general import latent_sizes, mixed_reduction
 from gradcheck.oracle.mistakes.places import Place, stated
 
 __all__ = ["FLOAT32_ERRORS", "step_mistakes"]
@@ -107,7 +108,8 @@ def _deviation_mistakes(d: Derivation) -> Iterator[Candidate]:
     several = [p for p in own.deviations if own.table[p] == n.C2]
     both = [*several, at.OVER] if at.OVER in own.table else several
     for size in range(2, len(both) + 1):
-        for chosen in itertools.combinations(both, size):
+        # the log-probability is mostly computed apart: what stands elsewhere has one deviation more often
+        for chosen in sorted(itertools.combinations(both, size), key=lambda places: at.STD in places):
             yield from _in_several(d, chosen, root, sigma, has_dt)
 
 
@@ -334,18 +336,21 @@ def _ddim_mistakes(d: Derivation, formulas: Mapping[sp.Symbol, sp.Expr]) -> Iter
         {s: e.xreplace({n.C2: sp.S.Zero}) for s, e in formulas.items() if s != n.C2},
     )
     plain = sp.oo  # no limit
-    for name, sentence, signal, limit, data_sign, noise_sign in (
-        ("data-of-the-next-step", "the predicted data is made with ᾱ' where ᾱ belongs", a_prev, plain, 1, 1),
-        ("data-sign", "the velocity has the wrong sign in the predicted data √ᾱ x − √(1 − ᾱ) v", a, plain, -1, 1),
-        ("noise-sign", "x has the wrong sign in the predicted noise √ᾱ v + √(1 − ᾱ) x", a, plain, 1, -1),
-        ("data-clipped", "the predicted data is clipped to [−1, 1]; the declared step is without", a, 1, 1, 1),
-        ("data-clipped", "the predicted data is clipped to [−5, 5]; the declared step is without", a, 5, 1, 1),
+    of_next = "made with ᾱ' where ᾱ belongs"
+    for name, sentence, signal, noised, limit, data_sign, noise_sign in (
+        ("data-of-the-next-step", f"the predicted data is {of_next}", a_prev, a, plain, 1, 1),
+        ("noise-of-the-next-step", f"the predicted noise is {of_next}", a, a_prev, plain, 1, 1),
+        ("alphas-exchanged", f"the predicted data and noise are {of_next}", a_prev, a_prev, plain, 1, 1),
+        ("data-sign", "the velocity has the wrong sign in the predicted data √ᾱ x − √(1 − ᾱ) v", a, a, plain, -1, 1),
+        ("noise-sign", "x has the wrong sign in the predicted noise √ᾱ v + √(1 − ᾱ) x", a, a, plain, 1, -1),
+        ("data-clipped", "the predicted data is clipped to [−1, 1]; the declared step is without", a, a, 1, 1, 1),
+        ("data-clipped", "the predicted data is clipped to [−5, 5]; the declared step is without", a, a, 5, 1, 1),
     ):
         means = {}
         for mean, v in ((n.mean_theta, n.v_theta), (n.mean_old, n.v_old)):
             data = sp.sqrt(signal) * n.x_t - data_sign * sp.sqrt(1 - signal) * v
             kept_data = data if limit == plain else Bounded(data, -limit, limit)
-            noise = sp.sqrt(a) * v + noise_sign * sp.sqrt(1 - a) * n.x_t
+            noise = sp.sqrt(noised) * v + noise_sign * sp.sqrt(1 - noised) * n.x_t
             means[mean] = sp.sqrt(a_prev) * kept_data + kept * noise
         yield name, sentence, d.loss, means
     for name, sentence, value in (
@@ -442,6 +447,15 @@ def _density_mistakes(d: Derivation) -> Iterator[Candidate]:
         (-1, "the log-probability is averaged over coordinates; it must be summed"),
     ):
         yield "log-prob-reduction", sentence, d.loss, {s: n.D**power * e for s, e in formulas.items()}
+    averaged = formulas[n.log_prob_theta].has(n.D)
+    for words, size in latent_sizes(n.t if "t" in d.given else n.alpha_bar):
+        sentence = mixed_reduction("the log-probability", words, averaged)
+        yield (
+            "log-prob-reduction",
+            sentence,
+            d.loss,
+            {s: e * (size if averaged else 1 / size) for s, e in formulas.items()},
+        )
     half = {s: e.replace(Norm2, lambda x: SmallHalf(x, 0)) for s, e in formulas.items()}
     yield "half-of-the-coordinates", "the log-probability is that of half of the coordinates alone", d.loss, half
 

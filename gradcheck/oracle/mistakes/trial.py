@@ -31,6 +31,7 @@ from gradcheck.oracle.mistakes.functions import (
     FourthPowers,
     Given,
     Huber,
+    LatentSize,
     Leaky,
     LogClipped,
     Masked,
@@ -94,7 +95,8 @@ class Trial:
         size = torch.tensor(float(self.output[0].numel()), dtype=torch.float64, device=self.output.device)
         values.setdefault("D", size)
         self.stated, self.coarse = loss, dtype != torch.float64
-        self.right = _Values(values, loss, self._open_ratios(values, dtype))
+        latent = tuple(self.output.shape[1:])
+        self.right = _Values(values, loss, self._open_ratios(values, dtype), latent)
 
     def predict(self, edits: Mapping[sp.Symbol, sp.Expr]) -> Prediction:
         """The gradient with some places changed."""
@@ -152,8 +154,11 @@ class Trial:
 class _Values:
     """Evaluates losses in float64, differentiably, and remembers which samples a comparison leaves undecided."""
 
-    def __init__(self, values: Mapping[str, Tensor], loss: Stated, open_ratios: Tensor) -> None:
+    def __init__(
+        self, values: Mapping[str, Tensor], loss: Stated, open_ratios: Tensor, latent: tuple[int, ...]
+    ) -> None:
         self.values, self.stated, self.table, self.open_ratios = values, loss, loss.table, open_ratios
+        self.latent = latent
         self.one = torch.ones((), dtype=torch.float64, device=open_ratios.device)
         self.memo: dict[sp.Expr, Tensor] = {}
         self.kinks: dict[sp.Expr, Tensor] = {}
@@ -174,6 +179,8 @@ class _Values:
             return _total(each) if each.ndim and each[0].numel() > 1 else each * self.values["D"]
         if expr.is_number:
             return self.one * float(expr)
+        if isinstance(expr, LatentSize):
+            return self.one * self.latent[int(expr.args[1])]
         if isinstance(expr, BatchSize):  # also of a number that is the whole batch's
             return self.one * len(self.open_ratios)
         if isinstance(expr, Right):
@@ -232,7 +239,7 @@ class _Edited(_Values):
     """The same with some places changed; what they do not enter is the right loss's own."""
 
     def __init__(self, right: _Values, edits: Mapping[sp.Symbol, sp.Expr], branch: float | None) -> None:
-        super().__init__(right.values, right.stated, right.open_ratios)
+        super().__init__(right.values, right.stated, right.open_ratios, right.latent)
         self.table = {**right.table, **edits}
         self.right, self.branch = right, branch
         changed = frozenset(edits) if branch is None else frozenset(edits) | _compared(right.table)
