@@ -228,7 +228,7 @@ def _product(run: Analysis, *given: sp.Expr) -> Value:
     for arg in args[1:]:
         x, e = run(arg)
         factors.append(x)
-        value, error = value * x, error * x.abs() + value.abs() * e + run.cu * error * e
+        value, error = value * x, error * (x.abs() + run.cu * e) + value.abs() * e
     return value, run.in_any_order(factors, error + (len(args) - 1) * value.abs())
 
 

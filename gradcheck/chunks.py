@@ -190,13 +190,13 @@ class ChunkedAnalysis:
         for rows, _, block in self.latents.blocks(one.names):
             value = w[rows] @ block
             error = d[rows] @ block.abs_()
-            sums[0, rows] += products(value, value)
+            sums[0, rows].add_(products(value, value))
             value.abs_()
-            sums[1, rows] += products(value, value)
-            sums[2, rows] += products(error, torch.add(value, error, alpha=self.cu / 2))
+            sums[1, rows].add_(products(value, value))
+            sums[2, rows].add_(products(error, torch.add(value, error, alpha=self.cu / 2)))
             if one.averages:
-                totals[0, rows] += value.sum(-1)
-                totals[1, rows] += error.sum(-1)
+                totals[0, rows].add_(value.sum(-1))
+                totals[1, rows].add_(error.sum(-1))
         return sums, totals
 
 

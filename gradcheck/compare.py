@@ -32,6 +32,7 @@ __all__ = [
     "judgeable",
     "required_gradients",
     "sample_masks",
+    "tied",
     "value_scale",
     "with_ties",
 ]
@@ -196,7 +197,12 @@ def with_ties(branches: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tenso
     """Both branches, under the wider bound; and the parts of both that autograd takes where rounding makes ties."""
     (a, scale_a), (b, scale_b) = branches
     scale = torch.maximum(scale_a, scale_b)
-    return [(a, scale), (b, scale), *((part * a + (1 - part) * b, scale) for part in TIES)]
+    return [(way, scale) for way in tied(a, b)]
+
+
+def tied(a: Tensor, b: Tensor) -> list[Tensor]:
+    """Both branches, and the parts of both that autograd takes where rounding makes ties."""
+    return [a, b, *(part * a + (1 - part) * b for part in TIES)]
 
 
 def required_gradients(

@@ -131,7 +131,7 @@ class _Recording(Analysis):
     def _scaled(self, factors: list[sp.Expr], vector: Combination) -> Combination:
         q, e = self(sp.Mul(*factors, evaluate=False) if len(factors) > 1 else factors[0])
         value = {n: q * c for n, c in vector.value.items()}
-        error = {n: q.abs() * d + (self.cu * e) * d for n, d in vector.error.items()}
+        error = {n: (q.abs() + self.cu * e) * d for n, d in vector.error.items()}
         once = {n: (e + q.abs()) * c for n, c in _magnitude(vector.value).items()}
         return Combination(value, _merged(torch.add, error, once), self._peak(factors, q) * vector.peak)
 

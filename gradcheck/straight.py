@@ -3,6 +3,11 @@ r"""Straight-line programs: what a function computes on numbers, recorded once a
 The rules of :mod:`gradcheck.bounds` walk an expression tree and call torch for every node; on a handful of numbers per
 sample that costs far more than the arithmetic.  Handed :class:`Traced` values in place of tensors, they leave a
 :class:`Program` behind: one line for each operation, each different one once, constants folded, nothing unused.
+
+On a handful of numbers an operation costs its call, and with a Python number beside the array three times that, since
+NumPy converts it each time.  So constants are arrays without axes that are made once, and what is known by another name
+is not computed again: a sum or product in the other order, the magnitude of a product of known magnitudes.  All of this
+is exact: IEEE's operations round the same number to the same number, whatever its sign.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "log1p": np.log1p,
     "maximum": np.maximum,
     "minimum": np.minimum,
+    "negative": np.negative,
     "sign": np.sign,
     "sin": np.sin,
     "where": np.where,
@@ -44,13 +50,15 @@ _INFIX: dict[str, Callable[..., Any]] = {
     "|": np.logical_or,
 }
 _BOOLEAN = ("<", "<=", ">", ">=", "==", "&", "|")
-
+_COMMUTES = ("+", "*", "==", "&", "|")
+_IN_NAMES = str.maketrans({"-": "m", "+": "p", ".": "_"})
+"""A constant's name is made of its digits: ``c0_5``, ``cm1_0``, ``c1em05``."""
 
 _OF_ONE: dict[str, Callable[..., Any]] = {
     "abs": abs,
-    "add": lambda a, b: a + b,
     "maximum": lambda a, b: np.float64(a if a >= b or a != a else b),
     "minimum": lambda a, b: np.float64(a if a <= b or a != a else b),
+    "negative": lambda a: -a,
     "where": lambda condition, a, b: np.float64(a if condition else b),
 }
 """The same for one number instead of an array, where they are faster.  What may be a constant becomes a NumPy float,
@@ -61,15 +69,21 @@ class Traced:
     """A number for each sample, (B,), or one for all, that is known when the program runs; or a constant.
 
     Attributes:
-        text: its name in the program, or the constant.
+        text: its name in the program, the constant's too.
         constant: the number, if it is known now.
         nonnegative: whether it is known not to be below 0, so that its magnitude is itself.
+        made: the operator and the two values, or ``"negative"`` and the value, that it was made of.
     """
 
     def __init__(
-        self, program: Program, text: str, constant: float | bool | None = None, nonnegative: bool = False
+        self,
+        program: Program,
+        text: str,
+        constant: float | bool | None = None,
+        nonnegative: bool = False,
+        made: tuple[Any, ...] = (),
     ) -> None:
-        self.program, self.text, self.constant = program, text, constant
+        self.program, self.text, self.constant, self.made = program, text, constant, made
         self.nonnegative = nonnegative or (constant is not None and constant >= 0)
 
     @classmethod
@@ -82,7 +96,7 @@ class Traced:
         return program.call(func.__name__, *args)
 
     def abs(self) -> Traced:
-        return self if self.nonnegative else self.program.call("abs", self)
+        return self.program.magnitude(self)
 
     def log(self) -> Traced:
         return self.program.call("log", self)
@@ -105,7 +119,7 @@ class Traced:
         return self.program.infix("==", self, False)
 
     def __neg__(self) -> Traced:
-        return self.program.infix("*", -1.0, self)
+        return self.program.call("negative", self)
 
     def __add__(self, other: Any) -> Traced:
         return self.program.infix("+", self, other)
@@ -169,6 +183,8 @@ class Program:
         default_factory=list
     )  # names, text, what it needs
     known: dict[str, Traced] = field(default_factory=dict)
+    magnitudes: dict[str, Traced] = field(default_factory=dict)
+    constants: dict[str, float] = field(default_factory=dict)
     inputs: list[str] = field(default_factory=list)
     count: int = 0
 
@@ -178,19 +194,29 @@ class Program:
         return Traced(self, name)
 
     def constant(self, x: float | bool) -> Traced:
-        x = x if isinstance(x, bool) else float(x)
-        return Traced(self, repr(x) if isinstance(x, bool) or x >= 0 else f"({x!r})", x)
+        if isinstance(x, bool):
+            return Traced(self, repr(x), x)
+        name = f"c{float(x)!r}".translate(_IN_NAMES)
+        self.constants[name] = float(x)
+        return Traced(self, name, float(x))
 
     def call(self, name: str, *args: Any) -> Traced:
         """What a NumPy function makes of arguments."""
         values = [self._traced(x) for x in args]
         if name == "where" and values[0].constant is not None:
             return values[1] if values[0].constant else values[2]
-        nonnegative = name in ("abs", "exp") or (
-            name in ("where", "maximum", "minimum", "add") and all(x.nonnegative for x in values[-2:])
+        if name == "add":
+            return self.infix("+", *values)
+        if name == "abs":
+            return self.magnitude(values[0])
+        if name == "negative" and values[0].made[:1] == ("negative",):
+            inner: Traced = values[0].made[1]
+            return inner
+        nonnegative = name == "exp" or (
+            name in ("where", "maximum", "minimum") and all(x.nonnegative for x in values[-2:])
         )
         text = f"{name}({', '.join(x.text for x in values)})"
-        return self._operation(_FUNCTIONS[name], text, values, nonnegative)
+        return self._operation(_FUNCTIONS[name], text, values, nonnegative, (name, *values))
 
     def infix(self, operator: str, *args: Any) -> Traced:
         a, b = (self._traced(x) for x in args)
@@ -198,8 +224,42 @@ class Program:
         if short is not None:
             return short
         square = operator == "**" and b.constant is not None and float(b.constant) % 2 == 0
+        if square:
+            a = self._magnitude_if_known(a) or a
         kept = a.nonnegative and (operator == "**" or (operator in ("+", "*", "/") and b.nonnegative))
-        return self._operation(_INFIX[operator], f"{a.text} {operator} {b.text}", [a, b], square or kept)
+        text = self._infix_text(operator, a, b)
+        return self._operation(_INFIX[operator], text, [a, b], square or kept, (operator, a, b))
+
+    def magnitude(self, x: Traced) -> Traced:
+        r"""\|x\|; that of a product or quotient is the product or quotient of the magnitudes, to the last digit."""
+        found = self._magnitude_if_known(x)
+        if found is None:
+            found = self._operation(np.abs, f"abs({x.text})", [x], True, ("abs", x))
+            self.magnitudes[x.text] = found
+        return found
+
+    def _magnitude_if_known(self, x: Traced) -> Traced | None:
+        if x.nonnegative:
+            return x
+        if x.constant is not None:
+            return self.constant(abs(x.constant))
+        kind, *parts = x.made or ("",)
+        if kind == "negative":
+            return self._magnitude_if_known(parts[0])
+        if x.text not in self.magnitudes and kind in ("*", "/"):
+            a, b = (self._magnitude_if_known(part) for part in parts)
+            if a is not None and b is not None:
+                same = _shortened(kind, a, b) or self.known.get(self._infix_text(kind, a, b))
+                if same is not None:
+                    self.magnitudes[x.text] = same
+        return self.magnitudes.get(x.text)
+
+    def _infix_text(self, operator: str, a: Traced, b: Traced) -> str:
+        if operator in _COMMUTES and b.text < a.text:
+            a, b = b, a
+        # NumPy knows roots, squares and inverses by the Python number, and takes a tenth of a power's time for them
+        right = f"({b.constant!r})" if operator == "**" and b.constant is not None else b.text
+        return f"{a.text} {operator} {right}"
 
     def external(self, function: str, args: Iterable[Iterable[Any]], results: int, *first: int) -> list[Traced]:
         """Several results of one call to a function that is given when the program runs."""
@@ -221,8 +281,8 @@ class Program:
         made = f"    return [{', '.join(x.text for x in results)}]\n"
         source = "\n".join([f"def program(given, {external}):", *unpacked, *reversed(kept), made])
         code = compile(source, "<straight-line program>", "exec")
-        of_arrays: dict[str, Any] = {**_FUNCTIONS, "inf": np.inf, "nan": np.nan}
-        of_one = of_arrays | _OF_ONE
+        of_arrays: dict[str, Any] = {**_FUNCTIONS, **{name: np.array(x) for name, x in self.constants.items()}}
+        of_one = {**_FUNCTIONS, **_OF_ONE, **self.constants}
         exec(code, of_arrays)
         exec(code, of_one)
         return Compiled(of_arrays["program"], of_one["program"], source)
@@ -234,14 +294,21 @@ class Program:
         self.count += 1
         return f"_{self.count}"
 
-    def _operation(self, function: Callable[..., Any], text: str, values: list[Traced], nonnegative: bool) -> Traced:
+    def _operation(
+        self,
+        function: Callable[..., Any],
+        text: str,
+        values: list[Traced],
+        nonnegative: bool,
+        made: tuple[Any, ...],
+    ) -> Traced:
         if all(x.constant is not None for x in values):
             with np.errstate(all="ignore"):
                 return self.constant(function(*(x.constant for x in values)).item())
         if text not in self.known:
             name = self._name()
             self.lines.append(((name,), text, tuple(x.text for x in values)))
-            self.known[text] = Traced(self, name, nonnegative=nonnegative)
+            self.known[text] = Traced(self, name, nonnegative=nonnegative, made=made)
         return self.known[text]
 
 
@@ -270,7 +337,9 @@ class Compiled:
         """
         with np.errstate(all="ignore"):
             if batch != 1:
-                return rows_of(self.of_arrays(given, external), batch)
+                ones = [name for name, x in given.items() if not isinstance(x, np.ndarray)]
+                arrays = {**given, **dict(zip(ones, rows_of([given[name] for name in ones], batch), strict=True))}
+                return rows_of(self.of_arrays(arrays, external), batch)
             single = {name: x[0] if isinstance(x, np.ndarray) else x for name, x in given.items()}
             return rows_of(self.of_one(single, lambda *args: [x[0] for x in external(*args)]), batch)
 
@@ -299,6 +368,8 @@ def _shortened(operator: str, a: Traced, b: Traced) -> Traced | None:
             return a
         if operator == "*":
             return b
+    if operator == "*" and -1.0 in (a.constant, b.constant):
+        return -(b if a.constant == -1.0 else a)
     if a.constant == 1.0 and operator == "*":
         return b
     if b.constant == 1.0 and operator in ("*", "/", "**"):

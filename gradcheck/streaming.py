@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import sympy as sp
 import torch
@@ -16,7 +16,7 @@ from derivations.derivation import Derivation
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.chunks import ChunkedAnalysis, Latents
-from gradcheck.compare import TIES, Comparison, branch, error_ratios, judgeable, with_ties
+from gradcheck.compare import TIES, Comparison, branch, error_ratios, judgeable, tied
 from gradcheck.compiled import evaluate
 from gradcheck.error_scale import error_scale
 
@@ -62,8 +62,7 @@ def sample_ratios(
     """The worst test ratio of each sample as :func:`compare_gradient` finds it, and the fraction of its components that
     the precision allows to judge; both (B,)."""
     found = _judge(derivation, case, observed, factor, dtype, None, chunk)
-    ratio, judged = (x.gather(0, found.way()[None])[0] for x in (found.ratio, found.judged))
-    return ratio, judged / math.prod(found.shape[1:])
+    return found.chosen(found.ratio), found.chosen(found.judged) / math.prod(found.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -111,9 +110,7 @@ def judge_gradient(
         chunk: as in :func:`compare_gradient`.
     """
     found = _judge(derivation, case, observed, factor, dtype, widen, chunk, output_dtype, uses, by_target, scalars)
-    way = found.way()[None]
-    ratios, resolution = (x.gather(0, way)[0] for x in (found.ratio, found.resolution))
-    return Judged(found.comparison(), ratios, resolution, found.numbers)
+    return Judged(found.comparison(), found.chosen(found.ratio), found.chosen(found.resolution), found.numbers)
 
 
 def _judge(
@@ -235,10 +232,11 @@ class _Worst:
 
     @classmethod
     def none(cls, ways: int, shape: torch.Size, undecided: Tensor) -> _Worst:
-        zero = torch.zeros(7, ways, shape[0], dtype=torch.float64, device=undecided.device)
+        worst = torch.full((5, ways, shape[0]), -1.0, dtype=torch.float64, device=undecided.device)
+        judged, resolution = torch.zeros_like(worst[0]), torch.full_like(worst[0], torch.inf)
         usual = torch.ones((), dtype=torch.bool, device=undecided.device)
         places = tuple(undecided.nonzero().flatten().tolist()) if ways > 1 else ()
-        return cls(zero[:5] - 1, zero[5], zero[6] + torch.inf, undecided, shape, usual, open=places)
+        return cls(worst, judged, resolution, undecided, shape, usual, open=places)
 
     @property
     def ratio(self) -> Tensor:
@@ -248,25 +246,28 @@ class _Worst:
         self, observed: Tensor, required: Tensor, scale: Tensor, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor, int, Tensor]:
         """As :func:`_worst_of_any` where everything is within the range, at half the cost; notes whether it is."""
-        best, place = (observed - required).abs_().div_(scale).max(1)
+        best, place = (observed - required).abs_().div_(scale).max(-1)
         best = best / unit_roundoff(dtype)
         size = required.abs()
         reach = scale.amax() * (THRESHOLD * unit_roundoff(dtype)) + size.amax()
         self.usual &= best.amax() + reach < torch.finfo(dtype).max
-        return best, place, required.shape[1], size.div_(scale).amax(1)
+        return best, place, required.shape[-1], size.div_(scale).amax(-1)
 
-    def way(self) -> Tensor:
+    @cached_property
+    def _way(self) -> Tensor:
         """(B,): the way by which each sample is judged, the one that fits best where rounding does not decide."""
-        if not self.open:
-            return torch.zeros_like(self.undecided, dtype=torch.int64)
         return torch.where(self.undecided, self.ratio.argmin(0), 0)
 
+    def chosen(self, found: Tensor) -> Tensor:
+        """(ways, B) → (B,), each sample by the way by which it is judged."""
+        return found.gather(0, self._way[None])[0] if self.open else found[0]
+
     def comparison(self) -> Comparison:
-        way = self.way()
-        judged, ratios = (x.gather(0, way[None])[0] if self.open else x[0] for x in (self.judged, self.ratio))
+        judged, ratios = self.chosen(self.judged), self.chosen(self.ratio)
         resolution = float(self.resolution[0].masked_fill(self.undecided, torch.inf).min())
         sample = int(ratios.argmax())
-        ratio, place, observed, required, bound = self.worst[:, int(way[sample]), sample].tolist()
+        way = int(self._way[sample]) if self.open else 0
+        ratio, place, observed, required, bound = self.worst[:, way, sample].tolist()
         return Comparison(
             ratio=ratio,
             index=(sample, *_unravelled(int(place), self.shape[1:])),
@@ -334,34 +335,56 @@ def _note(
 ) -> None:
     """Compare a block of samples and coordinates with what each branch requires there, and within which error scale."""
     rows, columns = where
-    ways: list[tuple[int, slice | Tensor, Tensor, Tensor, Tensor, Tensor | None]]
-    if len(found) == 1:
-        ways = [(0, rows, observed, *found[0], used)]
-    else:  # what else may have been the branch is looked at where rounding does not decide it
-        scale = torch.maximum(found[0][1], found[1][1])
-        there = [i for i in out.open if rows.start <= i < rows.stop]
-        ways = [(0, rows, observed, found[0][0], scale, used)]
-        if there:
-            some = torch.tensor([i - rows.start for i in there], device=observed.device)
-            few = [(required[some], scale[some]) for required, _ in found]
-            part, use = observed[some], None if used is None else used[some]
-            tied = enumerate(with_ties(few)[1:], 1)
-            ways += [(i, some + rows.start, part, *pair, use) for i, pair in tied]
-    for i, place_of, observed, required, scale, used in ways:
-        if output_dtype is not None:
-            scale = _rounded_once_more(required, scale, used, dtype, output_dtype)
-        best, place, judged, signal = (_worst_of_any if out.careful else out.worst_of)(observed, required, scale, dtype)
-        values = [x.gather(1, place[:, None])[:, 0] for x in (observed, required, scale)]
-        values[2] *= THRESHOLD * unit_roundoff(dtype)
-        worst = torch.stack([best, place + columns.start, *values])
-        out.judged[i, place_of] += judged
-        least = THRESHOLD * unit_roundoff(dtype) / signal
-        if observed.shape[1] == math.prod(out.shape[1:]):  # there is nothing before it to compare with
-            out.worst[:, i, place_of], out.resolution[i, place_of] = worst, least
-            continue
-        before = out.worst[:, i, place_of]
-        out.worst[:, i, place_of] = torch.where(best > before[0], worst, before)
-        out.resolution[i, place_of] = torch.minimum(out.resolution[i, place_of], least)
+    required, scale = found[0]
+    if len(found) > 1:
+        scale = torch.maximum(scale, found[1][1])
+    _keep(out, (slice(0, 1), rows, columns), observed, required[None], scale, used, dtype, output_dtype)
+    there = [i for i in out.open if rows.start <= i < rows.stop]
+    if len(found) == 1 or not there:
+        return
+    # what else may have been the branch is looked at where rounding does not decide it
+    some = torch.tensor([i - rows.start for i in there], device=observed.device)
+    observed, scale, use = observed[some], scale[some], None if used is None else used[some]
+    every = torch.stack(tied(required[some], found[1][0][some])[1:])
+    together = max(1, _TOGETHER // observed.numel())
+    for i in range(0, len(every), together):
+        ways = slice(i + 1, min(i + together, len(every)) + 1)
+        part = every[i : i + together]
+        _keep(out, (ways, some + rows.start, columns), observed, part, scale, use, dtype, output_dtype)
+
+
+_TOGETHER = 2**14
+"""Numbers of several ways that are looked at together: more would save no time, and take room."""
+
+
+def _keep(
+    out: _Worst,
+    where: tuple[slice, slice | Tensor, slice],
+    observed: Tensor,
+    required: Tensor,
+    scale: Tensor,
+    used: Tensor | None,
+    dtype: torch.dtype,
+    output_dtype: torch.dtype | None,
+) -> None:
+    """Keep the worst of samples under some ways, whose ``required`` is (ways, samples, columns); the rest is as of one
+    way, (samples, columns)."""
+    ways, rows, columns = where
+    if output_dtype is not None:
+        scale = _rounded_once_more(required, scale, used, dtype, output_dtype)
+    best, place, judged, signal = (_worst_of_any if out.careful else out.worst_of)(observed, required, scale, dtype)
+    there = place[..., None]
+    values = [x.expand_as(required).gather(2, there)[..., 0] for x in (observed, required, scale)]
+    values[2] *= THRESHOLD * unit_roundoff(dtype)
+    worst = torch.stack([best, place + columns.start, *values])
+    out.judged[ways, rows] += judged
+    least = THRESHOLD * unit_roundoff(dtype) / signal
+    if observed.shape[1] == math.prod(out.shape[1:]):  # there is nothing before it to compare with
+        out.worst[:, ways, rows], out.resolution[ways, rows] = worst, least
+        return
+    before = out.worst[:, ways, rows]
+    out.worst[:, ways, rows] = torch.where(best > before[0], worst, before)
+    out.resolution[ways, rows] = torch.minimum(out.resolution[ways, rows], least)
 
 
 def _pulled(run: ChunkedAnalysis, names: Sequence[str], pull: Sequence[sp.Expr], factor: float) -> Tensor:
@@ -395,6 +418,6 @@ def _worst_of_any(
     """Of each sample: its largest test ratio, where that is, how many components were judged, and the largest
     ``|required| / e`` of those."""
     size = required.abs()
-    best, place = error_ratios(observed, required, scale, dtype).max(1)
+    best, place = error_ratios(observed, required, scale, dtype).max(-1)
     judged = judgeable(required, scale, dtype)
-    return best, place, judged.sum(1), torch.where(judged & (size > 0), size / scale, 0.0).amax(1)
+    return best, place, judged.sum(-1), torch.where(judged & (size > 0), size / scale, 0.0).amax(-1)

@@ -93,6 +93,38 @@ def test_a_program_does_everything_once_and_nothing_in_vain() -> None:
     assert compiled(given, lambda *_: [], 2).tolist() == [[8.0, -4.0], [3.0, 3.0], [1.0, 7.0]]
 
 
+def test_what_is_known_by_another_name_is_not_computed_again() -> None:
+    """And every number stays what it was: IEEE's operations are symmetric in sign and order."""
+    program = Program()
+    x, y = program.input("x"), program.input("y")
+    sizes = torch.abs(x) * torch.abs(y), torch.abs(x) / torch.abs(y)
+    same = [(x * y).abs(), (-x * y).abs(), (y * -x).abs(), (x / y).abs()]
+    minus = -x
+    powers = [minus**2.0, x.abs() ** 2.0, -minus]
+    compiled = program.compiled("read", [*sizes, *same, *powers, y * x + x * y])
+    assert compiled.source.count("abs(") == 2
+    assert compiled.source.count("**") == 1
+    assert compiled.source.count(" * ") == 2  # of the magnitudes, and of x with y
+    g = np.random.default_rng(0)
+    a, b = g.normal(size=(2, 50)) * 10.0 ** g.integers(-150, 150, (2, 50))
+    for rows in (slice(None), slice(0, 1)):
+        x_, y_ = a[rows], b[rows]
+        found = compiled({"x": x_, "y": y_}, lambda *_: [], len(x_))
+        product, quotient = np.abs(x_ * y_), np.abs(x_ / y_)
+        wanted = [product, quotient, product, product, product, quotient, x_ * x_, x_ * x_, x_, x_ * y_ * 2]
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_constants_that_differ_by_a_sign_or_in_the_last_digit_are_kept_apart() -> None:
+    program = Program()
+    x = program.input("x")
+    values = [0.1, -0.1, math.nextafter(0.1, 1), 1e-5, 1e5, 10.0, -10.0, math.inf, -math.inf]
+    compiled = program.compiled("read", [x * c for c in values])
+    for batch in (1, 3):
+        found = compiled({"x": np.full(batch, 3.0)}, lambda *_: [], batch)
+        assert [row.tolist() for row in found] == [[3.0 * c] * batch for c in values]
+
+
 def test_what_has_no_counterpart_is_refused() -> None:
     x = Program().input("x")
     with pytest.raises(NotImplementedError, match=r"torch\.tanh"):

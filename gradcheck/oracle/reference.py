@@ -234,13 +234,12 @@ def detours(derivation: Derivation, case: Case) -> Tensor | float:
         return 1.0
     if derivation.path == "vp":
         signal = case.expand(case.alpha_bar.detach().to(torch.float64))
-        usual, other = (edge / signal).sqrt(), (edge / (1 - signal)).sqrt()
-    else:
-        t = case.expand(case.t.detach().to(torch.float64))
-        noised = t if derivation.noise_at == 1 else 1 - t
-        usual, other = edge / noised, edge / (1 - noised)
-    lost = usual.clamp(min=1.0)
-    return lost * other.clamp(min=1.0) if converts else lost
+        lost = (edge / signal).sqrt().clamp(min=1.0)
+        return lost * (edge / (1 - signal)).sqrt().clamp(min=1.0) if converts else lost
+    t = case.expand(case.t.detach().to(torch.float64))
+    noised = t if derivation.noise_at == 1 else 1 - t
+    lost = (edge / noised).clamp(min=1.0)
+    return lost * (edge / (1 - noised)).clamp(min=1.0) if converts else lost
 
 
 def required_gradient(conventions: Conventions, case: Case) -> Tensor:

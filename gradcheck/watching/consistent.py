@@ -5,6 +5,7 @@ A check fails on numbers, never on their absence.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from gradcheck.watching.half import held_in
 from gradcheck.watching.linear import residual
 from gradcheck.watching.problem import StepProblem, numbers_of
 
-__all__ = ["check_given", "check_grid", "check_guidance", "check_timestep"]
+__all__ = ["check_given", "check_guidance", "check_times"]
 
 Numbers = np.ndarray[Any, Any]
 
@@ -28,20 +29,58 @@ _NUMBERS = 1e-3
 """Within which coefficients in float32 are one: near t = 1 a division by 1 − t costs some digits."""
 
 
-def check_grid(problem: StepProblem, given: Given) -> Checked:
-    """Whether each step goes from one point of the scheduler's grid to the next one."""
-    name = "grid"
+def check_times(problem: StepProblem, given: Given) -> list[Checked]:
+    """Whether each step goes from one point of the scheduler's grid to the next one, and whether the network received
+    the time of the loss."""
+    t = given.samples.get("t", problem.case.t if "t" in problem.case.names else None)
     sigmas = given.extra.get("sigmas")
-    case = problem.case
+    steps = None if sigmas is None or t is None else _Steps.of(problem, sigmas, t.numpy())
     if sigmas is None:
-        return Checked(name, unchecked="sigmas was not given")
-    if "t" not in given.names | set(case.names):
-        return Checked(name, unchecked="no time was given")
-    grid = _grid(sigmas)
-    t = (case.t if "t" in case.names else given.samples["t"]).numpy()
-    start, off = _nearest(grid, t)
-    if bool((off > _TIMES).any()):
-        i = int(off.argmax())
+        grid = Checked("grid", unchecked="sigmas was not given")
+    else:
+        grid = Checked("grid", unchecked="no time was given") if steps is None else _check_grid(steps, given)
+    return [grid, _check_timestep(problem, given, t, steps)]
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The steps of a batch on the scheduler's grid; few numbers, on which NumPy takes a third of torch's time.
+
+    Attributes:
+        grid: the scheduler's times.
+        t, t_prev: (B,), where each step starts and ends; ``t_prev`` is ``None`` where the loss has no Δt.
+        start, end: (B,), the nearest points of the grid.
+        off, off_prev: (B,), the relative distances from them.
+    """
+
+    grid: Numbers
+    t: Numbers
+    start: Numbers
+    off: Numbers
+    t_prev: Numbers | None
+    end: Numbers
+    off_prev: Numbers
+
+    @classmethod
+    def of(cls, problem: StepProblem, sigmas: Any, t: Numbers) -> _Steps:
+        grid = torch.as_tensor(sigmas).detach().to("cpu", torch.float64).flatten().numpy()
+        t_prev = t - problem.case.dt.numpy() if "dt" in problem.case.names else None
+        both, batch = t if t_prev is None else np.concatenate([t, t_prev]), len(t)
+        distance = np.abs(grid - both[:, None])
+        place, off = distance.argmin(1), distance.min(1) / np.maximum(np.abs(both), 1e-6)
+        return cls(grid, t, place[:batch], off[:batch], t_prev, place[batch:], off[batch:])
+
+    def spacing(self) -> Numbers:
+        """(B,), how far the nearer neighbour on the grid is."""
+        gaps = np.abs(np.diff(self.grid))
+        return np.minimum(gaps[np.maximum(self.start - 1, 0)], gaps[np.minimum(self.start, len(gaps) - 1)])
+
+
+def _check_grid(steps: _Steps, given: Given) -> Checked:
+    name = "grid"
+    grid, t, start = steps.grid, steps.t, steps.start
+    if bool((steps.off > _TIMES).any()):
+        i = int(steps.off.argmax())
         nearest = float(grid[start[i]])
         sentence = f"t = {float(t[i]):.6g} of sample {i} is not a point of the grid; the nearest is {nearest:.6g}"
         return Checked(name, (Fault("time-off-grid", sentence),))
@@ -50,64 +89,41 @@ def check_grid(problem: StepProblem, given: Given) -> Checked:
         i = int((index != start).argmax())
         sentence = f"step_index is {int(index[i])} for sample {i}, whose t is at place {int(start[i])} of the grid"
         return Checked(name, (Fault("step-index", sentence),))
-    if "dt" not in case.names:
+    if steps.t_prev is None:
         return Checked(name)
-    t_prev = t - case.dt.numpy()
-    end, off = _nearest(grid, t_prev)
-    wrong = (end != start + 1) | (off * t_prev > _TIMES)
+    wrong = (steps.end != start + 1) | (steps.off_prev * steps.t_prev > _TIMES)
     if not bool(wrong.any()):
         return Checked(name)
     i = int(wrong.argmax())
     after = float(grid[start[i] + 1]) if int(start[i]) + 1 < len(grid) else 0.0
     sentence = (
-        f"the step of sample {i} goes from t = {float(t[i]):.6g} to {float(t_prev[i]):.6g}; the next point "
+        f"the step of sample {i} goes from t = {float(t[i]):.6g} to {float(steps.t_prev[i]):.6g}; the next point "
         f"of the grid is {after:.6g}"
     )
     return Checked(name, (Fault("step-index", sentence),))
 
 
-def _grid(sigmas: Any) -> Numbers:
-    """The scheduler's times; few numbers, on which NumPy takes a third of torch's time."""
-    return torch.as_tensor(sigmas).detach().to("cpu", torch.float64).flatten().numpy()
-
-
-def _nearest(grid: Numbers, t: Numbers) -> tuple[Numbers, Numbers]:
-    """The nearest point of the grid, and the relative distance from it."""
-    distance = np.abs(grid[None] - t[:, None])
-    place = distance.argmin(1)
-    return place, distance[np.arange(len(t)), place] / np.maximum(np.abs(t), 1e-6)
-
-
-def check_timestep(problem: StepProblem, given: Given) -> Checked:
+def _check_timestep(problem: StepProblem, given: Given, t: Tensor | None, steps: _Steps | None) -> Checked:
     """Whether the network received the time of the loss, as t or as 1000·t."""
     name = "timestep"
     seen = given.samples.get("timestep")
-    t = given.samples.get("t", getattr(problem.case, "t", None) if "t" in problem.case.names else None)
     if seen is None or t is None:
         return Checked(name, unchecked="timestep was not given")
     unit = 1000.0 if float(seen.max()) > 1 else 1.0
     got = seen / unit
     slack = 2.0**-8  # schedulers' timesteps are rounded to bfloat16 with the network
-    sigmas = given.extra.get("sigmas")
-    if sigmas is not None:  # half the way to the next point of the grid
-        wrong = (got - t).abs() > 0.25 * torch.from_numpy(_spacing(_grid(sigmas), t.numpy()))
-    else:
-        wrong = (got - t).abs() > slack * t
+    # half the way to the next point of the grid
+    allowed = slack * t.numpy() if steps is None else 0.25 * steps.spacing()
+    wrong = np.abs(got.numpy() - t.numpy()) > allowed
     if not bool(wrong.any()):
         return Checked(name)
-    i = int(wrong.nonzero()[0])
+    i = int(wrong.argmax())
     after = given.samples.get("t_prev", t - problem.case.dt if "dt" in problem.case.names else t)
     for value, words in ((after, "the time after the step, t_prev"), (1 - t, "1 − t")):
         if not bool(((got - value).abs() > slack * value.clamp(min=1e-3)).any()) and bool((value != t).any()):
             return Checked(name, (Fault("timestep", f"the network received {words}; the loss is that of t"),))
     sentence = f"sample {i}: the network received time {float(got[i]):.6g}, the loss is that of t = {float(t[i]):.6g}"
     return Checked(name, (Fault("timestep", sentence),))
-
-
-def _spacing(grid: Numbers, t: Numbers) -> Numbers:
-    place, _ = _nearest(grid, t)
-    gaps = np.abs(np.diff(grid))
-    return np.minimum(gaps[np.maximum(place - 1, 0)], gaps[np.minimum(place, len(gaps) - 1)])
 
 
 def check_given(problem: StepProblem, given: Given, unit: float) -> Checked:

@@ -113,7 +113,7 @@ def read_call(output_name: str, values: Mapping[str, Any]) -> tuple[Given | None
             problems += _number(given, name, value)
         else:
             problems += _extra(given, name, value)
-    return given, problems
+    return given, [*problems, *_ranges(given)]
 
 
 def grid_of(sigmas: Any) -> Tensor | None:
@@ -179,12 +179,23 @@ def _sample(given: Given, name: str, value: Any) -> list[Problem]:
         x = x.reshape(1).expand(batch)
     elif x.shape[0] != batch or x.numel() != batch:
         return [(name, describe(value), wanted)]
-    x = x.reshape(batch)
-    low, high = (float(end) for end in x.aminmax())  # NaN where any number is
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return [(name, f"{float(x[~x.isfinite()][0])!r}", "finite numbers")]
-    given.samples[name] = x
-    return _outside(name, x) if low < 0 or high > 1 else []
+    given.samples[name] = x.reshape(batch)
+    return []
+
+
+def _ranges(given: Given) -> list[Problem]:
+    """Numbers per sample that are not finite, or no fractions where they must be."""
+    if not given.samples:
+        return []
+    problems = []
+    names, every = list(given.samples), torch.stack(tuple(given.samples.values()))
+    for name, low, high in zip(names, *(end.tolist() for end in every.aminmax(dim=1)), strict=True):
+        if not (math.isfinite(low) and math.isfinite(high)):  # NaN where any number is
+            x = given.samples.pop(name)
+            problems.append((name, f"{float(x[~x.isfinite()][0])!r}", "finite numbers"))
+        elif low < 0 or high > 1:
+            problems += _outside(name, given.samples[name])
+    return problems
 
 
 def ids_of(group: Any) -> Any:

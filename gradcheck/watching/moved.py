@@ -51,7 +51,7 @@ class Moved:
     def _now(self) -> list[Tensor]:
         with torch.no_grad():
             local = [p.to_local() if hasattr(p, "to_local") else p for p in self._tensors]
-            return [p.detach().reshape(-1)[:_NUMBERS].clone() for p in local]
+            return [p.reshape(-1)[:_NUMBERS].clone() for p in local]
 
 
 def _differ(before: list[Tensor], now: list[Tensor]) -> bool:

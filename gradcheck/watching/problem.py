@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
+import numpy as np
 import sympy as sp
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ class StepProblem:
     recovered: bool = False
     deviation: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
 
-    @property
+    @cached_property
     def derivation(self) -> Derivation:
         return self.conventions.derivation
 
@@ -140,13 +141,14 @@ class _Maker:
                     break
         case = Case(self.derivation.label, quantities)
         problem = StepProblem(self.conventions, case, self.derived, recovered=self.recovered)
-        problem.left_out = torch.zeros(self.given.batch, dtype=torch.bool)
-        if self.derivation.process == "backward":
-            c1, c2 = self._scales or numbers_of(problem, n.C1, n.C2)
-            problem.deviation = c2
-            problem.left_out = ~(c1.isfinite() & c2.isfinite() & (c2 > 0))
-            if bool(problem.left_out.any()):
-                problem.why = _without_density(problem.left_out, self.samples.get("t"))
+        if self.derivation.process != "backward":
+            problem.left_out = torch.zeros(self.given.batch, dtype=torch.bool)
+            return problem
+        c1, c2 = (x.numpy() for x in self._scales or numbers_of(problem, n.C1, n.C2))
+        left_out = ~(np.isfinite(c1) & np.isfinite(c2) & (c2 > 0))
+        problem.deviation, problem.left_out = torch.from_numpy(c2), torch.from_numpy(left_out)
+        if bool(left_out.any()):
+            problem.why = _without_density(problem.left_out, self.samples.get("t"))
         return problem
 
     # ------------------------------------------------------------------------------------------- the ways

@@ -94,7 +94,8 @@ def _statistics(noise: Tensor, beside: list[Tensor], slack: Tensor) -> Tensor:
     worst = np.maximum(np.maximum(-low, high), np.abs(sums[1]) / size**0.5 * scale)
     for product, square in zip(sums[2::2], sums[3::2], strict=True):
         worst = np.maximum(worst, np.abs(product) / np.maximum(np.sqrt(square), 1e-300) * scale)
-    return torch.from_numpy(np.nan_to_num(worst, nan=math.inf))
+    worst[np.isnan(worst)] = math.inf
+    return torch.from_numpy(worst)
 
 
 def _sums(rows: list[Tensor]) -> Tensor:
@@ -102,9 +103,9 @@ def _sums(rows: list[Tensor]) -> Tensor:
     sums = torch.zeros(2 * len(rows), rows[0].shape[0], dtype=torch.float64, device=rows[0].device)
     for block in blocks_of(rows[0]):
         every = torch.stack([x[block].to(torch.float64) for x in rows])
-        sums[0::2, block[0]] += (every[0] * every).sum(2)
-        sums[1, block[0]] += every[0].sum(1)
-        sums[3::2, block[0]] += every[1:].square_().sum(2)
+        sums[0::2, block[0]].add_((every[0] * every).sum(2))
+        sums[1, block[0]].add_(every[0].sum(1))
+        sums[3::2, block[0]].add_(every[1:].square_().sum(2))
     return sums
 
 

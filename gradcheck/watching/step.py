@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gradcheck.watching.causes import causes, declared_otherwise
-from gradcheck.watching.consistent import check_given, check_grid, check_guidance, check_timestep
+from gradcheck.watching.consistent import check_given, check_guidance, check_times
 from gradcheck.watching.constants import Constants
 from gradcheck.watching.declared import Declared
 from gradcheck.watching.evidence import evidence_of
@@ -145,8 +145,7 @@ def judge_call(
         return Judgement(StepLine(step, "unjudged", because=text), None)
     precision = Precision.of(given, context.declared.conventions.computes_in)
     checks = [
-        check_grid(problem, given),
-        check_timestep(problem, given),
+        *check_times(problem, given),
         check_given(problem, given, precision.unit if precision.output is None else 0.0),
         check_guidance(given, precision.unit),
         _advantages(problem, given),

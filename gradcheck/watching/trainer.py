@@ -130,7 +130,7 @@ class Parameters:
 
     @property
     def sharded(self) -> bool:
-        return any(hasattr(p, "device_mesh") for p in self._parameters.values())
+        return any(hasattr(kind, "device_mesh") for kind in {type(p) for p in self._parameters.values()})
 
     def again(self) -> Checked:
         """After a second backward pass through the same output."""
