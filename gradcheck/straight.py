@@ -282,7 +282,7 @@ class Program:
         source = "\n".join([f"def program(given, {external}):", *unpacked, *reversed(kept), made])
         code = compile(source, "<straight-line program>", "exec")
         of_arrays: dict[str, Any] = {**_FUNCTIONS, **{name: np.array(x) for name, x in self.constants.items()}}
-        of_one = {**_FUNCTIONS, **_OF_ONE, **self.constants}
+        of_one: dict[str, Any] = {**_FUNCTIONS, **_OF_ONE, **self.constants}
         exec(code, of_arrays)
         exec(code, of_one)
         return Compiled(of_arrays["program"], of_one["program"], source)
