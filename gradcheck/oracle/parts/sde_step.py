@@ -7,7 +7,7 @@ The function is ``function(v, x_t, t, t_prev, x_prev=None, noise_level=…, gene
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,8 +15,9 @@ from derivations.sde import reverse_step
 from gradcheck.errors import InputError
 from gradcheck.oracle.parts import _sde_checks as checks
 from gradcheck.oracle.parts._calls import CHANGES, described, name_of, number_problem, one_of
-from gradcheck.oracle.parts._part import Check, Part, PartInfo
+from gradcheck.oracle.parts._part import Check, Hypothesis, Part, PartInfo
 from gradcheck.oracle.parts._sde_checks import has
+from gradcheck.oracle.parts._sde_guards import guarded_formulas
 from gradcheck.oracle.parts._sde_sampling import check_sampling
 from gradcheck.oracle.parts._sde_subject import SdeStepConvention, Subject, hypotheses
 from gradcheck.oracle.results import Diagnosis, Judgement
@@ -79,7 +80,14 @@ def sde_step_part(
         dtype=convention.working_dtype or "float64",
         expected_failures=expected_failures or {},
     )
-    return Part(subject, CHECKS, hypotheses, info, _as_it_is_called)
+    return Part(subject, CHECKS, _hypotheses, info, _as_it_is_called)
+
+
+def _hypotheses(subject: Subject) -> Iterator[Hypothesis[Subject]]:
+    """Other declarations and named mistakes, then those whose number is read off what the function returns."""
+    yield from hypotheses(subject)
+    for name, sentence, wrong in guarded_formulas(subject):
+        yield Hypothesis(name, sentence, replace(subject, wrong=wrong))
 
 
 def _as_it_is_called(subject: Subject) -> Subject:
