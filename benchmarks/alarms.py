@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from derivations.pieces import Piece
 from gradcheck.bounds import THRESHOLD
 from gradcheck.case import Case
 from gradcheck.catalogue import CATALOGUE
@@ -35,7 +36,7 @@ from gradcheck.oracle.adapter import Adapter
 from gradcheck.oracle.checks import squared_distance_gradient
 from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.reference import Reference, oracle_case
-from gradcheck.problems import ADVANTAGE, POLICY, TIME, Spec, has_clip
+from gradcheck.problems import ADVANTAGE, POLICY, TIME, Spec
 
 from . import text
 from .right_losses import right_loss
@@ -141,7 +142,7 @@ def fitting(spec: Spec, conventions: Conventions) -> Spec:
     """The spec with regimes that the loss has."""
     return (
         spec
-        if has_clip(conventions.derivation) or spec.policy in ("mixed", *POLICY[:3])
+        if Piece.RATIO in conventions.derivation.pieces or spec.policy in ("mixed", *POLICY[:3])
         else replace(spec, policy="off")
     )
 

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from derivations.pieces import Piece
 from gradcheck.case import Case
 from gradcheck.catalogue import Entry, entry
 from gradcheck.compare import gradient_of
 from gradcheck.compiled import evaluate
-from gradcheck.problems import Spec, build, has_clip
+from gradcheck.problems import Spec, build
 from gradcheck.streaming import sample_ratios
 
 from . import text
@@ -40,7 +41,7 @@ def problems(tries: int, dtype: torch.dtype) -> Iterator[tuple[Entry, Case]]:
     """Batches whose samples have a gradient to be wrong: off-policy, inside the clip, amid the time axis."""
     for i, (name, variant) in enumerate(SEEN):
         one = entry(name, variant)
-        policy = "inside" if has_clip(one.derivation) else "off"
+        policy = "inside" if Piece.RATIO in one.derivation.pieces else "off"
         yield one, build(one.derivation, Spec(tries // len(SEEN), (4, 4), 77 + i, policy, time="middle"), dtype)
 
 

@@ -33,6 +33,7 @@ from derivations.notation import (
     x_0_ref,
     x_0_theta,
 )
+from derivations.pieces import Piece, pieces_of
 from derivations.variant import Variant
 
 __all__ = [
@@ -307,6 +308,11 @@ class Derivation:
             seen.add(symbol)
             pending |= (formulas[symbol].free_symbols if symbol in formulas else set()) - seen
         return frozenset(seen - set(formulas))
+
+    @cached_property
+    def pieces(self) -> frozenset[Piece]:
+        """What the loss is made of."""
+        return pieces_of(self.loss, {**self.definitions, **self.coefficients})
 
     @cached_property
     def given(self) -> tuple[str, ...]:

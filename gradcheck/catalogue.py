@@ -6,39 +6,16 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib import import_module
 from types import ModuleType
 
 from torch import Tensor
 
 from derivations.derivation import Derivation
-from derivations.losses import (
-    awm,
-    awr,
-    ddpo,
-    dgpo,
-    diffusion_dpo,
-    diffusion_nft,
-    flow_dppo,
-    flow_grpo,
-    fpo,
-    grpo_guard,
-    rwr,
-)
 from derivations.parameterisation import changed
 from derivations.render import closing_row
 from gradcheck.case import Case
 from gradcheck.errors import InputError, forgiven, one_of
-from gradcheck.losses import awm as awm_torch
-from gradcheck.losses import awr as awr_torch
-from gradcheck.losses import ddpo as ddpo_torch
-from gradcheck.losses import dgpo as dgpo_torch
-from gradcheck.losses import diffusion_dpo as diffusion_dpo_torch
-from gradcheck.losses import diffusion_nft as diffusion_nft_torch
-from gradcheck.losses import flow_dppo as flow_dppo_torch
-from gradcheck.losses import flow_grpo as flow_grpo_torch
-from gradcheck.losses import fpo as fpo_torch
-from gradcheck.losses import grpo_guard as grpo_guard_torch
-from gradcheck.losses import rwr as rwr_torch
 from gradcheck.losses._parameterisation import as_velocities, in_velocities
 
 __all__ = ["ALGORITHMS", "CATALOGUE", "Entry", "closing_table", "entries", "entry", "wanted_entry"]
@@ -98,18 +75,23 @@ class Entry:
         return function(case, **self.derivation.variant.options)
 
 
-ALGORITHMS: tuple[tuple[ModuleType, ModuleType], ...] = (
-    (flow_grpo, flow_grpo_torch),
-    (grpo_guard, grpo_guard_torch),
-    (flow_dppo, flow_dppo_torch),
-    (ddpo, ddpo_torch),
-    (awm, awm_torch),
-    (diffusion_nft, diffusion_nft_torch),
-    (rwr, rwr_torch),
-    (awr, awr_torch),
-    (fpo, fpo_torch),
-    (diffusion_dpo, diffusion_dpo_torch),
-    (dgpo, dgpo_torch),
+_NAMES = (
+    "flow_grpo",
+    "grpo_guard",
+    "flow_dppo",
+    "ddpo",
+    "awm",
+    "diffusion_nft",
+    "rwr",
+    "awr",
+    "fpo",
+    "diffusion_dpo",
+    "dgpo",
+)
+"""Of both files of each algorithm, in ``derivations/losses`` and ``gradcheck/losses``: the one line that joins them."""
+
+ALGORITHMS: tuple[tuple[ModuleType, ModuleType], ...] = tuple(
+    (import_module(f"derivations.losses.{name}"), import_module(f"gradcheck.losses.{name}")) for name in _NAMES
 )
 """Each algorithm's symbolic module and its torch module."""
 

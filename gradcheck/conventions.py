@@ -13,8 +13,9 @@ from functools import lru_cache
 from typing import Any
 
 from derivations.derivation import Derivation, DerivationError
-from derivations.notation import kl_weight, log_ratio, quantity
+from derivations.notation import quantity
 from derivations.parameterisation import ERROR_SPACES, PREDICTIONS, changed
+from derivations.pieces import Piece
 from derivations.variant import Variant
 from gradcheck.catalogue import ALGORITHMS, wanted_entry
 from gradcheck.composed import CHOICES, PIECES, Pieces, composed, other_pieces, pieces_problems
@@ -148,8 +149,7 @@ class Conventions:
                 if value != current
             ]
         d = self.derivation
-        has_ratio, has_kl = log_ratio in d.definitions, kl_weight in d.loss.free_symbols
-        for name, value, pieces in other_pieces(self.pieces, has_ratio, has_kl):
+        for name, value, pieces in other_pieces(self.pieces, Piece.RATIO in d.pieces, Piece.REFERENCE in d.pieces):
             out.append(Alternative(name, value, replace(self, pieces=pieces)))
         out += [
             Alternative("batch_reduction", value, replace(self, batch_reduction=value))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from derivations.derivation import Derivation
 from derivations.notation import divergence, log_ratio, quantity
+from derivations.pieces import Piece
 from gradcheck.case import Case
 from gradcheck.compiled import evaluate
 from gradcheck.tensor_ops import dot, norm2
@@ -35,7 +36,6 @@ __all__ = [
     "TIME",
     "Draw",
     "Spec",
-    "has_clip",
 ]
 
 POLICY = ("on-policy", "near", "off", "inside", "outside", "far")
@@ -111,11 +111,6 @@ class Spec:
     clip: int = 0
     margin: str = "typical"
     one_time: bool = False
-
-
-def has_clip(derivation: Derivation) -> bool:
-    """Whether the loss has a ratio, and so a clip to be near to."""
-    return log_ratio in derivation.definitions
 
 
 class Draw:
@@ -351,16 +346,16 @@ class Draw:
         assert isinstance(v_old, Tensor)
         if self.spec.policy == "start":
             return v_old.clone()
-        if self._ratios and has_clip(self.derivation):
+        if self._ratios and Piece.RATIO in self.derivation.pieces:
             wanted = self._rare_log_ratios().reshape(self.spec.batch, *(1,) * len(self.spec.latent))
             return self._place(given, v_old, self.normal(*self.shape), wanted)
-        names = self.regimes(self.spec.policy, POLICY if has_clip(self.derivation) else POLICY[:3])
+        names = self.regimes(self.spec.policy, POLICY if Piece.RATIO in self.derivation.pieces else POLICY[:3])
         column = (self.spec.batch, *(1,) * len(self.spec.latent))
         direction = self.normal(*self.shape)
-        if not has_clip(self.derivation):
+        if Piece.RATIO not in self.derivation.pieces:
             scales = {"on-policy": 0.0, "near": 1e-3, "off": 1.0}
             return v_old + torch.tensor([scales[n] for n in names], dtype=torch.float64).reshape(column) * direction
-        if divergence in self.derivation.definitions and "divergence_max" in given:
+        if Piece.DIVERGENCE in self.derivation.pieces and "divergence_max" in given:
             edge = given["divergence_max"]
             assert isinstance(edge, float)
             wanted = torch.tensor([self._divergence(n, edge) for n in names], dtype=torch.float64).reshape(column)

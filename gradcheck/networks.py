@@ -62,7 +62,7 @@ from gradcheck.compare import judgeable, required_gradients
 from gradcheck.compiled import evaluate
 from gradcheck.equivalent import equivalent_loss
 from gradcheck.errors import GradcheckError, InputError
-from gradcheck.problems import Spec, build, complete, has_clip
+from gradcheck.problems import Spec, build, complete
 
 __all__ = ["NETWORKS", "NetworkComparison", "available", "compare_network", "network_case"]
 
@@ -257,8 +257,8 @@ class _Scene:
             drawn = build(derivation, Spec(len(v), tuple(v.shape[1:]), seed=0), v.dtype, v.device)
             given |= {name: getattr(drawn, name) for name in missing}
         case = complete(derivation, {name: given[name] for name in derivation.given}, self.v_theta.device)
-        if has_clip(derivation):
-            bounded = divergence in derivation.definitions
+        bounded = "divergence_max" in derivation.given
+        if bounded or "clip_low" in derivation.given:
             (x,) = evaluate(derivation, case, divergence if bounded else ratio, dtype=torch.float64)
             off = (x if bounded else (x - 1).abs()).flatten().sort().values[_BATCH // 2 - 1 :]
             gap = int((off[1:] / off[:-1]).argmax())

@@ -20,7 +20,6 @@ from gradcheck.drawing import (
     TIME,
     Draw,
     Spec,
-    has_clip,
 )
 
 __all__ = [
@@ -35,7 +34,6 @@ __all__ = [
     "build",
     "complete",
     "draw_given",
-    "has_clip",
     "in_its_variables",
     "more_names",
 ]

@@ -9,7 +9,8 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from derivations.derivation import Derivation
-from gradcheck.problems import ADVANTAGE, CLIP_RANGES, NOISE, POLICY, TIME, Spec, has_clip
+from derivations.pieces import Piece
+from gradcheck.problems import ADVANTAGE, CLIP_RANGES, NOISE, POLICY, TIME, Spec
 
 __all__ = ["shapes", "specs"]
 
@@ -34,7 +35,7 @@ def specs(derivation: Derivation) -> st.SearchStrategy[Spec]:
         return st.sampled_from(("mixed", *names)) if applies else st.just("mixed")
 
     given = set(derivation.given)
-    policy = POLICY if has_clip(derivation) else POLICY[:3]
+    policy = POLICY if Piece.RATIO in derivation.pieces else POLICY[:3]
     return st.builds(
         lambda shape, **rest: Spec(batch=shape[0], latent=shape[1], **rest),
         shape=shapes(),

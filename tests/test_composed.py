@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from derivations.composing import CLIPS, KL_TO, KLS, MASK_REDUCTIONS
+from derivations.pieces import Piece
 from gradcheck.case import Case
 from gradcheck.catalogue import ALGORITHMS, entries
 from gradcheck.composed import composed
@@ -18,7 +19,6 @@ from gradcheck.errors import InputError
 from gradcheck.oracle.adapter import Adapter
 from gradcheck.oracle.checks import check_clip, check_gradient
 from gradcheck.oracle.judging import Judge, together
-from gradcheck.problems import has_clip
 
 _GRPO = {"algorithm": "flow_grpo", "log_prob_reduction": "mean", "clip_range": 0.2}
 _AWM = {"algorithm": "awm", "reduction": "mean"}
@@ -163,7 +163,11 @@ _TWINS: dict[str, tuple[dict[str, Any], Callable[[Case], Tensor], Callable[[Case
 
 def _verdict(loss: Callable[[Case], Tensor], declared: dict[str, Any]) -> str:
     one = Judge(Adapter(lambda case: loss(case).mean(), "loss", "mean", 60.0), declare(**declared), max_examples=6)
-    outcomes = [check_gradient(one), check_clip(one)] if has_clip(one.conventions.derivation) else [check_gradient(one)]
+    outcomes = (
+        [check_gradient(one), check_clip(one)]
+        if Piece.RATIO in one.conventions.derivation.pieces
+        else [check_gradient(one)]
+    )
     return together(outcomes).status
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from hypothesis import given, note
 
+from derivations.pieces import Piece
 from gradcheck.bounds import THRESHOLD
 from gradcheck.catalogue import CATALOGUE, Entry
 from gradcheck.compare import compare_entry, gradient_of
-from gradcheck.problems import Spec, build, has_clip
+from gradcheck.problems import Spec, build
 from gradcheck.strategies import specs
 from gradcheck.streaming import sample_ratios
 
@@ -52,7 +53,7 @@ def test_original_loss_has_the_derived_gradient(
 )
 def test_a_small_relative_error_is_refused(entry: Entry, dtype: torch.dtype, relative: float) -> None:
     """The bounds are sharp: on well-conditioned problems an error far below a factor 2 is seen, every time."""
-    policy = "inside" if has_clip(entry.derivation) else "off"
+    policy = "inside" if Piece.RATIO in entry.derivation.pieces else "off"
     for seed in range(20):
         spec = Spec(5, (2, 3, 4), seed, policy=policy, advantage="typical", time="middle")
         case = build(entry.derivation, spec, dtype)

@@ -15,12 +15,13 @@ import torch
 from derivations.calculus import drop_sg
 from derivations.losses._policy_gradient import mask
 from derivations.notation import NOTATION
+from derivations.pieces import Piece
 from gradcheck import target
 from gradcheck.case import Case
 from gradcheck.catalogue import Entry, entries
 from gradcheck.compiled import evaluate
 from gradcheck.plots.interactive import LOSSES, main, page, script
-from gradcheck.problems import POLICY, Spec, build, has_clip
+from gradcheck.problems import POLICY, Spec, build
 
 ROOT = Path(__file__).parent.parent
 NODE = shutil.which("node")
@@ -46,7 +47,7 @@ def settings(case: Case) -> list[dict[str, Any]]:
 def test_the_numbers_are_the_targets(e: Entry) -> None:
     """On-policy, near it and far, the clip open and shut on either side."""
     derivation = e.derivation
-    clipped = has_clip(derivation)
+    clipped = Piece.RATIO in derivation.pieces
     cases = [
         build(derivation, Spec(batch=BATCH, latent=(2,), seed=seed, policy=policy, time="middle"))
         for seed in range(2)

@@ -16,10 +16,11 @@ from wrong_versions.base import DDIM, IDENTITIES, LEMMAS, SDE, WrongTarget, Wron
 
 from derivations import identities, lemmas, sde
 from derivations.derivation import Derivation, DerivationError, Proof, Step, Theorem, prove
+from derivations.pieces import Piece
 from gradcheck.case import Case
 from gradcheck.catalogue import ALGORITHMS, Entry, entry
 from gradcheck.compare import compare_entry
-from gradcheck.problems import Spec, build, has_clip
+from gradcheck.problems import Spec, build
 
 torch.set_num_threads(1)
 
@@ -57,7 +58,7 @@ def _refusals(judged: Entry, name: str, dtype: torch.dtype) -> dict[str, float]:
     """The comparisons that refuse on any of the problems, with the largest ratio of each."""
     worst: dict[str, float] = {}
     right = entry(name, judged.variant).derivation
-    for spec in PROBLEMS + (CLIPPED if has_clip(right) else ()):
+    for spec in PROBLEMS + (CLIPPED if Piece.RATIO in right.pieces else ()):
         comparison = compare_entry(judged, _case(name, judged.variant, spec, dtype))
         for check in ("gradient", "equivalence"):
             outcome = getattr(comparison, check)

@@ -18,6 +18,7 @@ from derivations.derivation import Derivation, Step
 from derivations.identities import velocity_step
 from derivations.losses import _forward
 from derivations.losses._forward import Pull, mixture_step, per_coordinate, reference_weight
+from derivations.losses._lines import REF, REF_MEAN, clipped
 from derivations.notation import (
     advantage,
     clip_high,
@@ -102,6 +103,22 @@ def _discrepancy(omega_name: str, m: sp.Expr) -> sp.Expr:
         "huber": t * (sp.sqrt(m + _FLOOR) - sp.sqrt(_FLOOR)),
         "ghuber": t / _POWER * ((m + _FLOOR) ** _POWER - _FLOOR**_POWER),
     }[omega_name]
+
+
+LINES = {
+    "paper": "A*norm2(v_theta - v_gt)",
+    "mean": "A*mean((v_theta - v_gt)**2)",
+    "reference": "A*norm2(v_theta - v_gt)" + REF,
+    "clipped": clipped("mean(({v} - v_gt)**2)"),
+    "clipped-t": clipped("t*mean(({v} - v_gt)**2)"),
+    "clipped-t2": clipped("t**2*mean(({v} - v_gt)**2)"),
+    "clipped-huber": clipped("(sqrt(mean(({v} - v_gt)**2) + 1e-10) - 1e-5)*t"),
+    "clipped-ghuber": clipped("((mean(({v} - v_gt)**2) + 1e-10)**0.25 - 1e-10**0.25)*t/0.25"),
+    "clipped-reference": clipped("mean(({v} - v_gt)**2)") + REF_MEAN,
+    "clipped-elbo": clipped("mean(({v} - noise + x_0)**2)") + REF_MEAN + "*(1 - t)/(2*noise_level**2*t)",
+    "clipped-ema": clipped("mean(({v} - v_gt)**2)") + " + kl_weight*mean((v_theta - v_old)**2)",
+}
+"""Each variant in one line, as ``gradcheck derive`` reads it."""
 
 
 def derive(variant: Variant = VARIANTS[0]) -> Derivation:

@@ -17,6 +17,7 @@ from derivations.derivation import Derivation, Step
 from derivations.identities import velocity_step
 from derivations.losses import _forward
 from derivations.losses._forward import matching, mixture_step, per_coordinate, reference_weight
+from derivations.losses._lines import REF
 from derivations.notation import advantage, noise, temperature, v_gt, v_theta, weight_max, x_0
 from derivations.variant import Variant, chosen
 
@@ -35,6 +36,14 @@ VARIANTS = (
     Variant("mean", "averaged over coordinates", {"reduction": "mean"}),
     Variant("reference", "with a squared distance to the reference velocity", {"reference": "on"}),
 )
+
+
+LINES = {
+    "paper": "min(exp(A/tau), weight_max)*norm2(v_theta - v_gt)",
+    "mean": "min(exp(A/tau), weight_max)*mse(v_theta, v_gt)",
+    "reference": "min(exp(A/tau), weight_max)*norm2(v_theta - v_gt)" + REF,
+}
+"""Each variant in one line, as ``gradcheck derive`` reads it."""
 
 
 def derive(variant: Variant = VARIANTS[0]) -> Derivation:

@@ -17,6 +17,7 @@ import sympy as sp
 from derivations.calculus import Surrogate
 from derivations.claims import Equal, GradientIs
 from derivations.derivation import Derivation, Step
+from derivations.losses._lines import KL, LOG_MEAN, PPO
 from derivations.losses._policy_gradient import GaussianPolicy, approximations, mask, ratio_gradient
 from derivations.notation import (
     C1,
@@ -54,6 +55,14 @@ OPTIONS = {"log_prob_reduction": ("sum", "mean"), "kl": ("none", "step")}
 """What an implementation may declare, the default first."""
 
 _surrogate = Surrogate(advantage, ratio, clip_low, clip_high)
+
+
+LINES = {
+    "paper": PPO,
+    "mean": LOG_MEAN + PPO,
+    "kl": PPO + KL,
+}
+"""Each variant in one line, as ``gradcheck derive`` reads it."""
 
 
 def derive(variant: Variant = VARIANTS[0]) -> Derivation:

@@ -25,6 +25,7 @@ from derivations.derivation import Derivation, Step
 from derivations.identities import velocity_step
 from derivations.losses import _forward
 from derivations.losses._forward import per_coordinate
+from derivations.losses._lines import REF, gap, group
 from derivations.losses._preference import Preference, doubt, negative_log_likelihood
 from derivations.notation import advantage, beta_dpo, error_gap, group_gap, misorder_prob, v_gt, v_theta
 from derivations.variant import Variant, chosen
@@ -49,6 +50,14 @@ VARIANTS = (
 def _margin(own: sp.Expr, gap: sp.Expr, others: sp.Expr) -> sp.Expr:
     """β (A g + s), as a sample with the advantage A and the gap g sees it."""
     return beta_dpo * (own * gap + others)
+
+
+LINES = {
+    "paper": group(gap("norm2({v} - v_gt)")),
+    "mean": group(gap("mean(({v} - v_gt)**2)")),
+    "reference": group(gap("norm2({v} - v_gt)")) + REF,
+}
+"""Each variant in one line, as ``gradcheck derive`` reads it."""
 
 
 def derive(variant: Variant = VARIANTS[0]) -> Derivation:

@@ -24,6 +24,7 @@ from derivations.claims import Equal
 from derivations.derivation import Derivation, Step
 from derivations.identities import velocity_step
 from derivations.losses import _forward
+from derivations.losses._lines import REF, gap, pair
 from derivations.losses._preference import Preference, doubt, negative_log_likelihood
 from derivations.notation import (
     beta_dpo,
@@ -59,6 +60,15 @@ VARIANTS = (
 def _margin(y: sp.Expr, own: sp.Expr, other: sp.Expr) -> sp.Expr:
     """β y (own − other), as a sample with the preference y sees it."""
     return beta_dpo * y * (own - other)
+
+
+LINES = {
+    "paper": pair(gap("norm2({v} - v_gt)")),
+    "mean": pair(gap("mean(({v} - v_gt)**2)")),
+    "online": pair(gap("norm2({v} - v_gt)", "v_old")),
+    "reference": pair(gap("norm2({v} - v_gt)")) + REF,
+}
+"""Each variant in one line, as ``gradcheck derive`` reads it."""
 
 
 def derive(variant: Variant = VARIANTS[0]) -> Derivation:

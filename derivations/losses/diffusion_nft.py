@@ -21,6 +21,7 @@ from derivations.identities import velocity_step
 from derivations.losses import _forward
 from derivations.losses._advantage_modes import MODES, mode_steps, probability
 from derivations.losses._forward import Pull, mixture_step, per_coordinate, reference_weight
+from derivations.losses._lines import ADAPTIVE, REF, REF_MEAN, mapped, mixture
 from derivations.notation import (
     Delta,
     advantage,
@@ -78,6 +79,19 @@ VARIANTS = (
 _FLOOR = sp.Rational(1, 10**5)
 v_plus = (1 - beta) * v_old + beta * v_theta
 v_minus = (1 + beta) * v_old - beta * v_theta
+
+
+LINES = {
+    "paper": mixture("norm2({v} - v_gt)"),
+    "mean": mixture("mean(({v} - v_gt)**2)"),
+    "reference": mixture("norm2({v} - v_gt)") + REF,
+    "adaptive": ADAPTIVE,
+    "adaptive-reference": ADAPTIVE + REF_MEAN,
+    "advantages": mapped("A") + mixture("norm2({v} - v_gt)"),
+    "positive-only": mapped("max(A, 0)") + mixture("norm2({v} - v_gt)"),
+    "binary": mapped("sign(A)") + mixture("mean(({v} - v_gt)**2)"),
+}
+"""Each variant in one line, as ``gradcheck derive`` reads it."""
 
 
 def derive(variant: Variant = VARIANTS[0]) -> Derivation:

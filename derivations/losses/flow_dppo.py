@@ -18,6 +18,7 @@ import sympy as sp
 from derivations.calculus import Dot, Norm2, Unless, sg
 from derivations.claims import Equal, GradientIs
 from derivations.derivation import Derivation, Step
+from derivations.losses._lines import DIVERGENCE, DPPO, KL_MEAN, LOG_MEAN
 from derivations.losses._policy_gradient import OPTIONS as _OPTIONS
 from derivations.losses._policy_gradient import GaussianPolicy, approximations, ratio_gradient
 from derivations.notation import (
@@ -60,6 +61,15 @@ OPTIONS = {name: allowed for name, allowed in _OPTIONS.items() if name not in ("
 
 _mask = Unless(advantage * (ratio - 1), divergence - divergence_max)
 _policy_loss = -advantage * ratio * sg(_mask)
+
+
+LINES = {
+    "paper": DIVERGENCE.format(d="norm2(mean_theta - mean_old)") + DPPO,
+    "mean": LOG_MEAN + DIVERGENCE.format(d="mean((mean_theta - mean_old)**2)") + DPPO,
+    "kl": LOG_MEAN + DIVERGENCE.format(d="mean((mean_theta - mean_old)**2)") + DPPO + KL_MEAN,
+    "cps": DIVERGENCE.format(d="norm2(mean_theta - mean_old)") + DPPO,
+}
+"""Each variant in one line, as ``gradcheck derive`` reads it."""
 
 
 def derive(variant: Variant = VARIANTS[0]) -> Derivation:

@@ -19,6 +19,7 @@ from derivations.calculus import Norm2, Surrogate, sg
 from derivations.claims import Equal, GradientIs
 from derivations.derivation import Derivation, Step
 from derivations.losses import _policy_gradient
+from derivations.losses._lines import KL, KL_MEAN, KL_SIGMA, LOG_MEAN, LOG_UNIT, PPO
 from derivations.losses._policy_gradient import GaussianPolicy, approximations, mask, ratio_gradient, time_weight_steps
 from derivations.notation import (
     C2,
@@ -86,6 +87,22 @@ VARIANTS = (
         {"log_prob_reduction": "mean", "kl": "behaviour", "time_weight": "window"},
     ),
 )
+
+
+LINES = {
+    "paper": PPO,
+    "mean": LOG_MEAN + PPO,
+    "kl": PPO + KL,
+    "kl-sigma": LOG_MEAN + PPO + KL_SIGMA,
+    "dance": LOG_MEAN + PPO,
+    "cps": PPO,
+    "cps-unit": LOG_UNIT + PPO,
+    "wan": LOG_MEAN + PPO + KL_MEAN,
+    "noise-weighted": f"{LOG_MEAN}{PPO}*C2/noise_norm",
+    "window": f"{LOG_MEAN}window*({PPO}{KL_MEAN})",
+    "window-behaviour": f"{LOG_MEAN}window*({PPO} + kl_weight*(log_prob_theta - log_prob_old)**2/2)",
+}
+"""Each variant in one line, as ``gradcheck derive`` reads it."""
 
 
 def derive(variant: Variant = VARIANTS[0]) -> Derivation:

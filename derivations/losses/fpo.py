@@ -22,6 +22,7 @@ from derivations.derivation import Derivation, Step
 from derivations.identities import velocity_step
 from derivations.losses import _forward
 from derivations.losses._forward import Pull, per_coordinate, reference_weight
+from derivations.losses._lines import PPO, REF_MEAN
 from derivations.notation import (
     Delta,
     advantage,
@@ -66,6 +67,15 @@ VARIANTS = (
         {"reduction": "mean", "error": "noise"},
     ),
 )
+
+
+LINES = {
+    "paper": f"ratio = exp(norm2(v_old - v_gt) - norm2(v_theta - v_gt)); {PPO}",
+    "reference": f"ratio = exp(mse(v_old, v_gt) - mse(v_theta, v_gt)); {PPO}{REF_MEAN}",
+    "noise": f"ratio = exp(mse(x_t + (1 - t)*v_old, noise) - mse(x_t + (1 - t)*v_theta, noise)); {PPO}",
+    "mean": f"ratio = exp(mse(v_old, v_gt) - mse(v_theta, v_gt)); {PPO}",
+}
+"""Each variant in one line, as ``gradcheck derive`` reads it."""
 
 
 def derive(variant: Variant = VARIANTS[0]) -> Derivation:

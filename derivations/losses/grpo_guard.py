@@ -17,6 +17,7 @@ import sympy as sp
 from derivations.calculus import Dot, Norm2, Surrogate
 from derivations.claims import Approximates, Equal, GradientIs, Parallel
 from derivations.derivation import Derivation, Step
+from derivations.losses._lines import GUARD, GUARD_MEAN, KL, KL_SIGMA, PPO
 from derivations.losses._policy_gradient import OPTIONS as _OPTIONS
 from derivations.losses._policy_gradient import GaussianPolicy, mask, time_weight_steps
 from derivations.notation import (
@@ -72,6 +73,19 @@ OPTIONS = {
     "time_weight": ("none", "window"),
 }
 """What an implementation may declare, the default first."""
+
+
+LINES = {
+    "paper": f"{GUARD}{PPO}/dt",
+    "mean": f"{GUARD_MEAN}{PPO}/dt",
+    "kl": f"{GUARD}{PPO}/dt{KL}",
+    "kl-sigma": f"{GUARD_MEAN}{PPO}/dt{KL_SIGMA}",
+    "dance": f"{GUARD_MEAN}{PPO}/dt",
+    "cps": f"{GUARD}{PPO}/dt",
+    "window": f"{GUARD_MEAN}{PPO}*window/dt",
+    "wan": f"{GUARD_MEAN}{PPO}/dt",
+}
+"""Each variant in one line, as ``gradcheck derive`` reads it."""
 
 
 def derive(variant: Variant = VARIANTS[0]) -> Derivation:

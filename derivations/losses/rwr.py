@@ -18,6 +18,7 @@ from derivations.derivation import Derivation, Step
 from derivations.identities import velocity_step
 from derivations.losses import _forward
 from derivations.losses._forward import Pull, matching, mixture_step, per_coordinate, reference_weight
+from derivations.losses._lines import REF
 from derivations.notation import noise, reward, temperature, v_gt, v_theta, x_0
 from derivations.variant import Variant, chosen
 
@@ -41,6 +42,15 @@ VARIANTS = (
 )
 
 _DATA = {v_gt: noise - x_0}
+
+
+LINES = {
+    "paper": "exp(R/tau)*norm2(v_theta - v_gt)",
+    "mean": "exp(R/tau)*mse(v_theta, v_gt)",
+    "reward": "R*mse(v_theta, v_gt)",
+    "reference": "exp(R/tau)*norm2(v_theta - v_gt)" + REF,
+}
+"""Each variant in one line, as ``gradcheck derive`` reads it."""
 
 
 def derive(variant: Variant = VARIANTS[0]) -> Derivation:

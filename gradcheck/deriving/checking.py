@@ -13,8 +13,9 @@ from derivations.derivation import Derivation
 from derivations.from_text import Derived as Derivative
 from derivations.grammar.names import ALIASES
 from derivations.grammar.statement import Statement, canonical, meanings, uses
-from derivations.notation import log_ratio, rows
+from derivations.notation import rows
 from derivations.parameterisation import OUTPUT
+from derivations.pieces import Piece
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.compare import (
@@ -37,7 +38,6 @@ from gradcheck.problems import (
     Spec,
     complete,
     draw_given,
-    has_clip,
     in_its_variables,
     more_names,
 )
@@ -100,7 +100,7 @@ def check(
     several = len(sample_masks(derivation.raw_gradient)) > 1
     worst, judged, skipped, failure = 0.0, [], 0, None
     try:
-        for spec in _specs(problems, seed, POLICY if has_clip(derivation) else POLICY[:3]):
+        for spec in _specs(problems, seed, POLICY if Piece.RATIO in derivation.pieces else POLICY[:3]):
             case = text.case(spec, getattr(torch, dtype))
             loss = text.loss(case)
             both, open_ = _compare(derivation, case, gradient_of(loss, case.output), several)
@@ -167,7 +167,7 @@ class _Text:
     def __init__(self, statement: Statement, derivation: Derivation, own: Derivation | None = None) -> None:
         self.statement, self.derivation, self.own = statement, derivation, own or derivation
         names = {*_names(statement), *derivation.given}
-        if log_ratio in derivation.definitions:
+        if Piece.RATIO in derivation.pieces:
             names |= {"clip_low", "clip_high"}  # what the ratio is placed against, also where nothing is clipped
         if "dt" in names or "t_prev" in names:
             names |= {"t", "dt"}

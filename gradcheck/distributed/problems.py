@@ -19,12 +19,13 @@ from torch import Tensor, nn
 
 from derivations.derivation import Derivation
 from derivations.notation import divergence, quantity, ratio, v_theta
+from derivations.pieces import Piece
 from gradcheck.case import Case
 from gradcheck.compiled import evaluate
 from gradcheck.distributed.declaration import Declaration
 from gradcheck.errors import InputError
 from gradcheck.oracle.parts._advantage_subject import AdvantageConvention, Subject
-from gradcheck.problems import Spec, build, complete, has_clip
+from gradcheck.problems import Spec, build, complete
 
 __all__ = ["Layout", "Problem", "Shard", "estimated", "layouts", "make_problem", "required_advantages", "velocity_of"]
 
@@ -240,10 +241,10 @@ def _chosen(declaration: Declaration, pool: Case, count: int) -> Tensor:
     """
     first = torch.arange(count) * _POOL
     derivation = declaration.conventions.derivation
-    if not has_clip(derivation):
+    if Piece.RATIO not in derivation.pieces:
         return first
     (r,) = evaluate(derivation, pool, ratio, dtype=torch.float64)
-    if divergence in derivation.definitions:
+    if Piece.DIVERGENCE in derivation.pieces:
         return first + _beyond_divergence(derivation, pool, (r.flatten() - 1) * pool.advantage, count)
     off = (r.reshape(count, _POOL) - 1) * pool.advantage.reshape(count, _POOL).sign()
     low, high = pool.clip_low, pool.clip_high
@@ -252,7 +253,7 @@ def _chosen(declaration: Declaration, pool: Case, count: int) -> Tensor:
     wanted = off < 0
     wanted[0] = clipped[0] if bool((clipped[0] & (kinks[0] > _CLEAR)).any()) else wanted[0]
     score = torch.where(wanted & (kinks > _CLEAR), 2.0, 0.0) + kinks.clamp(max=1.0)
-    if "window" in derivation.given:  # what is outside has no gradient either
+    if Piece.WINDOW in derivation.pieces:  # what is outside has no gradient either
         score[1:] += 4 * pool.window.reshape(count, _POOL)[1:]
     return first + score.argmax(1)
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from derivations.pieces import Piece
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.compare import judgeable, required_gradients, value_scale
@@ -37,7 +38,7 @@ from gradcheck.oracle.pace import Pace
 from gradcheck.oracle.reference import Reference, averaged_over, effective_case, overall_factor, working_dtype
 from gradcheck.oracle.results import Outcome
 from gradcheck.oracle.roughness import roughness
-from gradcheck.problems import Spec, has_clip
+from gradcheck.problems import Spec
 
 # ------------------------------------------------------------------------------- behaving like a function
 
@@ -120,7 +121,7 @@ def check_finite(judge: Judge) -> Outcome:
         at = tuple(int(i) for i in bad.nonzero()[0])
         return f"the gradient is {float(observed[at])} at {at}, where {float(wanted.gradient[at]):.6g} is required"
 
-    policies = ("off", "far") if has_clip(judge.conventions.derivation) else ("off",)
+    policies = ("off", "far") if Piece.RATIO in judge.conventions.derivation.pieces else ("off",)
     every = (judge.specs(policy=policy, time="mixed", advantage="mixed") for policy in policies)
     outcome = first_failure(judge, chain.from_iterable(every), wrong)
     if outcome.status == "failed" or not _has_margin(judge):
@@ -268,7 +269,7 @@ def check_on_policy(judge: Judge) -> Outcome:
 
 def check_clip(judge: Judge) -> Outcome:
     outcomes = [gradient_on(judge, policy=policy, time="middle") for policy in ("inside", "outside", "far")]
-    if has_clip(judge.conventions.derivation):
+    if Piece.RATIO in judge.conventions.derivation.pieces:
         few = replace(judge, max_examples=min(judge.max_examples, 4))
         outcomes.append(gradient_on(few, policy="ratios", advantage="typical", time="middle"))
         few = replace(judge, max_examples=_few(judge))

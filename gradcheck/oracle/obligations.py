@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from derivations.calculus import ClipMask
-from derivations.notation import kl_weight
+from derivations.pieces import Piece
 from gradcheck.conventions import Conventions
 from gradcheck.oracle import checks
 from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.precision import check_precision
 from gradcheck.oracle.results import Outcome
-from gradcheck.problems import has_clip
 
 __all__ = ["OBLIGATIONS", "Obligation"]
 
@@ -42,11 +40,7 @@ class Obligation:
 
 
 def _needs_clip(conventions: Conventions) -> str | None:
-    return (
-        None
-        if conventions.derivation.loss.atoms(ClipMask) or has_clip(conventions.derivation)
-        else "this loss has no clip"
-    )
+    return None if {Piece.RATIO, Piece.MASK} & conventions.derivation.pieces else "this loss has no clip"
 
 
 def _needs_old(conventions: Conventions) -> str | None:
@@ -64,7 +58,7 @@ def _needs_advantage(conventions: Conventions) -> str | None:
 
 
 def _needs_reference_term(conventions: Conventions) -> str | None:
-    return None if conventions.derivation.loss.has(kl_weight) else "no KL or reference term is declared"
+    return None if Piece.REFERENCE in conventions.derivation.pieces else "no KL or reference term is declared"
 
 
 def _needs_values(conventions: Conventions) -> str | None:

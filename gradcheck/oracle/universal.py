@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from derivations.derivation import Derivation
-from derivations.notation import error_gap, quantity
+from derivations.notation import quantity
+from derivations.pieces import Piece
 from derivations.sde import SDES, step_with
 from gradcheck.case import Case
 from gradcheck.catalogue import CATALOGUE, Entry
@@ -30,7 +31,7 @@ def family(process: str, sde: str) -> list[Entry]:
 
     def belongs(e: Entry) -> bool:
         d = e.derivation
-        if d.process != process or error_gap in d.definitions:
+        if d.process != process or Piece.PREFERENCE in d.pieces:
             return False  # a case of independent samples holds no pairs or groups
         step = step_with(d.coefficients)
         return process == "forward" or (step is not None and step.name == sde and set(d.given) <= held)

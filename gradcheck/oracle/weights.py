@@ -12,6 +12,7 @@ from torch import Tensor
 from derivations import notation as n
 from derivations.calculus import Norm2
 from derivations.derivation import Derivation
+from derivations.pieces import Piece
 from gradcheck.case import Case
 from gradcheck.compiled import evaluate
 from gradcheck.oracle.universal import Universe, family
@@ -99,7 +100,7 @@ def _with_ratio(process: str, sde: str) -> list[Derivation]:
     """Derivations with an importance ratio, one for each way in which it is defined."""
     found: dict[str, Derivation] = {}
     for d in (e.derivation for e in family(process, sde)):
-        if n.ratio in d.definitions:
+        if Piece.RATIO in d.pieces:
             parts = (n.ratio, n.log_ratio, n.log_prob_theta)
             key = "; ".join([*(str(d.definitions.get(p)) for p in parts), str(d.coefficients.get(n.omega))])
             found.setdefault(key, d)

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from derivations.derivation import Derivation
 from derivations.notation import divergence, quantity, ratio
+from derivations.pieces import Piece
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.compare import branch, value_scale
 from gradcheck.compiled import evaluate
 from gradcheck.error_scale import error_scale
 from gradcheck.errors import GradcheckError
-from gradcheck.problems import Spec, complete, draw_given, has_clip
+from gradcheck.problems import Spec, complete, draw_given
 from gradcheck.vectors.recipes import CLIP, GROUPS, RECIPES, Recipe
 
 __all__ = ["DTYPES", "Expected", "applies", "expected", "make", "recipes_for"]
@@ -71,7 +72,7 @@ def applies(recipe: Recipe, derivation: Derivation) -> bool:
         has.add("signal")
     if _signal(derivation) in _ZERO:
         has.add("centred")
-    if has_clip(derivation):
+    if Piece.RATIO in derivation.pieces:
         has.add("clip")
     return has.issuperset(recipe.needs)
 
@@ -139,7 +140,7 @@ def _draws(derivation: Derivation, recipe: Recipe, seed: int) -> Iterator[Given]
 
 
 def _drawn(derivation: Derivation, recipe: Recipe, seed: int) -> Given:
-    policy = recipe.policy if has_clip(derivation) or recipe.policy == "on-policy" else "off"
+    policy = recipe.policy if Piece.RATIO in derivation.pieces or recipe.policy == "on-policy" else "off"
 
     def draw(batch: int, fixed: Given) -> Given:
         spec = Spec(batch, GROUPS[recipe.group], seed, policy, "typical", recipe.time, recipe.noise)
@@ -169,7 +170,7 @@ def _drawn(derivation: Derivation, recipe: Recipe, seed: int) -> Given:
 def _clip_at_ratio(derivation: Derivation, given: Given) -> Given:
     """Move the clip to where the ratio is; on float32's numbers, so that the edge is the same in both precisions."""
     coarse: Given = {n: x.float().double() if isinstance(x, Tensor) else x for n, x in given.items()}
-    if divergence in derivation.definitions:
+    if Piece.DIVERGENCE in derivation.pieces:
         (apart,) = evaluate(derivation, complete(derivation, coarse), divergence, dtype=torch.float64)
         return {**coarse, "divergence_max": float(apart.flatten()[0])}
     (at,) = evaluate(derivation, complete(derivation, coarse), ratio, dtype=torch.float64)
@@ -189,10 +190,10 @@ def _is_placed(derivation: Derivation, recipe: Recipe, case: Case) -> bool:
     """Whether rounding left every number in its domain, and the ratio lies where the recipe wants it."""
     if not all(_in_domain(name, getattr(case, name)) for name in derivation.given):
         return False
-    if not has_clip(derivation):
+    if Piece.RATIO not in derivation.pieces:
         return True
     (at,) = evaluate(derivation, case, ratio, dtype=torch.float64)
-    if divergence in derivation.definitions:
+    if Piece.DIVERGENCE in derivation.pieces:
         beyond = evaluate(derivation, case, divergence, dtype=torch.float64)[0] > case.divergence_max
     else:
         beyond = (at > 1 + case.clip_high) | (at < 1 - case.clip_low)

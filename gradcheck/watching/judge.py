@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from derivations import notation as n
+from derivations.pieces import Piece
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.chunks import small_chunk
@@ -71,7 +72,7 @@ def _compared(problem: StepProblem, gradient: Tensor, precision: Precision, fact
     derivation, case = problem.derivation, effective_case(problem.conventions, problem.case)
     wide = detours(derivation, case)
     widen = wide.flatten() if isinstance(wide, Tensor) else None
-    scalars = (n.ratio,) if n.ratio in derivation.definitions else ()
+    scalars = (n.ratio,) if Piece.RATIO in derivation.pieces else ()
     judged = None
     for generous in (False, True):  # what the loss reads in one place; in several, or as a squared distance to a target
         if judged is None or not judged.comparison.holds:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from derivations.pieces import Piece
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.catalogue import CATALOGUE, Entry
 from gradcheck.cli import main
@@ -27,7 +28,6 @@ from gradcheck.distributed.rounding import Imitated, network_rounding
 from gradcheck.errors import GradcheckError, InputError
 from gradcheck.oracle.reports.json_report import schema
 from gradcheck.oracle.target import Settings
-from gradcheck.problems import has_clip
 from tests.conftest import CUDA
 from tests.distributed import trainers
 from tests.distributed.trainers import MISTAKES, losses, share
@@ -288,7 +288,7 @@ def test_a_network_that_rounds_hides_nothing_larger(network: type[nn.Module], fa
     assert not judge(awm(network, 1 + factor), ONE).holds
 
 
-@pytest.mark.parametrize("entry", [e for e in CATALOGUE if has_clip(e.derivation)], ids=lambda e: e.label)
+@pytest.mark.parametrize("entry", [e for e in CATALOGUE if Piece.RATIO in e.derivation.pieces], ids=lambda e: e.label)
 def test_problems_keep_their_regimes_at_the_network(entry: Entry) -> None:
     """One sample is clipped, all others weigh, and the forward process's x_t is that of its x_0 and noise."""
     declaration = step_of(entry).gradcheck_trainer.declaration

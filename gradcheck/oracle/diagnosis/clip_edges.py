@@ -9,6 +9,7 @@ import torch
 
 from derivations import notation as n
 from derivations.calculus import ClipMask
+from derivations.pieces import Piece
 from gradcheck.case import Case
 from gradcheck.compiled import evaluate
 from gradcheck.oracle.diagnosis.evidence import Evidence
@@ -16,7 +17,7 @@ from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.mistakes import EXCHANGED, ONE_EDGE
 from gradcheck.oracle.reference import effective_case, overall_factor, reference
 from gradcheck.oracle.results import Diagnosis
-from gradcheck.problems import Spec, has_clip
+from gradcheck.problems import Spec
 
 __all__ = ["clip_edges", "misused_edges"]
 
@@ -29,7 +30,7 @@ _MANY = 64
 def clip_edges(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
     """Clipped as PPO does, at other ratios than declared: at which?"""
     derivation = judge.conventions.derivation
-    if not has_clip(derivation) or not derivation.gradient.atoms(ClipMask):
+    if Piece.RATIO not in derivation.pieces or not derivation.gradient.atoms(ClipMask):
         return None
     for clip in (0,) if "clip_low" in judge.conventions.fixed else (1, 2):  # an asymmetric one, and a narrow one
         found = _edges(judge, clip)

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import torch
 
+from derivations.pieces import Piece
 from gradcheck.oracle.diagnosis.clip_edges import clip_edges, misused_edges
 from gradcheck.oracle.diagnosis.combined import extra_term, scaled_mistake, two_mistakes
 from gradcheck.oracle.diagnosis.conditions import cast_in_each_place, lower_precision, one_layout
@@ -27,7 +28,7 @@ from gradcheck.oracle.ranks import another_batch
 from gradcheck.oracle.reference import effective_case
 from gradcheck.oracle.results import Diagnosis
 from gradcheck.oracle.xray import DIRECTIONS, decompose, directions
-from gradcheck.problems import Spec, has_clip
+from gradcheck.problems import Spec
 
 __all__ = ["diagnose"]
 
@@ -46,7 +47,7 @@ def diagnose(
         printed: the problem that the failure is shown on, which a cause has to predict too.
     """
     judge = replace(judge, dtype=torch.float64)
-    if has_clip(judge.conventions.derivation) and policies == ("off",):
+    if Piece.RATIO in judge.conventions.derivation.pieces and policies == ("off",):
         # where all samples are on one side of a divergence's bound, its average over the batch is too
         bounded = "divergence_max" in judge.conventions.derivation.given
         policies = ("mixed", "off", "mixed", "outside", "inside", "far") if bounded else _POLICIES

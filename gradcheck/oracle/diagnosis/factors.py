@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from derivations import notation as n
+from derivations.pieces import Piece
 from derivations.render import text
 from gradcheck.compiled import evaluate
 from gradcheck.oracle.diagnosis.evidence import Evidence, lengths, plain, rows_of
@@ -18,7 +19,6 @@ from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.reference import effective_case, overall_factor
 from gradcheck.oracle.results import Diagnosis
 from gradcheck.oracle.xray import B, formula_of, scalars
-from gradcheck.problems import has_clip
 
 __all__ = ["advantage_normalised", "factor", "sample_factor", "term_factor", "term_scaled"]
 
@@ -219,9 +219,9 @@ def _policy_and_reference(e: Evidence) -> tuple[Tensor, Tensor]:
 
 def advantage_normalised(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
     """The right gradient for other advantages: which?  Only where no clip hides a change of their sign."""
-    if n.advantage.name not in judge.conventions.derivation.given:
+    if Piece.ADVANTAGE not in judge.conventions.derivation.pieces:
         return None
-    clipped = has_clip(judge.conventions.derivation)
+    clipped = Piece.RATIO in judge.conventions.derivation.pieces
     chosen = [e for e in evidence if not clipped or e.spec.policy == "inside"]
     ones = [replace(e, case=e.case.replace(advantage=torch.ones_like(e.case.advantage))) for e in chosen]
     units = [_policy_and_reference(e)[0] for e in ones]
@@ -266,7 +266,7 @@ def term_scaled(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
 
 
 def _scaled_term(judge: Judge, evidence: list[Evidence], by_formula: bool) -> Diagnosis | None:
-    if not judge.conventions.derivation.loss.has(n.kl_weight):
+    if Piece.REFERENCE not in judge.conventions.derivation.pieces:
         return None
     terms = [_policy_and_reference(e) for e in evidence]
     for which, name, word in ((0, "policy-factor", "policy's term"), (1, "kl-factor", "KL or reference term")):

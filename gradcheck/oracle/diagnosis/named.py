@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from derivations import notation as n
+from derivations.pieces import Piece
 from gradcheck.case import Case
 from gradcheck.compiled import evaluate
 from gradcheck.conventions import Conventions
@@ -24,7 +25,6 @@ from gradcheck.oracle.mistakes.functions import Given
 from gradcheck.oracle.mistakes.places import stated
 from gradcheck.oracle.reference import effective_case, overall_factor, working_dtype
 from gradcheck.oracle.results import Diagnosis
-from gradcheck.problems import has_clip
 
 __all__ = [
     "Hypothesis",
@@ -164,7 +164,7 @@ _FRESH = 3
 
 def _told_apart(judge: Judge, fit: list[Hypothesis]) -> list[Hypothesis]:
     """Those that fit on problems spread over all distances from the old policy, too."""
-    thresholds = has_clip(judge.conventions.derivation)
+    thresholds = Piece.RATIO in judge.conventions.derivation.pieces
     for i in range(_FRESH):
         if not fit or (len({h.name for h in fit}) < 2 and (i or not thresholds)):
             break
@@ -175,7 +175,7 @@ def _told_apart(judge: Judge, fit: list[Hypothesis]) -> list[Hypothesis]:
 
 def holds_everywhere(judge: Judge, predict: Callable[[Evidence], Tensor | Prediction]) -> bool:
     """Whether what fits ordinary problems fits those spread over all distances from the old policy, too."""
-    if not has_clip(judge.conventions.derivation):
+    if Piece.RATIO not in judge.conventions.derivation.pieces:
         return True
     return all(bool(e.fits(predict(e))[0].all()) for e in (spread(judge, i) for i in range(_FRESH)))
 
@@ -217,7 +217,7 @@ def _if_it_can(predict: Callable[[Evidence], Tensor | Prediction], e: Evidence) 
 def _under(other: Conventions, e: Evidence) -> Tensor | Prediction:
     """The gradient that another declaration requires on the same problem."""
     case = e.case
-    if n.ratio in other.derivation.definitions and working_dtype(e.conventions, case) != torch.float64:
+    if Piece.RATIO in other.derivation.pieces and working_dtype(e.conventions, case) != torch.float64:
         # its ratio may lose more digits than the declared one's, and its clip is open where its own rounding says
         return e.under(other).predict({}).times(overall_factor(other, case))
     missing = [name for name in other.derivation.given if name not in case.names and name != "D"]

@@ -19,7 +19,13 @@ from gradcheck.oracle.mistakes.divergence import divergence_mistakes
 from gradcheck.oracle.mistakes.errors import error_mistakes, error_weight_mistakes, prediction_mistakes
 from gradcheck.oracle.mistakes.forward import mixture_mistakes, target_mistakes, weight_mistakes
 from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, Right
-from gradcheck.oracle.mistakes.general import CROSSED, OUTER_PRODUCT, reference_mistakes, term_mistakes
+from gradcheck.oracle.mistakes.general import (
+    CROSSED,
+    OUTER_PRODUCT,
+    advantage_mistakes,
+    reference_mistakes,
+    term_mistakes,
+)
 from gradcheck.oracle.mistakes.generic import quantity_mistakes
 from gradcheck.oracle.mistakes.guard import corrected_ratio_mistakes
 from gradcheck.oracle.mistakes.pairs import pair_mistakes
@@ -50,6 +56,7 @@ KINDS: tuple[Callable[[Derivation], Iterator[Candidate]], ...] = (
     surrogate_mistakes,
     divergence_mistakes,
     log_ratio_mistakes,
+    advantage_mistakes,
     corrected_ratio_mistakes,
     reference_mistakes,
     step_mistakes,

@@ -9,9 +9,9 @@ import sympy as sp
 from derivations import notation as n
 from derivations.calculus import Norm2, Unless
 from derivations.derivation import Derivation
+from derivations.pieces import Piece
 from gradcheck.oracle.mistakes.candidates import Candidate
 from gradcheck.oracle.mistakes.functions import BatchMean, Right
-from gradcheck.oracle.mistakes.general import advantage_mistakes
 from gradcheck.oracle.mistakes.places import stated
 
 __all__ = ["divergence_mistakes"]
@@ -20,7 +20,7 @@ __all__ = ["divergence_mistakes"]
 def divergence_mistakes(d: Derivation) -> Iterator[Candidate]:
     """The mask of A(r − 1) > 0 and d > d_max, and the advantage that it stands with."""
     masks = d.loss.atoms(Unless)
-    if n.divergence not in d.definitions or len(masks) != 1:
+    if Piece.DIVERGENCE not in d.pieces or len(masks) != 1:
         return
     (mask,) = masks
     away, beyond = mask.args
@@ -107,5 +107,4 @@ def divergence_mistakes(d: Derivation) -> Iterator[Candidate]:
             "an estimate of the divergence from the ratio stands for the exact one, which the noise does not enter"
         )
         yield name, sentence, put(Unless(away, measure - n.divergence_max)), {}
-    yield from advantage_mistakes(d)
     yield "advantage-sign", "the advantage enters with the wrong sign", d.loss, {n.advantage: -Right(n.advantage)}

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 import sympy as sp
 
 from derivations import notation as n
-from derivations.calculus import MeanAbs, Norm2, Surrogate, drop_sg, sg
+from derivations.calculus import MeanAbs, Norm2, drop_sg, sg
 from derivations.derivation import Derivation, inline
+from derivations.pieces import Piece
 from gradcheck.oracle.mistakes.candidates import Candidate, Overrides
 from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, Neighbour, Right, Rounded
-from gradcheck.oracle.mistakes.general import advantage_mistakes
 from gradcheck.oracle.mistakes.places import EXPONENTIAL, SHARE_MINUS, SHARE_PLUS, WEIGHT, stated
 
 __all__ = ["mixture_mistakes", "target_mistakes", "weight_mistakes"]
@@ -48,9 +48,7 @@ def weight_mistakes(d: Derivation) -> Iterator[Candidate]:
             ),
         ):
             yield name, sentence, d.loss, {n.omega: weight}
-    if n.v_gt in d.definitions and n.advantage in d.loss.free_symbols and not d.loss.atoms(Surrogate):
-        yield from advantage_mistakes(d)
-    if n.temperature in d.loss.free_symbols:
+    if Piece.TEMPERATURE in d.pieces:
         for name, sentence, edits in _exponential_mistakes(d):
             yield name, sentence, d.loss, edits
 

@@ -10,6 +10,7 @@ from derivations import notation as n
 from derivations.calculus import Norm2
 from derivations.derivation import Derivation
 from derivations.notation import quantity
+from derivations.pieces import Piece
 from gradcheck.oracle.mistakes.candidates import Candidate
 from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, BatchSize, BatchStd, LatentSize, Neighbour, Right
 from gradcheck.oracle.mistakes.places import KL, KL_STD, POLICY, stated
@@ -40,7 +41,7 @@ def term_mistakes(d: Derivation) -> Iterator[Candidate]:
     any_scalar = next((quantity(name).symbol for name in d.given if quantity(name).axes == "sample"), None)
     if any_scalar is not None:
         yield OUTER_PRODUCT, summed, BatchSize(Right(any_scalar)) * d.loss, {}
-    if not d.loss.has(n.kl_weight):
+    if Piece.REFERENCE not in d.pieces:
         return
     yield (
         "policy-detached",
@@ -101,7 +102,9 @@ def wrong_advantages(a: sp.Expr) -> Iterator[tuple[str, str, sp.Expr]]:
 
 
 def advantage_mistakes(d: Derivation) -> Iterator[Candidate]:
-    """Everything that may stand in the place of a given advantage."""
+    """Everything that may stand in an advantage's place."""
+    if Piece.ADVANTAGE not in d.pieces:
+        return
     a = n.advantage
     for name, sentence, wrong in wrong_advantages(a):
         yield name, sentence, d.loss, {a: wrong.xreplace({a: Right(a)})}

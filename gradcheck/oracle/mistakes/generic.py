@@ -45,7 +45,8 @@ def quantity_mistakes(d: Derivation) -> Iterator[Candidate]:
                 yield put("of-neighbour", out_of_step, Neighbour(right, by))
             yield put("of-first-sample", f"{of} is the first sample's for every sample", BatchFirst(right))
             yield put("averaged", f"{of} is averaged over the batch; it must be per sample", BatchMean(right))
-        if name != "advantage" or "temperature" in d.given:
+        factor = not vector and _multiplies(symbol, d.loss)  # of the whole loss, and told as one
+        if (name != "advantage" or "temperature" in d.given) and not (factor and symbol in own.table):
             yield put("sign", f"{of} has the wrong sign", -right)
         if vector:
             yield put("missing", f"{of} is missing", sp.S.Zero * right)
@@ -56,8 +57,7 @@ def quantity_mistakes(d: Derivation) -> Iterator[Candidate]:
         yield put("missing", f"{of} is missing: 1 stands in its place", sp.S.One)
         yield put("zero", f"{of} is missing: 0 stands in its place", sp.S.Zero)
         yield put("squared", f"{of} is squared", right**2)
-        whole = (name == "advantage" and "temperature" not in d.given) or _multiplies(symbol, d.loss)
-        if not whole:  # else it is a factor of the whole term
+        if not factor and (name != "advantage" or "temperature" in d.given):
             yield put("doubled", f"{of} is twice what it must be", 2 * right)
             yield put("halved", f"{of} is half of what it must be", right / 2)
         yield put("inverted", f"1/{of} stands where {of} must", 1 / right)

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import sympy as sp
 
 from derivations import notation as n
-from derivations.calculus import Surrogate, sg
+from derivations.calculus import sg
 from derivations.derivation import Derivation
+from derivations.pieces import Piece, surrogates_in
 from gradcheck.oracle.mistakes.candidates import Candidate, Overrides
 from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, Neighbour, Outer
 from gradcheck.oracle.mistakes.places import BIAS, BIAS_STD, MEAN_BEHIND, OVER, POLICY, SCALE, stated
@@ -19,7 +20,7 @@ __all__ = ["corrected_ratio_mistakes"]
 def corrected_ratio_mistakes(d: Derivation) -> Iterator[Candidate]:
     """GRPO-Guard's bias, scale and step length."""
     plain = n.log_prob_theta - n.log_prob_old
-    if n.mean_theta not in d.definitions or d.definitions.get(n.log_ratio, plain) == plain:
+    if not {Piece.REVERSE_STEP, Piece.CORRECTED_RATIO} <= d.pieces:
         return
     own = stated(d)
     if BIAS not in own.table:
@@ -99,7 +100,7 @@ def corrected_ratio_mistakes(d: Derivation) -> Iterator[Candidate]:
     )
     half = sp.Rational(1, 2)
     crossed = "every ratio meets every sample's scale: the scale has shape (B, 1), the log-ratio (B,)"
-    surrogate = next(iter(d.loss.atoms(Surrogate)), None)
+    surrogate = next(iter(surrogates_in(d.loss)), None)
     if surrogate is None:
         return
     a, _, low, high = surrogate.args

@@ -9,6 +9,7 @@ import sympy as sp
 from derivations import notation as n
 from derivations.calculus import Norm2
 from derivations.derivation import Derivation
+from derivations.pieces import Piece
 from gradcheck.oracle.mistakes.candidates import Candidate
 from gradcheck.oracle.mistakes.functions import BatchMean, Right
 
@@ -16,9 +17,23 @@ __all__ = ["pair_mistakes"]
 
 
 def pair_mistakes(d: Derivation) -> Iterator[Candidate]:
-    """The policy's loss is log(1 + exp(z)), z = β y (g − g') of a pair, or β (A g + s) of a group."""
-    if n.error_gap not in d.definitions:
+    """In the gap, and in what a pair's or a group's likelihood makes of it."""
+    if Piece.PREFERENCE not in d.pieces:
         return
+    if Piece.LIKELIHOOD in d.pieces:
+        yield from _likelihood_mistakes(d)
+    gap = d.definitions[n.error_gap]
+    subtracted = {x: sp.S.Zero for x in gap.atoms(Norm2) if not x.has(n.v_theta)}
+    yield (
+        "reference-missing",
+        "the error that is to be subtracted is missing from the gap",
+        d.loss,
+        {n.error_gap: gap.xreplace(subtracted)},
+    )
+
+
+def _likelihood_mistakes(d: Derivation) -> Iterator[Candidate]:
+    """The policy's loss is log(1 + exp(z)), z = β y (g − g') of a pair, or β (A g + s) of a group."""
     beta = n.beta_dpo
     for name, sentence, value in (
         ("beta-halved", "β is half the declared one inside the sigmoid", Right(beta) / 2),
@@ -26,19 +41,19 @@ def pair_mistakes(d: Derivation) -> Iterator[Candidate]:
         ("beta-missing", "β is missing", sp.S.One),
     ):
         yield name, sentence, d.loss, {beta: value}
-    other = n.partner_gap
-    if other.name in d.given:
+    of_a_pair = n.partner_gap.name in d.given
+    if of_a_pair:
+        other, y = n.partner_gap, n.preference
         yield "partner-sign", "the gaps of a pair are added up", d.loss, {other: -Right(other)}
         yield "partner-missing", "the partner's gap is missing", d.loss, {other: sp.S.Zero}
-        y = n.preference
         yield "preference-exchanged", "winner and loser are exchanged", d.loss, {y: -Right(y)}
         yield "preference-missing", "every sample is taken for the winner of its pair", d.loss, {y: sp.S.One}
     policy = d.loss.xreplace({n.kl_weight: sp.S.Zero})
-    rest, beta = d.loss - policy, n.beta_dpo
+    rest = d.loss - policy
     (likelihood,) = policy.atoms(sp.exp)
     z = likelihood.args[0]
     for name, sentence, loss in (
-        *(_of_a_pair(policy) if n.preference in z.free_symbols else _of_a_group(policy)),
+        *(_of_a_pair(policy) if of_a_pair else _of_a_group(policy)),
         *(
             ("link-hinge", f"a hinge stands where −log sigmoid must: max(0, {c} − margin)", sp.Max(0, c + z))
             for c in (0, 1)
@@ -64,14 +79,6 @@ def pair_mistakes(d: Derivation) -> Iterator[Candidate]:
         ),
     ):
         yield name, sentence, loss + rest, {}
-    gap = d.definitions.get(n.error_gap, sp.S.Zero)
-    subtracted = {x: sp.S.Zero for x in gap.atoms(Norm2) if not x.has(n.v_theta)}
-    yield (
-        "reference-missing",
-        "the error that is to be subtracted is missing from the gap",
-        d.loss,
-        {n.error_gap: gap.xreplace(subtracted)},
-    )
 
 
 def _of_a_pair(loss: sp.Expr) -> Iterator[tuple[str, str, sp.Expr]]:

@@ -14,8 +14,9 @@ from functools import lru_cache
 import sympy as sp
 
 from derivations import notation as n
-from derivations.calculus import Norm2, Surrogate, VectorSymbol
+from derivations.calculus import Norm2, VectorSymbol
 from derivations.derivation import Change, Derivation, inline
+from derivations.pieces import Piece, surrogates_in
 from derivations.sde import step_with
 from gradcheck.oracle.mistakes.functions import Right
 
@@ -122,7 +123,7 @@ def stated(d: Derivation) -> Stated:
     table: dict[sp.Symbol, sp.Expr] = {**d.coefficients, **d.definitions}
     table.pop(n.x_prev, None)  # the sampled state is an input: a wrong step does not change it
     policy = d.loss.xreplace({n.kl_weight: sp.S.Zero})
-    kl = sp.expand(d.loss - policy) if d.loss.has(n.kl_weight) else sp.S.Zero
+    kl = sp.expand(d.loss - policy) if Piece.REFERENCE in d.pieces else sp.S.Zero
     deviations: list[Place] = []
     if {n.mean_theta, n.mean_old} <= table.keys():
         _log_probabilities(table, deviations)
@@ -130,7 +131,7 @@ def stated(d: Derivation) -> Stated:
         policy = _policy(table, deviations, policy)
         _step(d, table)
     policy = _shares(table, _weight(table, policy))
-    surrogates = policy.atoms(Surrogate)
+    surrogates = surrogates_in(policy)
     if len(surrogates) == 1:
         (surrogate,) = surrogates
         table[SURROGATE] = surrogate

@@ -13,6 +13,7 @@ import torch
 from derivations import notation as n
 from derivations.calculus import MeanAbs, Norm2
 from derivations.derivation import Derivation, inline
+from derivations.pieces import Piece
 from derivations.sde import SDES, reverse_step, step_with
 from gradcheck.oracle.mistakes import places as at
 from gradcheck.oracle.mistakes.candidates import Candidate, Overrides
@@ -411,6 +412,7 @@ def _density_mistakes(d: Derivation) -> Iterator[Candidate]:
         return {s: e.replace(Norm2, wrong) for s, e in formulas.items()}
 
     exponent = "the log-probability's exponent"
+    linear = Piece.RATIO not in d.pieces  # then a factor of the log-probability is one of its whole term
     if formulas[n.log_prob_theta].has(at.STD):
         variance = 2 * at.STD**2
         yield (
@@ -439,9 +441,11 @@ def _density_mistakes(d: Derivation) -> Iterator[Candidate]:
         for factor in (1, 2):
             sentence = f"{exponent} has |x − μ|/C2, not its square"
             yield "exponent-not-squared", sentence, d.loss, of_each(partial(_absolute, factor * n.D * at.STD))
-        yield "exponent-half-missing", f"{exponent} lacks its factor 1/2", d.loss, scaled(sp.Integer(2))
-        yield "exponent-half-twice", f"{exponent} has a factor 1/2 too many", d.loss, scaled(sp.Rational(1, 2))
-    yield "exponent-sign", f"{exponent} has the wrong sign", d.loss, scaled(sp.S.NegativeOne)
+        if not linear:
+            yield "exponent-half-missing", f"{exponent} lacks its factor 1/2", d.loss, scaled(sp.Integer(2))
+            yield "exponent-half-twice", f"{exponent} has a factor 1/2 too many", d.loss, scaled(sp.Rational(1, 2))
+    if not linear:
+        yield "exponent-sign", f"{exponent} has the wrong sign", d.loss, scaled(sp.S.NegativeOne)
     for power, sentence in (
         (1, "the log-probability is summed over coordinates; it must be averaged"),
         (-1, "the log-probability is averaged over coordinates; it must be summed"),

@@ -9,6 +9,7 @@ import sympy as sp
 from derivations import notation as n
 from derivations.calculus import Surrogate, sg
 from derivations.derivation import Derivation
+from derivations.pieces import Piece, surrogates_in
 from gradcheck.oracle.mistakes.candidates import Candidate, Overrides
 from gradcheck.oracle.mistakes.functions import (
     BatchMean,
@@ -24,7 +25,6 @@ from gradcheck.oracle.mistakes.functions import (
     Right,
     TieLost,
 )
-from gradcheck.oracle.mistakes.general import advantage_mistakes
 from gradcheck.oracle.mistakes.places import SURROGATE
 
 __all__ = ["EXCHANGED", "ONE_EDGE", "log_ratio_mistakes", "surrogate_mistakes"]
@@ -40,7 +40,7 @@ ONE_EDGE = "the {} clip edge is used on both sides, where the two differ"
 
 def surrogate_mistakes(d: Derivation) -> Iterator[Candidate]:
     """Mistakes in the ratio and its clip."""
-    surrogates = d.loss.atoms(Surrogate)
+    surrogates = surrogates_in(d.loss)
     if len(surrogates) != 1:  # of several each has its own ratio, and no name says which is meant
         return
     (s,) = surrogates
@@ -102,15 +102,14 @@ def surrogate_mistakes(d: Derivation) -> Iterator[Candidate]:
         d.loss,
         swap(Crossed(*s.args)),
     )
-    if n.mean_theta in d.definitions:
-        plain = n.log_prob_theta - n.log_prob_old
-        if d.definitions.get(n.log_ratio, plain) != plain:
-            yield (
-                "clip-on-plain-ratio",
-                "the clip is decided by the plain importance ratio; it must be by the corrected one",
-                d.loss,
-                swap(MaskedBy(a, r, sp.exp(plain), low, high)),
-            )
+    if {Piece.REVERSE_STEP, Piece.CORRECTED_RATIO} <= d.pieces:
+        plain = sp.exp(n.log_prob_theta - n.log_prob_old)
+        yield (
+            "clip-on-plain-ratio",
+            "the clip is decided by the plain importance ratio; it must be by the corrected one",
+            d.loss,
+            swap(MaskedBy(a, r, plain, low, high)),
+        )
     each = sp.S.One / n.D if d.definitions.get(n.log_prob_theta, sp.S.Zero).has(n.D) else sp.S.One
     if n.v_gt in d.definitions:
         x, y, w = n.v_theta - n.v_gt, n.v_old - n.v_gt, d.coefficients.get(n.omega, sp.S.One)
@@ -122,7 +121,6 @@ def surrogate_mistakes(d: Derivation) -> Iterator[Candidate]:
         d.loss,
         swap(Coordinatewise(a, x, y, w, low, high, each)),
     )
-    yield from advantage_mistakes(d)
     yield (
         "advantage-sign",
         "the advantage enters with the wrong sign (or −A is missing inside the max)",
@@ -157,7 +155,7 @@ def surrogate_mistakes(d: Derivation) -> Iterator[Candidate]:
 
 def log_ratio_mistakes(d: Derivation) -> Iterator[Candidate]:
     """What every loss with a ratio can get wrong in it."""
-    if n.log_ratio not in d.definitions:
+    if Piece.RATIO not in d.pieces:
         return
     log_ratio = d.definitions[n.log_ratio]
     log_probs = [s for s in (n.log_prob_theta, n.log_prob_old) if s in d.definitions]

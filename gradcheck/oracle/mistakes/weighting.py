@@ -8,6 +8,7 @@ import sympy as sp
 
 from derivations import notation as n
 from derivations.derivation import Derivation
+from derivations.pieces import Piece
 from gradcheck.oracle.mistakes.candidates import Candidate
 from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, BatchSize, Right
 
@@ -38,7 +39,7 @@ def time_weight_mistakes(d: Derivation) -> Iterator[Candidate]:
             ),
         ):
             yield name, sentence, weight * bare + kept, {}
-    if d.loss.has(n.window):
+    if Piece.WINDOW in d.pieces:
         everywhere = d.loss.xreplace({n.window: sp.S.One})
         free = everywhere - everywhere.xreplace({n.kl_weight: sp.S.Zero})
         yield "window-ignored", "the steps outside the window train too", everywhere, {}
