@@ -45,7 +45,7 @@ PARTS: dict[str, list[Part]] = {  # type: ignore[type-arg]
     ],
 }
 MODULES = {
-    "sde_step": ("_sde_checks", "_sde_sampling", "_sde_subject", "sde_step"),
+    "sde_step": ("_sde_checks", "_sde_sampling", "_sde_subject", "_sde_guards", "sde_step"),
     "advantage": ("_advantage_checks", "_advantage_subject", "advantage"),
     "ema": ("_ema_checks", "ema"),
     "reward_map": ("reward_map",),

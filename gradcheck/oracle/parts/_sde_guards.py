@@ -93,6 +93,12 @@ def guarded_formulas(subject: Subject) -> Iterator[tuple[str, str, Formulas]]:
         seen = _seen(subject)
     except (Wrong, AdapterError):
         return
+    with np.errstate(all="ignore"):  # numbers far from the one that is sought overflow
+        found = list(_guarded(subject, seen))
+    yield from found
+
+
+def _guarded(subject: Subject, seen: _Seen) -> Iterator[tuple[str, str, Formulas]]:
     right = subject.formulas
     for kind, words, guard, on_sigma in _GUARDS:
         if on_sigma and right.sde == "cps":
@@ -155,7 +161,7 @@ def _number(seen: _Seen, right: Formulas, site: str, guard: _Guard, dtype: torch
     def miss(c: Any) -> Array:
         return np.asarray(predicted(c, worst) - observed[worst])
 
-    on_grid = miss(_GRID)
+    on_grid = miss(_GRID) + 0 * _GRID
     for i in np.nonzero(np.diff(np.sign(on_grid)))[0]:
         low, high = float(_GRID[i]), float(_GRID[i + 1])
         for _ in range(100):
