@@ -8,6 +8,7 @@ The text that comes out is ordinary torch: vectors have shape (B, \*latent), per
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import sympy as sp
@@ -100,7 +101,8 @@ class _TorchPrinter(PythonCodePrinter):
         return str(expr.name)
 
 
-def ordered_formulas(derivation: Derivation, *wanted: sp.Expr) -> list[tuple[sp.Symbol, sp.Expr]]:
+@lru_cache(maxsize=2000)
+def ordered_formulas(derivation: Derivation, *wanted: sp.Expr) -> tuple[tuple[sp.Symbol, sp.Expr], ...]:
     """Definitions and coefficients that the wanted expressions need, each after those that it needs itself."""
     formulas: Mapping[sp.Symbol, sp.Expr] = {**derivation.definitions, **derivation.coefficients}
     done: dict[sp.Symbol, sp.Expr] = {}
@@ -113,7 +115,7 @@ def ordered_formulas(derivation: Derivation, *wanted: sp.Expr) -> list[tuple[sp.
 
     for expr in wanted:
         visit(expr)
-    return list(done.items())
+    return tuple(done.items())
 
 
 def torch_source(derivation: Derivation, name: str, outputs: Mapping[str, sp.Expr]) -> tuple[str, tuple[str, ...]]:

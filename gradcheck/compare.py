@@ -242,6 +242,7 @@ def branch(derivation: Derivation, other: bool) -> tuple[sp.Expr, ...]:
     return tuple(e.xreplace({m: m.other for m in sample_masks(e)}) for e in exprs) if other else exprs
 
 
-def sample_masks(expr: sp.Expr) -> set[sp.Expr]:
+@lru_cache(maxsize=1000)
+def sample_masks(expr: sp.Expr) -> frozenset[sp.Expr]:
     """The masks that hold for whole samples; those of single coordinates are allowed for in the bound."""
-    return {m for m in expr.atoms(Mask) if not coordinatewise(m)}
+    return frozenset(m for m in expr.atoms(Mask) if not coordinatewise(m))

@@ -8,7 +8,7 @@ operands.  To first order the answer is the same for every precision: what diffe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import sympy as sp
@@ -71,14 +71,18 @@ def lost_by(derivation: Derivation, case: Case) -> Loss | None:
     with torch.no_grad():
         values = case.broadcast(torch.float64)
         formulas = ordered_formulas(derivation, derivation.raw_gradient)
-        own = _total(_Exact(values, None), formulas, derivation.raw_gradient)
+        whole = _Exact(values, None)
+        own = _total(whole, formulas, derivation.raw_gradient)
         if own == 0:
             return None
+        parts = _Parts(dict(formulas))
         found: Loss | None = None
         for node in _operations(formulas, derivation.raw_gradient):
             if node.count_ops() > _TOO_MUCH:
                 continue
-            share = 1 - _total(_Exact(values, node), formulas, derivation.raw_gradient) / own
+            run = _Exact(values, node)
+            run.memo |= {expr: value for expr, value in whole.memo.items() if node not in parts[expr]}
+            share = 1 - _total(run, formulas, derivation.raw_gradient) / own
             if share > 2 / 3 and (found is None or node.count_ops() <= found.operation.count_ops()):
                 found = Loss(node, share)
         return found
@@ -101,7 +105,21 @@ class _Exact(Analysis):
         return (value, torch.zeros_like(error)) if expr == self.exact else (value, error)
 
 
-def _total(run: Analysis, formulas: list[tuple[sp.Symbol, sp.Expr]], gradient: sp.Expr) -> float:
+class _Parts(dict[sp.Expr, frozenset[sp.Expr]]):
+    """Everything that an expression is computed from, itself included, through the symbols that formulas define."""
+
+    def __init__(self, formulas: dict[sp.Symbol, sp.Expr]) -> None:
+        self._formulas = formulas
+
+    def __missing__(self, expr: sp.Expr) -> frozenset[sp.Expr]:
+        inside = [self[arg] for arg in expr.args]
+        if expr in self._formulas:
+            inside.append(self[self._formulas[expr]])
+        self[expr] = found = frozenset({expr}).union(*inside)
+        return found
+
+
+def _total(run: Analysis, formulas: Sequence[tuple[sp.Symbol, sp.Expr]], gradient: sp.Expr) -> float:
     """The bound's mean over coordinates, for the median sample."""
     for symbol, formula in formulas:
         run.define(symbol, formula)
@@ -110,7 +128,7 @@ def _total(run: Analysis, formulas: list[tuple[sp.Symbol, sp.Expr]], gradient: s
     return float(error.expand(shape).flatten(1).mean(1).median())
 
 
-def _operations(formulas: list[tuple[sp.Symbol, sp.Expr]], gradient: sp.Expr) -> Iterator[sp.Expr]:
+def _operations(formulas: Sequence[tuple[sp.Symbol, sp.Expr]], gradient: sp.Expr) -> Iterator[sp.Expr]:
     """Everything that is computed or handed over, the outermost first."""
     seen: set[sp.Expr] = set()
     for expr in (gradient, *(formula for _, formula in reversed(formulas))):

@@ -79,7 +79,7 @@ def _carrier(sde: str, at_one: str | float) -> Derivation:
 
 
 @lru_cache(maxsize=1000)
-def _ordered(sde: str, at_one: str | float, expr: sp.Expr) -> list[tuple[sp.Symbol, sp.Expr]]:
+def _ordered(sde: str, at_one: str | float, expr: sp.Expr) -> tuple[tuple[sp.Symbol, sp.Expr], ...]:
     return ordered_formulas(_carrier(sde, at_one), expr)
 
 
