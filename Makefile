@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PROFILE ?= ci
+SOME ?= 1
 PYTEST = $(BIN)/python -m pytest -n auto --dist worksteal --hypothesis-profile=$(PROFILE)
 
-.PHONY: verify montecarlo test kernels lint format deep mutants ranks adversary bench cuda picture notebooks notebooks-check docs docs-serve docs-test versions clean
+.PHONY: verify montecarlo test kernels whole lint format deep mutants ranks adversary bench cuda picture notebooks notebooks-check docs docs-serve docs-test versions clean
 
 verify: $(VENV)/.ready
 	$(BIN)/gradcheck verify $(ARGS)
@@ -15,10 +16,14 @@ test: $(VENV)/.ready lint
 	$(if $(ARGS),,$(MAKE) kernels)
 
 # As other processors would round: the other kernels of MKL and of torch, and two threads. Of each test that computes with
-# tensors two parameter sets, other ones in each setting.
+# tensors one parameter set, another one in each setting; `make kernels SOME=2` runs two of each, and so on.
 kernels: $(VENV)/.ready
-	MKL_CBWR=COMPATIBLE GRADCHECK_THREADS=2 $(PYTEST) -m numerical --some 2 --some-from 0 $(ARGS)
-	MKL_CBWR=AVX2 ATEN_CPU_CAPABILITY=default $(PYTEST) -m numerical --some 2 --some-from 1 $(ARGS)
+	MKL_CBWR=COMPATIBLE GRADCHECK_THREADS=2 $(PYTEST) -m numerical --some $(SOME) --some-from 0 $(ARGS)
+	MKL_CBWR=AVX2 ATEN_CPU_CAPABILITY=default $(PYTEST) -m numerical --some $(SOME) --some-from 1 $(ARGS)
+
+# Every parameter set of the tests of which `make test` runs every second to fifth.
+whole: $(VENV)/.ready
+	$(PYTEST) --whole -m thin $(ARGS)
 
 deep: $(VENV)/.ready
 	$(BIN)/python -m pytest -n auto --hypothesis-profile=deep -k derived_gradient --junitxml=deep.xml \

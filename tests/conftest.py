@@ -40,6 +40,7 @@ _DOORS = {
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--whole", action="store_true", help="every parameter set of the tests that are marked thin too")
     parser.addoption(
         "--some",
         type=int,
@@ -53,14 +54,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if isinstance(item, pytest.Function) and _DOORS.isdisjoint(item.fixturenames) and _numerical(item.module):
             item.add_marker("numerical")
+    sets = defaultdict(list)
+    for item in items:
+        sets[item.nodeid.partition("[")[0]].append(item)
+    if not config.getoption("--whole"):
+        sets = {name: some[:: _one_of(some[0])] for name, some in sets.items()}
     count = config.getoption("--some")
     if count:
-        sets = defaultdict(list)
-        for item in items:
-            sets[item.nodeid.partition("[")[0]].append(item)
-        kept = {item for some in sets.values() for item in _spread(some, count, config.getoption("--some-from"))}
-        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-        items[:] = [item for item in items if item in kept]
+        sets = {name: _spread(some, count, config.getoption("--some-from")) for name, some in sets.items()}
+    kept = {item for some in sets.values() for item in some}
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
+
+
+def _one_of(item: pytest.Item) -> int:
+    """Of how many parameter sets one is run, by the mark ``thin``."""
+    mark = item.get_closest_marker("thin")
+    return 1 if mark is None else int(mark.args[0])
 
 
 def _spread(items: list[pytest.Item], count: int, start: int) -> list[pytest.Item]:

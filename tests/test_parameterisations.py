@@ -57,10 +57,12 @@ def every_entry_measured_in_its_output() -> Iterator[Entry]:
 
 ENTRIES = (*every_entry(), *every_entry_measured_in_its_output())
 IN_OTHER_VARIABLES = pytest.mark.parametrize("changed_entry", ENTRIES, ids=lambda e: e.label)
+SOME = pytest.mark.thin(3)  # which divides neither the five variables nor the four of an output
 
 # ------------------------------------------------------------------------------------------- proved
 
 
+@SOME
 @IN_OTHER_VARIABLES
 def test_every_loss_is_proved_in_other_variables(changed_entry: Entry) -> None:
     derivation = changed_entry.derivation
@@ -163,6 +165,7 @@ def test_an_error_of_the_output_is_the_velocitys_times_the_chain_factor_squared(
 # ----------------------------------------------------------------------------------------- by numbers
 
 
+@SOME
 @IN_OTHER_VARIABLES
 def test_autograd_of_the_converted_loss_is_the_derived_gradient(changed_entry: Entry) -> None:
     for i, dtype in enumerate((torch.float64, torch.float32)):

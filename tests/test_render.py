@@ -418,6 +418,7 @@ def balance(source: str) -> None:
     assert source.count("$") % 2 == 0
 
 
+@pytest.mark.thin(2)
 @WHOLE
 def test_every_step_is_written_and_typeset(whole: Derivation | Theorem) -> None:
     of = whole if isinstance(whole, Derivation) else None

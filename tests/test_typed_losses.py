@@ -35,6 +35,7 @@ def _failed(judgement: Judgement) -> set[str]:
     return {r.id for r in judgement.results if r.status == "failed"}
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("label", EXPRESSIONS)
 def test_an_entry_judged_through_its_line_has_the_same_verdict(label: str) -> None:
     """The catalogue's own torch loss conforms to the line, and its opposite, or its double, does not."""

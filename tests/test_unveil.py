@@ -45,6 +45,7 @@ hold."""
 READ = [e for e in KNOWN if e not in UNREAD]
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("entry", READ, ids=lambda e: e.label)
 def test_the_catalogues_formulas_are_found(entry: Entry) -> None:
     """The formula read off the numbers is, by proof, the derived gradient inside the clip; and of the right kind."""

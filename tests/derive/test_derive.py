@@ -75,6 +75,7 @@ def same(own: Any, other: Any, what: str) -> bool:
     return Equal(opened(own), opened(other)).residual(lambda e: e) == 0
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("label", LABELS)
 def test_an_entry_follows_from_its_line(label: str) -> None:
     statement, form = derivative(label)

@@ -27,6 +27,7 @@ def test_there_are_forty() -> None:
     assert len(OUTSIDE) == 40
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_the_code_conforms_to_its_line_and_others_do_not(name: str) -> None:
     """The line is derived, and code that knows nothing of it has that gradient; one a thousandth larger has not."""
@@ -55,6 +56,7 @@ def _gradients(code: Callable[[Case], Tensor], conventions: Conventions, found: 
     return read.expand(own.shape)[open_], own[open_]
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_what_unveil_says_of_the_code_is_the_codes_gradient(name: str) -> None:
     """Read off the numbers, or the declared line's derivation: it knows the code for what the line says."""

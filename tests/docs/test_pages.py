@@ -89,6 +89,7 @@ def test_what_is_not_proved_makes_no_page() -> None:
         algorithms.algorithm_page(copied("mine", 3, 1), rwr_torch)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("entry", CATALOGUE, ids=lambda e: e.label)
 def test_every_step_and_formula_is_on_its_page(entry: object, pages: dict[str, str]) -> None:
     page, d = pages[f"algorithms/{slug(entry.symbolic.NAME)}.md"], entry.derivation  # type: ignore[attr-defined]

@@ -51,6 +51,7 @@ def test_cells_are_the_source_s(source: Path) -> None:
     assert build.source_differences(source) == []
 
 
+@pytest.mark.thin(2)
 @every
 def test_executing_again_says_the_same(source: Path) -> None:
     """In a process of its own, as ``make notebooks-check`` does."""

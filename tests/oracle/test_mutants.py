@@ -14,8 +14,8 @@ from .table import MUTANTS, NEW, PAIRS
 
 pytestmark = pytest.mark.filterwarnings("error")
 
-_NAMED = MUTANTS[::20]
-_COMPOSED = (*NEW[::70], *PAIRS[::16])
+_NAMED = MUTANTS[::30]
+_COMPOSED = (*NEW[::100], *PAIRS[::24])
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)

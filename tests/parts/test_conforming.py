@@ -85,7 +85,7 @@ def test_one_obligation_and_another_seed(files: tuple[Path, Path], capsys: pytes
 def test_under_pytest(pytester: pytest.Pytester, files: tuple[Path, Path]) -> None:
     """One test for each obligation; the function is judged once."""
     (pytester.path / "test_wrong_parts.py").write_text(files[1].read_text(encoding="utf-8"))
-    result = pytester.runpytest_subprocess("-p", "no:xdist", "-v", "--gradcheck-json", "report.json")
+    result = pytester.runpytest_inprocess("-p", "no:xdist", "-v", "--gradcheck-json", "report.json")
     result.assert_outcomes(passed=2, failed=4)
     result.stdout.fnmatch_lines(["*test_map[[]values[]]*FAILED*", "*test_map[[]monotone[]]*PASSED*"])
     result.stdout.fnmatch_lines(["*consistent with not-halved*", "test_map: FAILED: values, range, ends, sign *"])

@@ -18,6 +18,7 @@ from parts.base import failed
 from parts.mutants import JUDGES, MUTANTS, Mutant
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("mutant", MUTANTS, ids=str)
 @pytest.mark.filterwarnings("ignore:std")
 def test_wrong_parts_fail_by_name(mutant: Mutant) -> None:
