@@ -56,11 +56,7 @@ def _remark(r: Result) -> str:
 
 def _failure(r: Result, target: str, *, brief: bool) -> list[str]:
     head = f"[gradcheck] {target}: {r.id} {'does not hold' if r.status == 'failed' else 'was expected to fail'}"
-    lines = [head, _wrapped("  demanded   ", r.statement)]
-    if r.outcome.detail:
-        lines.append(_wrapped("  seen       ", r.outcome.detail))
-    if r.outcome.note:
-        lines.append(_wrapped("  problem    ", f"{r.outcome.note}; {r.dtype} on {r.device}"))
+    lines = [head]
     d = r.diagnosis
     if d is not None and brief:
         lines.append("  because    as above" + (f": {d.name}" if d.name != "unknown" else ""))
@@ -69,17 +65,22 @@ def _failure(r: Result, target: str, *, brief: bool) -> list[str]:
         lines.append(_wrapped("  because    ", named))
         if d.declare:
             lines.append(f"             if that is meant, declare {d.declare}")
-        if d.observed:
-            lines.append("  weights    of each sample in the gradient, yours beside the required one:")
-            width, left = (max(len(row[i]) for row in d.observed) for i in (0, 1))
-            wanted = dict(d.required)
-            lines += [
-                f"             {name:{width}}   {yours:{left}}   required {wanted[name]}" for name, yours in d.observed
-            ]
+    lines.append(_wrapped("  demanded   ", r.statement))
+    if r.outcome.detail:
+        lines.append(_wrapped("  seen       ", r.outcome.detail))
+    if r.outcome.note:
+        lines.append(_wrapped("  problem    ", f"{r.outcome.note}; {r.dtype} on {r.device}"))
+    if d is not None and not brief and d.observed:
+        lines.append("  weights    of each sample in the gradient, yours beside the required one:")
+        width, left = (max(len(row[i]) for row in d.observed) for i in (0, 1))
+        wanted = dict(d.required)
+        lines += [
+            f"             {name:{width}}   {yours:{left}}   required {wanted[name]}" for name, yours in d.observed
+        ]
     if r.script and not brief:
         lines += ["  reproduce  run this:", textwrap.indent(r.script, "    ")]
     return lines
 
 
 def _wrapped(head: str, body: str) -> str:
-    return textwrap.fill(body, 110, initial_indent=head, subsequent_indent=" " * len(head), break_long_words=False)
+    return textwrap.fill(body, 80, initial_indent=head, subsequent_indent=" " * len(head), break_long_words=False)

@@ -20,8 +20,6 @@ class Diagnosis:
         name: its id, ``"unknown"`` if none fits.
         declare: the keyword to declare if this is a convention rather than a mistake, else empty.
         observed, required: the gradient on the field's directions, as formulas where they were recognised.
-        shown_alone: nothing is wrong beyond rounding but on the problem that is shown, so that the cause may lie in
-            what the failing obligation is about.
     """
 
     name: str
@@ -29,7 +27,6 @@ class Diagnosis:
     declare: str = ""
     observed: tuple[tuple[str, str], ...] = ()
     required: tuple[tuple[str, str], ...] = ()
-    shown_alone: bool = False
 
 
 @dataclass(frozen=True)

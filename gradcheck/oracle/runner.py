@@ -18,7 +18,7 @@ from gradcheck.devices import DTYPES, devices
 from gradcheck.errors import GradcheckError, InputError, one_of
 from gradcheck.oracle.adapter import Adapter, AdapterError, NotCheckedError, StoppedError
 from gradcheck.oracle.checks import as_computed
-from gradcheck.oracle.diagnosis.diagnose import diagnose
+from gradcheck.oracle.diagnosis.diagnose import ShownAlone, diagnose
 from gradcheck.oracle.isolation.patched import Namespaces
 from gradcheck.oracle.isolation.words import said
 from gradcheck.oracle.judging import Judge
@@ -316,7 +316,7 @@ def _diagnosis(one: Judge, obligation: Obligation, outcome: Outcome, diagnosed: 
         return known
     general = obligation.id in _GENERAL or _gradient_is_wrong(one)
     found = diagnose(one, printed=outcome.spec) if general else _special(one, obligation, outcome)
-    if found.shown_alone:
+    if isinstance(found, ShownAlone):
         special = _special(one, obligation, outcome)  # so the cause lies in what this obligation is about
         found = special if special.name != "unknown" else found
     diagnosed.setdefault(obligation.id, found)

@@ -198,14 +198,19 @@ def _side_by_side(observed: tuple[tuple[str, str], ...], required: tuple[tuple[s
     names = list(dict.fromkeys([*wanted, *yours]))
     width = max(len(n) for n in names)
     left = max(len(yours.get(n, "0")) for n in names)
-    lines = [f"             {n:{width}}   {yours.get(n, '0'):{left}}   required {wanted.get(n, '0')}" for n in names]
+    lines = []
+    for n in names:
+        mine, needed = yours.get(n, "0"), wanted.get(n, "0")
+        beside = f"{mine}   right" if mine == needed else f"{mine:{left}}   required {needed}"
+        lines.append(f"             {n:{width}}   {beside}")
     if max(map(len, lines)) <= _WIDTH:
         return lines
     stacked = []
     for n in names:
         stacked.append(f"    {n}")
-        for word, form in (("yours", yours), ("required", wanted)):
-            first, *rest = wrap_formula(form.get(n, "0"), _WIDTH - 18)
+        mine, needed = yours.get(n, "0"), wanted.get(n, "0")
+        for word, form in (("right", needed),) if mine == needed else (("yours", mine), ("required", needed)):
+            first, *rest = wrap_formula(form, _WIDTH - 18)
             stacked += [f"      {word:8}    {first}", *(" " * 18 + line for line in rest)]
     return stacked
 

@@ -178,6 +178,39 @@ def test_the_others_quantities_that_matter_are_told_and_no_more() -> None:
     assert found.cause.endswith("depends on the other samples' A"), "and on nothing else of theirs"
 
 
+def test_on_what_an_unexplained_weight_rests_is_told() -> None:
+    """A weight of the positive branch alone, made of the behaviour model's error: v_θ does not enter it."""
+
+    def unsure(case: Case) -> Tensor:
+        def mean(x: Tensor) -> Tensor:
+            return ((x - case.v_gt) ** 2).flatten(1).mean(1)
+
+        b, r = case.beta, case.reward_prob
+        plus, minus = (1 - b) * case.v_old + b * case.v_theta, (1 + b) * case.v_old - b * case.v_theta
+        return (r * torch.sigmoid(mean(case.v_old)) * mean(plus) + (1 - r) * mean(minus)).mean()
+
+    found = told(unsure, "diffusion_nft", reduction="mean")
+    assert "along v_θ − v_gt it is 0." in found.cause
+    assert found.cause.endswith("by how much it is off depends on the sample's own v_old, x_0, ε and r")
+
+
+def test_what_is_right_beside_a_mistake_is_told_as_right() -> None:
+    """Also the formula of a term that a clip stops in some samples: it is the required one, mask and all."""
+
+    class KlDetached(Trainer):
+        def __call__(self, case: Case) -> Tensor:
+            kl = (self.mean(case, case.v_theta) - self.mean(case, case.v_ref)) ** 2 / (2 * self.std(case) ** 2)
+            return super().__call__(case) + case.kl_weight * kl.detach().mean()
+
+    found = told(KlDetached(), "flow_grpo", log_prob_reduction="mean", clip_range=0.2, kl="step")
+    yours, required = dict(found.observed), dict(found.required)
+    assert found.name == "kl-without-gradient"
+    assert yours["ε"] == required["ε"]
+    assert "m = 0 where a clip or mask stops the sample" in required["ε"]
+    assert "v_θ − v_ref" in required
+    assert "v_θ − v_ref" not in yours
+
+
 def test_a_term_that_is_added_is_told_with_its_weight() -> None:
     class Penalised(Trainer):
         def __call__(self, case: Case) -> Tensor:

@@ -8,10 +8,11 @@ decomposition on the field's directions, without a name.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
+from derivations.calculus import Mask
 from derivations.pieces import Piece
 from gradcheck.oracle.diagnosis.clip_edges import clip_edges, misused_edges
 from gradcheck.oracle.diagnosis.combined import extra_term, scaled_mistake, two_mistakes
@@ -27,10 +28,16 @@ from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.ranks import another_batch
 from gradcheck.oracle.reference import effective_case
 from gradcheck.oracle.results import Diagnosis
-from gradcheck.oracle.xray import DIRECTIONS, decompose, directions
+from gradcheck.oracle.xray import DIRECTIONS, Sample, decompose, directions
 from gradcheck.problems import Spec
 
-__all__ = ["diagnose"]
+__all__ = ["ShownAlone", "diagnose"]
+
+
+@dataclass(frozen=True)
+class ShownAlone(Diagnosis):
+    """Nothing is wrong beyond rounding but on the problem that is shown: the cause may lie in what failed there."""
+
 
 _POLICIES = ("off", "outside", "inside", "far")
 
@@ -106,27 +113,53 @@ def _shown(evidence: list[Evidence]) -> tuple[tuple[tuple[str, str], ...], tuple
     On fewer coordinates than there are directions a gradient has many decompositions, and none has a formula.
     """
     evidence = [e for e in evidence if e.case.output[0].numel() >= len(DIRECTIONS)] or evidence
-    out = []
+    out: list[tuple[tuple[str, str], ...]] = []
     cases = [effective_case(e.conventions, e.case) for e in evidence]
-    for which in ("observed", "required"):
-        by_case = [decompose(case, getattr(e, which)) for case, e in zip(cases, evidence, strict=True)]
+    both = {
+        which: [decompose(case, getattr(e, which)) for case, e in zip(cases, evidence, strict=True)]
+        for which in ("required", "observed")
+    }
+    right = _right_along(both["observed"], both["required"])
+    for which, by_case in both.items():
         samples = [s for some in by_case for s in some]
         exact = [[s for s in some if s.residual < 1e-7] for some in by_case]
         found = directions([s for some in exact for s in some])
         if which == "required" and found:
             found = from_the_derivation(evidence[0].conventions, found, list(zip(cases, exact, strict=True)))
         rows = [(d.name, d.text) for d in found]
+        if which == "required":
+            masked = next((i for i, d in enumerate(found) if d.formula is not None and d.formula.atoms(Mask)), None)
+            if masked is not None:
+                rows[masked] = (rows[masked][0], f"{rows[masked][1]}, with m = 0 where a clip or mask stops the sample")
+        else:
+            rows = [(name, dict(out[0]).get(name, told) if name in right else told) for name, told in rows]
         if sum(map(len, exact)) < len(samples):
             worst = max(s.residual for s in samples)
             rows.append(("outside these directions", f"up to {worst:.1%} of the gradient"))
         out.append(tuple(rows))
-    return out[0], out[1]
+    return out[1], out[0]
+
+
+def _right_along(observed: list[list[Sample]], required: list[list[Sample]]) -> set[str]:
+    """The directions along which every sample's coefficient is the required one."""
+    wrong: set[str] = set()
+    names: set[str] = set()
+    for yours, wanted in zip(observed, required, strict=True):
+        a, b = ({s.row: s for s in some} for some in (yours, wanted))
+        for row in a.keys() | b.keys():
+            for name in {x for some in (a, b) if row in some for x in some[row].coefficients}:
+                c, d = (some[row].coefficients.get(name, 0.0) if row in some else 0.0 for some in (a, b))
+                off = sum(some[row].errors.get(name, 0.0) for some in (a, b) if row in some)
+                names.add(name)
+                if abs(c - d) > 4 * off + 1e-7 * max(abs(c), abs(d)):
+                    wrong.add(name)
+    return names - wrong
 
 
 def _unnamed(judge: Judge, evidence: list[Evidence]) -> Diagnosis:
     if not any(bool(e.wrong.any()) for e in evidence if e.slack == 1):
         elsewhere = "on other problems nothing is wrong beyond rounding, on the one shown it is"
-        return Diagnosis("unknown", f"no named mistake fits: {elsewhere}", shown_alone=True)
+        return ShownAlone("unknown", f"no named mistake fits: {elsewhere}")
     known = facts(judge, evidence)
     nearest = nearest_mistake(evidence)
     if nearest:

@@ -11,6 +11,7 @@ from derivations.notation import quantity
 from derivations.render import text
 from gradcheck.case import Case
 from gradcheck.oracle.diagnosis.evidence import Evidence, lengths, rows_of
+from gradcheck.oracle.diagnosis.own_quantities import along_directions, own_that_matter
 from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.reference import effective_case
 from gradcheck.oracle.xray import decompose
@@ -37,6 +38,12 @@ def facts(judge: Judge, evidence: list[Evidence]) -> list[str]:
             found.append(coordinates)
         elif _right_direction(evidence):
             found.append("each sample's gradient has the right direction and a wrong length")
+        else:
+            along = along_directions(evidence)
+            found += [along] if along else []
+        own = () if coordinates else own_that_matter(judge, evidence)
+        if own:
+            found.append(f"by how much it is off depends on the sample's own {_listed(own)}")
     return found
 
 
