@@ -16,6 +16,7 @@ from .styles import (
     column,
     divergence,
     error,
+    gaussian_log_prob,
     gaussian_log_ratio,
     mixture,
     over_latent,
@@ -111,6 +112,14 @@ def _weighed(
 def _ddpo(style: Style, case: Case, options: Mapping[str, str]) -> tuple[Tensor, Tensor | float]:
     log_ratio, mean, std, _ = _gaussian(style, case, options, "ddim")
     return surrogate_of(style, case, log_ratio, options), _kl(style, case, options, "ddim", mean, std)
+
+
+def _reinforce(style: Style, case: Case, options: Mapping[str, str]) -> tuple[Tensor, Tensor | float]:
+    kind, how = options.get("sde", "flow"), options.get("log_prob_reduction", "sum")
+    mean, std = step(style, case, kind)(case.output)
+    unit = options.get("log_prob_scale") == "unit"
+    policy = -case.advantage * gaussian_log_prob(style, case, mean, std, how, unit)
+    return policy, _kl(style, case, options, kind, mean, std)
 
 
 def _flow_dppo(style: Style, case: Case, options: Mapping[str, str]) -> tuple[Tensor, Tensor | float]:
@@ -288,6 +297,7 @@ _LOSSES = {
     "grpo_guard": _guard,
     "flow_dppo": _flow_dppo,
     "ddpo": _ddpo,
+    "reinforce": _reinforce,
     "awm": _awm,
     "diffusion_nft": _nft,
     "rwr": _rwr,

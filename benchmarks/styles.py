@@ -236,9 +236,26 @@ def gaussian_log_ratio(
     style: Style, case: Case, mean: Tensor, mean_old: Tensor, std: Tensor, how: str, unit: bool = False
 ) -> Tensor:
     """log p(x_prev; mean) − log p(x_prev; mean_old), (B,); ``unit`` leaves 1/(2 std²) out."""
-    x = case.x_prev
     if unit:
-        return error(style, x, mean_old, how) - error(style, x, mean, how)
+        return error(style, case.x_prev, mean_old, how) - error(style, case.x_prev, mean, how)
+    densities = _densities(style, case.x_prev, std, how)
+    if style.random.random() < 0.15:
+        style.taken.append("log ratio: factored")
+        change, residual = (mean - mean_old) / std, (case.x_prev - mean_old) / std
+        return over_latent(style, change * residual - 0.5 * change**2, how)
+    log_prob = style.pick("log p", densities)
+    return log_prob(mean) - log_prob(mean_old).detach()
+
+
+def gaussian_log_prob(style: Style, case: Case, mean: Tensor, std: Tensor, how: str, unit: bool = False) -> Tensor:
+    """log p(x_prev; mean), (B,); ``unit`` leaves 1/(2 std²) out."""
+    if unit:
+        return -error(style, case.x_prev, mean, how)
+    return style.pick("log p", _densities(style, case.x_prev, std, how))(mean)
+
+
+def _densities(style: Style, x: Tensor, std: Tensor, how: str) -> dict[str, Way]:
+    """Ways to write a Gaussian's log-density at x, up to constants, of its mean."""
     log_root = math.log(math.sqrt(2 * math.pi))
     over = std.flatten()
     densities: dict[str, Way] = {
@@ -257,12 +274,7 @@ def gaussian_log_ratio(
     }
     if style.narrow:
         densities = {name: densities[name] for name in ("density", "Normal", "standardised")}
-    if style.random.random() < 0.15:
-        style.taken.append("log ratio: factored")
-        change, residual = (mean - mean_old) / std, (x - mean_old) / std
-        return over_latent(style, change * residual - 0.5 * change**2, how)
-    log_prob = style.pick("log p", densities)
-    return log_prob(mean) - log_prob(mean_old).detach()
+    return densities
 
 
 def _normal(mean: Tensor, std: Tensor) -> Normal:

@@ -80,6 +80,7 @@ _NAMES = (
     "grpo_guard",
     "flow_dppo",
     "ddpo",
+    "reinforce",
     "awm",
     "diffusion_nft",
     "rwr",

@@ -166,6 +166,12 @@ def test_ddpo(case):
         + _CLIP
         + "    return loss.mean()\n"
     ),
+    "reinforce": (
+        _HEAD
+        + '@gradcheck.conforms("reinforce", log_prob_reduction="mean")\ndef test_reinforce(case):\n'
+        + _STEP
+        + "    loss = -case.advantage * log_prob(case.v_theta)\n    return loss.mean()\n"
+    ),
     "awm": (
         _HEAD
         + """\

@@ -293,6 +293,31 @@ SLIPS: tuple[Slip, ...] = (
         ),
     ),
     *_of(
+        "reinforce",
+        (
+            "The probability in the logarithm's place",
+            "The policy gradient is that of log p. The gradient of p itself is p times as large, and in thousands of "
+            "dimensions p is 0 or infinite.",
+            "loss = -case.advantage * log_prob(case.v_theta)",
+            "loss = -case.advantage * torch.exp(log_prob(case.v_theta))",
+            "gradient",
+        ),
+        (
+            "The minus sign",
+            "An optimiser minimises. Without the minus it makes good samples less likely.",
+            "loss = -case.advantage * log_prob(case.v_theta)",
+            "loss = case.advantage * log_prob(case.v_theta)",
+            "gradient",
+        ),
+        (
+            "Σ A times Σ log p",
+            "Both are averaged before they meet, so that every sample has the mean advantage, which is about 0.",
+            "loss = -case.advantage * log_prob(case.v_theta)",
+            "loss = -case.advantage.mean() * log_prob(case.v_theta)",
+            "gradient",
+        ),
+    ),
+    *_of(
         "awm",
         (
             "A second minus sign",

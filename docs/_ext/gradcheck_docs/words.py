@@ -30,6 +30,12 @@ IN_WORDS: dict[str, str] = {
         "of images with a high reward are made more likely. Use it for such models; for flow-matching models "
         "the same idea is Flow-GRPO."
     ),
+    "reinforce": (
+        "REINFORCE is the oldest policy gradient: the advantage times the log-probability of the step that was "
+        "sampled, with no ratio and no clip. It is right for one update on fresh samples. After that the samples "
+        "are an older model's, and nothing corrects for it. Use it to see what PPO adds, or where every batch is "
+        "used once."
+    ),
     "awm": (
         "AWM trains on the model's own finished samples with the loss that pretraining used, flow matching, "
         "multiplied by the advantage. Good samples are fitted, bad ones are pushed away. It needs no sampling "
