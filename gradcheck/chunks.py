@@ -75,8 +75,16 @@ class Latents:
         return self.observed.shape[1]
 
     @cached_property
-    def _whole(self) -> Tensor:
-        return torch.stack(tuple(self.tensors.values()), 1).to(torch.float64)
+    def _small(self) -> dict[tuple[str, ...], Tensor]:
+        """Named latents as they were read, where they are small."""
+        return {}
+
+    def _whole(self, names: Sequence[str]) -> Tensor:
+        known = self._small.get(tuple(names))
+        if known is None:
+            known = torch.stack([self.tensors[name] for name in names], 1).to(torch.float64)
+            self._small[tuple(names)] = known
+        return known.clone()
 
     def blocks(self, names: Sequence[str]) -> Iterator[tuple[slice, slice, Tensor]]:
         """Samples, coordinates, and the named latents there, (rows, names, columns), in float64.
@@ -84,20 +92,21 @@ class Latents:
         Each block is overwritten by the next one, so that it stays in the cache.  What is small is read once.
         """
         if self.observed.numel() <= min(self.chunk, CHUNK["cpu"]):
-            order = list(self.tensors)
-            yield slice(0, self.batch), slice(0, self.size), self._whole[:, [order.index(name) for name in names]]
+            yield slice(0, self.batch), slice(0, self.size), self._whole(names)
             return
         columns = min(self.size, self.chunk)
         rows = min(max(1, self.chunk // columns), self.batch)
         room = torch.empty(rows * len(names) * columns, dtype=torch.float64, device=self.observed.device)
         for i in range(0, self.batch, rows):
-            for j in range(0, self.size, columns):
-                here, there = slice(i, min(i + rows, self.batch)), slice(j, min(j + columns, self.size))
+            here, j = slice(i, min(i + rows, self.batch)), 0
+            for pieces in zip(*(self.tensors[name][here].split(columns, 1) for name in names), strict=True):
+                there = slice(j, j + pieces[0].shape[1])
                 shape = (here.stop - i, len(names), there.stop - j)
                 block = room[: math.prod(shape)].view(shape)
-                for k, name in enumerate(names):
-                    block[:, k] = self.tensors[name][here, there]
+                for part, piece in zip(block.unbind(1), pieces, strict=True):
+                    part.copy_(piece)
                 yield here, there, block
+                j = there.stop
 
 
 # ------------------------------------------------------------------------------------------- the analysis
@@ -172,48 +181,48 @@ class ChunkedAnalysis:
         table = torch.from_numpy(rows_of(coefficients, batch)).to(device)
         w, d = table.view(one.vectors, len(one.names), 2, batch).permute(2, 3, 0, 1)
         sums, totals = self._sums(one, w.contiguous(), d.contiguous())
-        products, magnitudes, errors = sums.cpu().numpy()
-        out: list[Any] = []
-        for i, j in one.pairs:
-            out += [products[:, i, j], magnitudes[:, i, j], errors[:, i, j] + errors[:, j, i]]
+        out = [x for pair in sums.cpu().numpy().transpose(2, 0, 1) for x in pair]
         if one.averages:
             means = totals.cpu().numpy()
             out += [means[k, :, i] for i in one.averages for k in (0, 1)]
         return out
 
     def _sums(self, one: Pass, w: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
-        """One pass over the latents, on their device: sums of products, magnitudes and errors of each pair of vectors,
-        (3, B, vectors, vectors); and of each vector's magnitudes and errors, (2, B, vectors)."""
+        """One pass over the latents, on their device: sums of products, magnitudes and errors of each pair, (3, B,
+        pairs); and of each vector's magnitudes and errors, (2, B, vectors)."""
         batch = self.latents.batch
-        sums = w.new_zeros(3, batch, one.vectors, one.vectors)
+        sums = w.new_zeros(3, batch, len(one.pairs))
         totals = w.new_zeros(2, batch, one.vectors)
         for rows, _, block in self.latents.blocks(one.names):
-            value = w[rows] @ block
-            error = d[rows] @ block.abs_()
-            sums[0, rows].add_(products(value, value))
-            value.abs_()
-            sums[1, rows].add_(products(value, value))
-            sums[2, rows].add_(products(error, torch.add(value, error, alpha=self.cu / 2)))
+            value = w[rows].bmm(block)
+            error = d[rows].bmm(block.abs_())
             if one.averages:
-                totals[0, rows].add_(value.sum(-1))
+                totals[0, rows].add_(value.abs().sum(-1))
                 totals[1, rows].add_(error.sum(-1))
+            if one.pairs:
+                sums[:, rows].add_(_inner(one.pairs, value, error, self.cu / 2))
         return sums, totals
 
 
-def products(a: Tensor, b: Tensor, in_pieces: bool | None = None) -> Tensor:
-    """Inner products of the rows of two matrices a sample, (B, i, D) and (B, j, D) → (B, i, j).
+def _inner(pairs: Sequence[tuple[int, int]], value: Tensor, error: Tensor, half: float) -> Tensor:
+    r"""Sums over coordinates for each pair of vectors a and b, off by e_a and e_b: of ab, of \|ab\|, and of
+    e_a\|b\| + \|a\|e_b + 2·half·e_a·e_b, (3, B, pairs).
 
-    A GPU multiplies a few long rows with few of its cores.  Cut into pieces that are multiplied side by side, and then
-    added, it took 0.15 ms in place of 0.49 (three rows of 2²³ numbers in float64 on an H200); so there by default.
+    They are products and sums on their own: these fill a GPU, where a product of matrices with a few long rows does
+    not, and cost half of it on a CPU; and torch adds up in pairs, which loses the least.
+
+    Args:
+        value, error: (B, vectors, columns); overwritten.
     """
-    whole = a.shape[-1] - a.shape[-1] % _PIECE
-    if not (a.is_cuda if in_pieces is None else in_pieces) or a.shape[0] > 1 or not whole:
-        return a @ b.mT
-    left, right = (x[..., :whole].unflatten(-1, (-1, _PIECE)).transpose(1, 2) for x in (a, b))
-    return (left @ right.mT).sum(1) + a[..., whole:] @ b[..., whole:].mT
-
-
-_PIECE = 2**13
+    left, right = ([pair[side] for pair in pairs] for side in (0, 1))
+    if left == right == list(range(value.shape[1])):
+        more = torch.add(value.abs_(), error, alpha=half).mul_(error).sum(-1)
+        squares = value.square_().sum(-1)
+        return torch.stack([squares, squares, 2 * more])
+    a, b, e_a, e_b = value[:, left], value[:, right], error[:, left], error[:, right]
+    product = a * b
+    more = e_a * torch.add(b.abs_(), e_b, alpha=half) + e_b * torch.add(a.abs_(), e_a, alpha=half)
+    return torch.stack([product.sum(-1), product.abs_().sum(-1), more.sum(-1)])
 
 
 def _numbers(case: Case, latents: Latents) -> dict[str, Any]:

@@ -313,10 +313,10 @@ def _look(
     if widen is not None:
         d = d * widen.reshape(-1, 1, 1)
     for rows, columns, block in latents.blocks(names):
-        value = w[rows] @ block
+        value = w[rows].bmm(block)
         sent = (torch.stack([part[rows] for part in parts], 1) @ block).abs_().sum(1) if uses else None
         used = None if sent is None else _sent(sent, len(uses), output_dtype)
-        error = (d[rows] @ block.abs_()).add_(run.floor * abs(factor))
+        error = d[rows].bmm(block.abs_()).add_(run.floor * abs(factor))
         if pulled is not None:
             error += pulled[rows, None] @ block
         observed = latents.observed[rows, columns].to(torch.float64)

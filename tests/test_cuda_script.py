@@ -12,7 +12,6 @@ from benchmarks.cuda import laws
 from benchmarks.cuda.__main__ import PAGE, PARTS, RESULTS, page
 from benchmarks.cuda.rows import Row, Share, law_table, off, summed
 from gradcheck.catalogue import CATALOGUE, Entry
-from gradcheck.chunks import products
 from gradcheck.equivalent import equivalent_loss
 from gradcheck.problems import Spec, build
 
@@ -64,14 +63,3 @@ def test_losses_stay_on_the_device_of_their_case(entry: Entry) -> None:
     for loss in (entry.loss(case), equivalent_loss(entry.derivation, case)):
         (gradient,) = torch.autograd.grad(loss.sum(), case.output, retain_graph=True)
         assert gradient.device.type == "meta"
-
-
-@pytest.mark.parametrize("size", [100, 8192, 3 * 8192 + 5])
-def test_products_in_pieces_are_the_products(size: int) -> None:
-    g = torch.Generator().manual_seed(size)
-    a, b = (torch.randn(1, rows, size, generator=g, dtype=torch.float64) for rows in (2, 3))
-    whole, pieces = (products(a, b, in_pieces=how) for how in (False, True))
-    # each is a sum of so many products, in some order: n·u·Σ|a||b| holds for any (Higham 2002, (3.5))
-    bound = 2 * size * 2**-53 * (a.abs() @ b.abs().mT)
-    assert ((whole - pieces).abs() <= bound).all()
-    assert pieces.shape == (1, 2, 3)

@@ -14,6 +14,7 @@ from benchmarks.speed import peak
 from derivations.notation import D
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.catalogue import CATALOGUE, Entry, entry
+from gradcheck.chunks import _inner
 from gradcheck.compare import branch, compare_branches, gradient_of, required_gradients, with_ties
 from gradcheck.compiled import evaluate
 from gradcheck.conventions import declare
@@ -180,6 +181,23 @@ def test_bfloat16_sees_a_factor(name: str, mistake: str) -> None:
     case = build(one.derivation, Spec(4, (16, 8), 0, policy="off", time="middle"), torch.bfloat16)
     observed = WRONG[mistake](gradient_of(one.loss(case), case.v_theta))
     assert not compare_gradient(one.derivation, case, observed).holds
+
+
+@pytest.mark.parametrize("pairs", [((0, 0), (1, 1), (2, 2)), ((0, 2), (1, 1)), ((2, 0),)], ids=str)
+def test_sums_of_pairs_are_their_inner_products(pairs: tuple[tuple[int, int], ...]) -> None:
+    """Of a vector with itself, and of two."""
+    g = torch.Generator().manual_seed(0)
+    value, error = (torch.randn(2, 3, 50, generator=g, dtype=torch.float64) for _ in range(2))
+    error.abs_()
+    products, magnitudes, errors = _inner(pairs, value.clone(), error.clone(), 0.25)
+    for k, (i, j) in enumerate(pairs):
+        a, b, e_a, e_b = value[:, i], value[:, j], error[:, i], error[:, j]
+        size = (a.abs() * b.abs()).sum(1)
+        rounding = 100 * 2**-53 * size  # of 50 products and sums, in whatever order
+        assert bool(((products[:, k] - (a * b).sum(1)).abs() <= rounding).all())
+        assert bool(((magnitudes[:, k] - size).abs() <= rounding).all())
+        wanted = (e_a * b.abs() + a.abs() * e_b + 2 * 0.25 * e_a * e_b).sum(1)
+        assert bool(((errors[:, k] / wanted - 1).abs() <= 200 * 2**-53).all())
 
 
 def test_memory_does_not_grow_with_the_latents() -> None:
