@@ -79,6 +79,8 @@ def test_the_wheel_holds_the_packages_their_types_and_the_licence(wheel: Path) -
     names = {str(p.relative_to(wheel)) for p in wheel.rglob("*") if p.is_file()}
     assert {"gradcheck/py.typed", "derivations/py.typed", "gradcheck/oracle/reports/schema.json"} <= names
     assert any(n.endswith("LICENSE") for n in names)
+    studies = ("gradcheck/toy/", "gradcheck/plots/", "gradcheck/notebook/")
+    assert not [n for n in names if n.startswith(studies)]
     tops = {n.split("/")[0] for n in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"gradcheck", "derivations"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
@@ -15,8 +15,10 @@ from derivations.grammar.kinks import shown
 from derivations.torchgen import ordered_formulas
 from gradcheck.bounds import THRESHOLD
 from gradcheck.deriving.checking import Checked
-from gradcheck.deriving.result import Derived
 from gradcheck.deriving.text import masks, shortened
+
+if TYPE_CHECKING:
+    from gradcheck.deriving.result import Derived
 
 __all__ = ["JSON_VERSION", "to_json"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, replace
+from typing import TYPE_CHECKING
 
 import sympy as sp
 
@@ -16,8 +17,10 @@ from derivations.torchgen import ordered_formulas
 from gradcheck.bounds import THRESHOLD
 from gradcheck.deriving.checking import Checked
 from gradcheck.deriving.matching import Match
-from gradcheck.deriving.result import Derived
 from gradcheck.masks import mask_lines, mask_names
+
+if TYPE_CHECKING:
+    from gradcheck.deriving.result import Derived
 
 __all__ = ["latex_block", "markdown", "masks", "plain", "shortened"]
 

@@ -3,10 +3,13 @@ r"""The target and the equivalent loss as a Python module in torch."""
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from derivations.torchgen import torch_source
 from gradcheck import tensor_ops
-from gradcheck.deriving.result import Derived
+
+if TYPE_CHECKING:
+    from gradcheck.deriving.result import Derived
 
 __all__ = ["module_source"]
 

@@ -14,7 +14,7 @@ from derivations.notation import k
 from gradcheck.case import Case
 from gradcheck.catalogue import entry
 from gradcheck.compiled import evaluate
-from gradcheck.plots.style import CYCLE, curve, labels, legend, styled, subplots
+from gradcheck.style import CYCLE, curve, labels, legend, styled, subplots
 
 __all__ = ["DIMENSIONS", "Errors", "approximation_picture", "errors", "exact_errors", "random_errors"]
 

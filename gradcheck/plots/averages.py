@@ -19,7 +19,7 @@ from derivations.notation import C1, D, clip_high, clip_low, delta, noise_level,
 from derivations.theorems import THEOREMS
 from derivations.theorems.advantages import success_factor
 from derivations.theorems.value import data_std
-from gradcheck.plots.style import curve, labels, png, styled, subplots
+from gradcheck.style import curve, labels, png, styled, subplots
 
 __all__ = ["averages_picture", "main", "values"]
 

@@ -12,8 +12,8 @@ from derivations.notation import ratio
 from gradcheck.catalogue import entry
 from gradcheck.compare import gradient_of
 from gradcheck.compiled import evaluate
-from gradcheck.plots.style import STYLE, curve, labels, legend, styled, subplots
 from gradcheck.problems import complete
+from gradcheck.style import STYLE, curve, labels, legend, styled, subplots
 
 __all__ = ["CLIP", "Pulls", "along_line", "clipping_picture", "over_ratio"]
 

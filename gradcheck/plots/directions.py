@@ -29,8 +29,8 @@ from derivations.notation import quantity
 from derivations.render import closing_row, latex
 from gradcheck.catalogue import entry
 from gradcheck.equivalent import target
-from gradcheck.plots.style import STYLE
 from gradcheck.problems import complete
+from gradcheck.style import STYLE
 
 __all__ = ["IN_WORDS", "METHODS", "SCENE", "Panel", "draw", "main", "panel", "point", "pull", "save", "single"]
 

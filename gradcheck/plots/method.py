@@ -18,8 +18,8 @@ from gradcheck.catalogue import entry
 from gradcheck.compare import gradient_of
 from gradcheck.equivalent import squared_distance, target
 from gradcheck.plots.directions import SCENE
-from gradcheck.plots.style import STYLE, curve, labels, legend, styled, subplots
 from gradcheck.problems import complete
+from gradcheck.style import STYLE, curve, labels, legend, styled, subplots
 from gradcheck.tensor_ops import clip_mask, surrogate
 
 __all__ = ["CLIP", "Merged", "clip_picture", "equal_gradients_picture", "merged", "mixture_picture", "scene_case"]

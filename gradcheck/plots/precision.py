@@ -17,8 +17,8 @@ from gradcheck.catalogue import entry
 from gradcheck.compare import gradient_of
 from gradcheck.compiled import evaluate
 from gradcheck.error_scale import error_scale
-from gradcheck.plots.style import CYCLE, DASHES, STYLE, curve, labels, legend, styled, subplots
 from gradcheck.problems import complete
+from gradcheck.style import CYCLE, DASHES, STYLE, curve, labels, legend, styled, subplots
 
 __all__ = [
     "DIMENSIONS",

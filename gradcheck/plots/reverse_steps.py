@@ -15,7 +15,7 @@ from derivations.calculus import components
 from derivations.derivation import inline
 from derivations.sde import SDES, ReverseStep
 from gradcheck.bounds import Analysis
-from gradcheck.plots.style import STYLE, curve, labels, legend, styled, subplots
+from gradcheck.style import STYLE, curve, labels, legend, styled, subplots
 
 __all__ = [
     "MIXTURE", "SETTINGS", "Coefficients", "Mixture", "cdf_distance", "coefficients", "coefficients_picture",

@@ -26,8 +26,8 @@ from derivations.sde import reverse_step
 from gradcheck.catalogue import entry
 from gradcheck.compare import gradient_of
 from gradcheck.plots.reverse_steps import coefficients
-from gradcheck.plots.style import CYCLE, curve, labels, legend, styled, subplots
 from gradcheck.problems import complete
+from gradcheck.style import CYCLE, curve, labels, legend, styled, subplots
 
 __all__ = ["D", "Reward", "backward_reward", "forward_reward", "measured", "signal_picture", "signal_to_noise"]
 

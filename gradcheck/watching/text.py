@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import statistics
+from typing import TYPE_CHECKING
 
-from gradcheck.watching.lines import Report, StepLine
+if TYPE_CHECKING:
+    from gradcheck.watching.lines import Report, StepLine
+
 
 __all__ = ["failure_line", "summary"]
 

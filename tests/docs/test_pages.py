@@ -321,3 +321,8 @@ def test_entries_for_several_names_are_split() -> None:
 @pytest.mark.parametrize("path", sorted((DOCS / "_static").glob("*.*")), ids=lambda p: p.name)
 def test_nothing_is_loaded_from_elsewhere(path: Path) -> None:
     assert not re.search(r"https?://(?!www\.w3\.org/)", path.read_text())
+
+
+def test_what_one_may_rely_on_is_what_the_package_exports() -> None:
+    page = (ROOT / "docs/public.md").read_text()
+    assert set(re.findall(r"`gradcheck\.(\w+)`", page)) == set(gradcheck.__all__)

@@ -19,7 +19,7 @@ from matplotlib.patches import Circle, FancyArrowPatch
 from gradcheck.oracle.reports.directions import Directions
 from gradcheck.oracle.reports.shared import number
 from gradcheck.oracle.results import Result
-from gradcheck.plots.style import STYLE
+from gradcheck.style import STYLE
 
 __all__ = ["histograms", "plane"]
 

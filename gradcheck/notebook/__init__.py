@@ -28,9 +28,9 @@ from gradcheck.bounds import THRESHOLD
 from gradcheck.catalogue import ALGORITHMS, Entry, entries, entry
 from gradcheck.compare import compare, gradient_of, required_gradients
 from gradcheck.errors import InputError
-from gradcheck.plots.style import PAGE_WIDTH, png
 from gradcheck.problems import Spec, build
 from gradcheck.steps import check_step
+from gradcheck.style import PAGE_WIDTH, png
 from gradcheck.verification import check_random
 
 __all__ = [
