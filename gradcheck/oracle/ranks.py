@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from derivations.pieces import Piece
 from gradcheck.oracle.adapter import AdapterError
 from gradcheck.oracle.judging import Judge, look_at_gradient
 from gradcheck.oracle.results import Diagnosis
@@ -87,9 +88,17 @@ def another_batch(judge: Judge) -> Diagnosis | None:
 
 def _right_on(judge: Judge, axes: int) -> bool:
     try:
-        return all(look_at_gradient(judge, judge.case(spec)).holds for spec in _specs(axes, judge))
+        return all(
+            look_at_gradient(judge, judge.case(spec)).holds for spec in _on_both_sides(_specs(axes, judge), judge)
+        )
     except AdapterError:
         return False
+
+
+def _on_both_sides(specs: list[Spec], judge: Judge) -> list[Spec]:
+    """The same, and where ratios are clipped too: code without a clip is right inside it."""
+    clipped = ("far", "mixed") if Piece.RATIO in judge.conventions.derivation.pieces else ()
+    return [*specs, *(replace(spec, policy=policy) for policy in clipped for spec in specs)]
 
 
 def _right_arranged(judge: Judge, axes: int, taken: int) -> bool:

@@ -192,6 +192,15 @@ def test_a_sum_over_the_batch_beside_another_mistake_is_told_as_a_sum() -> None:
     assert "the batch is summed" in found.cause
 
 
+def test_a_missing_clip_is_not_hidden_by_what_is_right_for_one_time() -> None:
+    """The averaged deviation alone is right where all samples have one time; without a clip that is not so."""
+    wrong = {"std": lambda s, c: c.C2.mean() + 0 * c.C2, "clip": lambda s, c, r: r}
+    found = told(Step(wrong).flow_grpo, "flow_grpo", log_prob_reduction="mean")
+    assert "std-mean" in found.name, found.cause
+    assert "the ratio is not clipped" in found.cause
+    assert found.declare == ""
+
+
 def test_what_is_one_mistake_in_two_wordings_is_told_once() -> None:
     """Without a ratio the model's ratio to itself has the same gradient, on every problem."""
 
