@@ -233,8 +233,10 @@ def _likely(e: Evidence, pool: list[Mistake]) -> Iterator[tuple[Mistake, Mistake
 
 
 def _unclipped(e: Evidence) -> dict[sp.Symbol, sp.Expr]:
-    """The surrogate without its clip, if the loss has one."""
+    """The surrogate without its clip, or the loss without its bound on a divergence, if it has one."""
     table = e.trial.stated.table
+    if n.divergence in table:
+        return {n.divergence: sp.S.Zero}
     if SURROGATE not in table:
         return {}
     a, r, _, _ = table[SURROGATE].args
