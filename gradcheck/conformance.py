@@ -101,6 +101,10 @@ def load_found(text: str, conventions: Conventions | None) -> list[Found]:
     """
     module, name = _module(text)
     every = found_in(module)
+    steps = _steps_of(module)
+    every += [Found(each, step) for each, step in steps.items()]
+    if name in steps:
+        return [Found(name, steps[name])]
     if not name:
         if not every:
             raise InputError(
@@ -126,6 +130,15 @@ def load_found(text: str, conventions: Conventions | None) -> list[Found]:
         )
     _takes_a_case(text, function)
     return [Found(text, Target(function, text, conventions, source=text))]
+
+
+def _steps_of(module: ModuleType) -> dict[str, Any]:
+    """Its trainers' steps, of :mod:`gradcheck.distributed`, which is only loaded if the module has loaded it."""
+    if "gradcheck.distributed.declaration" not in sys.modules:
+        return {}
+    from gradcheck.distributed.checked import steps_of
+
+    return dict(steps_of(module))
 
 
 def load_function(text: str) -> tuple[Callable[[Case], Any], Conventions | None]:

@@ -25,11 +25,11 @@ from gradcheck.errors import InputError, one_of
 from gradcheck.oracle.results import Judgement, Outcome, Result
 from gradcheck.oracle.target import Settings
 
-__all__ = ["judge", "judge_on", "usable_gpus"]
+__all__ = ["REFERENCE", "judge", "judge_on", "usable_gpus"]
 
 T = TypeVar("T")
 
-_REFERENCE = "docs/distributed.md; the gradient of a mean over the global batch is linear in its samples"
+REFERENCE = "docs/distributed.md; the gradient of a mean over the global batch is linear in its samples"
 
 
 def judge(step: Callable[..., Any] | Trainer, settings: Settings | None = None, only: Sequence[str] = ()) -> Judgement:
@@ -89,7 +89,7 @@ def judge_on(ranks: Processes, trainer: Trainer, settings: Settings, only: Seque
         results += _skipped(trainer, settings, only, "cuda", "torch sees no CUDA device")
     seconds = time.perf_counter() - start
     declared = f"{trainer.declaration.describe()}; {_ranks(ranks.size)}"
-    judgement = Judgement(trainer.name, declared, tuple(results), _REFERENCE, settings.seed, seconds, printed)
+    judgement = Judgement(trainer.name, declared, tuple(results), REFERENCE, settings.seed, seconds, printed)
     return ranks.agreed(lambda: judgement)
 
 

@@ -77,6 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Judge every target; 0 if all conform, 1 if one does not, 2 if one could not be judged."""
     import torch
 
+    from gradcheck.distributed.declaration import OBLIGATIONS as STEP_OBLIGATIONS
     from gradcheck.oracle.isolation.checking import CheckJob, judged
     from gradcheck.oracle.isolation.memory import available_memory
     from gradcheck.oracle.isolation.parent import possible
@@ -84,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     from gradcheck.oracle.parts.conforming import PART_OBLIGATIONS
     from gradcheck.oracle.runner import check_only
     from gradcheck.oracle.target import Settings, sizes
-    from gradcheck.oracle.text import brief_text, judgement_text, verdict_text
+    from gradcheck.oracle.text import DIRECTIONS, brief_text, judgement_text, verdict_text
     from gradcheck.oracle.writing import check_writable, save_script, write_reports
 
     torch.set_num_threads(1)  # small tensors: threads cost more than they bring
@@ -100,8 +101,9 @@ def run(arguments: argparse.Namespace) -> int:
         latent=sizes(arguments.latent),
         batch=arguments.batch,
     )
-    only = [forgiven(name, [*(o.id for o in OBLIGATIONS), *PART_OBLIGATIONS]) for name in arguments.only]
-    check_only([name for name in only if name not in PART_OBLIGATIONS])
+    others = (*PART_OBLIGATIONS, *STEP_OBLIGATIONS)
+    only = [forgiven(name, [*(o.id for o in OBLIGATIONS), *others]) for name in arguments.only]
+    check_only([name for name in only if name not in others])
     memory = available_memory() if arguments.memory is None else _memory(arguments.memory)
     earlier = _baseline(arguments.baseline)
     declared = declared_by(arguments)
@@ -126,7 +128,8 @@ def run(arguments: argparse.Namespace) -> int:
             print(_in_colours(prose(brief_text(one.judgement))), flush=True)
             continue
         several = one.several or len(texts) > 1
-        shown = judgement_text(one.judgement, verbose=arguments.verbose, several=several, save=save_script)
+        rows = "weights    of each sample in the gradient" if one.trainer else DIRECTIONS
+        shown = judgement_text(one.judgement, verbose=arguments.verbose, several=several, save=save_script, rows=rows)
         print(_in_colours(prose(shown)), end="\n\n", flush=True)
         if one.judgement.unjudged:
             told = f"[gradcheck] {one.judgement.target} could not be judged: {one.judgement.unjudged}"

@@ -11,7 +11,16 @@ from derivations.wrapping import wrap_formula, wrap_words
 from gradcheck.oracle.isolation.words import cut
 from gradcheck.oracle.results import Diagnosis, Judgement, Raised, Result
 
-__all__ = ["UNDECLARED", "UNEXPLAINED", "Save", "brief_text", "failure_text", "judgement_text", "verdict_text"]
+__all__ = [
+    "DIRECTIONS",
+    "UNDECLARED",
+    "UNEXPLAINED",
+    "Save",
+    "brief_text",
+    "failure_text",
+    "judgement_text",
+    "verdict_text",
+]
 
 _MARKS = {
     "passed": "ok",
@@ -42,6 +51,9 @@ UNDECLARED = (
 """What is said beside them."""
 
 
+DIRECTIONS = "gradient   on the field's directions"
+"""What a decomposition is of: the row's word, and on what."""
+
 Save = Callable[[str, Result], Path | None]
 """Writes a failure's script to a file, and says which; ``None`` where it cannot be written."""
 
@@ -53,6 +65,7 @@ def judgement_text(
     verbose: bool = True,
     several: bool = False,
     save: Save | None = None,
+    rows: str = DIRECTIONS,
 ) -> str:
     """The judgement for a terminal.
 
@@ -62,6 +75,7 @@ def judgement_text(
         verbose: every failure in full; else the first one, and the others in the table alone.
         several: it is one of several, so that, unless verbose, only what fails is listed.
         save: writes the scripts to files, so that one line to run is printed in their place.
+        rows: what a diagnosis's decomposition is of.
     """
     shown_rows = [r for r in judgement.results if verbose or not several or not r.good]
     declaration = f"  ({judgement.declaration})" if judgement.declaration else ""
@@ -72,7 +86,10 @@ def judgement_text(
         cause = (r.diagnosis.name if r.diagnosis else "", r.device)
         seen_before = cause in shown
         with_script = scripts and not seen_before
-        lines += ["", failure_text(r, judgement.target, "", brief=seen_before, with_script=with_script, save=save)]
+        lines += [
+            "",
+            failure_text(r, judgement.target, "", brief=seen_before, with_script=with_script, save=save, rows=rows),
+        ]
         shown.add(cause)
     if len(bad) > 1 and not verbose:
         others = f"{len(bad) - 1} other{'s' if len(bad) > 2 else ''}"
@@ -144,6 +161,7 @@ def failure_text(
     brief: bool = False,
     with_script: bool = True,
     save: Save | None = None,
+    rows: str = DIRECTIONS,
 ) -> str:
     """One failure: why, what was demanded and seen, how to see it again, and where it is written."""
     o = result.outcome
@@ -171,7 +189,7 @@ def failure_text(
     if o.spec is not None:
         lines.append(f"  problem    batch {o.spec.batch}, latent {o.spec.latent}, {result.dtype} on {result.device}")
     if d is not None and not brief and d.observed:
-        lines.append("  gradient   on the field's directions, yours beside the required one:")
+        lines.append(f"  {rows}, yours beside the required one:")
         lines += _side_by_side(d.observed, d.required)
     if with_script and result.script:
         file = save(target, result) if save is not None else None

@@ -66,15 +66,17 @@ class CheckJob:
         one = found[self.index]
         target = one.subject
         send("begins", target.name, *_about(target, self.settings, self.only))
+        if not isinstance(target, Target | PartTarget):
+            send("trainer")
         problem = one.problem or spoiled
         if problem:
             send("broken", problem)
             return
         try:
-            if isinstance(target, PartTarget):
-                judgement = target.attempt(self.settings, self.only)
-            else:
+            if isinstance(target, Target):
                 judgement = attempt(target, self.settings, self.only, lambda result: send("result", result))
+            else:
+                judgement = target.attempt(self.settings, self.only)
             send("judgement", judgement, self._pictures(target, judgement))
         except InputError as error:
             send("refused", error.problems)
@@ -99,20 +101,22 @@ class CheckJob:
         return found, f"importing {self.text.partition('::')[0]} {'; '.join(clauses)}" if clauses else ""
 
     def _pictures(self, target: Any, judgement: Judgement) -> dict[Any, Any]:
-        if not self.pictures or judgement.unjudged or isinstance(target, PartTarget):
+        if not self.pictures or judgement.unjudged or not isinstance(target, Target):
             return {}
         from gradcheck.oracle.reports.directions import failure_directions
 
         return failure_directions(target, self.settings, judgement)
 
 
-def _about(target: Target | PartTarget, settings: Settings, only: Sequence[str]) -> tuple[str, str, list[Result]]:
+def _about(target: Any, settings: Settings, only: Sequence[str]) -> tuple[str, str, list[Result]]:
     """Its declaration and reference, and what every obligation comes to if nothing more is heard."""
     if isinstance(target, PartTarget):
         part = target.build(settings.seed)
         blank = Outcome("unjudged")
         results = [Result(c.id, c.statement, c.catches, blank, "cpu", part.info.dtype) for c in part.checks]
         declaration, reference = part.info.declaration, part.info.reference
+    elif not isinstance(target, Target):  # a trainer's step
+        declaration, reference, results = target.about(settings)
     else:
         places = devices(settings.device)
         results = [unjudged(o, settings, device, "") for device in places for o in OBLIGATIONS]
@@ -130,6 +134,7 @@ class Judged:
         pictures: of its failures.
         refused: what is wrong with the target or the options, if that is it.
         nothing: whether the file decorates nothing, or cannot be imported and does not mention this package.
+        trainer: whether it is a trainer's step, whose text is another one.
     """
 
     judgement: Judgement
@@ -137,6 +142,7 @@ class Judged:
     pictures: Mapping[Any, Any] = field(default_factory=dict)
     refused: str = ""
     nothing: bool = False
+    trainer: bool = False
 
 
 def judged(
@@ -260,6 +266,7 @@ class _Heard:
     pictures: Mapping[Any, Any] = field(default_factory=dict)
     refused: str = ""
     nothing: bool = False
+    trainer: bool = False
     reason: str = ""
     printed: str = ""
 
@@ -270,7 +277,7 @@ class _Heard:
 
     def judged(self, count: int) -> Judged:
         """What became of it, where its target has so many."""
-        return Judged(self.judgement(), count > 1, self.pictures, self.refused, self.nothing)
+        return Judged(self.judgement(), count > 1, self.pictures, self.refused, self.nothing, self.trainer)
 
     def hear(self, word: str, *data: Any) -> None:
         match word:
@@ -278,6 +285,8 @@ class _Heard:
                 (self.found,) = data
             case "begins":
                 self.name, self.declaration, self.reference, self.blanks = data
+            case "trainer":
+                self.trainer = True
             case "result":
                 self.results += data
                 self.progress(f"{self.name}: {len(self.results)} of {len(self.blanks)} obligations, {data[0].id}")
