@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -58,6 +59,30 @@ def test_bad_adapters_are_told_so(function: Callable[[Any], Any], message: str) 
     assert message in str(raised.value)
     assert "mine" in str(raised.value) or "--timeout" in str(raised.value)
     assert judge(Target(right, "right", AWM), Settings(max_examples=2)).holds
+
+
+def test_a_loss_that_hangs_in_another_thread_is_told_so() -> None:
+    """There no alarm signal goes off; a loop that swallows every exception ends all the same."""
+
+    def stubborn(case: Any) -> Tensor:
+        while True:
+            try:
+                time.sleep(0.001)
+            except Exception:
+                continue
+
+    def work() -> None:
+        try:
+            judge(Target(stubborn, "mine", AWM), Settings(timeout=0.2))
+        except AdapterError as error:
+            said.append(str(error))
+
+    said: list[str] = []
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert "one call took longer than the 0.2 s that --timeout allows (test_adapter.py:" in said[0]
 
 
 def test_a_loss_per_sample_is_taken_where_it_is_declared() -> None:

@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
                 "gradcheck.style",
                 "gradcheck.tensor_ops",
                 "gradcheck.case",
+                "gradcheck.clock",
                 "gradcheck.masks",
             ),
         ),

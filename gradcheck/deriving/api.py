@@ -16,8 +16,8 @@ from derivations.notation import Quantity
 from derivations.parameterisation import OUTPUT, changed
 from derivations.render import text
 from derivations.sde import REVERSE_STEPS
+from gradcheck.clock import DeadlineError, deadline
 from gradcheck.deriving.checking import check
-from gradcheck.deriving.deadline import DeadlineError, deadline
 from gradcheck.deriving.matching import matches
 from gradcheck.deriving.result import Derived, InOutput
 from gradcheck.errors import InputError

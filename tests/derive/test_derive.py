@@ -27,9 +27,9 @@ from derivations.grammar import Statement, read
 from gradcheck.bounds import THRESHOLD
 from gradcheck.catalogue import CATALOGUE, Entry
 from gradcheck.cli import main
+from gradcheck.clock import DeadlineError, deadline
 from gradcheck.compare import Comparison, gradient_of
 from gradcheck.deriving.checking import _specs, _Text, check
-from gradcheck.deriving.deadline import DeadlineError, deadline
 from gradcheck.deriving.matching import matches
 from gradcheck.deriving.result import Derived
 from gradcheck.errors import InputError

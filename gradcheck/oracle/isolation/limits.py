@@ -1,8 +1,9 @@
 r"""The time that one call may take: from outside where a process watches, else by an alarm that insists.
 
 In a process of its own (:mod:`.child`) a call only says when it must have ended; whoever watches ends the process.
-Elsewhere, on the main thread of systems that have it, the alarm signal interrupts Python code.  What it raises is no
-:class:`Exception`, so that ``except Exception`` in a retry loop does not swallow it, and it goes off again and again.
+Elsewhere, on the main thread of systems that have it, the alarm signal interrupts Python code, and in other threads an
+exception from outside does (:mod:`gradcheck.clock`).  What is raised is no :class:`Exception`, so that ``except
+Exception`` in a retry loop does not swallow it, and it comes again and again.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from gradcheck.clock import DeadlineError, deadline
 from gradcheck.oracle.isolation.words import frame_place
 
 __all__ = ["TimeUp", "Watch", "overdue", "time_limit", "watched", "watched_by"]
@@ -76,7 +78,17 @@ def _outside(seconds: float) -> Iterator[None]:
 @contextlib.contextmanager
 def _alarm(seconds: float) -> Iterator[None]:
     if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
-        yield
+        places: list[str] = []
+
+        class Late(TimeUp):
+            def __init__(self) -> None:
+                super().__init__(overdue("one call", seconds, "".join(places[:1])))
+
+        try:
+            with deadline(seconds, Late, lambda frame: places.append(frame_place(frame))):
+                yield
+        except DeadlineError:
+            raise Late from None
         return
 
     def interrupt(signum: int, frame: Any) -> None:

@@ -1,7 +1,8 @@
 """A limit on the time that a piece of work may take, in any thread and on any system.
 
-SymPy's own work is Python code, and its numbers are kept small by the grammar's limits, so an exception that is raised
-in the working thread stops it at the next instruction.
+An exception is raised in the working thread, which meets it at its next instruction of Python.  What waits inside one
+call of the system or of C, such as a long ``sleep``, is not interrupted before that call returns; on the main thread an
+alarm signal does better (:mod:`gradcheck.oracle.isolation.limits`), and a process of its own does best.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import gc
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 __all__ = ["DeadlineError", "deadline"]
 
@@ -41,8 +43,18 @@ def _may_raise(ident: int) -> bool:
 
 
 @contextmanager
-def deadline(seconds: float | None) -> Iterator[None]:
-    """Raise :class:`DeadlineError` if the block takes longer; ``None`` sets no limit."""
+def deadline(
+    seconds: float | None,
+    stop: type[BaseException] = _Stopped,
+    seen: Callable[[FrameType | None], None] = lambda frame: None,
+) -> Iterator[None]:
+    """Raise :class:`DeadlineError` if the block takes longer; ``None`` sets no limit.
+
+    Args:
+        seconds: of the clock.
+        stop: what is raised inside, without arguments, for code that catches everything and has to know it.
+        seen: is told the frame that the thread was in when its time was up.
+    """
     if seconds is None:
         yield
         return
@@ -56,7 +68,8 @@ def deadline(seconds: float | None) -> Iterator[None]:
             wait = 0.002
             with lock:
                 if not done.is_set() and _may_raise(ident):
-                    ctypes.pythonapi.PyThreadState_SetAsyncExc(worker, ctypes.py_object(_Stopped))
+                    seen(sys._current_frames().get(ident))
+                    ctypes.pythonapi.PyThreadState_SetAsyncExc(worker, ctypes.py_object(stop))
                     wait = 1.0
 
     def end() -> None:
@@ -70,6 +83,6 @@ def deadline(seconds: float | None) -> Iterator[None]:
             yield
         finally:
             end()
-    except _Stopped:
+    except stop:
         end()
         raise DeadlineError(f"more than {seconds:g} s") from None
