@@ -189,7 +189,7 @@ def _pairs(judge: Judge, e: Evidence, pool: list[Mistake]) -> Iterator[tuple[Mis
         # where the policies are one the ratio is 1, so that what two mistakes do to a length is multiplied exactly
         on_policy = observe(judge, 1, ("on-policy",), "typical")
         if bool(on_policy.observed.isfinite().all()):
-            yield from _likely(on_policy, pool)
+            yield from _likely(on_policy, pool, _EVERY // 5)  # what does nothing there ties
     if len(pool) ** 2 <= 4 * _EVERY:
         yield from combinations(pool, 2)
         return
@@ -199,7 +199,7 @@ def _pairs(judge: Judge, e: Evidence, pool: list[Mistake]) -> Iterator[tuple[Mis
     yield from _with_a_turning_one(e, pool)
 
 
-def _likely(e: Evidence, pool: list[Mistake]) -> Iterator[tuple[Mistake, Mistake]]:
+def _likely(e: Evidence, pool: list[Mistake], most: int = _TRIED) -> Iterator[tuple[Mistake, Mistake]]:
     """Pairs of which one scales a sample and the other does what is left, or each of which changes another term.
 
     They are compared where nothing is clipped, since a pair is clipped elsewhere than either of its mistakes is.
@@ -225,7 +225,7 @@ def _likely(e: Evidence, pool: list[Mistake]) -> Iterator[tuple[Mistake, Mistake
             hit = _close(plain, (observed - plain[i] + required).expand_as(plain), e).all(1)
             scores[i] = torch.maximum(scores[i], hit.to(scores))
     flat = torch.maximum(scores, scores.T).triu(1)
-    for place in flat.flatten().argsort(descending=True, stable=True)[:_TRIED].tolist():
+    for place in flat.flatten().argsort(descending=True, stable=True)[:most].tolist():
         i, j = divmod(place, len(pool))
         if float(flat[i, j]) * int(loud.sum()) < _AT_LEAST:
             break
