@@ -1,16 +1,19 @@
-"""How long proving and judging take, as ratios measured in one run: ``python benchmarks/startup.py``.
+"""How long proving and judging take, as ratios measured in one run: ``python -m benchmarks.startup``.
 
 Proving every derivation, imports included, is measured against ``import sympy``; ``gradcheck check`` on the README's
-loss, at the default number of examples, against ``import torch``.  Each is the best of several fresh processes.
+loss, at the default number of examples, and on a file of twenty, against ``import torch``.  Each is the best of several
+fresh processes; what takes long runs once.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 PROVE_EVERYTHING = """
@@ -49,49 +52,68 @@ def test_guard(case):
 """
 
 
-GOAL = 10
-"""Times ``import sympy``, for proving what there was when the goal was set: 560 steps."""
-
-STEPS = 560
+LOSSES = 20
+"""How many losses the larger file has."""
 
 
-def best(command: Sequence[str], times: int = 3) -> float:
-    """Shortest wall time of a fresh process, in seconds."""
-    found = []
+@dataclass(frozen=True)
+class Taken:
+    """Seconds that a fresh process and its children took, by the clock and of processors."""
+
+    wall: float
+    processor: float
+
+    def __truediv__(self, unit: Taken) -> tuple[str, str]:
+        return f"{self.wall / unit.wall:.1f}", f"{self.processor / unit.processor:.1f}"
+
+    def __str__(self) -> str:
+        return f"{self.wall:.1f} s"
+
+
+def best(command: Sequence[str], times: int = 3) -> Taken:
+    """The shortest of several runs, of each time."""
+    walls, processors = [], []
     for _ in range(times):
-        start = time.perf_counter()
+        before, start = os.times(), time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        found.append(time.perf_counter() - start)
-    return min(found)
+        walls.append(time.perf_counter() - start)
+        after = os.times()
+        processors.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    return Taken(min(walls), min(processors))
 
 
-def figures() -> list[tuple[str, str, str]]:
-    """What was measured, the ratio, and the goal."""
+def several(count: int) -> str:
+    """A file of as many losses, each of a name of its own."""
+    imports, loss = GUARD.split("@gradcheck")
+    return imports + "".join("@gradcheck" + loss.replace("test_guard", f"test_guard_{i}") for i in range(count))
+
+
+def figures(times: int = 3) -> list[tuple[str, str, str, str]]:
+    """What was measured, by the clock, in processor time, and the goal."""
     python = [sys.executable, "-c"]
-    sympy, proving = best([*python, "import sympy"]), best([*python, PROVE_EVERYTHING])
+    sympy, proving = best([*python, "import sympy"], times), best([*python, PROVE_EVERYTHING], times)
     proved = subprocess.run([*python, PROVE_EVERYTHING], check=True, capture_output=True, text=True)
-    steps = int(proved.stdout)
+    command = [sys.executable, "-m", "gradcheck.cli"]
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "test_guard.py"
-        file.write_text(GUARD)
-        torch, checking = (
-            best([*python, "import torch"]),
-            best([sys.executable, "-m", "gradcheck.cli", "check", str(file)]),
-        )
+        one, many = Path(folder) / "test_guard.py", Path(folder) / "test_guards.py"
+        one.write_text(GUARD)
+        many.write_text(several(LOSSES))
+        torch, checking = best([*python, "import torch"], times), best([*command, "check", str(one)], times)
+        at_once = best([*command, "check", str(many)], 1)
+        verifying = best([*command, "verify"], 1)
     return [
-        (f"proving every derivation, {steps} steps / `import sympy`", f"{proving / sympy:.1f}", str(GOAL)),
-        (
-            "the same for one step, all imports counted in",
-            f"{100 * proving / sympy / steps:.1f} %",
-            f"{100 * GOAL / STEPS:.1f} %",
-        ),
-        ("`gradcheck check` of a GRPO-Guard loss, default examples / `import torch`", f"{checking / torch:.1f}", "5"),
+        (f"proving every derivation, {int(proved.stdout)} steps / `import sympy`", *(proving / sympy), "5"),
+        ("`gradcheck check` of a GRPO-Guard loss, default examples / `import torch`", *(checking / torch), "2.5"),
+        (f"the same of a file of {LOSSES} losses, on {os.cpu_count()} cores", *(at_once / torch), "5"),
+        ("`make verify`, once set up", str(verifying), f"{verifying.processor:.1f} s", "10 s"),
+        ("`import torch`, which is the unit above", str(torch), f"{torch.processor:.1f} s", ""),
+        ("`import sympy`", str(sympy), f"{sympy.processor:.1f} s", ""),
     ]
 
 
 def main() -> None:
-    for what, measured, goal in figures():
-        print(f"{what}: {measured} (goal: at most {goal})")
+    for what, measured, processor, goal in figures():
+        print(f"{what}: {measured}, in processor time {processor}" + (f" (goal: at most {goal})" if goal else ""))
 
 
 if __name__ == "__main__":

@@ -57,11 +57,12 @@ def _scalars(expr: sp.Expr) -> list[sp.Expr]:
 
 
 def _coefficients(part: sp.Expr, order: int) -> sp.Expr:
-    for _ in range(order):
+    for power in range(order):
+        if power:
+            part = sp.diff(part, _STEP)
         left = calculus.residual(part.xreplace({_STEP: sp.S.Zero}))
         if left != 0:
             return left
-        part = sp.diff(part, _STEP)
     return sp.S.Zero
 
 
