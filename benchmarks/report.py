@@ -136,6 +136,7 @@ def main() -> None:
     parser.add_argument("--tally", nargs="*", type=Path, default=(), help="alarms as benchmarks.alarms counted them")
     parser.add_argument("--times", nargs="*", default=(), help="WALL,PROCESSOR of each step of `make test` that ran")
     parser.add_argument("--junit", type=Path, help="what its tests took")
+    parser.add_argument("--page", action="store_true", help="write the page of what was measured, and measure nothing")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks.md"))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -143,7 +144,7 @@ def main() -> None:
     if unknown:
         parser.error(f"PART is {', '.join(sorted(unknown))}; it must be of {', '.join(PARTS)}")
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for part in options.parts or PARTS:
+    for part in () if options.page else options.parts or PARTS:
         table = measure(part, options)
         results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}  # another run may have written meanwhile
         results[part] = f"{where()}\n\n{table}"
