@@ -33,6 +33,7 @@ from . import (
     mutants_fpo_and_dpo,
     mutants_grpo_guard,
     mutants_predictions,
+    mutants_reinforce,
     mutants_reverse_step,
     mutants_time_weights,
 )
@@ -45,6 +46,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *mutants_behaviour.MUTANTS,
     *mutants_grpo_guard.MUTANTS,
     *mutants_ddpo.MUTANTS,
+    *mutants_reinforce.MUTANTS,
     *mutants_time_weights.MUTANTS,
     *mutants_flow_dppo.MUTANTS,
     *mutants_awm.MUTANTS,

@@ -444,7 +444,14 @@ def _density_mistakes(d: Derivation) -> Iterator[Candidate]:
         if not linear:
             yield "exponent-half-missing", f"{exponent} lacks its factor 1/2", d.loss, scaled(sp.Integer(2))
             yield "exponent-half-twice", f"{exponent} has a factor 1/2 too many", d.loss, scaled(sp.Rational(1, 2))
-    if not linear:
+    if linear:
+        for name, word, wrong in (
+            ("ratio-for-log-prob", "the importance ratio", sp.exp(n.log_prob_theta - n.log_prob_old)),
+            ("probability-for-log-prob", "the probability itself", sp.exp(n.log_prob_theta)),
+        ):
+            sentence = f"{word} stands where the log-probability must"
+            yield name, sentence, d.loss.xreplace({n.log_prob_theta: wrong}), {}
+    else:
         yield "exponent-sign", f"{exponent} has the wrong sign", d.loss, scaled(sp.S.NegativeOne)
     for power, sentence in (
         (1, "the log-probability is summed over coordinates; it must be averaged"),
