@@ -78,7 +78,7 @@ _BY_RULE = ("error-averaged", "error-of-first-sample", "error-of-neighbour", "ex
 
 
 ALIKE: Mapping[str, frozenset[str]] = {
-    "ratio-missing": frozenset({"old-prediction-detached-copy", "exponential-missing"}),
+    "ratio-missing": frozenset({"old-prediction-detached-copy"}),
     "half-missing": frozenset({"ratio-squared"}),
     "half-twice": frozenset({"ratio-root"}),
     "positive-branch-alone": frozenset({"error-missing"}),

@@ -24,9 +24,10 @@ def pair_mistakes(d: Derivation) -> Iterator[Candidate]:
         yield from _likelihood_mistakes(d)
     gap = d.definitions[n.error_gap]
     subtracted = {x: sp.S.Zero for x in gap.atoms(Norm2) if not x.has(n.v_theta)}
+    other = "behaviour" if any(x.has(n.v_old) for x in subtracted) else "reference"
     yield (
         "reference-missing",
-        "the error that is to be subtracted is missing from the gap",
+        f"the {other} model's error is not subtracted: the gap is the trained model's error alone",
         d.loss,
         {n.error_gap: gap.xreplace(subtracted)},
     )
