@@ -9,13 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from derivations.pieces import Piece
+from gradcheck.case import Case
 from gradcheck.conventions import Conventions
-from gradcheck.oracle import checks
+from gradcheck.oracle import bodies, checks
 from gradcheck.oracle.judging import Judge
 from gradcheck.oracle.precision import check_precision
-from gradcheck.oracle.results import Outcome
+from gradcheck.oracle.results import Diagnosis, Outcome
 
 __all__ = ["OBLIGATIONS", "Obligation"]
+
+
+_UNNAMED = Diagnosis("unknown", "no named mistake fits")
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,14 @@ class Obligation:
         check: the function.
         applies: ``None`` where it applies, else why not.
         dtype: the precision of its cases, where that is not the one asked for.
+        body: the lines of a script that show its failure.
+        cause: what a failure of it comes from, by itself; else the gradient's cause is sought.
+        related: whether a wrong gradient may be what ``cause`` is seen by, and is sought first.
+        alone: what it comes from where the gradient is right on ordinary problems.
+        general: whether the gradient is wrong on ordinary problems where it fails.
+        layouts: whether it is about other ranks, sizes and strides.
+        other_inputs: whether code that raises everywhere else may pass it.
+        opt_in: the setting that asks for it, where it is not checked by itself.
     """
 
     id: str
@@ -37,6 +49,14 @@ class Obligation:
     check: Callable[[Judge], Outcome]
     applies: Callable[[Conventions], str | None] = lambda conventions: None
     dtype: str = ""
+    body: Callable[[Judge, Case], list[str]] = bodies.gradient
+    cause: Diagnosis | None = None
+    related: bool = False
+    alone: Diagnosis = _UNNAMED
+    general: bool = False
+    layouts: bool = False
+    other_inputs: bool = False
+    opt_in: str = ""
 
 
 def _needs_clip(conventions: Conventions) -> str | None:
@@ -80,24 +100,30 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "hidden state, random numbers, buffers that are reused",
         checks.check_determinism,
         lambda c: "declared output_rounding='stochastic'" if c.output_rounding == "stochastic" else None,
+        body=bodies.determinism,
+        cause=Diagnosis("state", "the implementation keeps state between calls or draws random numbers"),
     ),
     Obligation(
         "inputs-untouched",
         "neither the case's tensors nor the process's settings are changed",
         "in-place operations, global seeds, dtypes and grad modes",
         checks.check_inputs_untouched,
+        body=bodies.inputs_untouched,
+        cause=Diagnosis("in-place", "an in-place operation on an input, or a change of a global setting"),
     ),
     Obligation(
         "gradient",
         "d loss / d v_theta is the derived gradient",
         "signs, factors, missing terms, reductions, wrong coefficients, detached or live quantities",
         checks.check_gradient,
+        general=True,
     ),
     Obligation(
         "equivalence",
         "weight · ‖v_theta − sg(target)‖² has the same gradient",
         "the same mistakes, seen against the squared distance",
         checks.check_equivalence,
+        body=bodies.equivalence,
     ),
     Obligation(
         "value",
@@ -105,6 +131,10 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "terms under no_grad, wrong constants",
         checks.check_value,
         _needs_values,
+        body=bodies.value,
+        alone=Diagnosis(
+            "value", "the gradient is right and the value is not: a term without gradient, or a constant, is wrong"
+        ),
     ),
     Obligation(
         "on-policy",
@@ -112,6 +142,10 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "a ratio that is not 1 on-policy, ties of min and max that lose half the gradient",
         checks.check_on_policy,
         _needs_old,
+        alone=Diagnosis(
+            "on-policy",
+            "the gradient is wrong exactly where v_theta = v_old: a tie of min and max is lost, or the ratio is not 1",
+        ),
     ),
     Obligation(
         "clip",
@@ -119,30 +153,44 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "clip missing, on the wrong side, on the log-ratio; min for max",
         checks.check_clip,
         _needs_clip,
+        general=True,
     ),
     Obligation(
         "sample-independence",
         "a sample's gradient depends on that sample alone",
         "coefficients, biases and weights averaged over the batch, broadcasts of (B,) against (B, 1)",
         checks.check_sample_independence,
+        body=bodies.sample_independence,
+        alone=Diagnosis("cross-sample", "one sample's gradient depends on the others"),
     ),
     Obligation(
         "permutation",
         "permuting the batch permutes the gradient",
         "indices and schedules that ignore the sample",
         checks.check_permutation,
+        body=bodies.permutation,
+        cause=Diagnosis("position-dependence", "a sample's place in the batch matters"),
+        related=True,
     ),
     Obligation(
         "micro-batching",
         "two halves, accumulated, give the whole",
         "reductions that do not scale with the batch",
         checks.check_micro_batching,
+        body=bodies.micro_batching,
+        cause=Diagnosis(
+            "batch-dependence", "something is normalised over the batch, or another batch_reduction is meant"
+        ),
+        related=True,
     ),
     Obligation(
         "shapes",
         "any rank, one sample, one coordinate, strided memory",
         "reshapes for one layout, broadcasts that happen to fit",
         checks.check_shapes,
+        alone=Diagnosis("layout", "right for other shapes: this layout is broadcast or reshaped wrongly ({shape})"),
+        layouts=True,
+        other_inputs=True,
     ),
     Obligation(
         "edge-times",
@@ -150,6 +198,10 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "special cases of t, dt's sign, σ's of the wrong end",
         checks.check_edge_times,
         _needs_time,
+        alone=Diagnosis(
+            "edge-times",
+            "the gradient is right amid the time axis and wrong at its ends: a special case, or a clamp of t or σ_t",
+        ),
     ),
     Obligation(
         "zero-advantage",
@@ -157,6 +209,7 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "terms that miss the advantage",
         checks.check_zero_advantage,
         _needs_advantage,
+        alone=Diagnosis("zero-advantage", "something is wrong exactly where the advantage is 0"),
     ),
     Obligation(
         "kl",
@@ -164,6 +217,7 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "KL under no_grad, its denominator, v_old for v_ref",
         checks.check_kl,
         _needs_reference_term,
+        alone=Diagnosis("kl", "the reference term is wrong where nothing else is left"),
     ),
     Obligation(
         "stop-gradient",
@@ -171,12 +225,16 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "missing detach",
         checks.check_stop_gradient,
         _needs_live_inputs,
+        body=bodies.stop_gradient,
+        cause=Diagnosis("missing-detach", "a detach() or no_grad() is missing"),
     ),
     Obligation(
         "finite",
         "no NaN and no infinity where the mathematics is finite",
         "exponentials of large numbers, 0/0, where() over an overflowing branch",
         checks.check_finite,
+        body=bodies.finite,
+        cause=Diagnosis("overflow", "an intermediate overflows, or a branch that is not taken back-propagates NaN"),
     ),
     Obligation(
         "precision",
@@ -184,12 +242,19 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "half precision inside, sums in an unlucky order",
         check_precision,
         dtype="float32",
+        alone=Diagnosis(
+            "half-precision", "right in float64 and worse than float32 in float32: part of it runs in a lower precision"
+        ),
+        other_inputs=True,
     ),
     Obligation(
         "compiled",
         "torch.compile changes nothing",
         "graph breaks that capture data, in-place tricks",
         checks.check_compiled,
+        body=bodies.compiled,
+        cause=Diagnosis("compiled", "the function captures data or state that the compiler freezes"),
+        opt_in="compiled",
     ),
 )
 """Every obligation, in the order in which it is checked and told."""

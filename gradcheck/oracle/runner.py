@@ -100,15 +100,12 @@ def _never_returned(results: list[Result]) -> tuple[list[Result], str]:
     """An implementation that raised wherever it was called was not judged, for the first reason."""
     checked = [r for r in results if r.outcome.status != "skipped"]
     raised = [(r, r.outcome.raised) for r in checked if isinstance(r.outcome, Raised)]
-    if not raised or not all(isinstance(r.outcome, Raised) or r.id in _OTHER_INPUTS for r in checked):
+    elsewhere = {o.id for o in OBLIGATIONS if o.other_inputs}  # a missing reduction does not show in a batch of one
+    if not raised or not all(isinstance(r.outcome, Raised) or r.id in elsewhere for r in checked):
         return results, ""
     first, reason = raised[0]
     before = [r for r in results[: results.index(first)] if r.outcome.status == "skipped"]
     return [*before, replace(first, outcome=Outcome("unjudged", detail=reason))], reason
-
-
-_OTHER_INPUTS = ("shapes", "precision")
-"""Batches of one, or float32: a missing reduction, or a refused float64, does not show there."""
 
 
 def check_only(only: Sequence[str]) -> None:
@@ -185,8 +182,8 @@ def check_obligation(
         compiled=settings.compiled,
     )
     not_applicable = obligation.applies(target.conventions)
-    if obligation.id == "compiled" and not settings.compiled:
-        not_applicable = "not asked for (--compiled)"
+    if obligation.opt_in and not getattr(settings, obligation.opt_in):
+        not_applicable = f"not asked for (--{obligation.opt_in})"
     if not_applicable:
         outcome = Outcome("skipped", detail=not_applicable)
     else:
@@ -222,7 +219,7 @@ def _where_it_runs(obligation: Obligation, one: Judge) -> tuple[Outcome, Judge]:
     taken = taken_axes(one) if isinstance(outcome, Raised) else ()
     if not taken:
         return outcome, one
-    if obligation.id == "shapes":
+    if obligation.layouts:
         return replace(outcome, detail=f"{outcome.detail}; it {axes_in_words(taken)}"), one
     fewer = narrowed(one, taken)
     found = _outcome(obligation, fewer)
@@ -289,80 +286,32 @@ def _worded(statement: str, prediction: str) -> str:
     return statement.replace("v_", _PUT_OUT[prediction])
 
 
-_DIRECT = {
-    "determinism": Diagnosis("state", "the implementation keeps state between calls or draws random numbers"),
-    "inputs-untouched": Diagnosis("in-place", "an in-place operation on an input, or a change of a global setting"),
-    "stop-gradient": Diagnosis("missing-detach", "a detach() or no_grad() is missing"),
-    "finite": Diagnosis("overflow", "an intermediate overflows, or a branch that is not taken back-propagates NaN"),
-    "micro-batching": Diagnosis(
-        "batch-dependence", "something is normalised over the batch, or another batch_reduction is meant"
-    ),
-    "permutation": Diagnosis("position-dependence", "a sample's place in the batch matters"),
-    "compiled": Diagnosis("compiled", "the function captures data or state that the compiler freezes"),
-}
-
-
 def _diagnosis(one: Judge, obligation: Obligation, outcome: Outcome, diagnosed: dict[str, Diagnosis]) -> Diagnosis:
     """The cause of a failing gradient, sought where this obligation looks; else what the obligation itself says."""
     known = next(iter(diagnosed.values()), None)
     if obligation.id == "gradient" and outcome.comparison is None:
         one = as_computed(one)  # it is within the declared precision's bound, and yet no rounding
-    if obligation.id in _DIRECT and known is None:
-        if obligation.id in ("micro-batching", "permutation") and _gradient_is_wrong(one):
-            pass
-        else:
-            return _DIRECT[obligation.id]
     if known is not None:
         return known
-    general = obligation.id in _GENERAL or _gradient_is_wrong(one)
-    found = diagnose(one, printed=outcome.spec) if general else _special(one, obligation, outcome)
+    if obligation.cause is not None and not (obligation.related and _gradient_is_wrong(one)):
+        return obligation.cause
+    general = obligation.general or _gradient_is_wrong(one)
+    found = diagnose(one, printed=outcome.spec) if general else _alone(obligation, outcome)
     if isinstance(found, ShownAlone):
-        special = _special(one, obligation, outcome)  # so the cause lies in what this obligation is about
-        found = special if special.name != "unknown" else found
+        alone = _alone(obligation, outcome)  # so the cause lies in what this obligation is about
+        found = alone if alone.name != "unknown" else found
     diagnosed.setdefault(obligation.id, found)
     return found
 
 
-_GENERAL = ("gradient", "clip")
-"""Where these fail, the gradient is wrong on ordinary problems."""
-
-
 def _gradient_is_wrong(one: Judge) -> bool:
     quick = replace(one, max_examples=3, dtype=torch.float64)
-    return any(
-        o.check(quick).status == "failed" for o in OBLIGATIONS if o.id in _GENERAL and not o.applies(one.conventions)
-    )
+    return any(o.check(quick).status == "failed" for o in OBLIGATIONS if o.general and not o.applies(one.conventions))
 
 
-def _special(one: Judge, obligation: Obligation, outcome: Outcome) -> Diagnosis:
+def _alone(obligation: Obligation, outcome: Outcome) -> Diagnosis:
     """The gradient is right in general, so the cause lies in what this obligation is about."""
-    sentences = {
-        "on-policy": (
-            "on-policy",
-            "the gradient is wrong exactly where v_theta = v_old: a tie of min and max is lost, or the ratio is not 1",
-        ),
-        "edge-times": (
-            "edge-times",
-            "the gradient is right amid the time axis and wrong at its ends: a special case, or a clamp of t or σ_t",
-        ),
-        "shapes": (
-            "layout",
-            f"right for other shapes: this layout is broadcast or reshaped wrongly ({_shape(outcome.spec)})",
-        ),
-        "precision": (
-            "half-precision",
-            "right in float64 and worse than float32 in float32: part of it runs in a lower precision",
-        ),
-        "value": (
-            "value",
-            "the gradient is right and the value is not: a term without gradient, or a constant, is wrong",
-        ),
-        "zero-advantage": ("zero-advantage", "something is wrong exactly where the advantage is 0"),
-        "sample-independence": ("cross-sample", "one sample's gradient depends on the others"),
-        "kl": ("kl", "the reference term is wrong where nothing else is left"),
-    }
-    name, cause = sentences.get(obligation.id, ("unknown", "no named mistake fits"))
-    return Diagnosis(name, cause)
+    return replace(obligation.alone, cause=obligation.alone.cause.replace("{shape}", _shape(outcome.spec)))
 
 
 def _shape(spec: Spec | None) -> str:
