@@ -30,6 +30,7 @@ __all__ = ["REFERENCE", "judge", "judge_on", "usable_gpus"]
 T = TypeVar("T")
 
 REFERENCE = "docs/distributed.md; the gradient of a mean over the global batch is linear in its samples"
+"""On what a trainer's judgement rests, as reports say it."""
 
 
 def judge(step: Callable[..., Any] | Trainer, settings: Settings | None = None, only: Sequence[str] = ()) -> Judgement:
