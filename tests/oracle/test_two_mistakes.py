@@ -127,6 +127,16 @@ def test_another_measure_than_the_divergence_is_no_missing_mask(wrong: Part, nam
     assert "with the same gradient" not in found.cause
 
 
+def test_a_floor_of_a_deviation_that_is_computed_once_is_named_in_all_its_places() -> None:
+    def floored(s: Step, case: Case) -> Tensor:
+        return case.C2.clamp(min=0.13)
+
+    found = told(Step({"std": floored, "scale": floored}).grpo_guard, "grpo_guard", log_prob_reduction="mean")
+    assert found.name == "std-floor"
+    assert "the log-probability, what multiplies the log-ratio and the ratio's bias" in found.cause
+    assert "to at least 0.13" in found.cause
+
+
 @pytest.mark.parametrize(
     ("reduce", "words"),
     [

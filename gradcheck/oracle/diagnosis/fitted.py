@@ -26,7 +26,16 @@ from gradcheck.oracle.mistakes import Prediction
 from gradcheck.oracle.mistakes.candidates import Overrides
 from gradcheck.oracle.mistakes.errors import MASKS, errors_of, in_errors
 from gradcheck.oracle.mistakes.functions import Bounded, DualClip, Huber, Leaky, Masked, Right
-from gradcheck.oracle.mistakes.places import MEAN_BEHIND, POLICY, SURROGATE, WHERE, Stated, stated
+from gradcheck.oracle.mistakes.places import (
+    DIVERGENCE_STD,
+    MEAN_BEHIND,
+    POLICY,
+    SURROGATE,
+    WHERE,
+    Place,
+    Stated,
+    stated,
+)
 from gradcheck.oracle.reference import overall_factor
 from gradcheck.oracle.results import Diagnosis
 
@@ -124,11 +133,23 @@ def _families(declared: Conventions) -> Iterator[_Family]:
     for place in own.deviations:
         std = f"the standard deviation in {WHERE[place]}"
         right = own.table[place]
-        yield _Family("std-shifted", f"{{c}} is added to {std}", partial(_added, place, right), _SIZES)
+        # which samples are beyond a bound tells a number only roughly
+        least, size = ("about ", "about ") if place == DIVERGENCE_STD else ("at least ", "")
+        yield _Family("std-shifted", f"{size}{{c}} is added to {std}", partial(_added, place, right), _SIZES)
         yield _Family(
-            "std-floor", f"{std} is clamped from below, to at least {{c}}", partial(_floored, place, right), _SIZES
+            "std-floor", f"{std} is clamped from below, to {least}{{c}}", partial(_floored, place, right), _SIZES
         )
-        yield _Family("std-scaled", f"{std} is {{c}} times what it must be", partial(_scaled, place, right), _SCALES)
+        times = f"{std} is {size}{{c}} times what it must be"
+        yield _Family("std-scaled", times, partial(_scaled, place, right), _SCALES)
+    shared = [p for p in own.deviations if own.table[p] == n.C2]
+    for places in (shared, shared[1:]):  # one number that a trainer computes once, the log-probability's aside or not
+        if len(places) > 1:
+            where = " and ".join([", ".join(WHERE[p] for p in places[:-1]), WHERE[places[-1]]])
+            std = f"the step's standard deviation in {where}"
+            yield _Family(
+                "std-floor", f"{std} is clamped from below, to at least {{c}}", _each(_floored, places), _SIZES
+            )
+            yield _Family("std-shifted", f"{{c}} is added to {std}", _each(_added, places), _SIZES)
     yield from _of_the_error(own)
     for signal in (n.reward, n.advantage):
         exponents = [x for x in own.table[POLICY].atoms(sp.exp) if x.has(signal)]
@@ -158,6 +179,13 @@ def _added(symbol: sp.Symbol, right: sp.Expr, c: sp.Expr) -> Overrides:
 
 def _floored(symbol: sp.Symbol, right: sp.Expr, c: sp.Expr) -> Overrides:
     return {symbol: sp.Max(right, c)}
+
+
+def _each(
+    change: Callable[[sp.Symbol, sp.Expr, sp.Expr], Overrides], places: list[Place]
+) -> Callable[[sp.Expr], Overrides]:
+    """The same change of C2 at several places."""
+    return lambda c: {place: e for p in places for place, e in change(p, n.C2, c).items()}
 
 
 def _in_the_policy(own: Stated, change: dict[sp.Expr, sp.Expr]) -> Overrides:

@@ -105,7 +105,9 @@ def _deviation_mistakes(d: Derivation) -> Iterator[Candidate]:
             yield put(f"{prefix}-doubled", "twice the step's", 2 * right)
         for least in ("1/100", "1/50", "1/20", "1/10", "1/5", "1/2"):
             floor = sp.Rational(least)
-            yield put(f"{prefix}-floor", f"clamped from below, to at least {float(floor):g}", sp.Max(right, floor))
+            # which samples are beyond a bound tells a number only roughly
+            limit = f"about {float(floor):g}" if place == at.DIVERGENCE_STD else f"at least {float(floor):g}"
+            yield put(f"{prefix}-floor", f"clamped from below, to {limit}", sp.Max(right, floor))
     several = [p for p in own.deviations if own.table[p] == n.C2]
     both = [*several, at.OVER] if at.OVER in own.table else several
     for size in range(2, len(both) + 1):
