@@ -13,12 +13,13 @@ from matplotlib.patches import FancyArrowPatch
 
 from derivations.notation import log_ratio
 from derivations.sde import SDES, ReverseStep
+from gradcheck import style
 from gradcheck.bounds import THRESHOLD
 from gradcheck.catalogue import entry
 from gradcheck.compare import gradient_of
 from gradcheck.compiled import evaluate
 from gradcheck.losses._common import sde_step
-from gradcheck.plots import approximation, clipping, directions, method, precision, reverse_steps, signal, style
+from gradcheck.plots import approximation, clipping, directions, method, precision, reverse_steps, signal
 from gradcheck.problems import complete
 
 FIGURES: dict[str, Callable[[], Figure]] = {
