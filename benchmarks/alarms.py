@@ -182,7 +182,7 @@ def observed(subject: Subject, case: Case, style: Style) -> Tensor:
 
 def worst_of_each(wanted: Reference, seen: Tensor) -> tuple[Tensor, Tensor]:
     """Each sample's largest test ratio, and the fraction of its components that can be judged, (B,)."""
-    ways = torch.stack([error_ratios(seen, g, s, wanted.dtype).flatten(1).amax(1) for g, s in wanted.branches])
+    ways = torch.stack([error_ratios(seen, g, s, wanted.dtype).flatten(1).amax(1) for g, s in wanted.ways()])
     undecided = wanted.undecided.reshape(-1).expand(len(seen))
     judged = wanted.scale.expand(seen.shape).isfinite().flatten(1).to(torch.float64).mean(1)
     return torch.where(undecided, ways.amin(0), ways[0]), judged

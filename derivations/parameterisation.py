@@ -324,7 +324,7 @@ def changed(d: Derivation, prediction: str = "v", noise_at: int = 1, error_space
     return _changed(d, prediction, noise_at, error_space)
 
 
-@lru_cache(maxsize=1000)
+@lru_cache(maxsize=300)
 def _changed(d: Derivation, prediction: str, noise_at: int, error_space: str) -> Derivation:
     if noise_at != d.noise_at:
         d = under(d, reversing_time(d))

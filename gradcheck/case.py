@@ -2,7 +2,7 @@ r"""One problem as an implementation sees it: named tensors, and nothing symboli
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -83,14 +83,15 @@ class Case:
             raise AttributeError(f"[gradcheck] {self._label} has no quantity {', '.join(sorted(unknown))}")
         return Case(self._label, {**self._quantities, **quantities})
 
-    def broadcast(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-        """Every quantity in a form in which all of them broadcast: (B, \\*latent), (B, 1, …, 1) or ().
+    def broadcast(self, dtype: torch.dtype | None = None, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """Every quantity, or those named, in a form in which all of them broadcast: (B, \\*latent), (B, 1, …, 1) or ().
 
         With a dtype, detached and cast to it.
         """
         v = self.output
         out = {}
-        for name, value in self._quantities.items():
+        for name in self._quantities if names is None else names:
+            value = self._quantities[name]
             if not isinstance(value, Tensor):
                 x = torch.tensor(value, dtype=dtype or v.dtype, device=v.device)
             else:

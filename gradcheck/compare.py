@@ -2,7 +2,8 @@ r"""The comparison: two gradients, and the largest ratio of their difference to 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import sympy as sp
@@ -16,7 +17,7 @@ from gradcheck.case import Case
 from gradcheck.catalogue import Entry
 from gradcheck.compiled import evaluate
 from gradcheck.equivalent import squared_distance
-from gradcheck.error_scale import error_scale
+from gradcheck.error_scale import LARGE, error_scale
 
 __all__ = [
     "NOTHING_SEEN",
@@ -27,6 +28,7 @@ __all__ = [
     "compare",
     "compare_branches",
     "compare_entry",
+    "compare_ways",
     "error_ratios",
     "gradient_of",
     "judgeable",
@@ -140,6 +142,30 @@ def compare_branches(
     return _worst(observed, required, scale, ratios, dtype, undecided)
 
 
+def compare_ways(
+    observed: Tensor,
+    ways: Callable[[slice], list[tuple[Tensor, Tensor]]],
+    undecided: Tensor,
+    dtype: torch.dtype,
+) -> Comparison:
+    """As :func:`compare_branches`, with the ways that some samples may go made when they are asked for: of large
+    latents one sample is held at a time."""
+    if len(observed) == 1 or observed[0].numel() <= LARGE:
+        return compare_branches(observed, ways(slice(None)), undecided, dtype)
+    column = undecided.expand(len(observed), *undecided.shape[1:])
+    rows = [slice(i, i + 1) for i in range(len(observed))]
+    found = [compare_branches(observed[row], ways(row), column[row], dtype) for row in rows]
+    worst = max(range(len(found)), key=lambda i: found[i].ratio)  # the first of several, as argmax takes it
+    resolution = min(c.resolution for c in found)
+    return replace(
+        found[worst],
+        index=(worst, *found[worst].index[1:]),
+        judged=sum(c.judged for c in found) / len(found),
+        resolution=resolution,
+        lost=not resolution < 1 and any(c.lost for c in found),
+    )
+
+
 def gradient_of(loss: Tensor, v: Tensor) -> Tensor:
     """Gradient of the summed per-sample loss; zero where the loss does not depend on the velocity."""
     if not loss.requires_grad:
@@ -235,14 +261,14 @@ def value_scale(derivation: Derivation, case: Case, loss: sp.Expr, dtype: torch.
     return torch.where(undecided, torch.maximum(scale, other_scale) + jump, scale)
 
 
-@lru_cache(maxsize=1000)
+@lru_cache(maxsize=300)
 def branch(derivation: Derivation, other: bool) -> tuple[sp.Expr, ...]:
     """Raw gradient, gradient, weight and target, on the clip's own branch or on the other one."""
     exprs = (derivation.raw_gradient, derivation.gradient, derivation.weight, derivation.target)
     return tuple(e.xreplace({m: m.other for m in sample_masks(e)}) for e in exprs) if other else exprs
 
 
-@lru_cache(maxsize=1000)
+@lru_cache(maxsize=300)
 def sample_masks(expr: sp.Expr) -> frozenset[sp.Expr]:
     """The masks that hold for whole samples; those of single coordinates are allowed for in the bound."""
     return frozenset(m for m in expr.atoms(Mask) if not coordinatewise(m))

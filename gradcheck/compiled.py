@@ -49,9 +49,8 @@ def evaluate(
     if not outputs:
         return ()
     function, arguments = _compiled(derivation, outputs)
-    values = case.broadcast(dtype)
-    results = function(**{name: values[name] for name in arguments})
-    v = values[case.output_name]
+    results = function(**case.broadcast(dtype, arguments))
+    v = case.output
     return tuple(
-        x if isinstance(x, Tensor) else torch.tensor(float(x), dtype=v.dtype, device=v.device) for x in results
+        x if isinstance(x, Tensor) else torch.tensor(float(x), dtype=dtype or v.dtype, device=v.device) for x in results
     )

@@ -47,7 +47,7 @@ CHOICES = {"clip": CLIPS, "kl": KLS, "kl_to": KL_TO, "mask": MASKS, "mask_reduct
 """The words that these pieces take."""
 
 
-@lru_cache(maxsize=1000)
+@lru_cache(maxsize=300)
 def composed(d: Derivation, pieces: Pieces, mean: bool) -> Derivation:
     """The derivation with the declared pieces put on it.
 

@@ -208,7 +208,7 @@ _NAMED_APART = {"algorithm", "loss", "given", "options", "pieces", "fixed"}
 """Fields that are declared by what they hold."""
 
 
-@lru_cache(maxsize=1000)
+@lru_cache(maxsize=300)
 def _derive(
     algorithm: str, loss: str, given: tuple[tuple[str, str], ...], options: tuple[tuple[str, str], ...]
 ) -> Derivation:

@@ -190,7 +190,7 @@ class Plan:
     floor: float
 
 
-@lru_cache(maxsize=1000)
+@lru_cache(maxsize=300)
 def planned(derivation: Derivation, scalars: tuple[str, ...], dtype: torch.dtype, outputs: tuple[sp.Expr, ...]) -> Plan:
     """Record the analysis of expressions, once for each derivation, precision and set of names.
 
@@ -222,7 +222,7 @@ def planned(derivation: Derivation, scalars: tuple[str, ...], dtype: torch.dtype
     return Plan(run.program.compiled(READ, results), tuple(run.passes), places, peaks, run.floor)
 
 
-@lru_cache(maxsize=1000)
+@lru_cache(maxsize=300)
 def values_of(
     derivation: Derivation, scalars: tuple[str, ...], outputs: tuple[sp.Expr, ...]
 ) -> tuple[Compiled, tuple[tuple[str, ...], ...]]:

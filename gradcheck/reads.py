@@ -16,7 +16,7 @@ from derivations.notation import C1
 __all__ = ["reads"]
 
 
-@lru_cache(maxsize=1000)
+@lru_cache(maxsize=300)
 def reads(derivation: Derivation) -> tuple[sp.Expr, ...]:
     """Vectors whose sum is the gradient, one for each place.
 

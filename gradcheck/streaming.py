@@ -149,14 +149,14 @@ def _judge(
         return found
 
 
-@lru_cache(maxsize=1000)
+@lru_cache(maxsize=300)
 def _branches(derivation: Derivation) -> list[tuple[sp.Expr, ...]]:
     """Raw gradient, gradient, weight and target, on the clip's branch and on the other one if there is a clip."""
     own = branch(derivation, False)
     return [own, branch(derivation, True)] if own[1].has(Mask) else [own]
 
 
-@lru_cache(maxsize=1000)
+@lru_cache(maxsize=300)
 def _of_coordinates(derivation: Derivation, exprs: tuple[sp.Expr, ...]) -> bool:
     """Whether an expression holds functions of coordinates."""
     return any(derivation.inline(expr).has(Total, Each) for expr in exprs)

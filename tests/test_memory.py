@@ -1,4 +1,4 @@
-"""Nothing grows with the number of derivations that a process has seen."""
+"""Nothing grows with the number of derivations that a process has seen, and little with the size of latents."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import gc
 import weakref
 from dataclasses import replace
 
+import pytest
 import torch
 
+from benchmarks import memory
 from gradcheck import compiled
 from gradcheck.catalogue import entry
+from gradcheck.compare import gradient_of
 from gradcheck.compiled import evaluate
+from gradcheck.conventions import declare
+from gradcheck.oracle.reference import reference
 from gradcheck.problems import Spec, build
 
 
@@ -27,3 +32,34 @@ def test_compiled_formulas_do_not_keep_every_derivation() -> None:
     del copy
     gc.collect()
     assert sum(ref() is not None for ref in kept) <= most
+
+
+def test_a_judge_of_large_latents_holds_less_than_twice_its_inputs() -> None:
+    _, compared, judged = memory.held("flow_grpo", "mean", (2**18 + 8,))
+    assert compared < 0.25
+    assert judged < 2
+
+
+@pytest.mark.parametrize(("seed", "policy"), [(0, "off"), (0, "inside"), (2, "inside"), (3, "mixed")])
+def test_samples_one_by_one_are_judged_as_all_at_once(seed: int, policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether or not rounding decides on which side of its clip each of them is."""
+    one = entry("grpo_guard", "mean")
+    case = build(one.derivation, Spec(4, (3, 5), seed, policy, time="middle", clip=3), torch.float32)
+    declaration = declare("grpo_guard", batch_reduction="mean", log_prob_reduction="mean")
+    gradient = gradient_of(one.loss(case), case.output) / 4
+    whole = reference(declaration, case)
+    wanted = [whole.compare(g) for g in (gradient, 1.01 * gradient, gradient.roll(1, 0))]
+    for module in ("gradcheck.compare", "gradcheck.oracle.reference"):
+        monkeypatch.setattr(f"{module}.LARGE", 1)
+    apart = reference(declaration, case)
+    assert torch.equal(apart.undecided, whole.undecided.expand(apart.undecided.shape))
+    for (a, scale), (b, other) in zip(apart.branches, whole.branches, strict=True):
+        # a decided sample has no other branch: what stands in its place there is looked at by nobody
+        looked_at = slice(None) if b is whole.branches[0][0] else apart.undecided.flatten()
+        torch.testing.assert_close(a[looked_at], b[looked_at], rtol=1e-12, atol=0)
+        looked_at = apart.undecided.flatten() if len(whole.branches) == 2 else slice(None)
+        torch.testing.assert_close(scale[looked_at], other[looked_at], rtol=1e-9, atol=0)
+    for g, all_at_once in zip((gradient, 1.01 * gradient, gradient.roll(1, 0)), wanted, strict=True):
+        one_by_one = apart.compare(g)
+        assert (one_by_one.holds, one_by_one.lost) == (all_at_once.holds, all_at_once.lost)
+        assert one_by_one.judged == pytest.approx(all_at_once.judged, rel=1e-12)

@@ -153,7 +153,7 @@ def predicted(declaration: Declaration, layout: Layout, choices: list[Choice]) -
     return weights(layout, over) * factors.get(factor.name, 1.0) * _masked(layout, mask.name)
 
 
-@lru_cache(maxsize=1000)
+@lru_cache(maxsize=100)
 def _masked(layout: Layout, name: str) -> Tensor:
     rank, step, ranks = layout.rank, layout.step, len(layout.sizes)
     own = (torch.arange(ranks)[:, None] == rank[None]).to(torch.float64)

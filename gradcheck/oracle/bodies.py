@@ -14,6 +14,7 @@ from gradcheck.case import Case
 from gradcheck.compare import judgeable
 from gradcheck.oracle import checks
 from gradcheck.oracle.judging import Judge
+from gradcheck.oracle.reference import per_sample
 
 __all__ = [
     "compiled",
@@ -116,7 +117,7 @@ _SAMPLES = [
 
 
 def _related(judge: Judge, case: Case, *body: str, scale: Tensor, dtype: torch.dtype, like: Tensor) -> list[str]:
-    names = checks.per_sample(case)
+    names = per_sample(case)
     return [
         f"PER_SAMPLE = {names!r}",
         *_SAMPLES,

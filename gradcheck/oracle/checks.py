@@ -35,7 +35,14 @@ from gradcheck.oracle.judging import (
     together,
 )
 from gradcheck.oracle.pace import Pace
-from gradcheck.oracle.reference import Reference, averaged_over, effective_case, overall_factor, working_dtype
+from gradcheck.oracle.reference import (
+    Reference,
+    averaged_over,
+    effective_case,
+    overall_factor,
+    per_sample,
+    working_dtype,
+)
 from gradcheck.oracle.results import Outcome
 from gradcheck.oracle.roughness import roughness
 from gradcheck.problems import Spec
@@ -369,12 +376,6 @@ def _is_latent(case: Case, name: str) -> bool:
 
 
 # ------------------------------------------------------------------------------------- across the batch
-
-
-def per_sample(case: Case) -> list[str]:
-    """Quantities with a row for each sample."""
-    skip = {"sigmas"}
-    return [n for n in case.names if isinstance(getattr(case, n), Tensor) and n not in skip]
 
 
 def two_roundings(wanted: Reference, observed: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ _LOST = {"t": 2.0, "dt": 3.0}
 which code takes that counts time the other way, or shifts its grid; a time that is kept as 1 − t is off by as much."""
 
 
-@lru_cache(maxsize=1000)
+@lru_cache(maxsize=300)
 def _on_given_states(derivation: Derivation) -> Derivation:
     """The derivation of code that is given the sampled state."""
     definitions = {s: e for s, e in derivation.definitions.items() if s != x_prev}

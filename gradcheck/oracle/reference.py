@@ -2,6 +2,7 @@ r"""What a declared implementation must return: the derived gradient under its c
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import sympy as sp
@@ -12,12 +13,12 @@ from derivations.derivation import Derivation
 from derivations.notation import error_gap, group_gap, partner_gap
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
-from gradcheck.compare import Comparison, compare, compare_branches, sample_masks, with_ties
+from gradcheck.compare import Comparison, compare, compare_ways, sample_masks, tied
 from gradcheck.compare import branch as branch_of
 from gradcheck.compiled import evaluate
 from gradcheck.conventions import Conventions
 from gradcheck.drawing import Draw
-from gradcheck.error_scale import error_scale
+from gradcheck.error_scale import LARGE, error_scale
 from gradcheck.oracle.arrangement import arranged, counts_samples, guidance_scale, others_error, unit
 from gradcheck.oracle.displaced import by_guards, by_times, by_way_of_data
 from gradcheck.problems import Spec, build
@@ -29,6 +30,7 @@ __all__ = [
     "averaged_over",
     "detours",
     "oracle_case",
+    "per_sample",
     "reference",
     "required_gradient",
 ]
@@ -43,7 +45,7 @@ _CONVERTED = 0.25
 
 @dataclass(frozen=True)
 class Reference:
-    """The required gradient, on each clip branch that rounding leaves open, with the error scale of each.
+    """The required gradient, on each clip branch that rounding leaves open, with the error scale: the wider one of two.
 
     ``output_dtype`` is the precision that the gradient is rounded to at the end, where that is lower than ``dtype``,
     and ``output_unit`` how far that puts it off, relative to it.
@@ -74,13 +76,19 @@ class Reference:
         gradient, scale = gradient.clone(), scale.clone()
         for i in undecided.nonzero().flatten().tolist():
             row = slice(i, i + 1)
-            ratios = [compare(observed[row], g[row], s[row], self.dtype).ratio for g, s in self.branches]
-            gradient[row], scale[row] = (x[row] for x in self.branches[ratios.index(min(ratios))])
+            ways = self.ways(row)
+            ratios = [compare(observed[row], g, s, self.dtype).ratio for g, s in ways]
+            gradient[row], scale[row] = ways[ratios.index(min(ratios))]
         return gradient, scale
 
     def compare(self, observed: Tensor) -> Comparison:
         """Judge an observed gradient."""
-        return compare_branches(observed, self.branches, self.undecided, self.dtype)
+        return compare_ways(observed, self.ways, self.undecided, self.dtype)
+
+    def ways(self, rows: slice = slice(None)) -> list[tuple[Tensor, Tensor]]:
+        """Some samples' branches, and the parts of both that autograd takes where rounding makes ties."""
+        own = [(required[rows], scale[rows]) for required, scale in self.branches]
+        return [(way, own[0][1]) for way in tied(own[0][0], own[1][0])] if len(own) == 2 else own
 
 
 def working_dtype(conventions: Conventions, case: Case) -> torch.dtype:
@@ -98,10 +106,50 @@ def _lower(own: torch.dtype, declared: str | None) -> torch.dtype:
 
 def reference(conventions: Conventions, case: Case, dtype: torch.dtype | None = None) -> Reference:
     """What the implementation's gradient in ``v_theta`` must be on this case, for the precision that it works in."""
-    derivation = conventions.derivation
-    effective = effective_case(conventions, case)
     factor = overall_factor(conventions, case)
     dtype = dtype or working_dtype(conventions, case)
+    alone = conventions.pairs is None and conventions.groups is None and not conventions.steps
+    if not alone or len(case.output) == 1 or case.output[0].numel() <= LARGE:
+        return _reference(conventions, case, factor, dtype)
+    rows = [slice(i, i + 1) for i in range(len(case.output))]
+    each = (_reference(conventions, sample_of(case, row), factor, dtype) for row in rows)
+    return _together(case, rows, each)
+
+
+def _together(case: Case, rows: list[slice], each: Iterator[Reference]) -> Reference:
+    """What is required of large samples, made one by one: what is held on the way is of one of them."""
+    first = None
+    branches: list[tuple[Tensor, Tensor]] = []
+    column = (len(case.output), *(1,) * (case.output.ndim - 1))
+    undecided = torch.zeros(column, dtype=torch.bool, device=case.output.device)
+    for row, one in zip(rows, each, strict=True):
+        first = first or one
+        while len(branches) < len(one.branches):  # of the samples before, rounding leaves no other branch open
+            if not branches:
+                required, scale = (torch.empty_like(case.output, dtype=torch.float64) for _ in range(2))
+                branches = [(required.detach(), scale.detach())]
+            else:
+                branches.append((branches[0][0].clone(), branches[0][1]))
+        for i, (required, scale) in enumerate(branches):
+            required[row], scale[row] = one.branches[i if len(one.branches) > 1 else 0]
+        undecided[row] = one.undecided
+    assert first is not None
+    return replace(first, branches=branches, undecided=undecided)
+
+
+def per_sample(case: Case) -> list[str]:
+    """Quantities with a row for each sample."""
+    return [name for name in case.names if isinstance(getattr(case, name), Tensor) and name != "sigmas"]
+
+
+def sample_of(case: Case, row: slice) -> Case:
+    """Some neighbours of a batch, as a case of their own that shares its numbers."""
+    return case.replace(**{name: getattr(case, name)[row] for name in per_sample(case)})
+
+
+def _reference(conventions: Conventions, case: Case, factor: float, dtype: torch.dtype) -> Reference:
+    derivation = conventions.derivation
+    effective = effective_case(conventions, case)
     # Of several masks any may be open on its own: such samples are not judged.
     several = len(sample_masks(branch_of(derivation, False)[0])) > 1
     branches, undecided = [], torch.zeros((), dtype=torch.bool)
@@ -131,8 +179,12 @@ def reference(conventions: Conventions, case: Case, dtype: torch.dtype | None = 
         branches.append((required, allowed))
         if several or not bool(undecided.any()):
             break
+    if len(branches) == 2:
+        (required, allowed), (other_required, other_allowed) = branches
+        allowed = torch.maximum(allowed, other_allowed)
+        branches = [(required, allowed), (other_required, allowed)]
     return Reference(
-        with_ties(branches) if len(branches) == 2 else branches,
+        branches,
         undecided,
         dtype,
         output_dtype(conventions),

@@ -133,7 +133,7 @@ class Evidence:
     def wrong(self) -> Tensor:
         """Samples that call for an explanation."""
         same, judged = self._fits(self.required)
-        for other, _ in self.wanted.branches[1:]:
+        for other, _ in self.wanted.ways()[1:]:
             same = same | (self.undecided & self._fits(other)[0])
         return judged & ~same
 

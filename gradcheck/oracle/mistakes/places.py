@@ -99,7 +99,7 @@ class Stated:
         return inline(symbol, self.table)
 
 
-@lru_cache(maxsize=200_000)
+@lru_cache(maxsize=20_000)
 def symbols_of(expr: sp.Expr) -> frozenset[sp.Symbol]:
     """The symbols of an expression, remembered."""
     return frozenset(expr.free_symbols)
