@@ -68,7 +68,8 @@ On a GPU: [the page on CUDA](cuda.md).
 ### Memory
 
 Held at most, beside the inputs, by a check of latents of a video, in float32; and by how much a process grows. What is
-remembered of derivations is bounded: of some hundreds of them, about 50 MiB.
+remembered of derivations is bounded, for some hundreds of them. In a few hundred derivations a process still grows;
+whether it stops when everything that is remembered is full was not seen yet.
 
 {memory}
 
