@@ -128,6 +128,11 @@ def test_they_run_at_once_and_have_none_of_each_others_pipes(tmp_path: Path) -> 
     assert len(first & second) <= 2, "but for the two with which multiprocessing hears of an end"
 
 
+_INTERRUPTIBLE = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
 def test_an_interrupt_ends_all(tmp_path: Path) -> None:
     marks = [tmp_path / name for name in ("first", "second")]
     (tmp_path / "mine.py").write_text(
@@ -139,12 +144,18 @@ def test_an_interrupt_ends_all(tmp_path: Path) -> None:
         )
     )
     command = [sys.executable, "-m", "gradcheck.cli", "check", str(tmp_path / "mine.py"), "--jobs=2"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+    # a shell starts what runs in its background with interrupts ignored, and Python then takes none
+    with subprocess.Popen(
+        [sys.executable, "-c", _INTERRUPTIBLE, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
         end = time.monotonic() + 60
         while not all(m.exists() and m.read_text() for m in marks) and time.monotonic() < end:
             time.sleep(0.05)
         running.send_signal(signal.SIGINT)
-        _, err = running.communicate(timeout=30)
+        try:
+            _, err = running.communicate(timeout=30)
+        finally:
+            running.kill()
     assert running.returncode == 2
     assert err.strip() == "[gradcheck] interrupted"
     for mark in marks:

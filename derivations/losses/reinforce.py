@@ -131,5 +131,5 @@ def _against_a_ratio(policy: GaussianPolicy, pull: sp.Expr) -> Step:
         "against-a-ratio",
         "The unclipped ratio's loss pulls the same way, r times as hard: REINFORCE leaves the correction for the older "
         "model out.",
-        GradientIs(-advantage * sp.exp(log_ratio), sp.exp(log_ratio) * pull, label=r"\left(-A\,r\right)"),
+        GradientIs(-advantage * sp.exp(log_ratio), sp.exp(log_ratio) * pull, label=r"\left(-A r\right)"),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from gradcheck.case import Case
+from gradcheck.catalogue import entry
+from gradcheck.oracle.mistakes.places import stated
 
 from .test_causes import told
 
@@ -220,3 +222,14 @@ def test_what_is_one_mistake_in_two_wordings_is_told_once() -> None:
     found = told(reinforce, "flow_grpo", log_prob_reduction="mean")
     assert found.name == "ratio-missing"
     assert "with the same gradient" not in found.cause
+
+
+def test_a_pair_is_named_however_many_losses_were_looked_at_before() -> None:
+    def both(c: Case) -> Tensor:
+        return (c.advantage.clamp(min=0) * squared(c.v_theta - c.v_gt)).sum()
+
+    wanted = "outer-product+bad-samples-dropped"
+    assert told(both, "awm", reduction="mean").name == wanted
+    for _ in range(300):
+        stated(replace(entry("awm").derivation))
+    assert told(both, "awm", reduction="mean").name == wanted

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from weakref import WeakKeyDictionary
 
 import sympy as sp
 
@@ -115,9 +116,17 @@ def reached_by(table: Mapping[sp.Symbol, sp.Expr], changed: frozenset[sp.Symbol]
         reached |= more
 
 
-@lru_cache(maxsize=200)
+_KNOWN: WeakKeyDictionary[Derivation, Stated] = WeakKeyDictionary()
+
+
 def stated(d: Derivation) -> Stated:
-    """The places of a derivation's loss."""
+    """The places of a derivation's loss: one object while the derivation lives, by which its mistakes are known."""
+    if d not in _KNOWN:
+        _KNOWN[d] = _stated(d)
+    return _KNOWN[d]
+
+
+def _stated(d: Derivation) -> Stated:
     if d.change is not None:
         return _carried_over(stated(d.change.origin), d.change)
     table: dict[sp.Symbol, sp.Expr] = {**d.coefficients, **d.definitions}
