@@ -73,7 +73,7 @@ IN_WORDS = {
     "diffusion_nft": "to a fixed point: one for success, one for failure",
     "flow_dppo": "along the noise at {v_old}, bent elsewhere",
     "ddpo": "along the noise at {v_old}, bent elsewhere",
-    "reinforce": "to one fixed point, or straight away from it",
+    "reinforce": "towards one fixed point, or straight away from it",
     "rwr": "to {v_gt}, whatever the reward",
     "awr": "to {v_gt}, whatever the advantage",
     "fpo": "towards {v_gt}, or straight away from it",
