@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wrong_versions.base import COMMON, DDIM, POLICY, Edit, WrongVersion
-from wrong_versions.families import POLICY_TARGETS
+from wrong_versions.families import POLICY_TARGETS, policy_gradient
 
 _SYMBOLIC = "derivations/losses/ddpo.py"
 _NUMERIC = "gradcheck/losses/ddpo.py"
@@ -11,6 +11,7 @@ _GRADIENT = "pull = advantage * mask * ratio * policy.scale * k * (noise + k * d
 _STEP = "torch.sqrt(a_prev) * x_0_hat + torch.sqrt(1 - a_prev - std**2) * noise_hat, std"
 
 WRONG_VERSIONS = (
+    *policy_gradient("ddpo", "ddim_step"),
     WrongVersion(
         "objective-minimised",
         "The objective J is minimised where −J is the loss.",
@@ -66,18 +67,6 @@ WRONG_VERSIONS = (
         "approximate-gradient",
     ),
     WrongVersion(
-        "target-sign",
-        "The target lies where the loss pushes from.",
-        Edit(_SYMBOLIC, "target=v_theta - gradient", "target=v_theta + gradient"),
-        "target",
-    ),
-    WrongVersion(
-        "weight-one",
-        "The squared distance has weight 1 with the target of weight 1/2.",
-        Edit(_SYMBOLIC, "weight=sp.Rational(1, 2)", "weight=sp.S.One"),
-        "equivalence",
-    ),
-    WrongVersion(
         "std-of-the-chain",
         "The standard deviation is the noising chain's, √β, where the posterior's is meant.",
         Edit(DDIM, "sp.sqrt((1 - alpha_bar_prev) / (1 - alpha_bar)) * sp.sqrt(1 -", "sp.sqrt(1 -"),
@@ -122,14 +111,6 @@ WRONG_VERSIONS = (
         "velocity-read-as-noise",
         "The velocity is taken for the predicted noise.",
         numeric=Edit(COMMON, "noise_hat = torch.sqrt(a) * v + torch.sqrt(1 - a) * x_t", "noise_hat = v"),
-    ),
-    WrongVersion(
-        "kl-to-old-model",
-        "v_old for v_ref in the reference term.",
-        Edit(POLICY, "Norm2(mean_theta - mean_ref) / denominator", "Norm2(mean_theta - mean_old) / denominator"),
-        "kl-gradient",
-        numeric=Edit(_NUMERIC, "ddim_step(case.v_ref", "ddim_step(case.v_old"),
-        variant="kl",
     ),
     WrongVersion(
         "kl-without-variance",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from wrong_versions.base import COMMON, POLICY, Edit, WrongVersion
-from wrong_versions.families import POLICY_TARGETS
+from wrong_versions.base import COMMON, Edit, WrongVersion
+from wrong_versions.families import POLICY_TARGETS, policy_gradient
 
 _SYMBOLIC = "derivations/losses/flow_dppo.py"
 _NUMERIC = "gradcheck/losses/flow_dppo.py"
@@ -13,6 +13,7 @@ _MASK = "_mask = Unless(advantage * (ratio - 1), divergence - divergence_max)"
 _AWAY = "((case.advantage > 0) & (ratio > 1)) | ((case.advantage < 0) & (ratio < 1))"
 
 WRONG_VERSIONS = (
+    *policy_gradient("flow_dppo", "step"),
     WrongVersion(
         "objective-minimised",
         "The objective is minimised.",
@@ -122,30 +123,10 @@ WRONG_VERSIONS = (
         variant="mean",
     ),
     WrongVersion(
-        "kl-to-old-model",
-        "v_old for v_ref in the reference term.",
-        Edit(POLICY, "Norm2(mean_theta - mean_ref) / denominator", "Norm2(mean_theta - mean_old) / denominator"),
-        "kl-gradient",
-        numeric=Edit(_NUMERIC, "step(case.v_ref)", "step(case.v_old)"),
-        variant="kl",
-    ),
-    WrongVersion(
         "noise-sign",
         "The ratio's part along the noise has the wrong sign.",
         Edit(_SYMBOLIC, "-divergence - policy.scale * k", "-divergence + policy.scale * k"),
         "against-the-ratio",
-    ),
-    WrongVersion(
-        "target-sign",
-        "The target lies where the loss pushes from.",
-        Edit(_SYMBOLIC, "target=v_theta - gradient", "target=v_theta + gradient"),
-        "target",
-    ),
-    WrongVersion(
-        "weight-one",
-        "The squared distance has weight 1 with the target of weight 1/2.",
-        Edit(_SYMBOLIC, "weight=sp.Rational(1, 2)", "weight=sp.S.One"),
-        "equivalence",
     ),
 )
 

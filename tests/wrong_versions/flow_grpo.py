@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wrong_versions.base import COMMON, LEMMAS, POLICY, SDE, Edit, WrongVersion
-from wrong_versions.families import POLICY_TARGETS
+from wrong_versions.families import POLICY_TARGETS, policy_gradient
 
 _SYMBOLIC = "derivations/losses/flow_grpo.py"
 _NUMERIC = "gradcheck/losses/flow_grpo.py"
@@ -11,6 +11,7 @@ _PENALTY = "(log_prob_theta - log_prob_old) * self.scale"
 _RATIO = "ratio = torch.exp(log_prob - log_prob_old)"
 
 WRONG_VERSIONS = (
+    *policy_gradient("flow_grpo", "step"),
     WrongVersion(
         "objective-minimised",
         "The objective J is minimised where −J is the loss: the sign of the whole gradient.",
@@ -317,18 +318,6 @@ WRONG_VERSIONS = (
         "article-variance",
     ),
     WrongVersion(
-        "target-sign",
-        "The target lies where the loss pushes from.",
-        Edit(_SYMBOLIC, "target=v_theta - gradient", "target=v_theta + gradient"),
-        "target",
-    ),
-    WrongVersion(
-        "weight-one",
-        "The squared distance has weight 1 with the target of weight 1/2: twice the gradient.",
-        Edit(_SYMBOLIC, "weight=sp.Rational(1, 2)", "weight=sp.S.One"),
-        "equivalence",
-    ),
-    WrongVersion(
         "weight-negative",
         "A negative weight pushes away from the target that it names.",
         Edit(_SYMBOLIC, "weight=sp.Rational(1, 2)", "weight=-sp.Rational(1, 2)"),
@@ -367,14 +356,6 @@ WRONG_VERSIONS = (
         "kl-gradient",
         numeric=Edit(_NUMERIC, "else std**2 / expand(case.dt, std)", "else std**2"),
         variant="kl-sigma",
-    ),
-    WrongVersion(
-        "kl-to-old-model",
-        "v_old for v_ref: the KL term holds the model to the behaviour model.",
-        Edit(POLICY, "Norm2(mean_theta - mean_ref) / denominator", "Norm2(mean_theta - mean_old) / denominator"),
-        "kl-gradient",
-        numeric=Edit(_NUMERIC, "step(case.v_ref)", "step(case.v_old)"),
-        variant="kl",
     ),
     WrongVersion(
         "kl-weight-missing",

@@ -6,6 +6,7 @@ import sympy as sp
 
 from derivations.notation import C2, delta, k, noise, ratio, v_old, v_theta
 from wrong_versions.base import COMMON, POLICY, SDE, Edit, WrongTarget, WrongVersion
+from wrong_versions.families import policy_gradient
 
 _SYMBOLIC = "derivations/losses/grpo_guard.py"
 _NUMERIC = "gradcheck/losses/grpo_guard.py"
@@ -13,6 +14,7 @@ _RATIO = "ratio = torch.exp((log_prob - log_prob_old + bias) * std.flatten())"
 _BIAS = "bias = latent_reduce((mean - mean_old) ** 2 / (2 * std**2), log_prob_reduction)"
 
 WRONG_VERSIONS = (
+    *policy_gradient("grpo_guard"),
     WrongVersion(
         "objective-minimised",
         "The objective J is minimised where −J is the loss.",
@@ -304,18 +306,6 @@ WRONG_VERSIONS = (
         "The direction-only target lies on the other side.",
         Edit(_SYMBOLIC, "Parallel(-advantage", "Parallel(advantage"),
         "direction-only",
-    ),
-    WrongVersion(
-        "target-sign",
-        "The target lies where the loss pushes from.",
-        Edit(_SYMBOLIC, "target=v_theta - gradient", "target=v_theta + gradient"),
-        "target",
-    ),
-    WrongVersion(
-        "weight-one",
-        "The squared distance has weight 1 with the target of weight 1/2.",
-        Edit(_SYMBOLIC, "weight=sp.Rational(1, 2)", "weight=sp.S.One"),
-        "equivalence",
     ),
 )
 

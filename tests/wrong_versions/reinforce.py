@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wrong_versions.base import COMMON, POLICY, Edit, WrongVersion
-from wrong_versions.families import POLICY_TARGETS
+from wrong_versions.families import POLICY_TARGETS, policy_gradient
 
 _SYMBOLIC = "derivations/losses/reinforce.py"
 _NUMERIC = "gradcheck/losses/reinforce.py"
@@ -11,6 +11,7 @@ _PULL = "pull = advantage * policy.scale * k * (noise + k * delta)"
 _LOSS = "policy_loss = -case.advantage * log_prob"
 
 WRONG_VERSIONS = (
+    *policy_gradient("reinforce", "step"),
     WrongVersion(
         "objective-minimised",
         "The objective is minimised.",
@@ -64,18 +65,6 @@ WRONG_VERSIONS = (
         "approximate-gradient",
     ),
     WrongVersion(
-        "target-sign",
-        "The target lies where the loss pushes from.",
-        Edit(_SYMBOLIC, "target=v_theta - gradient", "target=v_theta + gradient"),
-        "target",
-    ),
-    WrongVersion(
-        "weight-one",
-        "The squared distance has weight 1 with the target of weight 1/2.",
-        Edit(_SYMBOLIC, "weight=sp.Rational(1, 2)", "weight=sp.S.One"),
-        "equivalence",
-    ),
-    WrongVersion(
         "landing-by-the-noise",
         "The velocity that lands on the sampled state is v_old less the noise itself.",
         Edit(_SYMBOLIC, "landing = v_old - C2 / C1 * noise", "landing = v_old - noise"),
@@ -99,14 +88,6 @@ WRONG_VERSIONS = (
         numeric=Edit(
             _NUMERIC, "mean, std = step(case.v_theta)", "mean, std = step(case.v_theta); std = std.mean(0, True)"
         ),
-    ),
-    WrongVersion(
-        "kl-to-old-model",
-        "v_old for v_ref in the reference term.",
-        Edit(POLICY, "Norm2(mean_theta - mean_ref) / denominator", "Norm2(mean_theta - mean_old) / denominator"),
-        "kl-gradient",
-        numeric=Edit(_NUMERIC, "mean_ref, _ = step(case.v_ref)", "mean_ref, _ = step(case.v_old)"),
-        variant="kl",
     ),
     WrongVersion(
         "kl-without-variance",
