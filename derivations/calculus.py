@@ -156,7 +156,7 @@ def _shift(expr: sp.Expr, v: VectorSymbol, by: sp.Expr) -> tuple[sp.Expr, dict[s
     return frozen.xreplace({v: v + by}), thaw
 
 
-@lru_cache(maxsize=2_000)  # variants share most of their statements
+@lru_cache(maxsize=500)  # variants share most of their statements
 def gradient_residual(expr: sp.Expr, v: VectorSymbol, claimed: sp.Expr) -> sp.Expr:
     r"""What is left of :math:`\frac{d}{ds}f(v+sh)|_{s=0} - \langle g, h\rangle`; zero proves the claim g."""
     s, h = _STEP, fresh_vector(expr, sp.sympify(claimed))

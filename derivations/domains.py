@@ -52,7 +52,7 @@ def fits(symbol: sp.Symbol, value: sp.Expr, given: Iterable[sp.Expr] = (), withi
     return _fits(symbol, sp.sympify(value), tuple(given), tuple(sorted((within or {}).items(), key=str)))
 
 
-@lru_cache(maxsize=5_000)
+@lru_cache(maxsize=500)
 def _fits(
     symbol: sp.Symbol, value: sp.Expr, given: tuple[sp.Expr, ...], within: tuple[tuple[sp.Symbol, sp.Interval], ...]
 ) -> str:

@@ -257,7 +257,7 @@ def _with_vector(term: _Term) -> Iterable[sp.Expr]:
             yield t.coefficient * _moment(t.dots, t.squares) * b
 
 
-@lru_cache(maxsize=2_000)
+@lru_cache(maxsize=500)
 def _moment(dots: tuple[VectorSymbol, ...], squares: int) -> sp.Expr:
     """Rule *Wick*: E[Π⟨u, z⟩ ‖z‖^(2m)]."""
     if len(dots) % 2:
@@ -276,7 +276,7 @@ def _moment(dots: tuple[VectorSymbol, ...], squares: int) -> sp.Expr:
     return sp.expand(out)
 
 
-@lru_cache(maxsize=2_000)
+@lru_cache(maxsize=500)
 def _vector_moment(dots: tuple[VectorSymbol, ...], squares: int) -> sp.Expr:
     """Rule *Wick* for a vector: E[z Π⟨u, z⟩ ‖z‖^(2m)]."""
     out = sp.S.Zero

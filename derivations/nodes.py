@@ -173,7 +173,7 @@ class Each(sp.Function):
         return body if exp is None else rf"{body}^{{{exp}}}"
 
 
-@lru_cache(maxsize=10_000)
+@lru_cache(maxsize=1_000)
 def coordinatewise(expr: sp.Expr) -> bool:
     """Whether an expression differs from coordinate to coordinate: it holds a vector outside of every sum over them."""
     if isinstance(expr, (VectorSymbol, Each)):

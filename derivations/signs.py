@@ -40,7 +40,7 @@ def _known(expr: sp.Expr, strict: bool) -> bool:
     return bool(expr.is_positive if strict else expr.is_nonnegative)
 
 
-@lru_cache(maxsize=5_000)
+@lru_cache(maxsize=500)
 def _has_sign(expr: sp.Expr, strict: bool, depth: int) -> bool:
     if expr.has(sp.nan, sp.zoo, sp.oo, sp.I):
         return False

@@ -101,7 +101,7 @@ class _TorchPrinter(PythonCodePrinter):
         return str(expr.name)
 
 
-@lru_cache(maxsize=1000)
+@lru_cache(maxsize=600)
 def ordered_formulas(derivation: Derivation, *wanted: sp.Expr) -> tuple[tuple[sp.Symbol, sp.Expr], ...]:
     """Definitions and coefficients that the wanted expressions need, each after those that it needs itself."""
     formulas: Mapping[sp.Symbol, sp.Expr] = {**derivation.definitions, **derivation.coefficients}

@@ -26,7 +26,7 @@ def kind(expr: sp.Expr) -> str:
     return _kind(sp.sympify(expr))
 
 
-@lru_cache(maxsize=10_000)
+@lru_cache(maxsize=1_000)
 def _kind(expr: sp.Expr) -> str:
     if isinstance(expr, (VectorSymbol, Each)):
         return "vector"
@@ -117,7 +117,7 @@ def expand(expr: sp.Expr) -> sp.Expr:
     return expr.xreplace(inner)
 
 
-@lru_cache(maxsize=10_000)
+@lru_cache(maxsize=500)
 def _expand_node(node: sp.Expr) -> sp.Expr:
     a = components(node.args[0])
     b = a if isinstance(node, Norm2) else components(node.args[1])
@@ -145,7 +145,7 @@ def freeze(expr: sp.Expr) -> tuple[sp.Expr, dict[sp.Expr, sp.Expr]]:
     return expr.xreplace(frozen), {v: k for k, v in frozen.items()}
 
 
-@lru_cache(maxsize=2_000)  # the same for the same node, so that what is made of it is found again
+@lru_cache(maxsize=300)  # the same for the same node, so that what is made of it is found again
 def _frozen(node: sp.Expr) -> sp.Expr:
     if _kind(node) == "vector":
         return VectorSymbol.dummy("sg")

@@ -53,7 +53,7 @@ def in_totals(expr: sp.Expr) -> sp.Expr:
     return expr.xreplace({node: _term_by_term(node) for node in nodes if node.has(Total, Each)})
 
 
-@lru_cache(maxsize=2_000)
+@lru_cache(maxsize=500)
 def _term_by_term(node: sp.Expr) -> sp.Expr:
     if isinstance(node, Total):
         f = node.args[0]
@@ -201,7 +201,7 @@ def is_zero(expr: sp.Expr) -> bool:
     return residual(expr) == 0
 
 
-@lru_cache(maxsize=2_000)
+@lru_cache(maxsize=500)
 def residual(expr: sp.Expr) -> sp.Expr:
     """What is left of an expression that should vanish in value, up to a denominator: 0 where it does."""
     expr = drop_sg(sp.sympify(expr))

@@ -24,7 +24,7 @@ _HELPERS = (
 )
 
 
-@lru_cache(maxsize=1000)
+@lru_cache(maxsize=600)
 def _compiled(
     derivation: Derivation, outputs: tuple[sp.Expr, ...]
 ) -> tuple[Callable[..., tuple[Tensor, ...]], tuple[str, ...]]:

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 
 import pytest
 import torch
+from torch import Tensor
 
+import gradcheck
 from benchmarks import memory
 from gradcheck import compiled
+from gradcheck.case import Case
 from gradcheck.catalogue import entry
 from gradcheck.compare import gradient_of
 from gradcheck.compiled import evaluate
 from gradcheck.conventions import declare
 from gradcheck.oracle.reference import reference
+from gradcheck.oracle.runner import Settings, Target, judge
 from gradcheck.problems import Spec, build
 
 
@@ -32,6 +39,61 @@ def test_compiled_formulas_do_not_keep_every_derivation() -> None:
     del copy
     gc.collect()
     assert sum(ref() is not None for ref in kept) <= most
+
+
+_Remembered = type(lru_cache(lambda: None))
+_OURS = ("derivations.", "gradcheck.", "sympy.")
+_FULL = 300  # losses after which everything that is remembered is to be full: a process grows no further
+
+
+def _remembered() -> list[_Remembered]:  # type: ignore[valid-type]
+    return [x for x in gc.get_objects() if type(x) is _Remembered]
+
+
+def _derived(i: int) -> None:
+    gradcheck.derive(f"advantage*mean((v_theta - v_gt)**2) + 0.{i:05d}*mean((v_theta - v_ref)**2)", problems=2)
+
+
+def _judged(i: int) -> None:
+    """A loss with a wrong sign, so that its cause is sought too."""
+    declared = declare(loss=f"advantage*norm2(v_theta - v_gt) + 0.{i:05d}*norm2(v_theta - v_ref)")
+
+    def wrong(case: Case) -> Tensor:
+        return -(case.advantage * (case.v_theta - case.v_gt).square().flatten(1).sum(1)).mean()
+
+    judgement = judge(Target(wrong, "wrong", declared), Settings(max_examples=1), only=("gradient",))
+    assert not judgement.holds
+
+
+@pytest.mark.parametrize("run", [_derived, _judged])
+def test_a_process_stops_growing_however_many_losses_it_derives_or_judges(run: Callable[[int], None]) -> None:
+    """Nothing is held but by what is remembered, and that is soon full.  (SymPy remembers 1000 of each kind.)"""
+    run(10_001)
+    before = {id(x): x.cache_info().misses for x in _remembered()}  # type: ignore[attr-defined]
+    run(10_002)
+    run(10_003)
+    for one in _remembered():
+        info = one.cache_info()  # type: ignore[attr-defined]
+        more = (info.misses - before.get(id(one), info.misses)) / 2
+        name = f"{one.__module__}.{one.__qualname__}"  # type: ignore[attr-defined]
+        if name.startswith(("derivations.", "gradcheck.")) and more:
+            assert info.maxsize is not None, name
+            assert info.maxsize <= _FULL * more, f"{name} grows until the {info.maxsize / more:.0f}th loss"
+
+
+@pytest.mark.parametrize("run", [_derived, _judged])
+def test_nothing_of_a_loss_lives_longer_than_it_is_remembered(run: Callable[[int], None]) -> None:
+    def living() -> Counter[str]:
+        for one in _remembered():
+            one.cache_clear()  # type: ignore[attr-defined]
+        gc.collect()
+        return Counter(type(x).__name__ for x in gc.get_objects() if str(type(x).__module__).startswith(_OURS))
+
+    run(20_001)
+    before = living()
+    for i in range(3):
+        run(20_002 + i)
+    assert not living() - before
 
 
 def test_a_judge_of_large_latents_holds_less_than_twice_its_inputs() -> None:
