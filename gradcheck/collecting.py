@@ -8,18 +8,34 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from gradcheck.errors import InputError
 from gradcheck.oracle.isolation.words import name_of_type
 
-__all__ = ["ATTRIBUTE", "Found", "found_in", "is_method", "label_of", "subject_of", "test_for"]
+__all__ = [
+    "ATTRIBUTE",
+    "Found",
+    "beside",
+    "found_in",
+    "is_method",
+    "label_of",
+    "renamed",
+    "source_of",
+    "subject_of",
+    "test_for",
+]
+
+T = TypeVar("T")
 
 ATTRIBUTE = "gradcheck_target"
 """The decorated function's attribute that holds its target."""
 
 EACH = "gradcheck_obligations"
 """That of its obligations, of each of which the pytest plugin makes a test."""
+
+BESIDE = "gradcheck_test"
+"""That of its test, where the function stays what it was."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +44,7 @@ class Found:
 
     Attributes:
         name: as its module calls it.
-        subject: its target, a loss's or a part's.
+        subject: its target, a loss's, a part's or a trainer's.
         problem: why it cannot be judged; empty if it can.
     """
 
@@ -59,13 +75,24 @@ def label_of(function: Callable[..., Any]) -> str:
     return label_of(inner) if isinstance(function, partial) and inner is not None else type(function).__name__
 
 
-def is_method(function: Callable[..., Any]) -> bool:
-    """Whether it stands in a class's body and takes ``self``, though no object has been made yet."""
+def source_of(function: Callable[..., Any]) -> str:
+    """``file.py::name`` for a function at the top of a file; empty for one that cannot be imported."""
+    if "." in label_of(function) or not hasattr(function, "__name__"):
+        return ""
+    try:
+        file = inspect.getsourcefile(function)
+    except TypeError:
+        return ""
+    return f"{file}::{function.__name__}" if file and Path(file).exists() else ""
+
+
+def is_method(function: Callable[..., Any], takes: int = 1) -> bool:
+    """Whether it stands in a class's body and takes ``self`` besides, though no object has been made yet."""
     owner = label_of(function).rpartition(".")[0]
     if not inspect.isfunction(function) or not owner or owner.endswith("<locals>"):
         return False
     needed = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
-    return len([p for p in needed if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]) > 1
+    return len([p for p in needed if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]) > takes
 
 
 def test_for(
@@ -76,9 +103,35 @@ def test_for(
     Raises:
         InputError: what is decorated cannot be called.
     """
+    test = _test(function, subject, obligations, run)
+    _uses.append(_Use(subject, test, *_where(function)))
+    return test
+
+
+def beside(
+    function: Callable[..., Any], subject: Any, obligations: list[str], run: Callable[[Any, str, Any], None]
+) -> Callable[..., Any]:
+    """The function itself, which its own code may call; its test stands beside it, where the pytest plugin looks.
+
+    Raises:
+        InputError: what is decorated cannot be called, or takes no attributes.
+    """
+    test = _test(function, subject, obligations, run)
+    try:
+        setattr(function, ATTRIBUTE, subject)
+        setattr(function, BESIDE, test)
+    except AttributeError:
+        raise InputError(("function", f"a {name_of_type(function)}", "a function of your own")) from None
+    _uses.append(_Use(subject, function, *_where(function)))
+    return function
+
+
+def _test(
+    function: Callable[..., Any], subject: Any, obligations: list[str], run: Callable[[Any, str, Any], None]
+) -> Callable[..., None]:
     if not callable(function):
         raise InputError(("function", f"a {name_of_type(function)}", "a function that takes a case"))
-    if is_method(function):
+    if is_method(function, _takes(subject)):
 
         def test(self: Any, obligation: str, request: Any) -> None:
             run(replace(subject, function=partial(function, self)), obligation, request)
@@ -93,8 +146,12 @@ def test_for(
     test.gradcheck_function = function  # type: ignore[attr-defined]
     setattr(test, EACH, obligations)  # the plugin makes one test of each, so that pytest is not needed here
     test.__name__, test.__qualname__ = name.rpartition(".")[2], name
-    _uses.append(_Use(subject, test, *_where(function)))
     return test
+
+
+def _takes(subject: Any) -> int:
+    """Of how many arguments its function is, besides an object."""
+    return getattr(subject, "takes", 1)
 
 
 def _where(function: Callable[..., Any]) -> tuple[Mapping[str, Any], int]:
@@ -150,15 +207,22 @@ def _named(one: Found) -> Found:
     subject, hidden = one.subject, "(line " in one.name
     if subject.name.rpartition(".")[2] != "<lambda>" and not hidden and inspect.isroutine(subject.function):
         return one
-    changes = {"name": one.name}
-    if getattr(subject, "source", ""):
-        changes["source"] = "" if hidden else f"{subject.source.rpartition('::')[0]}::{one.name}"
-    return replace(one, subject=replace(subject, **changes))
+    return replace(one, subject=renamed(subject, one.name, importable=not hidden))
+
+
+def renamed(subject: T, name: str, importable: bool = True) -> T:
+    """A target as its module calls it, and whether it can be imported under that name."""
+    own: Any = subject
+    changes = {"name": name}
+    if getattr(own, "source", ""):
+        changes["source"] = f"{own.source.rpartition('::')[0]}::{name}" if importable else ""
+    changed: T = replace(own, **changes)
+    return changed
 
 
 def _bound(one: Found, owner: type | None) -> Found:
     """A method with an object of its class."""
-    if owner is None or not is_method(one.subject.function):
+    if owner is None or not is_method(one.subject.function, _takes(one.subject)):
         return one
     try:
         made = owner()

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from gradcheck.case import Case
-from gradcheck.collecting import ATTRIBUTE, Found, found_in, label_of, subject_of, test_for
+from gradcheck.collecting import ATTRIBUTE, Found, found_in, label_of, source_of, subject_of, test_for
 from gradcheck.conventions import Conventions, declare
 from gradcheck.errors import InputError, did_you_mean
 from gradcheck.oracle.isolation.limits import TimeUp, watched
@@ -61,7 +61,7 @@ def conforms(
     def decorate(function: Callable[[Case], Any]) -> Callable[..., None]:
         if not callable(function):
             raise InputError(("function", f"a {name_of_type(function)}", "a function that takes a case"))
-        target = Target(function, label_of(function), conventions, dict(expected_failures or {}), _source(function))
+        target = Target(function, label_of(function), conventions, dict(expected_failures or {}), source_of(function))
         return test_for(function, target, [o.id for o in OBLIGATIONS], _run)
 
     return decorate
@@ -73,19 +73,8 @@ def _run(target: Target, obligation: str, request: Any) -> None:
     run_obligation(target, obligation, request)
 
 
-def _source(function: Callable[..., Any]) -> str:
-    """``file.py::name`` for a function at the top of a file; empty for one that cannot be imported."""
-    if "." in label_of(function) or not hasattr(function, "__name__"):
-        return ""
-    try:
-        file = inspect.getsourcefile(function)
-    except TypeError:
-        return ""
-    return f"{file}::{function.__name__}" if file and Path(file).exists() else ""
-
-
 def load_targets(text: str, conventions: Conventions | None) -> list[Any]:
-    """The targets, of losses and parts, that a command line names; as :func:`load_found` finds them."""
+    """The targets, of losses, parts and trainers, that a command line names; as :func:`load_found` finds them."""
     return [one.subject for one in load_found(text, conventions)]
 
 
@@ -101,10 +90,6 @@ def load_found(text: str, conventions: Conventions | None) -> list[Found]:
     """
     module, name = _module(text)
     every = found_in(module)
-    steps = _steps_of(module)
-    every += [Found(each, step) for each, step in steps.items()]
-    if name in steps:
-        return [Found(name, steps[name])]
     if not name:
         if not every:
             raise InputError(
@@ -132,15 +117,6 @@ def load_found(text: str, conventions: Conventions | None) -> list[Found]:
     return [Found(text, Target(function, text, conventions, source=text))]
 
 
-def _steps_of(module: ModuleType) -> dict[str, Any]:
-    """Its trainers' steps, of :mod:`gradcheck.distributed`, which is only loaded if the module has loaded it."""
-    if "gradcheck.distributed.declaration" not in sys.modules:
-        return {}
-    from gradcheck.distributed.checked import steps_of
-
-    return dict(steps_of(module))
-
-
 def load_function(text: str) -> tuple[Callable[[Case], Any], Conventions | None]:
     """The function that ``file.py::function`` or ``package.module:function`` names, and what it declares, if anything.
 
@@ -155,6 +131,8 @@ def load_function(text: str) -> tuple[Callable[[Case], Any], Conventions | None]
     if target is None:
         _takes_a_case(text, function)
         return function, None
+    if not isinstance(target, Target):
+        raise InputError(("TARGET", f"{text!r}, which declares no loss", "a loss, that is a function of a case"))
     return target.function, target.conventions
 
 

@@ -6,20 +6,23 @@ Nothing heavy is imported until a test that needs it runs.
 from __future__ import annotations
 
 import base64
+import inspect
 import pickle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
 if TYPE_CHECKING:
+    from gradcheck.distributed.conforming import TrainerTarget
     from gradcheck.oracle.parts.conforming import PartTarget
     from gradcheck.oracle.results import Result
     from gradcheck.oracle.target import Settings, Target
 
+T = TypeVar("T")
 _RESULT = "gradcheck_result"
 _SUMMARY = "gradcheck"
 _DIAGNOSED = pytest.StashKey[dict[tuple[str, str], dict[str, Any]]]()
-_PARTS = pytest.StashKey[dict[int, Any]]()
+_WHOLE = pytest.StashKey[dict[int, Any]]()
 _REPORTS = ("json", "html", "junit", "summary")
 
 
@@ -50,6 +53,36 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("obligation", obligations)
 
 
+def pytest_pycollect_makeitem(collector: Any, name: str, obj: Any) -> Any:
+    """The tests of a decorated function that stays what it was: of the one that stands beside it."""
+    test = _beside(obj)
+    if test is None:
+        return None
+    test.pytestmark = getattr(obj, "pytestmark", [])
+    return collector.ihook.pytest_pycollect_makeitem(collector=collector, name=name, obj=test)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """In place of such a function its test is called."""
+    __tracebackhide__ = True
+    test = _beside(pyfuncitem.obj)
+    if test is None:
+        return None
+    bound = () if pyfuncitem.instance is None or not inspect.ismethod(pyfuncitem.obj) else (pyfuncitem.instance,)
+    test(*bound, **{name: pyfuncitem.funcargs[name] for name in ("obligation", "request")})
+    return True
+
+
+def _beside(value: Any) -> Any:
+    """The test that stands beside a function; ``None`` for anything else, whatever it does when it is asked."""
+    try:
+        own = object.__getattribute__(getattr(value, "__func__", value), "__dict__")
+        return own.get("gradcheck_test")
+    except Exception:
+        return None
+
+
 def settings_of(config: pytest.Config) -> Settings:
     """The run's settings, from the command line."""
     from gradcheck.oracle.target import Settings, sizes
@@ -74,6 +107,7 @@ def run_obligation(target: Target, obligation: str, request: pytest.FixtureReque
     from gradcheck.oracle.obligations import OBLIGATIONS
     from gradcheck.oracle.runner import check_obligation, shortened, unjudged
 
+    target = _named(target, request)
     wanted = next(o for o in OBLIGATIONS if o.id == obligation)
     known = request.config.stash.setdefault(_DIAGNOSED, {})
     printed: dict[str, None] = {}
@@ -98,16 +132,33 @@ def run_obligation(target: Target, obligation: str, request: pytest.FixtureReque
     _verdict(results, target.name, reference)
 
 
-def run_part_obligation(target: PartTarget, obligation: str, request: pytest.FixtureRequest) -> None:
-    """The same for a part, which is judged as a whole, once: a cause is sought in what all its obligations say."""
+def run_whole(target: PartTarget | TrainerTarget, obligation: str, request: pytest.FixtureRequest) -> None:
+    """The same for a part or a step, judged as a whole, once: a cause is sought in what all its obligations say."""
     __tracebackhide__ = True
-    known = request.config.stash.setdefault(_PARTS, {})
+    from gradcheck.errors import GradcheckError
+
+    known = request.config.stash.setdefault(_WHOLE, {})
     if id(target) not in known:
-        known[id(target)] = target.attempt(settings_of(request.config))
-    judgement = known[id(target)]
-    result = next(r for r in judgement.results if r.id == obligation)
-    _remember(request, target.name, judgement.declaration, judgement.reference, result, "")
-    _verdict([result], target.name, judgement.reference)
+        try:
+            known[id(target)] = target, _named(target, request).attempt(settings_of(request.config))
+        except GradcheckError as error:  # bad options
+            pytest.fail(f"[gradcheck] {target.name} could not be judged: {error}", pytrace=False)
+    _, judgement = known[id(target)]  # the target is kept, so that no other gets its number
+    name = judgement.target
+    if judgement.printed:
+        print(judgement.printed)
+    results = [r for r in judgement.results if r.id == obligation]
+    for result in results:
+        _remember(request, name, judgement.declaration, judgement.reference, result, judgement.printed)
+    _verdict(results, name, judgement.reference)
+
+
+def _named(target: T, request: pytest.FixtureRequest) -> T:
+    """With the test's name in place of one that says nothing, and that others have too."""
+    from gradcheck.collecting import renamed
+
+    called: Any = target
+    return target if called.name.rpartition(".")[2] != "<lambda>" else renamed(target, request.node.originalname)
 
 
 def _verdict(results: list[Result], name: str, reference: str) -> None:
@@ -176,10 +227,12 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
 def _held(lines: list[Any]) -> str:
     """What may be said where nothing failed: nothing conforms whose gradient was not compared."""
     passed = [line[1] for line in lines if line[3] == "passed"]
-    gradient = [line[3] for line in lines if line[1] == "gradient"]
-    if "skipped" in gradient or not passed:
+    from gradcheck.oracle.results import of_kernel
+
+    kernel = of_kernel(line[1:4] for line in lines)
+    if "skipped" in kernel or not passed:
         return "NOT CHECKED"
-    return "fails as declared" if "expected-failure" in gradient else "conforms"
+    return "fails as declared" if "expected-failure" in kernel else "conforms"
 
 
 def _write_reports(terminalreporter: Any, config: pytest.Config) -> None:

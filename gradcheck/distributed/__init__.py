@@ -16,7 +16,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gradcheck.distributed.declaration import Declaration, Trainer, conforms
+    from gradcheck.distributed.conforming import conforms
+    from gradcheck.distributed.declaration import Declaration, Trainer
     from gradcheck.distributed.judging import judge
     from gradcheck.distributed.launching import launch
     from gradcheck.distributed.network import VelocityMLP
@@ -29,7 +30,7 @@ _WHERE = {
     "Shard": "problems",
     "Trainer": "declaration",
     "VelocityMLP": "network",
-    "conforms": "declaration",
+    "conforms": "conforming",
     "judge": "judging",
     "launch": "launching",
 }

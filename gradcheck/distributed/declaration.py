@@ -2,11 +2,9 @@ r"""What a trainer declares: the loss's conventions, and how it reduces over sam
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -16,7 +14,7 @@ from gradcheck.errors import InputError
 from gradcheck.oracle.parts._advantage_subject import AdvantageConvention
 from gradcheck.oracle.parts._calls import number_problem, one_of
 
-__all__ = ["ATTRIBUTE", "OBLIGATIONS", "Declaration", "Trainer", "advantages_text", "conforms"]
+__all__ = ["ATTRIBUTE", "OBLIGATIONS", "Declaration", "Trainer", "advantages_text", "declared"]
 
 ATTRIBUTE = "gradcheck_trainer"
 """The decorated function's attribute that holds its :class:`Trainer`."""
@@ -123,6 +121,8 @@ class Trainer:
         source: ``file.py::function``; empty if it cannot be imported.
     """
 
+    takes: ClassVar[int] = 2
+
     function: Callable[..., Any]
     name: str
     declaration: Declaration
@@ -130,42 +130,29 @@ class Trainer:
     source: str = ""
 
 
-def conforms(
-    algorithm: str | None = None,
-    *,
-    preset: str | None = None,
-    expected_failures: Mapping[str, str] | None = None,
-    advantages: Mapping[str, Any] | None = None,
-    **declared: Any,
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Declare that a function is one step of a trainer on many processes.
-
-    The function is called on every rank as ``step(model, shard)``: with a fresh network of the same weights
-    everywhere, which it may wrap as it likes, and with this rank's :class:`gradcheck.distributed.Shard`.  It returns
-    after its backward passes.  The function itself is returned unchanged.
-
-    Args:
-        algorithm: a name of the catalogue.
-        preset: the declaration of a public implementation.
-        expected_failures: obligation → reason.
-        advantages: ``std``, ``unbiased``, ``eps`` and ``clamp`` of the advantages that the step computes itself, see
-            :class:`gradcheck.oracle.parts.advantage.AdvantageConvention`.
-        declared: fields of :class:`Declaration`, and conventions as in :func:`gradcheck.conforms`.
+def declared(
+    algorithm: str | None,
+    preset: str | None,
+    expected_failures: Mapping[str, str] | None,
+    advantages: Mapping[str, Any] | None,
+    given: Mapping[str, Any],
+) -> tuple[Declaration, dict[str, str]]:
+    """What the decorator's arguments declare, and which failures are expected.
 
     Raises:
         InputError: something unknown or out of its domain; all mistakes are listed.
     """
     own = {f.name for f in fields(Declaration)} - {"conventions", "advantages"}
-    mine = {name: declared.pop(name) for name in list(declared) if name in own}
+    mine = {name: value for name, value in given.items() if name in own}
     expected = dict(expected_failures or {})
     problems: list[tuple[str, str, str]] = []
     try:
-        conventions = declare(algorithm, preset=preset, **declared)
-        given = conventions.derivation.given
+        conventions = declare(algorithm, preset=preset, **{n: x for n, x in given.items() if n not in own})
+        taken = conventions.derivation.given
     except InputError as error:
         problems += error.problems
     else:
-        problems += _loss_problems(conventions, advantages is not None and "advantage" not in given)
+        problems += _loss_problems(conventions, advantages is not None and "advantage" not in taken)
     problems += _problems(mine, advantages or {})
     known = ", ".join(OBLIGATIONS)
     problems += [
@@ -176,13 +163,7 @@ def conforms(
     if "latent" in mine:
         mine["latent"] = tuple(mine["latent"])
     estimator = None if advantages is None else AdvantageConvention(**advantages)
-    declaration = Declaration(conventions, advantages=estimator, **mine)
-
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        setattr(function, ATTRIBUTE, Trainer(function, function.__qualname__, declaration, expected, _source(function)))
-        return function
-
-    return decorate
+    return Declaration(conventions, advantages=estimator, **mine), expected
 
 
 def _loss_problems(conventions: Conventions, no_advantage: bool) -> list[tuple[str, str, str]]:
@@ -221,11 +202,3 @@ def _problems(mine: Mapping[str, Any], advantages: Mapping[str, Any]) -> list[tu
     if not callable(mine.get("network", VelocityMLP)) and mine["network"] is not None:
         problems.append(("network", repr(mine["network"]), "a function without arguments that makes the network"))
     return problems
-
-
-def _source(function: Callable[..., Any]) -> str:
-    try:
-        file = inspect.getsourcefile(function)
-    except TypeError:
-        return ""
-    return f"{file}::{function.__name__}" if file and Path(file).exists() and "." not in function.__qualname__ else ""

@@ -38,7 +38,8 @@ def diagnose(declaration: Declaration, evidence: list[Evidence], wrong: list[Evi
     if found.name == "unknown" and not readable:
         cause = "no weighting of the samples explains it: the loss or its advantages are others (gradcheck check)"
         found = replace(found, cause=cause)
-    return replace(found, observed=observed, required=wanted)
+    rows = ("weights", "of each sample in the gradient")
+    return replace(found, observed=observed, required=wanted, rows=rows)
 
 
 def _weighting(declaration: Declaration, evidence: list[Evidence]) -> Diagnosis | None:

@@ -26,8 +26,9 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, Store, TCPStore
 
 from gradcheck.errors import GradcheckError, InputError
-from gradcheck.oracle.adapter import AdapterError
+from gradcheck.oracle.adapter import AdapterError, NotCheckedError, problem_of
 from gradcheck.oracle.isolation.limits import TimeUp, time_limit
+from gradcheck.oracle.isolation.state import State
 from gradcheck.oracle.isolation.words import frame_place, place, said, users_own
 
 __all__ = ["STATUS_FILE", "Processes", "processes", "write_status"]
@@ -165,9 +166,10 @@ class Processes:
                 result = work()
         except (AdapterError, TimeUp) as error:
             failure = f"gave up: {error}"
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:
+            found = problem_of(error, name)  # which raises what ends the whole run
+            if self.size == 1 and isinstance(found, NotCheckedError):
+                raise found from error
             failure = f"raised {said(error)}{place(error)}"
         over.set()
         if self.size > 1:
@@ -247,13 +249,13 @@ def _until(done: Callable[[], bool], seconds: float) -> None:
 
 @contextlib.contextmanager
 def _apart() -> Iterator[None]:
-    """The step's random numbers and grad mode, apart from ours."""
-    state, grad = torch.get_rng_state(), torch.is_grad_enabled()
+    """The step's random numbers and settings, apart from ours."""
+    random, state = torch.get_rng_state(), State.now()
     try:
         yield
     finally:
-        torch.set_rng_state(state)
-        torch.set_grad_enabled(grad)
+        state.restore()
+        torch.set_rng_state(random)
 
 
 def _where(thread: int) -> str:

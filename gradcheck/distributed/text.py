@@ -71,7 +71,8 @@ def _failure(r: Result, target: str, *, brief: bool) -> list[str]:
     if r.outcome.note:
         lines.append(_wrapped("  problem    ", f"{r.outcome.note}; {r.dtype} on {r.device}"))
     if d is not None and not brief and d.observed:
-        lines.append("  weights    of each sample in the gradient, yours beside the required one:")
+        word, of = d.rows
+        lines.append(f"  {word:9}  {of}, yours beside the required one:")
         width, left = (max(len(row[i]) for row in d.observed) for i in (0, 1))
         wanted = dict(d.required)
         lines += [

@@ -81,7 +81,8 @@ def results_of(
                 settings.dtype,
                 cause,
                 _command(trainer, settings, size, name) if outcome.status == "failed" else "",
-                trainer.expected_failures.get(name, ""),
+                shell=True,
+                expected=trainer.expected_failures.get(name, ""),
             )
         )
     return results

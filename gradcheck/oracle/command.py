@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     from gradcheck.oracle.parts.conforming import PART_OBLIGATIONS
     from gradcheck.oracle.runner import check_only
     from gradcheck.oracle.target import Settings, sizes
-    from gradcheck.oracle.text import DIRECTIONS, brief_text, judgement_text, verdict_text
+    from gradcheck.oracle.text import brief_text, judgement_text, verdict_text
     from gradcheck.oracle.writing import check_writable, save_script, write_reports
 
     torch.set_num_threads(1)  # small tensors: threads cost more than they bring
@@ -128,8 +128,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(_in_colours(prose(brief_text(one.judgement))), flush=True)
             continue
         several = one.several or len(texts) > 1
-        rows = "weights    of each sample in the gradient" if one.trainer else DIRECTIONS
-        shown = judgement_text(one.judgement, verbose=arguments.verbose, several=several, save=save_script, rows=rows)
+        shown = judgement_text(one.judgement, verbose=arguments.verbose, several=several, save=save_script)
         print(_in_colours(prose(shown)), end="\n\n", flush=True)
         if one.judgement.unjudged:
             told = f"[gradcheck] {one.judgement.target} could not be judged: {one.judgement.unjudged}"

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from gradcheck.bounds import THRESHOLD
 from gradcheck.compare import Comparison
 from gradcheck.problems import Spec
 
-__all__ = ["Diagnosis", "Judgement", "Outcome", "Raised", "Result"]
+__all__ = ["KERNEL", "Diagnosis", "Judgement", "Outcome", "Raised", "Result", "of_kernel"]
+
+KERNEL = ("gradient", "equal-shards")
+"""A loss's and a trainer's obligation without which nothing is said to conform: its gradient on ordinary problems."""
+
+
+def of_kernel(rows: Iterable[tuple[str, str, str]]) -> list[str]:
+    """What became of it on every device that is there: the statuses, of rows of id, device and status."""
+    rows = list(rows)
+    there = {device for _, device, status in rows if status != "skipped"} or {device for _, device, _ in rows}
+    return [status for name, device, status in rows if name in KERNEL and device in there]
 
 
 @dataclass(frozen=True)
@@ -20,6 +31,7 @@ class Diagnosis:
         name: its id, ``"unknown"`` if none fits.
         declare: the keyword to declare if this is a convention rather than a mistake, else empty.
         observed, required: the gradient on the field's directions, as formulas where they were recognised.
+        rows: what these are of: a word, and the rest.
     """
 
     name: str
@@ -27,6 +39,7 @@ class Diagnosis:
     declare: str = ""
     observed: tuple[tuple[str, str], ...] = ()
     required: tuple[tuple[str, str], ...] = ()
+    rows: tuple[str, str] = ("gradient", "on the field's directions")
 
 
 @dataclass(frozen=True)
@@ -86,6 +99,8 @@ class Result:
     dtype: str
     diagnosis: Diagnosis | None = None
     script: str = ""
+    shell: bool = False
+    """Whether the script is a command for a shell, and no Python."""
     expected: str = ""
     """The reason why it was declared to fail; empty if it wasn't."""
     seconds: float = 0.0
@@ -132,8 +147,8 @@ class Judgement:
         told = next((r.outcome.detail for r in self.results if r.status == "unjudged"), "")
         if told or any(not r.good for r in self.results):
             return told
-        skipped = next((r for r in self.results if r.id == "gradient" and r.status == "skipped"), None)
-        if skipped is not None:
+        if "skipped" in of_kernel((r.id, r.device, r.status) for r in self.results):
+            skipped = next(r for r in self.results if r.id in KERNEL and r.status == "skipped")
             return f"its gradient was not compared: {skipped.outcome.detail}"
         if not any(r.status == "passed" for r in self.results):
             reasons = dict.fromkeys(r.outcome.detail for r in self.results if r.status == "skipped")

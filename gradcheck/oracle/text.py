@@ -9,10 +9,9 @@ from pathlib import Path
 
 from derivations.wrapping import wrap_formula, wrap_words
 from gradcheck.oracle.isolation.words import cut
-from gradcheck.oracle.results import Diagnosis, Judgement, Raised, Result
+from gradcheck.oracle.results import KERNEL, Diagnosis, Judgement, Raised, Result
 
 __all__ = [
-    "DIRECTIONS",
     "UNDECLARED",
     "UNEXPLAINED",
     "Save",
@@ -51,9 +50,6 @@ UNDECLARED = (
 """What is said beside them."""
 
 
-DIRECTIONS = "gradient   on the field's directions"
-"""What a decomposition is of: the row's word, and on what."""
-
 Save = Callable[[str, Result], Path | None]
 """Writes a failure's script to a file, and says which; ``None`` where it cannot be written."""
 
@@ -65,7 +61,6 @@ def judgement_text(
     verbose: bool = True,
     several: bool = False,
     save: Save | None = None,
-    rows: str = DIRECTIONS,
 ) -> str:
     """The judgement for a terminal.
 
@@ -75,7 +70,6 @@ def judgement_text(
         verbose: every failure in full; else the first one, and the others in the table alone.
         several: it is one of several, so that, unless verbose, only what fails is listed.
         save: writes the scripts to files, so that one line to run is printed in their place.
-        rows: what a diagnosis's decomposition is of.
     """
     shown_rows = [r for r in judgement.results if verbose or not several or not r.good]
     declaration = f"  ({judgement.declaration})" if judgement.declaration else ""
@@ -88,7 +82,7 @@ def judgement_text(
         with_script = scripts and not seen_before
         lines += [
             "",
-            failure_text(r, judgement.target, "", brief=seen_before, with_script=with_script, save=save, rows=rows),
+            failure_text(r, judgement.target, "", brief=seen_before, with_script=with_script, save=save),
         ]
         shown.add(cause)
     if len(bad) > 1 and not verbose:
@@ -113,7 +107,7 @@ def verdict_text(judgement: Judgement) -> str:
     if bad:
         return f"{judgement.target} does not conform: {failing}"
     expected = [r.id for r in judgement.results if r.status == "expected-failure"]
-    if "gradient" in expected:
+    if set(KERNEL) & set(expected):
         return f"{judgement.target} fails as declared: {', '.join(dict.fromkeys(expected))}"
     return f"{judgement.target} conforms"
 
@@ -161,7 +155,6 @@ def failure_text(
     brief: bool = False,
     with_script: bool = True,
     save: Save | None = None,
-    rows: str = DIRECTIONS,
 ) -> str:
     """One failure: why, what was demanded and seen, how to see it again, and where it is written."""
     o = result.outcome
@@ -189,14 +182,16 @@ def failure_text(
     if o.spec is not None:
         lines.append(f"  problem    batch {o.spec.batch}, latent {o.spec.latent}, {result.dtype} on {result.device}")
     if d is not None and not brief and d.observed:
-        lines.append(f"  {rows}, yours beside the required one:")
+        word, of = d.rows
+        lines.append(f"  {word:9}  {of}, yours beside the required one:")
         lines += _side_by_side(d.observed, d.required)
     if with_script and result.script:
-        file = save(target, result) if save is not None else None
+        file = save(target, result) if save is not None and not result.shell else None
         if file is not None:
             lines.append(f"  reproduce  python {file}")
         else:
-            lines += ["  reproduce  save and run this:", textwrap.indent(result.script.rstrip(), "    ")]
+            how = "run this:" if result.shell else "save and run this:"
+            lines += [f"  reproduce  {how}", textwrap.indent(result.script.rstrip(), "    ")]
     if reference:
         lines.append(_wrapped("  reference  ", " ".join(reference.split())))
     return "\n".join(lines)

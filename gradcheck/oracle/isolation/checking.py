@@ -66,8 +66,6 @@ class CheckJob:
         one = found[self.index]
         target = one.subject
         send("begins", target.name, *_about(target, self.settings, self.only))
-        if not isinstance(target, Target | PartTarget):
-            send("trainer")
         problem = one.problem or spoiled
         if problem:
             send("broken", problem)
@@ -134,7 +132,6 @@ class Judged:
         pictures: of its failures.
         refused: what is wrong with the target or the options, if that is it.
         nothing: whether the file decorates nothing, or cannot be imported and does not mention this package.
-        trainer: whether it is a trainer's step, whose text is another one.
     """
 
     judgement: Judgement
@@ -142,7 +139,6 @@ class Judged:
     pictures: Mapping[Any, Any] = field(default_factory=dict)
     refused: str = ""
     nothing: bool = False
-    trainer: bool = False
 
 
 def judged(
@@ -266,7 +262,6 @@ class _Heard:
     pictures: Mapping[Any, Any] = field(default_factory=dict)
     refused: str = ""
     nothing: bool = False
-    trainer: bool = False
     reason: str = ""
     printed: str = ""
 
@@ -277,7 +272,7 @@ class _Heard:
 
     def judged(self, count: int) -> Judged:
         """What became of it, where its target has so many."""
-        return Judged(self.judgement(), count > 1, self.pictures, self.refused, self.nothing, self.trainer)
+        return Judged(self.judgement(), count > 1, self.pictures, self.refused, self.nothing)
 
     def hear(self, word: str, *data: Any) -> None:
         match word:
@@ -285,8 +280,6 @@ class _Heard:
                 (self.found,) = data
             case "begins":
                 self.name, self.declaration, self.reference, self.blanks = data
-            case "trainer":
-                self.trainer = True
             case "result":
                 self.results += data
                 self.progress(f"{self.name}: {len(self.results)} of {len(self.blanks)} obligations, {data[0].id}")

@@ -98,9 +98,9 @@ def _decorator(part: Callable[..., Part[Any]], declared: Mapping[str, Any]) -> _
 
 
 def _run(target: PartTarget, obligation: str, request: Any) -> None:
-    from gradcheck.pytest_plugin import run_part_obligation
+    from gradcheck.pytest_plugin import run_whole
 
-    run_part_obligation(target, obligation, request)
+    run_whole(target, obligation, request)
 
 
 def conforms_sde_step(**declared: Any) -> _Decorator:

@@ -1,0 +1,217 @@
+"""A trainer's step in a test file: ``gradcheck check`` and pytest judge it on one process, beside losses and parts."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gradcheck.distributed
+from gradcheck.cli import main
+from gradcheck.distributed.declaration import OBLIGATIONS
+from gradcheck.oracle.isolation.checking import CheckJob
+from gradcheck.oracle.target import Settings
+
+pytest_plugins = ["pytester"]
+
+STEPS = """
+import pytest
+
+import gradcheck
+import gradcheck.distributed
+
+
+@gradcheck.conforms("awm", reduction="mean")
+def loss(case):
+    return (case.advantage * ((case.v_theta - case.v_gt) ** 2).flatten(1).mean(1)).mean()
+
+
+def trained(model, shard, size):
+    for micro in shard.micro_batches():
+        case = micro.case(model(micro.x_t, micro.t))
+        each = case.advantage * ((case.v_theta - case.v_gt) ** 2).flatten(1).mean(1)
+        (each.sum() / size(micro, shard)).backward()
+
+
+@gradcheck.distributed.conforms("awm", reduction="mean")
+def right(model, shard):
+    trained(model, shard, lambda micro, shard: shard.global_size)
+
+
+@gradcheck.distributed.conforms("awm", reduction="mean")
+def each_micro_batch_averaged(model, shard):
+    trained(model, shard, lambda micro, shard: len(micro))
+
+
+@gradcheck.distributed.conforms("awm", reduction="mean")
+def raises(model, shard):
+    raise RuntimeError("no step")
+"""
+
+
+def _hear(heard: dict[str, Any], word: str, *data: Any) -> None:
+    heard[word] = data
+
+
+def test_every_step_of_a_file_is_judged(tmp_path: Path) -> None:
+    (tmp_path / "test_steps.py").write_text(STEPS)
+    settings = Settings(max_examples=2)
+    file, heard = str(tmp_path / "test_steps.py"), [dict[str, Any]() for _ in range(4)]
+    for index, each in enumerate(heard):
+        only = ("equal-shards",) if index else ("gradient",)
+        CheckJob(file, settings, only=only, index=index).run(partial(_hear, each))
+    assert heard[0]["found"] == (["loss", "right", "each_micro_batch_averaged", "raises"],)
+    judged = [each["judgement"][0] for each in heard]
+    assert [j.holds for j in judged] == [True, True, False, False]
+    (result,) = judged[2].results
+    assert result.diagnosis is not None
+    assert result.diagnosis.name != "unknown", result.diagnosis.cause
+    assert "no step" in judged[3].unjudged
+
+
+TESTS = (
+    STEPS.partition("@gradcheck.distributed.conforms")[0]
+    + """
+@gradcheck.distributed.conforms("awm", reduction="mean")
+def test_right(model, shard):
+    trained(model, shard, lambda micro, shard: shard.global_size)
+
+
+def averaged(model, shard):
+    trained(model, shard, lambda micro, shard: len(micro))
+
+
+averaged_again = {"equal-shards": "known", "unequal-micro-batches": "known too"}
+test_averaged = gradcheck.distributed.conforms("awm", reduction="mean")(lambda model, shard: averaged(model, shard))
+test_known = gradcheck.distributed.conforms("awm", reduction="mean", expected_failures=averaged_again)(
+    lambda model, shard: averaged(model, shard)
+)
+
+
+@pytest.mark.usefixtures("tmp_path")
+@gradcheck.distributed.conforms("awm", reduction="mean", expected_failures={"equal-shards": "not any more"})
+def test_holds_after_all(model, shard):
+    test_right(model, shard)
+
+
+@gradcheck.distributed.conforms("awm", reduction="mean")
+def test_skips(model, shard):
+    pytest.skip("not today")
+
+
+@gradcheck.distributed.conforms("awm", reduction="mean")
+def test_raises(model, shard):
+    raise RuntimeError("no step")
+
+
+class TestSteps:
+    factor = 1.0
+
+    @gradcheck.distributed.conforms("awm", reduction="mean")
+    def test_method(self, model, shard):
+        trained(model, shard, lambda micro, shard: self.factor * shard.global_size)
+
+    @staticmethod
+    @gradcheck.distributed.conforms("awm", reduction="mean")
+    def test_static(model, shard):
+        test_right(model, shard)
+"""
+)
+
+IDS = tuple(OBLIGATIONS)
+HERE = ("parameters-untouched", "equal-shards", "unequal-micro-batches")
+"""The obligations of a step on one process that is given its advantages; of the others its reports tell why not."""
+
+
+def ran(pytester: pytest.Pytester, source: str, *options: str) -> tuple[pytest.RunResult, dict[str, dict[str, str]]]:
+    """What pytest said, and the outcome of each obligation's test by test function."""
+    pytester.makepyfile(test_steps=source)
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:xdist", "-v", *options)
+    outcomes: dict[str, dict[str, str]] = {}
+    for line in result.outlines:
+        if line.startswith("test_steps.py::") and "[" in line:
+            name, _, rest = line.removeprefix("test_steps.py::").partition("[")
+            obligation, _, rest = rest.partition("] ")
+            outcomes.setdefault(name, {})[obligation] = rest.split()[0]
+    return result, outcomes
+
+
+def test_under_pytest_each_obligation_is_a_test(pytester: pytest.Pytester) -> None:
+    result, outcomes = ran(pytester, TESTS, "--gradcheck-json=report.json")
+    assert all(tuple(of) == IDS for of in outcomes.values())
+    held = dict.fromkeys(IDS, "SKIPPED") | dict.fromkeys(HERE, "PASSED")
+    wrong = held | dict.fromkeys(HERE[1:], "FAILED")
+    assert outcomes == {
+        "test_right": held,
+        "test_averaged": wrong,
+        "test_known": held | dict.fromkeys(HERE[1:], "XFAIL"),
+        "test_holds_after_all": held | {"equal-shards": "FAILED"},
+        "test_skips": dict.fromkeys(IDS, "SKIPPED"),
+        "test_raises": dict.fromkeys(IDS, "FAILED"),
+        "TestSteps::test_method": held,
+        "TestSteps::test_static": held,
+    }
+    text = " ".join(result.stdout.str().split())
+    assert "because consistent with accumulation-not-averaged: " in text
+    assert "rank 0, micro-batch 1 of 3 1/2 required 1/6" in text
+    assert "declared to fail (not any more), but it holds" in text
+    assert "test_raises could not be judged: rank 0 raised RuntimeError: no step (test_steps.py:" in text
+    assert "weights of each sample in the gradient" in text
+    assert "Traceback" not in text
+    for line in (
+        "test_right: conforms (3 obligations hold, *",
+        "test_averaged: FAILED: equal-shards, unequal-micro-batches (1 obligations hold, *",
+        "test_known: fails as declared (1 obligations hold, *",
+        "test_skips: NOT CHECKED (*",
+    ):
+        result.stdout.fnmatch_lines([line])
+    report = json.loads((pytester.path / "report.json").read_text())
+    assert [len(target["obligations"]) for target in report["targets"]] == [len(IDS)] * len(outcomes)
+
+
+def test_marks_and_settings_reach_a_step(pytester: pytest.Pytester) -> None:
+    """What pytest selects by marks and ids, and the command line's seed."""
+    _, outcomes = ran(pytester, TESTS, "-m", "usefixtures")
+    assert list(outcomes) == ["test_holds_after_all"]
+    result, outcomes = ran(
+        pytester, TESTS, "-k", "test_averaged and equal-shards and not unequal", "--gradcheck-seed=3"
+    )
+    assert list(outcomes["test_averaged"]) == ["equal-shards"]
+    assert "test_steps.py::test_averaged \\" in result.stdout.str(), "a lambda has the name that the module gives it"
+    assert "--only equal-shards --seed 3" in result.stdout.str()
+    result, outcomes = ran(pytester, TESTS, "-k", "test_right", "--gradcheck-dtype=int8")
+    assert set(outcomes["test_right"].values()) == {"FAILED"}
+    assert "dtype: got 'int8'" in result.stdout.str()
+
+
+def test_a_declaration_that_is_none_is_one_clear_error(pytester: pytest.Pytester) -> None:
+    result, outcomes = ran(pytester, TESTS.replace("equal-shards", "eqaul-shards").replace("awm", "awn", 2))
+    assert not outcomes
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(["*algorithm: got 'awn'*"])
+
+
+def test_a_step_stays_the_function_that_it_was() -> None:
+    def step(model: Any, shard: Any) -> str:
+        return f"{model} {shard}"
+
+    decorated = gradcheck.distributed.conforms("awm")(step)
+    assert decorated is step
+    assert decorated(1, 2) == "1 2"
+
+
+def test_both_doors_and_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "test_steps.py"
+    file.write_text(TESTS)
+    assert main(["check", f"{file}::test_known", "--max-examples", "2"]) == 0
+    assert "test_known fails as declared: equal-shards, unequal-micro-batches" in capsys.readouterr().out
+    assert main(["check", f"{file}::test_averaged", "--only", "equal-shards", "--max-examples", "2"]) == 1
+    shown = capsys.readouterr().out
+    assert "reproduce  run this:" in shown
+    assert f"{file}::test_averaged" in shown
+    assert not (tmp_path / ".gradcheck").exists()
+    assert main(["unveil", f"{file}::test_right"]) == 2
+    assert "which declares no loss" in capsys.readouterr().err
