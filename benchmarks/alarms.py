@@ -102,7 +102,7 @@ class Subject:
 
 def subjects(number: int, dtypes: Sequence[str] = DTYPES) -> Iterator[Subject]:
     """Every variant and preset in every precision, with a clip range that changes from round to round."""
-    declared = [Conventions(e.symbolic.NAME, options=dict(e.derivation.variant.options)) for e in CATALOGUE]
+    declared = [Conventions(e.algorithm.name, options=dict(e.derivation.variant.options)) for e in CATALOGUE]
     for i, one in enumerate(list(declared)):
         if "clip_low" in one.derivation.given:
             width = CLIPS[(i + number) % len(CLIPS)]

@@ -175,7 +175,7 @@ def _in_jax(problem: Problem) -> Callable[[Any], Any]:
         clipped = jnp.clip(ratio, 1 - problem.case.clip_low, 1 + problem.case.clip_high)
         return -jnp.minimum(ratio * q["advantage"], clipped * q["advantage"]).sum()
 
-    return {"awm": awm, "flow_grpo": flow_grpo}[problem.one.symbolic.NAME]
+    return {"awm": awm, "flow_grpo": flow_grpo}[problem.one.algorithm.name]
 
 
 PEERS: dict[str, Callable[[Problem], Accepts]] = {

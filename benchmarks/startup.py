@@ -24,10 +24,10 @@ import importlib, pkgutil
 from derivations import losses
 
 modules = [importlib.import_module(m.name) for m in pkgutil.iter_modules(losses.__path__, "derivations.losses.")]
-modules = [m for m in modules if hasattr(m, "VARIANTS")]
+modules = [m for m in modules if hasattr(m, "ALGORITHM")]
 
 theorems = (*LEMMAS, *(s.theorem for s in REVERSE_STEPS), *IDENTITIES)
-derivations = (m.derive(v) for m in modules for v in m.VARIANTS)
+derivations = (m.ALGORITHM.derive(v) for m in modules for v in m.ALGORITHM.variants)
 proofs = [statement.prove() for statement in (*theorems, *derivations)]
 assert all(proof.holds for proof in proofs)
 print(sum(len(proof.results) for proof in proofs))

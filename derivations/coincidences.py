@@ -14,19 +14,17 @@ import sympy as sp
 
 from derivations.claims import Equal
 from derivations.derivation import Derivation, DerivationError, Proof, Step, inline, prove
-from derivations.losses import (
-    awm,
-    awr,
-    ddpo,
-    dgpo,
-    diffusion_dpo,
-    diffusion_nft,
-    flow_dppo,
-    flow_grpo,
-    fpo,
-    grpo_guard,
-    rwr,
-)
+from derivations.losses.awm import ALGORITHM as AWM
+from derivations.losses.awr import ALGORITHM as AWR
+from derivations.losses.ddpo import ALGORITHM as DDPO
+from derivations.losses.dgpo import ALGORITHM as DGPO
+from derivations.losses.diffusion_dpo import ALGORITHM as DIFFUSION_DPO
+from derivations.losses.diffusion_nft import ALGORITHM as DIFFUSION_NFT
+from derivations.losses.flow_dppo import ALGORITHM as FLOW_DPPO
+from derivations.losses.flow_grpo import ALGORITHM as FLOW_GRPO
+from derivations.losses.fpo import ALGORITHM as FPO
+from derivations.losses.grpo_guard import ALGORITHM as GRPO_GUARD
+from derivations.losses.rwr import ALGORITHM as RWR
 from derivations.notation import (
     C1,
     C2,
@@ -126,20 +124,20 @@ def _opened(d: Derivation, expr: sp.Expr) -> sp.Expr:
     return inline(expr, {**d.definitions, **formulas})
 
 
-_clipped_sum = awm.derive(
+_clipped_sum = AWM.derive(
     Variant("clipped, summed", "PPO-clipped with ω = 1, summed over coordinates", {"clip": "ppo"})
 )
-_clipped_mean = awm.derive(next(v for v in awm.VARIANTS if v.name == "clipped"))
-_held = awm.derive(next(v for v in awm.VARIANTS if v.name == "reference"))
-_online = diffusion_dpo.derive(next(v for v in diffusion_dpo.VARIANTS if v.name == "online"))
-_fpo_mean = fpo.derive(next(v for v in fpo.VARIANTS if v.name == "mean"))
+_clipped_mean = AWM.derive("clipped")
+_held = AWM.derive("reference")
+_online = DIFFUSION_DPO.derive("online")
+_fpo_mean = FPO.derive("mean")
 _beyond = sp.Symbol("s", positive=True)
-_noise_weighted = flow_grpo.derive(next(v for v in flow_grpo.VARIANTS if v.name == "noise-weighted"))
-_in_window = flow_grpo.derive(next(v for v in flow_grpo.VARIANTS if v.name == "window"))
-_mean_kl = flow_grpo.derive(
+_noise_weighted = FLOW_GRPO.derive("noise-weighted")
+_in_window = FLOW_GRPO.derive("window")
+_mean_kl = FLOW_GRPO.derive(
     Variant("mean, KL", "averaged, with the KL divergence", {"log_prob_reduction": "mean", "kl": "step"})
 )
-_guard_mean = grpo_guard.derive(next(v for v in grpo_guard.VARIANTS if v.name == "mean"))
+_guard_mean = GRPO_GUARD.derive("mean")
 _signed = 2 * reward_prob - 1
 _EVERYTHING = ("loss", "gradient", "weight", "target")
 
@@ -147,7 +145,7 @@ COINCIDENCES: tuple[Coincidence, ...] = (
     Coincidence(
         "fpo-is-clipped-awm",
         "FPO is AWM's PPO-clipped form with ω = 1.",
-        fpo.derive(),
+        FPO.derive(),
         _clipped_sum,
         _EVERYTHING,
     ),
@@ -161,39 +159,39 @@ COINCIDENCES: tuple[Coincidence, ...] = (
     Coincidence(
         "fpo-starts-as-awm",
         "On-policy, FPO's gradient is AWM's: ratio and clip only decide how far a step may go.",
-        fpo.derive(),
-        awm.derive(),
+        FPO.derive(),
+        AWM.derive(),
         where={v_theta: v_old},
     ),
     Coincidence(
         "awm-of-good-samples",
         "AWM with A = 1 is plain flow matching, which is RWR without reward.",
-        awm.derive(),
-        rwr.derive(),
+        AWM.derive(),
+        RWR.derive(),
         _EVERYTHING,
         where={advantage: sp.S.One, reward: sp.S.Zero},
     ),
     Coincidence(
         "rwr-is-awm",
         "RWR is AWM with an advantage that is never negative; weight and target share the gradient differently.",
-        rwr.derive(),
-        awm.derive(),
+        RWR.derive(),
+        AWM.derive(),
         ("loss", "gradient"),
         where={advantage: sp.exp(reward / temperature)},
     ),
     Coincidence(
         "awr-is-rwr",
         "AWR is RWR with the advantage as its reward, for every sample below the clip.",
-        awr.derive(),
-        rwr.derive(),
+        AWR.derive(),
+        RWR.derive(),
         _EVERYTHING,
         where={reward: advantage, weight_max: sp.exp(advantage / temperature) + _beyond},
     ),
     Coincidence(
         "dpo-is-awm",
         "Diffusion-DPO is AWM with an advantage of its own: what remains to be learnt of the pair.",
-        diffusion_dpo.derive(),
-        awm.derive(),
+        DIFFUSION_DPO.derive(),
+        AWM.derive(),
         ("gradient", "weight", "target"),
         where={advantage: beta_dpo * preference * misorder_prob},
     ),
@@ -201,29 +199,29 @@ COINCIDENCES: tuple[Coincidence, ...] = (
         "online-dpo-starts-as-awm",
         "On-policy, with every pair undecided, Diffusion-DPO against the behaviour model is AWM with A = ±β/2.",
         _online,
-        awm.derive(),
+        AWM.derive(),
         where={v_theta: v_old, partner_gap: sp.S.Zero, advantage: beta_dpo * preference / 2},
     ),
     Coincidence(
         "dgpo-is-awm",
         "DGPO is AWM by a factor that a group's samples have in common: what remains to be learnt of the group.",
-        dgpo.derive(),
-        awm.derive(),
+        DGPO.derive(),
+        AWM.derive(),
         factor=beta_dpo * misorder_prob,
     ),
     Coincidence(
         "dgpo-of-a-pair-is-dpo",
         "DGPO on two samples with the advantages 1 and −1 is Diffusion-DPO.",
-        dgpo.derive(),
-        diffusion_dpo.derive(),
+        DGPO.derive(),
+        DIFFUSION_DPO.derive(),
         _EVERYTHING,
         where={advantage: preference, group_gap: -preference * partner_gap},
     ),
     Coincidence(
         "nft-starts-as-awm",
         "On-policy, DiffusionNFT's gradient is AWM's, times β.",
-        diffusion_nft.derive(),
-        awm.derive(),
+        DIFFUSION_NFT.derive(),
+        AWM.derive(),
         where={v_theta: v_old, advantage: _signed},
         factor=beta,
     ),
@@ -231,7 +229,7 @@ COINCIDENCES: tuple[Coincidence, ...] = (
         "nft-is-held-awm",
         "Off-policy too, if AWM is held at v_old by a reference term of weight β − A, where that is positive: more for "
         "bad samples than for good ones.",
-        diffusion_nft.derive(),
+        DIFFUSION_NFT.derive(),
         _held,
         where={v_ref: v_old, advantage: _signed, kl_weight: beta - _signed},
         factor=beta,
@@ -240,8 +238,8 @@ COINCIDENCES: tuple[Coincidence, ...] = (
     Coincidence(
         "guard-starts-as-flow-grpo",
         "On-policy, GRPO-Guard's gradient is Flow-GRPO's, every step weighed by its noise over its length.",
-        grpo_guard.derive(),
-        flow_grpo.derive(),
+        GRPO_GUARD.derive(),
+        FLOW_GRPO.derive(),
         where={v_theta: v_old},
         factor=C2 / dt,
     ),
@@ -257,8 +255,8 @@ COINCIDENCES: tuple[Coincidence, ...] = (
     Coincidence(
         "dppo-starts-as-flow-grpo",
         "On-policy, Flow-DPPO's gradient is Flow-GRPO's: the mask and the clip only decide how far a step may go.",
-        flow_dppo.derive(),
-        flow_grpo.derive(),
+        FLOW_DPPO.derive(),
+        FLOW_GRPO.derive(),
         where={v_theta: v_old},
     ),
     Coincidence(
@@ -272,8 +270,8 @@ COINCIDENCES: tuple[Coincidence, ...] = (
     Coincidence(
         "ddpo-is-flow-grpo",
         "DDPO is Flow-GRPO on a step of another path: in C1 and C2 nothing differs.",
-        ddpo.derive(),
-        flow_grpo.derive(),
+        DDPO.derive(),
+        FLOW_GRPO.derive(),
         _EVERYTHING,
         own_steps=True,
     ),

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal, get_args
 
 import sympy as sp
 
@@ -40,6 +41,9 @@ __all__ = [
     "Change",
     "Derivation",
     "DerivationError",
+    "PathName",
+    "Policy",
+    "Process",
     "Proof",
     "Step",
     "StepResult",
@@ -54,8 +58,16 @@ class DerivationError(ValueError):
     """A derivation's data is inconsistent: an undeclared symbol, a weight that is not positive, a live coefficient."""
 
 
-PATHS = ("rectified", "vp")
+Process = Literal["forward", "backward"]
+"""Whether a loss noises finished samples anew, or uses the states of the sampling path."""
+
+Policy = Literal["on", "off"]
+"""Whether the samples are to be the trained model's own, or may be another's."""
+
+PathName = Literal["rectified", "vp"]
 """What x_t is made of; see :class:`Derivation`."""
+
+PATHS: tuple[PathName, ...] = get_args(PathName)
 
 OUTPUTS = {v_theta: "velocity", noise_theta: "predicted noise", x_0_theta: "predicted clean latent"}
 """What a network may put out, in words."""
@@ -191,8 +203,8 @@ class Derivation:
     name: str
     variant: Variant
     title: str
-    process: str
-    policy: str
+    process: Process
+    policy: Policy
     reference: str
     loss: sp.Expr
     gradient: sp.Expr
@@ -206,7 +218,7 @@ class Derivation:
     brief_target: sp.Expr | None = None
     domain: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict)
     output: VectorSymbol = v_theta
-    path: str = "rectified"
+    path: PathName = "rectified"
     noise_at: int = 1
     change: Change | None = None
     coarse: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict)

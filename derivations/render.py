@@ -5,7 +5,7 @@ what belongs to both forms, namely precedence, signs, fractions and the order of
 dialects spell it out:
 
 >>> from derivations.losses import flow_grpo
->>> derivation = flow_grpo.derive()
+>>> derivation = flow_grpo.ALGORITHM.derive()
 >>> text(derivation.gradient, of=derivation)
 'A m r k (ε + k δ)'
 >>> latex(derivation.gradient, of=derivation)

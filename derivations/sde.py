@@ -24,7 +24,7 @@ import sympy as sp
 from derivations.calculus import Norm2, VectorSymbol
 from derivations.claims import Equal, GradientIs, Positive
 from derivations.ddim import DDIM_FORMULAS, DDIM_MEAN, DDIM_REFERENCE, cps_is_ddim, ddim_facts
-from derivations.derivation import Step, Theorem
+from derivations.derivation import PathName, Step, Theorem
 from derivations.notation import (
     C1,
     C2,
@@ -61,7 +61,7 @@ class ReverseStep:
     mean: sp.Expr
     formulas: Mapping[sp.Symbol, sp.Expr]
     theorem: Theorem
-    path: str = "rectified"
+    path: PathName = "rectified"
     within: Mapping[sp.Symbol, sp.Interval] = field(default_factory=dict)
 
 

@@ -1,11 +1,11 @@
-"""A variant of an algorithm: a name, a sentence, and the options that make it."""
+"""A variant of an algorithm: a name, a sentence, the options that make it, and its line."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["Variant", "choose", "chosen"]
+__all__ = ["Variant", "choose"]
 
 
 @dataclass(frozen=True)
@@ -15,12 +15,14 @@ class Variant:
     Attributes:
         name: ``"paper"`` for the form that the paper states.
         summary: one sentence that says what it is and who uses it.
-        options: keyword arguments of the algorithm's ``derive``, and likewise of its torch loss.
+        options: what it chooses of the algorithm's options; keyword arguments of the torch loss, too.
+        line: the loss in one line, as ``gradcheck derive`` reads it; a test proves that it gives the same derivation.
     """
 
     name: str
     summary: str
     options: Mapping[str, str] = field(default_factory=dict)
+    line: str = ""
 
 
 def choose(argument: str, value: str, *allowed: str) -> str:
@@ -32,12 +34,3 @@ def choose(argument: str, value: str, *allowed: str) -> str:
     if value not in allowed:
         raise ValueError(f"{argument} must be one of {', '.join(map(repr, allowed))}, but is {value!r}")
     return value
-
-
-def chosen(variant: Variant, options: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
-    """Every option's value: the variant's own, or the default, which stands first.
-
-    Raises:
-        ValueError: a value is not allowed.
-    """
-    return {name: choose(name, variant.options.get(name, allowed[0]), *allowed) for name, allowed in options.items()}

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import import_module
-from types import ModuleType
 
 from torch import Tensor
 
+from derivations.algorithm import Algorithm
 from derivations.derivation import Derivation
 from derivations.parameterisation import changed
 from derivations.render import closing_row
@@ -18,14 +18,16 @@ from gradcheck.case import Case
 from gradcheck.errors import InputError, forgiven, one_of
 from gradcheck.losses._parameterisation import as_velocities, in_velocities
 
-__all__ = ["ALGORITHMS", "CATALOGUE", "Entry", "closing_table", "entries", "entry", "wanted_entry"]
+__all__ = ["ALGORITHMS", "CATALOGUE", "ByHand", "Entry", "closing_table", "entries", "entry", "wanted_entry"]
+
+
+ByHand = Callable[..., Tensor]
+"""The original per-sample loss of a :class:`~gradcheck.case.Case` and options, shape (B,), written by hand."""
 
 
 @lru_cache(maxsize=1000)
-def _derive(module: ModuleType, variant_name: str) -> Derivation:
-    variant = next(v for v in module.VARIANTS if v.name == variant_name)
-    derivation: Derivation = module.derive(variant)
-    return derivation
+def _derive(algorithm: Algorithm, variant: str) -> Derivation:
+    return algorithm.derive(variant)
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,16 @@ class Entry:
     """One variant of one algorithm: its derivation and its hand-written torch loss.
 
     Attributes:
-        symbolic, numeric: the algorithm's two modules.
+        algorithm: what is stated.
+        by_hand: the algorithm's torch loss.
         variant: the name of one of its variants.
         prediction: what the network puts out, ``"v"``, ``"epsilon"`` or ``"x0"``.
         noise_at: the time at which x_t is all noise, 1 or 0.
         error_space: where a regression error is measured, ``"velocity"`` or ``"output"``.
     """
 
-    symbolic: ModuleType
-    numeric: ModuleType
+    algorithm: Algorithm
+    by_hand: ByHand
     variant: str
     prediction: str = "v"
     noise_at: int = 1
@@ -54,12 +57,11 @@ class Entry:
         parts += ["noise_at=0"] if self.noise_at == 0 else []
         if self.prediction != "v":
             parts.append(f"{self.prediction} error" if self.error_space == "output" else self.prediction)
-        name: str = self.symbolic.NAME
-        return f"{name}[{', '.join(parts)}]" if parts else name
+        return f"{self.algorithm.name}[{', '.join(parts)}]" if parts else self.algorithm.name
 
     @property
     def derivation(self) -> Derivation:
-        return changed(_derive(self.symbolic, self.variant), self.prediction, self.noise_at, self.error_space)
+        return changed(_derive(self.algorithm, self.variant), self.prediction, self.noise_at, self.error_space)
 
     def under(self, prediction: str = "v", noise_at: int = 1, error_space: str = "velocity") -> Entry:
         """The same loss for networks that predict ``"epsilon"`` or ``"x0"``, or with the noise at t = 0."""
@@ -67,12 +69,11 @@ class Entry:
 
     def loss(self, case: Case) -> Tensor:
         """The original per-sample loss, shape (B,), differentiable in ``case.output``."""
-        function: Callable[..., Tensor] = self.numeric.loss
         if (self.prediction, self.noise_at) != ("v", 1):
             convert = as_velocities if self.error_space == "output" else in_velocities
             path = self.derivation.path
             case = convert(case, prediction=self.prediction, noise_at=self.noise_at, path=path)
-        return function(case, **self.derivation.variant.options)
+        return self.by_hand(case, **self.derivation.variant.options)
 
 
 _NAMES = (
@@ -91,13 +92,18 @@ _NAMES = (
 )
 """Of both files of each algorithm, in ``derivations/losses`` and ``gradcheck/losses``: the one line that joins them."""
 
-ALGORITHMS: tuple[tuple[ModuleType, ModuleType], ...] = tuple(
-    (import_module(f"derivations.losses.{name}"), import_module(f"gradcheck.losses.{name}")) for name in _NAMES
-)
-"""Each algorithm's symbolic module and its torch module."""
+
+def _joined(name: str) -> tuple[Algorithm, ByHand]:
+    return import_module(f"derivations.losses.{name}").ALGORITHM, import_module(f"gradcheck.losses.{name}").loss
+
+
+_JOINED = tuple(map(_joined, _NAMES))
+
+ALGORITHMS: tuple[Algorithm, ...] = tuple(algorithm for algorithm, _ in _JOINED)
+"""Each algorithm, as its symbolic file states it."""
 
 CATALOGUE: tuple[Entry, ...] = tuple(
-    Entry(symbolic, numeric, variant.name) for symbolic, numeric in ALGORITHMS for variant in symbolic.VARIANTS
+    Entry(algorithm, by_hand, variant.name) for algorithm, by_hand in _JOINED for variant in algorithm.variants
 )
 """Every variant of every algorithm."""
 
@@ -116,7 +122,7 @@ def entries(*names: str) -> tuple[Entry, ...]:
     unknown = []
     for given in names:
         name = forgiven(given, _names_of_entries())
-        found = [e for e in CATALOGUE if name in (e.label, e.symbolic.NAME, f"{e.symbolic.NAME}[{e.variant}]")]
+        found = [e for e in CATALOGUE if name in (e.label, e.algorithm.name, f"{e.algorithm.name}[{e.variant}]")]
         if not found:
             unknown.append(("name", repr(given), wanted_entry(given)))
         chosen.update({e.label: e for e in found})
@@ -128,8 +134,8 @@ def entries(*names: str) -> tuple[Entry, ...]:
 @lru_cache(maxsize=1)
 def _names_of_entries() -> tuple[str, ...]:
     """Every way to name an entry, or all of an algorithm."""
-    labels = [f"{e.symbolic.NAME}[{e.variant}]" for e in CATALOGUE]
-    return tuple(dict.fromkeys([*(symbolic.NAME for symbolic, _ in ALGORITHMS), *labels]))
+    labels = [f"{e.algorithm.name}[{e.variant}]" for e in CATALOGUE]
+    return tuple(dict.fromkeys([*(a.name for a in ALGORITHMS), *labels]))
 
 
 def wanted_entry(given: str, others: Sequence[str] = ()) -> str:
@@ -138,10 +144,10 @@ def wanted_entry(given: str, others: Sequence[str] = ()) -> str:
     ``others`` are names that would be understood as well.
     """
     name, bracket, _ = given.partition("[")
-    algorithms = [symbolic.NAME for symbolic, _ in ALGORITHMS]
+    algorithms = [a.name for a in ALGORITHMS]
     known = forgiven(name, algorithms)
     if bracket and known in algorithms:
-        forms = [e.label for e in CATALOGUE if known == e.symbolic.NAME]
+        forms = [e.label for e in CATALOGUE if known == e.algorithm.name]
         return one_of(given, forms, "")
     named_so = [e.label for e in CATALOGUE if _mentions(e.derivation.variant.summary, given)]
     if named_so:
@@ -161,8 +167,8 @@ def entry(name: str, variant: str = "paper") -> Entry:
     Raises:
         InputError: there is no such algorithm or variant.
     """
-    known = forgiven(name, [symbolic.NAME for symbolic, _ in ALGORITHMS])
-    of_name = [e for e in CATALOGUE if known == e.symbolic.NAME]
+    known = forgiven(name, [a.name for a in ALGORITHMS])
+    of_name = [e for e in CATALOGUE if known == e.algorithm.name]
     if not of_name:
         raise InputError(("name", repr(name), wanted_entry(str(name))))
     forms = [e.variant for e in of_name]
@@ -176,8 +182,8 @@ def closing_table() -> str:
     """The closing table in Markdown: every algorithm's paper form, its exact gradient, and what people quote of it."""
     rows: list[tuple[str, ...]] = [("method", "process", "policy", "gradient in v_θ", "target")]
     rows.append(("---",) * 5)
-    for symbolic, _ in ALGORITHMS:
-        derivation = entry(symbolic.NAME).derivation
+    for algorithm in ALGORITHMS:
+        derivation = entry(algorithm.name).derivation
         *names, gradient, target = closing_row(derivation)
         *_, exact, _ = closing_row(derivation, exact=True)
         rows.append((*names, f"{exact} {gradient}" if gradient.startswith("≈") else gradient, target))

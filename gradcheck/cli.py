@@ -297,7 +297,7 @@ def _explain(arguments: argparse.Namespace) -> int:
         return 0
     theorems = _theorems()
     terminal: dict[str, Any] = {"width": width(), "ascii_only": in_characters("θ") != "θ"}
-    paper = [f"{e.symbolic.NAME}[{e.variant}]" for e in CATALOGUE]
+    paper = [f"{e.algorithm.name}[{e.variant}]" for e in CATALOGUE]
     known = [*theorems, *ALIASES, *(e.label for e in CATALOGUE), *paper]
     name = forgiven(arguments.name, known)
     named = ALIASES.get(name, name)
@@ -305,7 +305,7 @@ def _explain(arguments: argparse.Namespace) -> int:
         print(theorem_explain(theorems[named], latex=arguments.latex, **terminal), end="")
         return 0
     for e in CATALOGUE:
-        if name in (e.label, f"{e.symbolic.NAME}[{e.variant}]"):
+        if name in (e.label, f"{e.algorithm.name}[{e.variant}]"):
             problems = variables_problems(arguments.prediction, arguments.noise_at, e.derivation.path)
             if problems:
                 raise InputError(*problems)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any
 
+from derivations.algorithm import Algorithm
 from derivations.derivation import Derivation, DerivationError
 from derivations.notation import quantity
 from derivations.parameterisation import ERROR_SPACES, PREDICTIONS, changed
@@ -141,7 +142,7 @@ class Conventions:
     def alternatives(self) -> list[Alternative]:
         """Every declaration that differs from this one in a single convention."""
         out = []
-        for name, allowed in _module(self.algorithm, self.loss, self.given).OPTIONS.items():
+        for name, allowed in _algorithm(self.algorithm, self.loss, self.given).options.items():
             current = self.options.get(name, allowed[0])
             out += [
                 Alternative(name, value, replace(self, options={**self.options, name: value}))
@@ -212,8 +213,7 @@ _NAMED_APART = {"algorithm", "loss", "given", "options", "pieces", "fixed"}
 def _derive(
     algorithm: str, loss: str, given: tuple[tuple[str, str], ...], options: tuple[tuple[str, str], ...]
 ) -> Derivation:
-    derivation: Derivation = _module(algorithm, loss, given).derive(Variant("declared", "as declared", dict(options)))
-    return derivation
+    return _algorithm(algorithm, loss, given).derive(Variant("declared", "as declared", dict(options)))
 
 
 def _clip_range(fixed: Mapping[str, float]) -> float | tuple[float, float]:
@@ -221,13 +221,13 @@ def _clip_range(fixed: Mapping[str, float]) -> float | tuple[float, float]:
     return low if low == high else (low, high)
 
 
-def _module(algorithm: str, loss: str = "", given: tuple[tuple[str, str], ...] = ()) -> Any:
+def _algorithm(name: str, loss: str = "", given: tuple[tuple[str, str], ...] = ()) -> Algorithm | TypedLoss:
     if loss:
         return _typed(loss, given)
-    for symbolic, _ in ALGORITHMS:
-        if algorithm == symbolic.NAME:
-            return symbolic
-    raise InputError(("algorithm", repr(algorithm), wanted_entry(str(algorithm))))
+    for algorithm in ALGORITHMS:
+        if name == algorithm.name:
+            return algorithm
+    raise InputError(("algorithm", repr(name), wanted_entry(str(name))))
 
 
 @lru_cache(maxsize=256)
@@ -358,7 +358,7 @@ def declare(
     own = tuple(sorted((name, str(given[name])) for name in own_quantities(given))) if given else ()
     if loss is not None:
         _check_loss(loss, algorithm, preset)
-        algorithm = TypedLoss.NAME
+        algorithm = TypedLoss.name
     if preset is not None:
         known_preset = forgiven(preset, PRESETS)
         if known_preset not in PRESETS:
@@ -369,26 +369,26 @@ def declare(
         algorithm = base.pop("algorithm")
         declared = {**base, **declared}
     if algorithm is None:
-        names = ", ".join(s.NAME for s, _ in ALGORITHMS)
+        names = ", ".join(a.name for a in ALGORITHMS)
         raise InputError(("algorithm", "nothing", f"one of {names}; or loss=, the loss in one line"))
     if not loss:
         algorithm = forgiven(algorithm, _ALGORITHM_NAMES)
-    module = _module(algorithm, loss or "", own)
+    stated = _algorithm(algorithm, loss or "", own)
     problems: list[tuple[str, str, str]] = []
     options, fixed, rest = {}, {}, {}
     pieces: dict[str, Any] = {}
     plain = {f.name for f in fields(Conventions)} - _NAMED_APART
-    numbers = {q.name for q in map(quantity, _numbers(module))}
-    known = [*module.OPTIONS, *PIECES, *sorted(plain), *sorted(numbers), "clip_range"]
+    numbers = {q.name for q in map(quantity, _numbers(stated))}
+    known = [*stated.options, *PIECES, *sorted(plain), *sorted(numbers), "clip_range"]
     for given_name, given_value in declared.items():
         name = forgiven(given_name, known)
-        value = _forgiven_value(given_value, [*module.OPTIONS.get(name, ()), *CHOICES.get(name, ())])
-        if name in PIECES and value not in module.OPTIONS.get(name, ()):
+        value = _forgiven_value(given_value, [*stated.options.get(name, ()), *CHOICES.get(name, ())])
+        if name in PIECES and value not in stated.options.get(name, ()):
             pieces |= {} if value is None else {name: value}  # None: as if it were not declared
-        elif name in module.OPTIONS:
-            if value not in module.OPTIONS[name]:
-                hint = did_you_mean(str(value), module.OPTIONS[name])
-                problems.append((name, repr(value), f"one of {', '.join(map(repr, module.OPTIONS[name]))}{hint}"))
+        elif name in stated.options:
+            if value not in stated.options[name]:
+                hint = did_you_mean(str(value), stated.options[name])
+                problems.append((name, repr(value), f"one of {', '.join(map(repr, stated.options[name]))}{hint}"))
             options[name] = value
         elif name == "clip_range" and "clip_low" in numbers:
             pair = value if isinstance(value, (tuple, list)) else (value, value)
@@ -403,12 +403,12 @@ def declare(
         else:
             elsewhere = f"a convention of {algorithm}; `gradcheck list --options` shows them"
             problems.append((str(name), repr(value), one_of(name, known, elsewhere)))
-    problems += _domain_problems(fixed, rest, module.derive().path)
+    problems += _domain_problems(fixed, rest, stated.derive().path)
     problems += pieces_problems(pieces)
     problems += layout_problems(rest)
     if problems:
         raise InputError(*problems)
-    if pieces.get("clip") and "ppo" in module.OPTIONS.get("clip", ()):
+    if pieces.get("clip") and "ppo" in stated.options.get("clip", ()):
         options["clip"] = "ppo"  # whose place another clip takes
     rest |= layout_values(rest)
     own_pieces = tuple(sorted(pieces.items()))
@@ -419,7 +419,7 @@ def declare(
     return declaration
 
 
-_ALGORITHM_NAMES = tuple(symbolic.NAME for symbolic, _ in ALGORITHMS)
+_ALGORITHM_NAMES = tuple(a.name for a in ALGORITHMS)
 
 
 def _forgiven_value(value: Any, choices: Sequence[Any]) -> Any:
@@ -447,11 +447,11 @@ def _check_error_space(declaration: Conventions) -> None:
 
 
 @lru_cache(maxsize=100)
-def _numbers(module: Any) -> tuple[str, ...]:
+def _numbers(algorithm: Algorithm | TypedLoss) -> tuple[str, ...]:
     """One-number quantities of any variant of the algorithm."""
     names: dict[str, None] = {}
-    for variant in module.VARIANTS:
-        names |= {n: None for n in module.derive(variant).given if quantity(n).axes == "problem" and n != "D"}
+    for variant in algorithm.variants:
+        names |= {n: None for n in algorithm.derive(variant).given if quantity(n).axes == "problem" and n != "D"}
     return tuple(names)
 
 
@@ -528,10 +528,10 @@ _HELD = {
 def options_text() -> str:
     """What may be declared, one line for each option: its own of each algorithm, and those of all."""
     lines = []
-    for module, _ in ALGORITHMS:
-        lines.append(module.NAME)
-        lines += [f"  {name:20} {', '.join(values)}" for name, values in module.OPTIONS.items()]
-        lines += [f"  {name:20} {words}" for name, words in _WHOLE.items() if _WHOLE_OF[name] == module.NAME]
+    for algorithm in ALGORITHMS:
+        lines.append(algorithm.name)
+        lines += [f"  {name:20} {', '.join(values)}" for name, values in algorithm.options.items()]
+        lines += [f"  {name:20} {words}" for name, words in _WHOLE.items() if _WHOLE_OF[name] == algorithm.name]
     lines += [
         "every algorithm",
         f"  {'prediction':20} {', '.join(PREDICTIONS)}",

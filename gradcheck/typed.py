@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import ClassVar
 
 from derivations.calculus import CalculusError
 from derivations.derivation import Derivation, DerivationError
@@ -33,14 +34,16 @@ class TypedLoss:
     loss: str
     given: tuple[tuple[str, str], ...] = ()
 
-    NAME = "loss"
-    VARIANTS = (Variant("paper", "a loss that was written down"),)
+    name: ClassVar[str] = "loss"
+    variants: ClassVar[tuple[Variant, ...]] = (Variant("paper", "a loss that was written down"),)
 
     @cached_property
-    def OPTIONS(self) -> Mapping[str, tuple[str, ...]]:  # noqa: N802 - as an algorithm's module has it
+    def options(self) -> Mapping[str, tuple[str, ...]]:
+        """As :class:`~derivations.algorithm.Algorithm` has them: the reverse steps that may be declared."""
         return {"sde": STEPS} if stated(self.loss, given=self.given).process == "backward" else {}
 
-    def derive(self, variant: Variant = VARIANTS[0]) -> Derivation:
+    def derive(self, variant: Variant = variants[0]) -> Derivation:
+        """The derivation of the line, on the reverse step that the variant chooses."""
         return stated(self.loss, variant.options.get("sde", STEPS[0]), self.given)
 
 

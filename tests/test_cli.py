@@ -6,7 +6,6 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,7 +29,7 @@ def test_verify_says_what_it_saw(capsys: pytest.CaptureFixture[str]) -> None:
     assert status == 0
     assert "everything holds" in out
     assert "gradient  = 2A(v_θ − v_gt)" in out
-    variants = sum(e.symbolic.NAME == "awm" for e in CATALOGUE) - 1
+    variants = sum(e.algorithm.name == "awm" for e in CATALOGUE) - 1
     assert f"{variants} more variants hold; --all shows them" in out
     assert "Networks were not checked: not asked for." in out
     assert "CUDA was not checked" in out
@@ -86,10 +85,10 @@ def _wrong_loss(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
     right = catalogue.entry("awm")
 
     def loss(case: Any, **options: str) -> torch.Tensor:
-        value: torch.Tensor = factor * right.numeric.loss(case, **options)
+        value: torch.Tensor = factor * right.by_hand(case, **options)
         return value
 
-    wrong = replace(right, numeric=SimpleNamespace(loss=loss))
+    wrong = replace(right, by_hand=loss)
     monkeypatch.setattr(verification, "entries", lambda *names: (wrong,))
 
 
@@ -159,7 +158,7 @@ def test_list_shows_every_entry(capsys: pytest.CaptureFixture[str]) -> None:
 def test_explain_shows_every_step(capsys: pytest.CaptureFixture[str], name: str, latex: list[str]) -> None:
     status, out, _ = run(capsys, "explain", name, *latex)
     assert status == 0
-    entry = next((e for e in CATALOGUE if name in (e.label, f"{e.symbolic.NAME}[{e.variant}]")), None)
+    entry = next((e for e in CATALOGUE if name in (e.label, f"{e.algorithm.name}[{e.variant}]")), None)
     if entry is not None:
         for step in entry.derivation.all_steps:
             assert step.name in out

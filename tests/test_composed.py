@@ -195,13 +195,13 @@ def test_every_composition_is_proved_for_every_algorithm_that_it_goes_with(name:
     """And refused with a reason for the others: a loss without a ratio has no clip."""
     pieces = dict(_compositions())[name]
     proved = 0
-    for symbolic, _ in ALGORITHMS:
+    for algorithm in ALGORITHMS:
         try:
-            derivation = composed(symbolic.derive(), tuple(sorted(pieces.items())), mean=True)
+            derivation = composed(algorithm.derive(), tuple(sorted(pieces.items())), mean=True)
         except InputError:  # a loss without a ratio has no clip; that the reason is told, another test sees
             continue
         proof = derivation.prove()
-        assert proof.holds, (symbolic.NAME, [r.step.name for r in proof.refused])
+        assert proof.holds, (algorithm.name, [r.step.name for r in proof.refused])
         proved += 1
     assert proved >= 3
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from gradcheck.case import Case
-from gradcheck.catalogue import ALGORITHMS
+from gradcheck.catalogue import entry
 from gradcheck.cli import main
 from gradcheck.conventions import PRESETS, declare
 from gradcheck.errors import InputError
@@ -262,7 +262,7 @@ def test_presets_are_declarations_that_can_be_kept(preset: str) -> None:
     """The catalogue's own loss, put into the preset's conventions, conforms to it."""
     conventions = declare(preset=preset)
     assert conventions.derivation.prove().holds
-    numeric = next(torch_side for symbolic, torch_side in ALGORITHMS if conventions.algorithm == symbolic.NAME)
+    by_hand = entry(conventions.algorithm).by_hand
 
     def loss(case: Case) -> torch.Tensor:
         if conventions.adv_clip_max is not None:
@@ -273,7 +273,7 @@ def test_presets_are_declarations_that_can_be_kept(preset: str) -> None:
             case = in_velocities(case, prediction=conventions.prediction, noise_at=conventions.noise_at, path=path)
         if conventions.policy_factor != 1:  # of the policy term alone: the KL's weight is taken out of it again
             case = case.replace(kl_weight=case.kl_weight / conventions.policy_factor)
-        value: torch.Tensor = numeric.loss(case, **conventions.options)
+        value: torch.Tensor = by_hand(case, **conventions.options)
         return conventions.factor * conventions.policy_factor * value.mean()
 
     found = judge(Target(loss, preset, conventions), Settings(max_examples=3))
@@ -404,11 +404,11 @@ def test_what_was_used_is_told() -> None:
 
 def _target(algorithm: str, factor: float = 1.0, **declared: str) -> Target:
     """The catalogue's own loss times a factor."""
-    numeric = next(torch_side for symbolic, torch_side in ALGORITHMS if algorithm == symbolic.NAME)
+    by_hand = entry(algorithm).by_hand
     conventions = declare(algorithm, **declared)
 
     def loss(case: Case) -> torch.Tensor:
-        value: torch.Tensor = numeric.loss(case, **conventions.options)
+        value: torch.Tensor = by_hand(case, **conventions.options)
         return factor * value.mean()
 
     return Target(loss, algorithm, conventions)

@@ -27,7 +27,7 @@ def test_every_convention_is_in_the_guide() -> None:
     table = GUIDE.partition("## What to declare")[2].partition("## Obligations")[0]
     names = {f.name for f in fields(Conventions)} - {"algorithm", "options", "pieces", "fixed"}
     names |= set(PIECES)
-    names |= {option for symbolic, _ in ALGORITHMS for option in symbolic.OPTIONS}
+    names |= {option for algorithm in ALGORITHMS for option in algorithm.options}
     for name in names:
         assert f"`{name}`" in table, name
     for preset in PRESETS:

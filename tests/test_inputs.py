@@ -114,7 +114,7 @@ def test_a_case_says_what_it_has() -> None:
 @pytest.mark.parametrize("entry", CATALOGUE, ids=lambda e: e.label)
 def test_a_users_own_tensors_are_taken(entry: Entry) -> None:
     """make_case takes what the notation table asks for, and D may be left out."""
-    name, quantities = entry.symbolic.NAME, good(entry.symbolic.NAME, entry.variant)
+    name, quantities = entry.algorithm.name, good(entry.algorithm.name, entry.variant)
     quantities.pop("D", None)
     case = gradcheck.make_case(name, entry.variant, **quantities)
     loss = gradcheck.original_loss(name, case, entry.variant)

@@ -60,7 +60,7 @@ def test_the_numbers_are_the_targets(e: Entry) -> None:
     shown = json.loads(subprocess.run([NODE, "-e", code], capture_output=True, text=True, check=True).stdout)
     masks = set()
     for j, case in enumerate(cases):
-        weight, point = target(e.symbolic.NAME, case, variant=e.variant)
+        weight, point = target(e.algorithm.name, case, variant=e.variant)
         for i in range(BATCH):
             found = shown[BATCH * j + i]
             # A handful of operations on numbers of some 10, and exp of a log-ratio whose terms are no larger.

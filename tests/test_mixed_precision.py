@@ -27,7 +27,7 @@ from gradcheck.oracle.runner import Settings, Target, judge
 from gradcheck.problems import Spec, build
 from gradcheck.streaming import judge_gradient
 
-_ENTRIES = [entry(symbolic.NAME) for symbolic, _ in ALGORITHMS]
+_ENTRIES = [entry(a.name) for a in ALGORITHMS]
 
 
 def _upcast(case: Case, dtype: torch.dtype = torch.float32) -> Case:
@@ -38,7 +38,7 @@ def _upcast(case: Case, dtype: torch.dtype = torch.float32) -> Case:
 
 
 def _conventions(e: Entry, dtype: str) -> Conventions:
-    return declare(e.symbolic.NAME, output_dtype=dtype, **e.derivation.variant.options)
+    return declare(e.algorithm.name, output_dtype=dtype, **e.derivation.variant.options)
 
 
 def _verdict(function: Callable[[Case], Tensor], conventions: Conventions) -> str:

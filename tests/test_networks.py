@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -34,16 +33,16 @@ for_all_entries = pytest.mark.parametrize("an_entry", CATALOGUE, ids=lambda e: e
 
 def with_loss(an_entry, loss):
     """The entry with another loss in place of its own, and its own derivation."""
-    return replace(an_entry, numeric=SimpleNamespace(loss=loss))
+    return replace(an_entry, by_hand=loss)
 
 
 def with_options(an_entry, **options):
     """The entry whose torch loss is computed with other options than its derivation's."""
-    return with_loss(an_entry, lambda case, **own: an_entry.numeric.loss(case, **{**own, **options}))
+    return with_loss(an_entry, lambda case, **own: an_entry.by_hand(case, **{**own, **options}))
 
 
 def scaled(an_entry, factor):
-    return with_loss(an_entry, lambda case, **own: factor * an_entry.numeric.loss(case, **own))
+    return with_loss(an_entry, lambda case, **own: factor * an_entry.by_hand(case, **own))
 
 
 # what holds
@@ -102,23 +101,21 @@ WRONG = {
     "flow_grpo, variance without dt": with_options(entry("flow_grpo", "kl"), kl="sigma"),
     "flow_grpo, another SDE": with_options(entry("flow_grpo"), sde="dance"),
     "awm, another time weighting": with_options(entry("awm", "clipped-t"), omega="t2"),
-    "grpo_guard, Flow-GRPO's loss in its place": replace(entry("grpo_guard"), numeric=entry("flow_grpo").numeric),
+    "grpo_guard, Flow-GRPO's loss in its place": replace(entry("grpo_guard"), by_hand=entry("flow_grpo").by_hand),
     "awm, noise for data": with_loss(
-        entry("awm"), lambda case, **own: entry("awm").numeric.loss(case.replace(x_0=case.noise, noise=case.x_0), **own)
+        entry("awm"), lambda case, **own: entry("awm").by_hand(case.replace(x_0=case.noise, noise=case.x_0), **own)
     ),
     "diffusion_nft, reference for old": with_loss(
         entry("diffusion_nft", "reference"),
-        lambda case, **own: entry("diffusion_nft").numeric.loss(case.replace(v_old=case.v_ref), **own),
+        lambda case, **own: entry("diffusion_nft").by_hand(case.replace(v_old=case.v_ref), **own),
     ),
     "flow_grpo, time averaged over the batch": with_loss(
         entry("flow_grpo"),
-        lambda case, **own: entry("flow_grpo").numeric.loss(case.replace(dt=case.dt.mean().expand_as(case.dt)), **own),
+        lambda case, **own: entry("flow_grpo").by_hand(case.replace(dt=case.dt.mean().expand_as(case.dt)), **own),
     ),
     "awm, graph cut": with_loss(
         entry("awm"),
-        lambda case, **own: entry("awm").numeric.loss(
-            case.replace(v_theta=case.v_theta.detach().requires_grad_()), **own
-        ),
+        lambda case, **own: entry("awm").by_hand(case.replace(v_theta=case.v_theta.detach().requires_grad_()), **own),
     ),
 }
 
@@ -138,13 +135,13 @@ def test_a_second_way_to_the_parameters_is_seen_here_and_not_at_the_velocity(net
     right = entry("awm")
     scene = networks._scene(network, "forward", 0, dtype, torch.device("cpu"))
     norm = sum((w**2).sum() for w in scene.parameters.values())
-    leaking = with_loss(right, lambda case, **own: right.numeric.loss(case, **own) + (norm - norm.detach()))
+    leaking = with_loss(right, lambda case, **own: right.by_hand(case, **own) + (norm - norm.detach()))
     assert compare_entry(leaking, network_case(leaking, network, 0, dtype)).holds
     assert not compare_network(leaking, network, 0, dtype).holds
 
 
 def test_a_gradient_that_is_not_a_number_is_refused():
-    broken = with_loss(entry("awm"), lambda case, **own: entry("awm").numeric.loss(case, **own) * float("nan"))
+    broken = with_loss(entry("awm"), lambda case, **own: entry("awm").by_hand(case, **own) * float("nan"))
     comparison = compare_network(broken, "sd3")
     assert not comparison.holds
     assert comparison.ratio == float("inf")

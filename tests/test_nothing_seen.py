@@ -35,10 +35,10 @@ def test_a_gradient_holds_only_where_none_at_all_would_not(e: Entry) -> None:
     case, right = _problem(e)
     assert bool(right.any())
     given = {name: getattr(case, name) for name in e.derivation.given}
-    case = gradcheck.make_case(e.symbolic.NAME, e.variant, **given)
+    case = gradcheck.make_case(e.algorithm.name, e.variant, **given)
     for dtype in _HALF:
         judge = lambda g, dtype=dtype: gradcheck.compare_gradient(  # noqa: E731
-            e.symbolic.NAME, case, g, e.variant, working_dtype=dtype
+            e.algorithm.name, case, g, e.variant, working_dtype=dtype
         )
         own, none = judge(right), judge(0 * right)
         assert not none.holds, dtype

@@ -133,7 +133,7 @@ def test_every_algorithm_has_a_picture_of_its_own(name: str) -> None:
 
 
 def test_the_pictures_are_of_the_catalogue() -> None:
-    assert set(picture.IN_WORDS) == {symbolic.NAME for symbolic, _ in ALGORITHMS}
+    assert set(picture.IN_WORDS) == {a.name for a in ALGORITHMS}
 
 
 def test_the_file_is_the_same_every_time(tmp_path: Path) -> None:

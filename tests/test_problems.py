@@ -75,7 +75,7 @@ def test_divergence_regimes_lie_where_they_say(entry: Entry, clip: int) -> None:
 
 def test_ratios_stay_within_a_trainers_reach_however_many_coordinates() -> None:
     """A step along the noise has a log-ratio of √D: a float32 exponential would overflow."""
-    for one in (e for e in CATALOGUE if e.symbolic.NAME == "flow_dppo"):
+    for one in (e for e in CATALOGUE if e.algorithm.name == "flow_dppo"):
         for policy in ("outside", "far"):
             case = build(one.derivation, Spec(16, (2**14,), 0, policy=policy))
             assert float(case.log_ratio.abs().max()) < 10

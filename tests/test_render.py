@@ -569,7 +569,7 @@ def test_every_named_number_can_be_written() -> None:
 def test_only_a_normalised_ratio_has_a_tilde() -> None:
     for e in CATALOGUE:
         marked = "r̃" in render.explain(e.derivation).replace("At r̃ = 1", "")
-        assert marked == (e.symbolic.NAME == "grpo_guard")
+        assert marked == (e.algorithm.name == "grpo_guard")
         tex = render.explain(e.derivation, latex=True)
         assert (r"\tilde r" in tex) == marked
         assert (r"\tilde" in tex.replace(r"\tilde r", "").replace(r"\tilde A", "")) is False

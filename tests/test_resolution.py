@@ -105,7 +105,7 @@ def test_verify_tells_each_precisions_resolution() -> None:
         assert 0 < f < coarse
 
         def scaled(case: Case, f: float = f, **options: object) -> Tensor:
-            return (1 + 4 * f) * one.numeric.loss(case, **options)
+            return (1 + 4 * f) * one.by_hand(case, **options)
 
         wrong = replace(one, numeric=SimpleNamespace(loss=scaled))
         assert check_random(wrong, dtype, "cpu", 5, 0).failure is not None

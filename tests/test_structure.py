@@ -12,7 +12,8 @@ import pytest
 
 import derivations.losses
 import gradcheck.losses
-from gradcheck.catalogue import ALGORITHMS, CATALOGUE
+from derivations.algorithm import Algorithm
+from gradcheck.catalogue import ALGORITHMS, CATALOGUE, entry
 
 ROOT = Path(__file__).parent.parent
 
@@ -61,27 +62,24 @@ def algorithm_files(package: object) -> set[str]:
 
 
 def test_every_file_is_in_the_catalogue() -> None:
-    listed = {symbolic.__name__.rpartition(".")[2] for symbolic, _ in ALGORITHMS}
+    listed = {algorithm.name for algorithm in ALGORITHMS}
     for package in (derivations.losses, gradcheck.losses):
         missing = algorithm_files(package) - listed
         assert not missing, f"add to ALGORITHMS in gradcheck/catalogue.py: {', '.join(sorted(missing))}"
         assert listed <= algorithm_files(package), f"{package.__name__} lacks {listed - algorithm_files(package)}"
 
 
-@pytest.mark.parametrize(("symbolic", "numeric"), ALGORITHMS, ids=lambda m: m.__name__)
-def test_both_sides_take_the_same_options(symbolic: object, numeric: object) -> None:
-    taken = set(inspect.signature(numeric.loss).parameters) - {"case"}  # type: ignore[attr-defined]
-    used = {option for variant in symbolic.VARIANTS for option in variant.options}  # type: ignore[attr-defined]
-    assert used <= taken
-    for variant in symbolic.VARIANTS:  # type: ignore[attr-defined]
-        assert variant.summary
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: a.name)
+def test_both_sides_take_the_same_options(algorithm: Algorithm) -> None:
+    parameters = inspect.signature(entry(algorithm.name).by_hand).parameters
+    assert set(parameters) - {"case"} == set(algorithm.options)
+    for option, (default, *_) in algorithm.options.items():
+        assert parameters[option].default == default
 
 
 def test_names_are_unique() -> None:
     labels = [e.label for e in CATALOGUE]
     assert len(set(labels)) == len(labels)
-    for symbolic, _ in ALGORITHMS:
-        assert symbolic.VARIANTS[0].name == "paper"
 
 
 WORDED = {"cause", "sentence", "detail", "reason", "because", "note", "words", "clip", "statement", "meaning"}

@@ -66,7 +66,7 @@ def test_the_catalogues_formulas_are_found(entry: Entry) -> None:
     assert found.precision == "float64"
     assert any(match.startswith(f"{entry.label}, batch_reduction='mean'") for match in found.matches)
     # its kind
-    weighted = entry.symbolic.NAME in WEIGHTED and entry.variant != "reward"  # whose weight is the signal itself
+    weighted = entry.algorithm.name in WEIGHTED and entry.variant != "reward"  # whose weight is the signal itself
     held = derivation.inline(derivation.loss)  # by a distance to v_ref, or to v_old
     if weighted and derivation.loss.has(n.kl_weight):
         assert found.policy == "off-policy", "between v_gt and v_ref the signal moves the target"

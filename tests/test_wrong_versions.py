@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from types import ModuleType
 
@@ -15,6 +15,7 @@ from wrong_versions import WRONG_TARGETS, WRONG_THEOREMS, WRONG_VERSIONS, Edit, 
 from wrong_versions.base import DDIM, IDENTITIES, LEMMAS, SDE, WrongTarget, WrongTheorem, WrongVersion
 
 from derivations import identities, lemmas, sde
+from derivations.algorithm import Algorithm
 from derivations.derivation import Derivation, DerivationError, Proof, Step, Theorem, prove
 from derivations.pieces import Piece
 from gradcheck.case import Case
@@ -25,7 +26,7 @@ from gradcheck.problems import Spec, build
 torch.set_num_threads(1)
 
 DTYPES = (torch.float64, torch.float32)
-NAMES = tuple(symbolic.NAME for symbolic, _ in ALGORITHMS)
+NAMES = tuple(a.name for a in ALGORITHMS)
 LEAST = 8  # wrong versions of an algorithm, for each route
 
 # Unequal clip ranges, mixed regimes and time steps, so that nothing can hide in a special case.
@@ -79,8 +80,8 @@ def _theorem(name: str, edit: Edit | None) -> Theorem:
 
 
 def _derive(module: ModuleType, variant: str) -> Derivation:
-    derivation: Derivation = module.derive(next(v for v in module.VARIANTS if v.name == variant))
-    return derivation
+    algorithm: Algorithm = module.ALGORITHM
+    return algorithm.derive(variant)
 
 
 def _refused_steps(proof: Proof) -> list[str]:
@@ -111,7 +112,7 @@ def test_symbolic_wrong_version_is_refused(name: str, wrong: WrongVersion) -> No
         _assert_refused(derivation.all_steps, derivation.definitions, wrong.refused_by)
         return
     assert _refused_steps(derivation.prove()) == [], "the proof refuses this already: name the step in the table"
-    misstated = Entry(module, entry(name, wrong.variant).numeric, wrong.variant)
+    misstated = Entry(module.ALGORITHM, entry(name).by_hand, wrong.variant)
     for dtype in DTYPES:
         assert _refusals(misstated, name, dtype).keys() == {"gradient", "equivalence"}
 
@@ -121,7 +122,7 @@ def test_symbolic_wrong_version_is_refused(name: str, wrong: WrongVersion) -> No
 def test_numeric_wrong_version_is_refused(name: str, wrong: WrongVersion, dtype: torch.dtype) -> None:
     assert wrong.numeric is not None
     module = fresh(numeric_chain(name), wrong.numeric)
-    judged = Entry(entry(name, wrong.variant).symbolic, module, wrong.variant)
+    judged = Entry(entry(name).algorithm, module.loss, wrong.variant)
     assert _refusals(judged, name, dtype).keys() == wrong.numeric_refused_by
 
 
@@ -132,11 +133,12 @@ def test_numeric_wrong_version_is_refused(name: str, wrong: WrongVersion, dtype:
 )
 def test_wrong_target_is_refused_by_equivalence_alone(name: str, wrong: WrongTarget, dtype: torch.dtype) -> None:
     right = entry(name, wrong.variant)
-    module = ModuleType(name)
-    changed = dataclasses.replace(right.derivation, **wrong.wrong(right.derivation))
-    vars(module).update(NAME=name, VARIANTS=(changed.variant,), derive=lambda variant: changed)
-    refusals = _refusals(Entry(module, right.numeric, wrong.variant), name, dtype)
-    assert refusals.keys() == {"equivalence"}
+    stated = right.algorithm.assemble(right.algorithm.chosen(right.derivation.variant.options))
+    pull = replace(stated.pull, **wrong.wrong(right.derivation))
+    algorithm = replace(right.algorithm, assemble=lambda _: replace(stated, pull=pull))
+    judged = Entry(algorithm, right.by_hand, wrong.variant)
+    assert _refusals(judged, name, dtype).keys() == {"equivalence"}
+    changed = judged.derivation
     if dtype == torch.float64:
         _assert_refused(changed.all_steps, changed.definitions, "equivalence")
 
@@ -158,7 +160,7 @@ def test_the_unedited_source_is_accepted(name: str, variant: str) -> None:
     symbolic, numeric = fresh(symbolic_chain(name)), fresh(numeric_chain(name))
     assert _refused_steps(_derive(symbolic, variant).prove()) == []
     for dtype in DTYPES:
-        assert _refusals(Entry(symbolic, numeric, variant), name, dtype) == {}
+        assert _refusals(Entry(symbolic.ALGORITHM, numeric.loss, variant), name, dtype) == {}
 
 
 @pytest.mark.parametrize("name", sorted({wrong.theorem for wrong in WRONG_THEOREMS}))

@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -115,8 +114,8 @@ def real_networks(share: Share) -> Iterator[Row]:
     def work(piece: tuple[Entry, str, torch.dtype]) -> Row:
         entry, network, dtype = piece
         right = networks.compare_network(entry, network, 0, dtype, share.device)
-        double = SimpleNamespace(loss=lambda case, **own: 2 * entry.numeric.loss(case, **own))
-        wrong = networks.compare_network(replace(entry, numeric=double), network, 0, dtype, share.device)
+        double = replace(entry, by_hand=lambda case, **own: 2 * entry.by_hand(case, **own))
+        wrong = networks.compare_network(double, network, 0, dtype, share.device)
         told = [] if right.holds else [f"{entry.label}: {right}"]
         told += [f"{entry.label}: twice the loss passes"] if wrong.holds else []
         return Row(name(piece), 2, len(told), right.ratio, told)

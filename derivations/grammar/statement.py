@@ -10,7 +10,7 @@ import sympy as sp
 
 from derivations import calculus
 from derivations.calculus import MeanAbs, Surrogate, Total, coordinatewise
-from derivations.derivation import OUTPUTS, inline
+from derivations.derivation import OUTPUTS, Process, inline
 from derivations.grammar.build import Builder
 from derivations.grammar.errors import ParseError, Span
 from derivations.grammar.kinks import Magnitude, is_kink, lower
@@ -51,7 +51,7 @@ class Statement:
 
     source: str
     program: Program
-    process: str
+    process: Process
     loss: sp.Expr
     definitions: Mapping[sp.Symbol, sp.Expr]
     own: tuple[str, ...]
@@ -99,7 +99,7 @@ def canonical(name: str) -> str:
 
 
 @lru_cache(maxsize=2)
-def meanings(process: str) -> Mapping[str, Node]:
+def meanings(process: Process) -> Mapping[str, Node]:
     """The syntax trees of what the notation's names stand for in a process."""
     texts = {**STANDARD["both"], **STANDARD[process]}
     return {name: parse(text).loss for name, text in texts.items()}
@@ -159,7 +159,7 @@ class _Reader:
         own = tuple(n for n in self.own if n in needed)
         return Statement(self.source, self.program, self.process, expr, kept, own, self.given)
 
-    def _process(self) -> str:
+    def _process(self) -> Process:
         """Backward, if the loss rests on a quantity that only a reverse step has."""
         own = {canonical(d.name): d.value for d in self.program.definitions}
         known = {**meanings("backward"), **own}

@@ -7,42 +7,31 @@ whose target moves with v_theta keeps its weight, and its target moves towards v
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import sympy as sp
 
+from derivations.algorithm import Options, Pull
 from derivations.calculus import Norm2
 from derivations.claims import EqualUpToConstant, GradientIs
 from derivations.derivation import Step
 from derivations.notation import D, kl_weight, v_gt, v_ref, v_theta
 
-__all__ = ["OPTIONS", "Pull", "matching", "mixture_step", "per_coordinate", "reference_weight"]
+__all__ = ["OPTIONS", "held", "matching", "mixture_step", "per_coordinate", "reference_weight"]
 
 OPTIONS = {"reduction": ("sum", "mean"), "reference": ("off", "on")}
 """What an implementation may declare of any of them, the default first."""
 
 
-@dataclass(frozen=True)
-class Pull:
-    """A loss and what it does to the velocity; each field as :class:`~derivations.derivation.Derivation` has it."""
-
-    loss: sp.Expr
-    gradient: sp.Expr
-    weight: sp.Expr
-    target: sp.Expr
-
-    def held(self, strength: sp.Expr) -> Pull:
-        """With ``strength``·‖v_theta − v_ref‖² added; with 0, as it is."""
-        if strength == 0:
-            return self
-        loss = self.loss + strength * Norm2(v_theta - v_ref)
-        back = 2 * strength * (v_theta - v_ref)
-        if self.target.has(v_theta):
-            return Pull(loss, self.gradient + back, self.weight, self.target - back / (2 * self.weight))
-        total = self.weight + strength
-        centre = (self.weight * self.target + strength * v_ref) / total
-        return Pull(loss, self.gradient + back, total, centre)
+def held(pull: Pull, strength: sp.Expr) -> Pull:
+    """With ``strength``·‖v_theta − v_ref‖² added; with 0, as it is."""
+    if strength == 0:
+        return pull
+    loss = pull.loss + strength * Norm2(v_theta - v_ref)
+    back = 2 * strength * (v_theta - v_ref)
+    if pull.target.has(v_theta):
+        return Pull(loss, pull.gradient + back, pull.weight, pull.target - back / (2 * pull.weight))
+    total = pull.weight + strength
+    centre = (pull.weight * pull.target + strength * v_ref) / total
+    return Pull(loss, pull.gradient + back, total, centre)
 
 
 def matching(weight: sp.Expr) -> Pull:
@@ -50,12 +39,12 @@ def matching(weight: sp.Expr) -> Pull:
     return Pull(weight * Norm2(v_theta - v_gt), 2 * weight * (v_theta - v_gt), weight, v_gt)
 
 
-def per_coordinate(options: Mapping[str, str]) -> sp.Expr:
+def per_coordinate(options: Options) -> sp.Expr:
     """What multiplies a sum over coordinates: 1, or 1/D where they are averaged."""
     return 1 / D if options["reduction"] == "mean" else sp.S.One
 
 
-def reference_weight(options: Mapping[str, str]) -> sp.Expr:
+def reference_weight(options: Options) -> sp.Expr:
     """c, reduced as the loss's own error is; 0 without a reference term."""
     return kl_weight * per_coordinate(options) if options["reference"] == "on" else sp.S.Zero
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import sympy as sp
 
+from derivations.algorithm import Pull, Stated
 from derivations.calculus import ClipMask, Dot, Norm2
 from derivations.claims import Approximates, Equal, GradientIs, Parallel
-from derivations.derivation import Step
+from derivations.derivation import PathName, Step
 from derivations.lemmas import gaussian_definitions
 from derivations.notation import (
     C1,
@@ -130,7 +131,7 @@ class GaussianPolicy:
         return reverse_step(self.sde).within
 
     @property
-    def path(self) -> str:
+    def path(self) -> PathName:
         return reverse_step(self.sde).path
 
     @property
@@ -162,6 +163,46 @@ class GaussianPolicy:
             return -self.kl_weighting * (log_prob_theta - log_prob_old) * self.scale * k * (noise + k * delta)
         factor = {"none": 0, "step": k**2, "sigma": C1**2 / sigma_t**2}[self.kl]
         return self.kl_weighting * self.per_coordinate * factor * (v_theta - v_ref)
+
+    @property
+    def quoted(self) -> sp.Expr:
+        """The gradient that people quote: what is left on-policy, the KL term's with it."""
+        return self.weighting * advantage * self.scale * k * noise + self.kl_gradient
+
+    def held(self, loss: sp.Expr, gradient: sp.Expr) -> Pull:
+        """The policy's term with the KL term, if any; with weight 1/2 the target is one gradient step away."""
+        gradient = gradient + self.kl_gradient
+        return Pull(loss=loss + self.kl_loss, gradient=gradient, weight=sp.Rational(1, 2), target=v_theta - gradient)
+
+    def stated(
+        self,
+        pull: Pull,
+        *,
+        steps: tuple[Step, ...],
+        after: tuple[Step, ...],
+        definitions: Mapping[sp.Symbol, sp.Expr] | None = None,
+        quoted: sp.Expr | None = None,
+    ) -> Stated:
+        """A loss on this step.
+
+        Args:
+            pull: the loss, the KL term with it.
+            steps, after: as a derivation has them.
+            definitions: besides the step's own.
+            quoted: the gradient that people quote, if it is another than :attr:`quoted`.
+        """
+        quoted = self.quoted if quoted is None else quoted
+        return Stated(
+            pull,
+            definitions={**self.definitions, **(definitions or {})},
+            coefficients=self.coefficients,
+            steps=steps,
+            after=after,
+            brief_gradient=quoted,
+            brief_target=v_theta - quoted,
+            path=self.path,
+            within=self.within,
+        )
 
     @property
     def _precision_step(self) -> tuple[Step, ...]:
@@ -236,9 +277,9 @@ def ratio_gradient(policy: GaussianPolicy) -> Step:
     )
 
 
-def approximations(policy: GaussianPolicy, gradient: sp.Expr, quoted: sp.Expr) -> tuple[Step, ...]:
+def approximations(policy: GaussianPolicy, gradient: sp.Expr) -> tuple[Step, ...]:
     """What is left of A m r k (ε + kδ) on-policy, and how far off that is elsewhere."""
-    on_policy = {v_theta: v_old}
+    on_policy, quoted = {v_theta: v_old}, policy.quoted
     exact, short, s = ratio * (noise + k * delta), noise, policy.scale
     along, distance = Dot(delta, noise), Norm2(delta)
     first = k * (delta - s * along * noise)

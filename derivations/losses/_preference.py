@@ -8,15 +8,15 @@ A pair or a group is stated as one of its samples sees it, with what the others 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import sympy as sp
 
+from derivations.algorithm import Options, Pull
 from derivations.calculus import Norm2, VectorSymbol
 from derivations.claims import Equal, GradientIs
 from derivations.derivation import Step
-from derivations.losses._forward import Pull, per_coordinate, reference_weight
+from derivations.losses._forward import held, per_coordinate, reference_weight
 from derivations.notation import error_gap, misorder_prob, noise, v_gt, v_ref, v_theta, x_0
 
 __all__ = ["Preference", "doubt", "negative_log_likelihood"]
@@ -45,7 +45,7 @@ class Preference:
 
     margin: sp.Expr
     share: sp.Expr
-    options: Mapping[str, str]
+    options: Options
     anchor: VectorSymbol = v_ref
 
     @property
@@ -63,7 +63,7 @@ class Preference:
         each = per_coordinate(self.options)
         gradient = 2 * self.advantage * each * (v_theta - v_gt)
         target = v_theta + self.advantage * (v_gt - v_theta)
-        return Pull(self.loss, gradient, each, target).held(reference_weight(self.options))
+        return held(Pull(self.loss, gradient, each, target), reference_weight(self.options))
 
     @property
     def definitions(self) -> dict[sp.Symbol, sp.Expr]:

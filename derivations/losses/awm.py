@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import sympy as sp
 
+from derivations.algorithm import Algorithm, Options, Pull, Stated
 from derivations.calculus import ClipMask, Dot, Norm2, Surrogate
 from derivations.claims import Approximates, Equal, GradientIs
-from derivations.derivation import Derivation, Step
+from derivations.derivation import Step
 from derivations.identities import velocity_step
 from derivations.losses import _forward
-from derivations.losses._forward import Pull, mixture_step, per_coordinate, reference_weight
+from derivations.losses._forward import held, mixture_step, per_coordinate, reference_weight
 from derivations.losses._lines import REF, REF_MEAN, clipped
 from derivations.notation import (
     advantage,
@@ -39,56 +40,7 @@ from derivations.notation import (
     x_0,
 )
 from derivations.sde import reverse_step
-from derivations.variant import Variant, chosen
-
-NAME = "awm"
-TITLE = "AWM"
-REFERENCE = """@article{xue2025awm,
-  title={Advantage Weighted Matching: Aligning RL with Pretraining in Diffusion Models},
-  author={Xue, Shuchen and others},
-  journal={arXiv:2509.25050}, year={2025}}"""
-
-OPTIONS = {
-    "reduction": _forward.OPTIONS["reduction"],
-    "reference": (*_forward.OPTIONS["reference"], "elbo", "ema"),
-    "clip": ("none", "ppo"),
-    "omega": ("uniform", "t", "t2", "huber", "ghuber"),
-}
-"""What an implementation may declare, the default first."""
-
-VARIANTS = (
-    Variant("paper", "the weighted squared error, summed over coordinates"),
-    Variant("mean", "averaged over coordinates", {"reduction": "mean"}),
-    Variant("reference", "with a squared distance to the reference velocity", {"reference": "on"}),
-    Variant("clipped", "the authors' PPO-clipped form, with ω = 1", {"clip": "ppo", "reduction": "mean"}),
-    Variant("clipped-t", "PPO-clipped with ω = t", {"clip": "ppo", "reduction": "mean", "omega": "t"}),
-    Variant("clipped-t2", "PPO-clipped with ω = t²", {"clip": "ppo", "reduction": "mean", "omega": "t2"}),
-    Variant(
-        "clipped-huber",
-        "PPO-clipped with the Huber-like log-density",
-        {"clip": "ppo", "reduction": "mean", "omega": "huber"},
-    ),
-    Variant(
-        "clipped-ghuber",
-        "PPO-clipped with the generalised Huber log-density, p = 1/4",
-        {"clip": "ppo", "reduction": "mean", "omega": "ghuber"},
-    ),
-    Variant(
-        "clipped-reference",
-        "PPO-clipped with a reference term",
-        {"clip": "ppo", "reduction": "mean", "reference": "on"},
-    ),
-    Variant(
-        "clipped-elbo",
-        "PPO-clipped with a reference term over 2σ_t², the weight that an ELBO gives it",
-        {"clip": "ppo", "reduction": "mean", "reference": "elbo"},
-    ),
-    Variant(
-        "clipped-ema",
-        "PPO-clipped and held to the behaviour model, an EMA copy, in the reference's place",
-        {"clip": "ppo", "reduction": "mean", "reference": "ema"},
-    ),
-)
+from derivations.variant import Variant
 
 _FLOOR = sp.Rational(1, 10**10)
 _POWER = sp.Rational(1, 4)
@@ -105,81 +57,131 @@ def _discrepancy(omega_name: str, m: sp.Expr) -> sp.Expr:
     }[omega_name]
 
 
-LINES = {
-    "paper": "A*norm2(v_theta - v_gt)",
-    "mean": "A*mean((v_theta - v_gt)**2)",
-    "reference": "A*norm2(v_theta - v_gt)" + REF,
-    "clipped": clipped("mean(({v} - v_gt)**2)"),
-    "clipped-t": clipped("t*mean(({v} - v_gt)**2)"),
-    "clipped-t2": clipped("t**2*mean(({v} - v_gt)**2)"),
-    "clipped-huber": clipped("(sqrt(mean(({v} - v_gt)**2) + 1e-10) - 1e-5)*t"),
-    "clipped-ghuber": clipped("((mean(({v} - v_gt)**2) + 1e-10)**0.25 - 1e-10**0.25)*t/0.25"),
-    "clipped-reference": clipped("mean(({v} - v_gt)**2)") + REF_MEAN,
-    "clipped-elbo": clipped("mean(({v} - noise + x_0)**2)") + REF_MEAN + "*(1 - t)/(2*noise_level**2*t)",
-    "clipped-ema": clipped("mean(({v} - v_gt)**2)") + " + kl_weight*mean((v_theta - v_old)**2)",
-}
-"""Each variant in one line, as ``gradcheck derive`` reads it."""
-
-
-def derive(variant: Variant = VARIANTS[0]) -> Derivation:
-    """State and derive one variant."""
-    options = chosen(variant, OPTIONS)
+def _assemble(options: Options) -> Stated:
     build = _clipped if options["clip"] == "ppo" else _plain
     strength = reference_weight(options)
     if options["reference"] == "elbo":
         strength = kl_weight * per_coordinate(options) / (2 * sigma_t**2)
-    return build(variant, options, per_coordinate(options), strength)
+    return build(options, per_coordinate(options), strength)
 
 
-def _held(pull: Pull, options: dict[str, str], each: sp.Expr, strength: sp.Expr) -> Pull:
+ALGORITHM = Algorithm(
+    name="awm",
+    title="AWM",
+    reference="""@article{xue2025awm,
+  title={Advantage Weighted Matching: Aligning RL with Pretraining in Diffusion Models},
+  author={Xue, Shuchen and others},
+  journal={arXiv:2509.25050}, year={2025}}""",
+    process="forward",
+    policy="on",
+    options={
+        "reduction": _forward.OPTIONS["reduction"],
+        "reference": (*_forward.OPTIONS["reference"], "elbo", "ema"),
+        "clip": ("none", "ppo"),
+        "omega": ("uniform", "t", "t2", "huber", "ghuber"),
+    },
+    variants=(
+        Variant("paper", "the weighted squared error, summed over coordinates", line="A*norm2(v_theta - v_gt)"),
+        Variant("mean", "averaged over coordinates", {"reduction": "mean"}, line="A*mean((v_theta - v_gt)**2)"),
+        Variant(
+            "reference",
+            "with a squared distance to the reference velocity",
+            {"reference": "on"},
+            line="A*norm2(v_theta - v_gt)" + REF,
+        ),
+        Variant(
+            "clipped",
+            "the authors' PPO-clipped form, with ω = 1",
+            {"clip": "ppo", "reduction": "mean"},
+            line=clipped("mean(({v} - v_gt)**2)"),
+        ),
+        Variant(
+            "clipped-t",
+            "PPO-clipped with ω = t",
+            {"clip": "ppo", "reduction": "mean", "omega": "t"},
+            line=clipped("t*mean(({v} - v_gt)**2)"),
+        ),
+        Variant(
+            "clipped-t2",
+            "PPO-clipped with ω = t²",
+            {"clip": "ppo", "reduction": "mean", "omega": "t2"},
+            line=clipped("t**2*mean(({v} - v_gt)**2)"),
+        ),
+        Variant(
+            "clipped-huber",
+            "PPO-clipped with the Huber-like log-density",
+            {"clip": "ppo", "reduction": "mean", "omega": "huber"},
+            line=clipped("(sqrt(mean(({v} - v_gt)**2) + 1e-10) - 1e-5)*t"),
+        ),
+        Variant(
+            "clipped-ghuber",
+            "PPO-clipped with the generalised Huber log-density, p = 1/4",
+            {"clip": "ppo", "reduction": "mean", "omega": "ghuber"},
+            line=clipped("((mean(({v} - v_gt)**2) + 1e-10)**0.25 - 1e-10**0.25)*t/0.25"),
+        ),
+        Variant(
+            "clipped-reference",
+            "PPO-clipped with a reference term",
+            {"clip": "ppo", "reduction": "mean", "reference": "on"},
+            line=clipped("mean(({v} - v_gt)**2)") + REF_MEAN,
+        ),
+        Variant(
+            "clipped-elbo",
+            "PPO-clipped with a reference term over 2σ_t², the weight that an ELBO gives it",
+            {"clip": "ppo", "reduction": "mean", "reference": "elbo"},
+            line=clipped("mean(({v} - noise + x_0)**2)") + REF_MEAN + "*(1 - t)/(2*noise_level**2*t)",
+        ),
+        Variant(
+            "clipped-ema",
+            "PPO-clipped and held to the behaviour model, an EMA copy, in the reference's place",
+            {"clip": "ppo", "reduction": "mean", "reference": "ema"},
+            line=clipped("mean(({v} - v_gt)**2)") + " + kl_weight*mean((v_theta - v_old)**2)",
+        ),
+    ),
+    assemble=_assemble,
+)
+
+
+def _held(pull: Pull, options: Options, each: sp.Expr, strength: sp.Expr) -> Pull:
     """With the term that holds the model: to its reference, or to the model that samples."""
     if options["reference"] != "ema":
-        return pull.held(strength)
-    found = pull.held(kl_weight * each)
+        return held(pull, strength)
+    found = held(pull, kl_weight * each)
     return Pull(*(expr.xreplace({v_ref: v_old}) for expr in (found.loss, found.gradient, found.weight, found.target)))
 
 
-def _diffusion(options: dict[str, str]) -> dict[sp.Symbol, sp.Expr]:
+def _diffusion(options: Options) -> dict[sp.Symbol, sp.Expr]:
     """σ_t, where a term is divided by it: the Flow-SDE's."""
     return {sigma_t: reverse_step("flow").formulas[sigma_t]} if options["reference"] == "elbo" else {}
 
 
-def _held_steps(options: dict[str, str], each: sp.Expr, strength: sp.Expr) -> tuple[Step, ...]:
-    held = {"elbo": (v_ref, strength), "ema": (v_old, kl_weight * each)}.get(options["reference"])
-    if held is None:
+def _held_steps(options: Options, each: sp.Expr, strength: sp.Expr) -> tuple[Step, ...]:
+    term = {"elbo": (v_ref, strength), "ema": (v_old, kl_weight * each)}.get(options["reference"])
+    if term is None:
         return ()
-    v, weight = held
+    v, weight = term
     words = {
         "elbo": "The reference term pulls harder near data, where σ_t is small.",
         "ema": "The term to the EMA copy pulls back to the model that samples, as DiffusionNFT's trust region does.",
     }
-    term = weight * Norm2(v_theta - v)
+    distance = weight * Norm2(v_theta - v)
     return (
         Step(
             "held",
             words[options["reference"]],
-            GradientIs(term, 2 * weight * (v_theta - v), label=r"\mathcal{L}_{\mathrm{held}}"),
+            GradientIs(distance, 2 * weight * (v_theta - v), label=r"\mathcal{L}_{\mathrm{held}}"),
         ),
     )
 
 
-def _plain(variant: Variant, options: dict[str, str], each: sp.Expr, strength: sp.Expr) -> Derivation:
+def _plain(options: Options, each: sp.Expr, strength: sp.Expr) -> Stated:
     loss = advantage * each * Norm2(v_theta - v_gt)
     matching = 2 * advantage * each * (v_theta - v_gt)
     target = v_theta + advantage * (v_gt - v_theta)
     pull = Pull(loss, matching, each, target)
     pull = _held(pull, options, each, strength)
-    return Derivation(
-        name=NAME,
-        variant=variant,
-        title=TITLE,
-        process="forward",
-        policy="on",
-        reference=REFERENCE,
-        loss=pull.loss,
-        gradient=pull.gradient,
-        weight=pull.weight,
-        target=pull.target,
+    return Stated(
+        pull,
         definitions={v_gt: noise - x_0},
         coefficients=_diffusion(options),
         steps=(
@@ -207,7 +209,7 @@ def _plain(variant: Variant, options: dict[str, str], each: sp.Expr, strength: s
     )
 
 
-def _clipped(variant: Variant, options: dict[str, str], each: sp.Expr, strength: sp.Expr) -> Derivation:
+def _clipped(options: Options, each: sp.Expr, strength: sp.Expr) -> Stated:
     m = sp.Symbol("m", nonnegative=True)
     slope = sp.diff(_discrepancy(options["omega"], m), m)
 
@@ -226,17 +228,8 @@ def _clipped(variant: Variant, options: dict[str, str], each: sp.Expr, strength:
         _held(Pull(surrogate, g, each, v_theta - g / (2 * each)), options, each, strength) for g in (own, quoted)
     )
     weightings = {"uniform": sp.S.One, "t": t, "t2": t**2}
-    return Derivation(
-        name=NAME,
-        variant=variant,
-        title=TITLE,
-        process="forward",
-        policy="on",
-        reference=REFERENCE,
-        loss=pull.loss,
-        gradient=pull.gradient,
-        weight=pull.weight,
-        target=pull.target,
+    return Stated(
+        pull,
         definitions={
             v_gt: noise - x_0,
             log_prob_theta: log_prob(v_theta),

@@ -12,57 +12,23 @@ from __future__ import annotations
 
 import sympy as sp
 
+from derivations.algorithm import Algorithm, Options, Stated
 from derivations.claims import Equal, Parallel
-from derivations.derivation import Derivation, Step
+from derivations.derivation import Step
 from derivations.identities import velocity_step
 from derivations.losses import _forward
-from derivations.losses._forward import matching, mixture_step, per_coordinate, reference_weight
+from derivations.losses._forward import held, matching, mixture_step, per_coordinate, reference_weight
 from derivations.losses._lines import REF
 from derivations.notation import advantage, noise, temperature, v_gt, v_theta, weight_max, x_0
-from derivations.variant import Variant, chosen
-
-NAME = "awr"
-TITLE = "AWR"
-REFERENCE = """@article{peng2019awr,
-  title={Advantage-Weighted Regression: Simple and Scalable Off-Policy Reinforcement Learning},
-  author={Peng, Xue Bin and Kumar, Aviral and Zhang, Grace and Levine, Sergey},
-  journal={arXiv:1910.00177}, year={2019}}"""
-
-OPTIONS = _forward.OPTIONS
-"""What an implementation may declare, the default first."""
-
-VARIANTS = (
-    Variant("paper", "the weighted squared error, summed over coordinates"),
-    Variant("mean", "averaged over coordinates", {"reduction": "mean"}),
-    Variant("reference", "with a squared distance to the reference velocity", {"reference": "on"}),
-)
+from derivations.variant import Variant
 
 
-LINES = {
-    "paper": "min(exp(A/tau), weight_max)*norm2(v_theta - v_gt)",
-    "mean": "min(exp(A/tau), weight_max)*mse(v_theta, v_gt)",
-    "reference": "min(exp(A/tau), weight_max)*norm2(v_theta - v_gt)" + REF,
-}
-"""Each variant in one line, as ``gradcheck derive`` reads it."""
-
-
-def derive(variant: Variant = VARIANTS[0]) -> Derivation:
-    """State and derive one variant."""
-    options = chosen(variant, OPTIONS)
+def _assemble(options: Options) -> Stated:
     clipped = sp.Min(sp.exp(advantage / temperature), weight_max)
     weight = clipped * per_coordinate(options)
-    pull = matching(weight).held(reference_weight(options))
-    return Derivation(
-        name=NAME,
-        variant=variant,
-        title=TITLE,
-        process="forward",
-        policy="on",
-        reference=REFERENCE,
-        loss=pull.loss,
-        gradient=pull.gradient,
-        weight=pull.weight,
-        target=pull.target,
+    pull = held(matching(weight), reference_weight(options))
+    return Stated(
+        pull,
         definitions={v_gt: noise - x_0},
         steps=(velocity_step(),),
         after=(
@@ -75,6 +41,39 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
             *mixture_step(weight, v_gt, reference_weight(options)),
         ),
     )
+
+
+ALGORITHM = Algorithm(
+    name="awr",
+    title="AWR",
+    reference="""@article{peng2019awr,
+  title={Advantage-Weighted Regression: Simple and Scalable Off-Policy Reinforcement Learning},
+  author={Peng, Xue Bin and Kumar, Aviral and Zhang, Grace and Levine, Sergey},
+  journal={arXiv:1910.00177}, year={2019}}""",
+    process="forward",
+    policy="on",
+    options=_forward.OPTIONS,
+    variants=(
+        Variant(
+            "paper",
+            "the weighted squared error, summed over coordinates",
+            line="min(exp(A/tau), weight_max)*norm2(v_theta - v_gt)",
+        ),
+        Variant(
+            "mean",
+            "averaged over coordinates",
+            {"reduction": "mean"},
+            line="min(exp(A/tau), weight_max)*mse(v_theta, v_gt)",
+        ),
+        Variant(
+            "reference",
+            "with a squared distance to the reference velocity",
+            {"reference": "on"},
+            line="min(exp(A/tau), weight_max)*norm2(v_theta - v_gt)" + REF,
+        ),
+    ),
+    assemble=_assemble,
+)
 
 
 def _weight_steps(clipped: sp.Expr) -> tuple[Step, ...]:

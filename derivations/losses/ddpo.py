@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import sympy as sp
 
+from derivations.algorithm import Algorithm, Options, Stated
 from derivations.calculus import Surrogate
 from derivations.claims import Equal, GradientIs
-from derivations.derivation import Derivation, Step
+from derivations.derivation import Step
 from derivations.losses._lines import KL, LOG_MEAN, PPO
 from derivations.losses._policy_gradient import GaussianPolicy, approximations, mask, ratio_gradient
 from derivations.notation import (
@@ -38,67 +39,50 @@ from derivations.notation import (
 )
 from derivations.variant import Variant
 
-NAME = "ddpo"
-TITLE = "DDPO"
-REFERENCE = """@article{black2023ddpo,
-  title={Training Diffusion Models with Reinforcement Learning},
-  author={Black, Kevin and Janner, Michael and Du, Yilun and Kostrikov, Ilya and Levine, Sergey},
-  journal={arXiv:2305.13301}, year={2023}}"""
 
-VARIANTS = (
-    Variant("paper", "the true Gaussian log-density of the DDIM step"),
-    Variant("mean", "log-density averaged over coordinates, as the official code does", {"log_prob_reduction": "mean"}),
-    Variant("kl", "with the KL divergence to the reference model's step (DPOK)", {"kl": "step"}),
-)
-
-OPTIONS = {"log_prob_reduction": ("sum", "mean"), "kl": ("none", "step")}
-"""What an implementation may declare, the default first."""
-
-_surrogate = Surrogate(advantage, ratio, clip_low, clip_high)
-
-
-LINES = {
-    "paper": PPO,
-    "mean": LOG_MEAN + PPO,
-    "kl": PPO + KL,
-}
-"""Each variant in one line, as ``gradcheck derive`` reads it."""
-
-
-def derive(variant: Variant = VARIANTS[0]) -> Derivation:
-    """State and derive one variant."""
-    policy = GaussianPolicy(sde="ddim", **variant.options)
+def _assemble(options: Options) -> Stated:
+    policy = GaussianPolicy(sde="ddim", **options)
+    surrogate = Surrogate(advantage, ratio, clip_low, clip_high)
     pull = advantage * mask * ratio * policy.scale * k * (noise + k * delta)
-    gradient = pull + policy.kl_gradient
-    quoted = advantage * policy.scale * k * noise + policy.kl_gradient
-    return Derivation(
-        name=NAME,
-        variant=variant,
-        title=TITLE,
-        process="backward",
-        policy="on",
-        reference=REFERENCE,
-        loss=_surrogate + policy.kl_loss,
-        gradient=gradient,
-        weight=sp.Rational(1, 2),
-        target=v_theta - gradient,
-        definitions={**policy.definitions, ratio: sp.exp(log_ratio)},
-        coefficients=policy.coefficients,
-        within=policy.within,
+    whole = policy.held(surrogate, pull)
+    return policy.stated(
+        whole,
+        definitions={ratio: sp.exp(log_ratio)},
         steps=(
             *policy.steps,
             ratio_gradient(policy),
             Step(
                 "surrogate-gradient",
                 "PPO's clip puts a mask m on the policy's gradient (lemma L4).",
-                GradientIs(_surrogate, pull, label=r"\left(-J\right)"),
+                GradientIs(surrogate, pull, label=r"\left(-J\right)"),
             ),
         ),
-        after=(*approximations(policy, gradient, quoted), _noise_slope()),
-        brief_gradient=quoted,
-        brief_target=v_theta - quoted,
-        path=policy.path,
+        after=(*approximations(policy, whole.gradient), _noise_slope()),
     )
+
+
+ALGORITHM = Algorithm(
+    name="ddpo",
+    title="DDPO",
+    reference="""@article{black2023ddpo,
+  title={Training Diffusion Models with Reinforcement Learning},
+  author={Black, Kevin and Janner, Michael and Du, Yilun and Kostrikov, Ilya and Levine, Sergey},
+  journal={arXiv:2305.13301}, year={2023}}""",
+    process="backward",
+    policy="on",
+    options={"log_prob_reduction": ("sum", "mean"), "kl": ("none", "step")},
+    variants=(
+        Variant("paper", "the true Gaussian log-density of the DDIM step", line=PPO),
+        Variant(
+            "mean",
+            "log-density averaged over coordinates, as the official code does",
+            {"log_prob_reduction": "mean"},
+            line=LOG_MEAN + PPO,
+        ),
+        Variant("kl", "with the KL divergence to the reference model's step (DPOK)", {"kl": "step"}, line=PPO + KL),
+    ),
+    assemble=_assemble,
+)
 
 
 def _noise_slope() -> Step:

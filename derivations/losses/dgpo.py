@@ -19,32 +19,17 @@ from __future__ import annotations
 
 import sympy as sp
 
+from derivations.algorithm import Algorithm, Options, Stated
 from derivations.calculus import Dot, Norm2, VectorSymbol
 from derivations.claims import Equal, GradientIs
-from derivations.derivation import Derivation, Step
+from derivations.derivation import Step
 from derivations.identities import velocity_step
 from derivations.losses import _forward
 from derivations.losses._forward import per_coordinate
 from derivations.losses._lines import REF, gap, group
 from derivations.losses._preference import Preference, doubt, negative_log_likelihood
 from derivations.notation import advantage, beta_dpo, error_gap, group_gap, misorder_prob, v_gt, v_theta
-from derivations.variant import Variant, chosen
-
-NAME = "dgpo"
-TITLE = "DGPO"
-REFERENCE = """@article{luo2025dgpo,
-  title={Reinforcing Diffusion Models by Direct Group Preference Optimization},
-  author={Luo, Yihong and Hu, Tianyang and Tang, Jing},
-  journal={arXiv:2510.08425}, year={2025}}"""
-
-OPTIONS = _forward.OPTIONS
-"""What an implementation may declare, the default first."""
-
-VARIANTS = (
-    Variant("paper", "one sample of a group, squared errors summed over coordinates"),
-    Variant("mean", "squared errors averaged over coordinates, in the group's other gaps too", {"reduction": "mean"}),
-    Variant("reference", "with a squared distance to the reference velocity", {"reference": "on"}),
-)
+from derivations.variant import Variant
 
 
 def _margin(own: sp.Expr, gap: sp.Expr, others: sp.Expr) -> sp.Expr:
@@ -52,33 +37,48 @@ def _margin(own: sp.Expr, gap: sp.Expr, others: sp.Expr) -> sp.Expr:
     return beta_dpo * (own * gap + others)
 
 
-LINES = {
-    "paper": group(gap("norm2({v} - v_gt)")),
-    "mean": group(gap("mean(({v} - v_gt)**2)")),
-    "reference": group(gap("norm2({v} - v_gt)")) + REF,
-}
-"""Each variant in one line, as ``gradcheck derive`` reads it."""
-
-
-def derive(variant: Variant = VARIANTS[0]) -> Derivation:
-    """State and derive one variant."""
-    each = per_coordinate(chosen(variant, OPTIONS))
-    own = Preference(_margin(advantage, error_gap, group_gap), beta_dpo * advantage, chosen(variant, OPTIONS))
-    return Derivation(
-        name=NAME,
-        variant=variant,
-        title=TITLE,
-        process="forward",
-        policy="on",
-        reference=REFERENCE,
-        loss=own.pull.loss,
-        gradient=own.pull.gradient,
-        weight=own.pull.weight,
-        target=own.pull.target,
+def _assemble(options: Options) -> Stated:
+    each = per_coordinate(options)
+    own = Preference(_margin(advantage, error_gap, group_gap), beta_dpo * advantage, options)
+    return Stated(
+        own.pull,
         definitions=own.definitions,
         steps=(velocity_step(), own.likelihood_step, *_group_steps(), _mean_step(each), own.gap_step),
         after=(own.start_step(group_gap),),
     )
+
+
+ALGORITHM = Algorithm(
+    name="dgpo",
+    title="DGPO",
+    reference="""@article{luo2025dgpo,
+  title={Reinforcing Diffusion Models by Direct Group Preference Optimization},
+  author={Luo, Yihong and Hu, Tianyang and Tang, Jing},
+  journal={arXiv:2510.08425}, year={2025}}""",
+    process="forward",
+    policy="on",
+    options=_forward.OPTIONS,
+    variants=(
+        Variant(
+            "paper",
+            "one sample of a group, squared errors summed over coordinates",
+            line=group(gap("norm2({v} - v_gt)")),
+        ),
+        Variant(
+            "mean",
+            "squared errors averaged over coordinates, in the group's other gaps too",
+            {"reduction": "mean"},
+            line=group(gap("mean(({v} - v_gt)**2)")),
+        ),
+        Variant(
+            "reference",
+            "with a squared distance to the reference velocity",
+            {"reference": "on"},
+            line=group(gap("norm2({v} - v_gt)")) + REF,
+        ),
+    ),
+    assemble=_assemble,
+)
 
 
 def _mean_step(each: sp.Expr) -> Step:

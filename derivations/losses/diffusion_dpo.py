@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import sympy as sp
 
+from derivations.algorithm import Algorithm, Options, Stated
 from derivations.claims import Equal
-from derivations.derivation import Derivation, Step
+from derivations.derivation import Step
 from derivations.identities import velocity_step
 from derivations.losses import _forward
 from derivations.losses._lines import REF, gap, pair
@@ -37,24 +38,7 @@ from derivations.notation import (
     v_ref,
     v_theta,
 )
-from derivations.variant import Variant, chosen
-
-NAME = "diffusion_dpo"
-TITLE = "Diffusion-DPO"
-REFERENCE = """@inproceedings{wallace2024diffusiondpo,
-  title={Diffusion Model Alignment Using Direct Preference Optimization},
-  author={Wallace, Bram and others},
-  booktitle={CVPR}, year={2024}, note={arXiv:2311.12908}}"""
-
-OPTIONS = {**_forward.OPTIONS, "anchor": ("reference", "behaviour")}
-"""What an implementation may declare, the default first."""
-
-VARIANTS = (
-    Variant("paper", "one sample of a pair, squared errors summed over coordinates"),
-    Variant("mean", "squared errors averaged over coordinates, in the partner's gap too", {"reduction": "mean"}),
-    Variant("online", "the gap taken against the behaviour model, as pairs are made", {"anchor": "behaviour"}),
-    Variant("reference", "with a squared distance to the reference velocity", {"reference": "on"}),
-)
+from derivations.variant import Variant
 
 
 def _margin(y: sp.Expr, own: sp.Expr, other: sp.Expr) -> sp.Expr:
@@ -62,36 +46,54 @@ def _margin(y: sp.Expr, own: sp.Expr, other: sp.Expr) -> sp.Expr:
     return beta_dpo * y * (own - other)
 
 
-LINES = {
-    "paper": pair(gap("norm2({v} - v_gt)")),
-    "mean": pair(gap("mean(({v} - v_gt)**2)")),
-    "online": pair(gap("norm2({v} - v_gt)", "v_old")),
-    "reference": pair(gap("norm2({v} - v_gt)")) + REF,
-}
-"""Each variant in one line, as ``gradcheck derive`` reads it."""
-
-
-def derive(variant: Variant = VARIANTS[0]) -> Derivation:
-    """State and derive one variant."""
-    options = chosen(variant, OPTIONS)
+def _assemble(options: Options) -> Stated:
     online = options["anchor"] == "behaviour"
     margin = _margin(preference, error_gap, partner_gap)
     own = Preference(margin, beta_dpo * preference, options, v_old if online else v_ref)
-    return Derivation(
-        name=NAME,
-        variant=variant,
-        title=TITLE,
-        process="forward",
-        policy="on" if online else "off",
-        reference=REFERENCE,
-        loss=own.pull.loss,
-        gradient=own.pull.gradient,
-        weight=own.pull.weight,
-        target=own.pull.target,
+    return Stated(
+        own.pull,
         definitions=own.definitions,
         steps=(velocity_step(), own.likelihood_step, *_pair_steps(), own.gap_step),
         after=(*_branch_steps(own), own.start_step(partner_gap)),
+        policy="on" if online else "off",
     )
+
+
+ALGORITHM = Algorithm(
+    name="diffusion_dpo",
+    title="Diffusion-DPO",
+    reference="""@inproceedings{wallace2024diffusiondpo,
+  title={Diffusion Model Alignment Using Direct Preference Optimization},
+  author={Wallace, Bram and others},
+  booktitle={CVPR}, year={2024}, note={arXiv:2311.12908}}""",
+    process="forward",
+    policy="off",
+    options={**_forward.OPTIONS, "anchor": ("reference", "behaviour")},
+    variants=(
+        Variant(
+            "paper", "one sample of a pair, squared errors summed over coordinates", line=pair(gap("norm2({v} - v_gt)"))
+        ),
+        Variant(
+            "mean",
+            "squared errors averaged over coordinates, in the partner's gap too",
+            {"reduction": "mean"},
+            line=pair(gap("mean(({v} - v_gt)**2)")),
+        ),
+        Variant(
+            "online",
+            "the gap taken against the behaviour model, as pairs are made",
+            {"anchor": "behaviour"},
+            line=pair(gap("norm2({v} - v_gt)", "v_old")),
+        ),
+        Variant(
+            "reference",
+            "with a squared distance to the reference velocity",
+            {"reference": "on"},
+            line=pair(gap("norm2({v} - v_gt)")) + REF,
+        ),
+    ),
+    assemble=_assemble,
+)
 
 
 def _pair_steps() -> tuple[Step, ...]:

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import sympy as sp
 
+from derivations.algorithm import Algorithm, Options, Pull, Stated
 from derivations.calculus import MeanAbs, Norm2, sg
 from derivations.claims import Equal, EqualUpToConstant, GradientIs, SameHessian
-from derivations.derivation import Derivation, Step
+from derivations.derivation import Step
 from derivations.identities import velocity_step
 from derivations.losses import _forward
 from derivations.losses._advantage_modes import MODES, mode_steps, probability
-from derivations.losses._forward import Pull, mixture_step, per_coordinate, reference_weight
+from derivations.losses._forward import held, mixture_step, per_coordinate, reference_weight
 from derivations.losses._lines import ADAPTIVE, REF, REF_MEAN, mapped, mixture
 from derivations.notation import (
     Delta,
@@ -41,62 +42,14 @@ from derivations.notation import (
     x_0,
     x_t,
 )
-from derivations.variant import Variant, chosen
-
-NAME = "diffusion_nft"
-TITLE = "DiffusionNFT"
-REFERENCE = """@article{zheng2025diffusionnft,
-  title={DiffusionNFT: Online Diffusion Reinforcement with Forward Process},
-  author={Zheng, Kaiwen and others},
-  journal={arXiv:2509.16117}, year={2025}}"""
-
-OPTIONS = {
-    **_forward.OPTIONS,
-    "weighting": ("none", "adaptive"),
-    "advantage_mode": MODES,
-}
-"""What an implementation may declare, the default first."""
-
-VARIANTS = (
-    Variant("paper", "the two squared errors, summed over coordinates"),
-    Variant("mean", "averaged over coordinates", {"reduction": "mean"}),
-    Variant("reference", "with a squared distance to the reference velocity", {"reference": "on"}),
-    Variant(
-        "adaptive",
-        "the authors' adaptive weighting, in x_0-space and divided by β",
-        {"reduction": "mean", "weighting": "adaptive"},
-    ),
-    Variant(
-        "adaptive-reference",
-        "adaptive weighting with a reference term",
-        {"reduction": "mean", "weighting": "adaptive", "reference": "on"},
-    ),
-    Variant("advantages", "r from the clipped advantage, as the authors map it", {"advantage_mode": "all"}),
-    Variant("positive-only", "bad samples held at v_old", {"advantage_mode": "positive_only"}),
-    Variant("binary", "r from the advantage's sign", {"reduction": "mean", "advantage_mode": "binary"}),
-)
+from derivations.variant import Variant
 
 _FLOOR = sp.Rational(1, 10**5)
 v_plus = (1 - beta) * v_old + beta * v_theta
 v_minus = (1 + beta) * v_old - beta * v_theta
 
 
-LINES = {
-    "paper": mixture("norm2({v} - v_gt)"),
-    "mean": mixture("mean(({v} - v_gt)**2)"),
-    "reference": mixture("norm2({v} - v_gt)") + REF,
-    "adaptive": ADAPTIVE,
-    "adaptive-reference": ADAPTIVE + REF_MEAN,
-    "advantages": mapped("A") + mixture("norm2({v} - v_gt)"),
-    "positive-only": mapped("max(A, 0)") + mixture("norm2({v} - v_gt)"),
-    "binary": mapped("sign(A)") + mixture("mean(({v} - v_gt)**2)"),
-}
-"""Each variant in one line, as ``gradcheck derive`` reads it."""
-
-
-def derive(variant: Variant = VARIANTS[0]) -> Derivation:
-    """State and derive one variant."""
-    options = chosen(variant, OPTIONS)
+def _assemble(options: Options) -> Stated:
     each = per_coordinate(options)
     adaptive, mode = options["weighting"] == "adaptive", options["advantage_mode"]
     if adaptive:
@@ -114,18 +67,9 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
     own_weight = strength * total * beta**2
     own_gradient = 2 * own_weight * (v_theta - v_star)
     constant = strength * total * (1 - pull**2) * Norm2(Delta)
-    whole = Pull(matching, own_gradient, own_weight, v_star).held(reference_weight(options))
-    return Derivation(
-        name=NAME,
-        variant=variant,
-        title=TITLE,
-        process="forward",
-        policy="off",
-        reference=REFERENCE,
-        loss=whole.loss,
-        gradient=whole.gradient,
-        weight=whole.weight,
-        target=whole.target,
+    whole = held(Pull(matching, own_gradient, own_weight, v_star), reference_weight(options))
+    return Stated(
+        whole,
         definitions={
             x_t: (1 - t) * x_0 + t * noise,
             v_gt: noise - x_0,
@@ -151,6 +95,64 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
         ),
         domain={reward_prob: 1 / (1 + sp.Symbol("rho", positive=True))},
     )
+
+
+ALGORITHM = Algorithm(
+    name="diffusion_nft",
+    title="DiffusionNFT",
+    reference="""@article{zheng2025diffusionnft,
+  title={DiffusionNFT: Online Diffusion Reinforcement with Forward Process},
+  author={Zheng, Kaiwen and others},
+  journal={arXiv:2509.16117}, year={2025}}""",
+    process="forward",
+    policy="off",
+    options={
+        **_forward.OPTIONS,
+        "weighting": ("none", "adaptive"),
+        "advantage_mode": MODES,
+    },
+    variants=(
+        Variant("paper", "the two squared errors, summed over coordinates", line=mixture("norm2({v} - v_gt)")),
+        Variant("mean", "averaged over coordinates", {"reduction": "mean"}, line=mixture("mean(({v} - v_gt)**2)")),
+        Variant(
+            "reference",
+            "with a squared distance to the reference velocity",
+            {"reference": "on"},
+            line=mixture("norm2({v} - v_gt)") + REF,
+        ),
+        Variant(
+            "adaptive",
+            "the authors' adaptive weighting, in x_0-space and divided by β",
+            {"reduction": "mean", "weighting": "adaptive"},
+            line=ADAPTIVE,
+        ),
+        Variant(
+            "adaptive-reference",
+            "adaptive weighting with a reference term",
+            {"reduction": "mean", "weighting": "adaptive", "reference": "on"},
+            line=ADAPTIVE + REF_MEAN,
+        ),
+        Variant(
+            "advantages",
+            "r from the clipped advantage, as the authors map it",
+            {"advantage_mode": "all"},
+            line=mapped("A") + mixture("norm2({v} - v_gt)"),
+        ),
+        Variant(
+            "positive-only",
+            "bad samples held at v_old",
+            {"advantage_mode": "positive_only"},
+            line=mapped("max(A, 0)") + mixture("norm2({v} - v_gt)"),
+        ),
+        Variant(
+            "binary",
+            "r from the advantage's sign",
+            {"reduction": "mean", "advantage_mode": "binary"},
+            line=mapped("sign(A)") + mixture("mean(({v} - v_gt)**2)"),
+        ),
+    ),
+    assemble=_assemble,
+)
 
 
 def _x_0_hat(v: sp.Expr) -> sp.Expr:

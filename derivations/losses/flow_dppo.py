@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import sympy as sp
 
+from derivations.algorithm import Algorithm, Options, Stated
 from derivations.calculus import Dot, Norm2, Unless, sg
 from derivations.claims import Equal, GradientIs
-from derivations.derivation import Derivation, Step
+from derivations.derivation import Step
 from derivations.losses._lines import DIVERGENCE, DPPO, KL_MEAN, LOG_MEAN
 from derivations.losses._policy_gradient import OPTIONS as _OPTIONS
 from derivations.losses._policy_gradient import GaussianPolicy, approximations, ratio_gradient
@@ -38,64 +39,20 @@ from derivations.notation import (
 )
 from derivations.variant import Variant
 
-NAME = "flow_dppo"
-TITLE = "Flow-DPPO"
-REFERENCE = """@article{ping2026flowdppo,
-  title={Flow-DPPO},
-  author={Ping and Zhou and Qi and Luo and Bo and Pang},
-  journal={arXiv:2606.11025}, year={2026}}"""
-
-VARIANTS = (
-    Variant("paper", "the true Gaussian log-density of the Flow-SDE step, and its KL divergence"),
-    Variant("mean", "log-density and divergence averaged over coordinates", {"log_prob_reduction": "mean"}),
-    Variant(
-        "kl",
-        "averaged, with the KL divergence to the reference model's step",
-        {"log_prob_reduction": "mean", "kl": "step"},
-    ),
-    Variant("cps", "on the CPS step", {"sde": "cps"}),
-)
-
-OPTIONS = {name: allowed for name, allowed in _OPTIONS.items() if name not in ("log_prob_scale", "time_weight")}
-"""What an implementation may declare, the default first."""
-
 _mask = Unless(advantage * (ratio - 1), divergence - divergence_max)
 _policy_loss = -advantage * ratio * sg(_mask)
 
 
-LINES = {
-    "paper": DIVERGENCE.format(d="norm2(mean_theta - mean_old)") + DPPO,
-    "mean": LOG_MEAN + DIVERGENCE.format(d="mean((mean_theta - mean_old)**2)") + DPPO,
-    "kl": LOG_MEAN + DIVERGENCE.format(d="mean((mean_theta - mean_old)**2)") + DPPO + KL_MEAN,
-    "cps": DIVERGENCE.format(d="norm2(mean_theta - mean_old)") + DPPO,
-}
-"""Each variant in one line, as ``gradcheck derive`` reads it."""
-
-
-def derive(variant: Variant = VARIANTS[0]) -> Derivation:
-    """State and derive one variant."""
-    policy = GaussianPolicy(**variant.options)
+def _assemble(options: Options) -> Stated:
+    policy = GaussianPolicy(**options)
     pull = advantage * _mask * ratio * policy.scale * k * (noise + k * delta)
-    gradient = pull + policy.kl_gradient
-    quoted = advantage * policy.scale * k * noise + policy.kl_gradient
-    return Derivation(
-        name=NAME,
-        variant=variant,
-        title=TITLE,
-        process="backward",
-        policy="on",
-        reference=REFERENCE,
-        loss=_policy_loss + policy.kl_loss,
-        gradient=gradient,
-        weight=sp.Rational(1, 2),
-        target=v_theta - gradient,
+    whole = policy.held(_policy_loss, pull)
+    return policy.stated(
+        whole,
         definitions={
-            **policy.definitions,
             ratio: sp.exp(log_ratio),
             divergence: policy.per_coordinate * Norm2(mean_theta - mean_old) / (2 * C2**2),
         },
-        coefficients=policy.coefficients,
-        within=policy.within,
         steps=(
             *policy.steps,
             ratio_gradient(policy),
@@ -116,13 +73,47 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
             ),
         ),
         after=(
-            *approximations(policy, gradient, quoted),
+            *approximations(policy, whole.gradient),
             Step(
                 "free-on-policy",
                 "At v_old the divergence is 0, so that nothing is masked.",
                 Equal(_mask, sp.S.One, {v_theta: v_old}),
             ),
         ),
-        brief_gradient=quoted,
-        brief_target=v_theta - quoted,
     )
+
+
+ALGORITHM = Algorithm(
+    name="flow_dppo",
+    title="Flow-DPPO",
+    reference="""@article{ping2026flowdppo,
+  title={Flow-DPPO},
+  author={Ping and Zhou and Qi and Luo and Bo and Pang},
+  journal={arXiv:2606.11025}, year={2026}}""",
+    process="backward",
+    policy="on",
+    options={name: allowed for name, allowed in _OPTIONS.items() if name not in ("log_prob_scale", "time_weight")},
+    variants=(
+        Variant(
+            "paper",
+            "the true Gaussian log-density of the Flow-SDE step, and its KL divergence",
+            line=DIVERGENCE.format(d="norm2(mean_theta - mean_old)") + DPPO,
+        ),
+        Variant(
+            "mean",
+            "log-density and divergence averaged over coordinates",
+            {"log_prob_reduction": "mean"},
+            line=LOG_MEAN + DIVERGENCE.format(d="mean((mean_theta - mean_old)**2)") + DPPO,
+        ),
+        Variant(
+            "kl",
+            "averaged, with the KL divergence to the reference model's step",
+            {"log_prob_reduction": "mean", "kl": "step"},
+            line=LOG_MEAN + DIVERGENCE.format(d="mean((mean_theta - mean_old)**2)") + DPPO + KL_MEAN,
+        ),
+        Variant(
+            "cps", "on the CPS step", {"sde": "cps"}, line=DIVERGENCE.format(d="norm2(mean_theta - mean_old)") + DPPO
+        ),
+    ),
+    assemble=_assemble,
+)

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import sympy as sp
 
+from derivations.algorithm import Algorithm, Options, Stated
 from derivations.calculus import Norm2, Surrogate, sg
 from derivations.claims import Equal, GradientIs
-from derivations.derivation import Derivation, Step
+from derivations.derivation import Step
 from derivations.losses import _policy_gradient
 from derivations.losses._lines import KL, KL_MEAN, KL_SIGMA, LOG_MEAN, LOG_UNIT, PPO
 from derivations.losses._policy_gradient import GaussianPolicy, approximations, mask, ratio_gradient, time_weight_steps
@@ -40,92 +41,15 @@ from derivations.notation import (
 )
 from derivations.variant import Variant
 
-NAME = "flow_grpo"
-TITLE = "Flow-GRPO"
-REFERENCE = """@article{liu2025flowgrpo,
-  title={Flow-GRPO: Training Flow Matching Models via Online RL},
-  author={Liu, Jie and Liu, Gongye and Liang, Jiajun and others},
-  journal={arXiv:2505.05470}, year={2025}}"""
 
-OPTIONS = {**_policy_gradient.OPTIONS, "kl": (*_policy_gradient.OPTIONS["kl"], "behaviour")}
-"""What an implementation may declare, the default first."""
-
-VARIANTS = (
-    Variant("paper", "the true Gaussian log-density of the Flow-SDE step, without the KL term"),
-    Variant("mean", "log-density averaged over coordinates, as the official code does", {"log_prob_reduction": "mean"}),
-    Variant("kl", "with the KL divergence to the reference model's step", {"kl": "step"}),
-    Variant(
-        "kl-sigma",
-        "the official code's KL term, over 2σ_t² where the step's variance is σ_t²Δt",
-        {"log_prob_reduction": "mean", "kl": "sigma"},
-    ),
-    Variant("dance", "the Dance-SDE step, averaged (DanceGRPO)", {"sde": "dance", "log_prob_reduction": "mean"}),
-    Variant("cps", "the CPS step with its true Gaussian log-density", {"sde": "cps"}),
-    Variant(
-        "cps-unit",
-        "the CPS step as its public code writes it: averaged, and without 1/(2 C2²)",
-        {"sde": "cps", "log_prob_reduction": "mean", "log_prob_scale": "unit"},
-    ),
-    Variant(
-        "wan",
-        "the Wan-SDE step, averaged, with the KL divergence, as the official code trains Wan",
-        {"sde": "wan", "log_prob_reduction": "mean", "kl": "step"},
-    ),
-    Variant(
-        "noise-weighted",
-        "every step's policy term weighed by its noise C2, averaged (TempFlow-GRPO)",
-        {"log_prob_reduction": "mean", "time_weight": "noise"},
-    ),
-    Variant(
-        "window",
-        "only the steps inside a window train, averaged, with the KL divergence (MixGRPO)",
-        {"log_prob_reduction": "mean", "kl": "step", "time_weight": "window"},
-    ),
-    Variant(
-        "window-behaviour",
-        "only the steps inside a window, with MixGRPO's public penalty towards the behaviour model",
-        {"log_prob_reduction": "mean", "kl": "behaviour", "time_weight": "window"},
-    ),
-)
-
-
-LINES = {
-    "paper": PPO,
-    "mean": LOG_MEAN + PPO,
-    "kl": PPO + KL,
-    "kl-sigma": LOG_MEAN + PPO + KL_SIGMA,
-    "dance": LOG_MEAN + PPO,
-    "cps": PPO,
-    "cps-unit": LOG_UNIT + PPO,
-    "wan": LOG_MEAN + PPO + KL_MEAN,
-    "noise-weighted": f"{LOG_MEAN}{PPO}*C2/noise_norm",
-    "window": f"{LOG_MEAN}window*({PPO}{KL_MEAN})",
-    "window-behaviour": f"{LOG_MEAN}window*({PPO} + kl_weight*(log_prob_theta - log_prob_old)**2/2)",
-}
-"""Each variant in one line, as ``gradcheck derive`` reads it."""
-
-
-def derive(variant: Variant = VARIANTS[0]) -> Derivation:
-    """State and derive one variant."""
-    policy = GaussianPolicy(**variant.options)
+def _assemble(options: Options) -> Stated:
+    policy = GaussianPolicy(**options)
     surrogate = policy.weighting * Surrogate(advantage, ratio, clip_low, clip_high)
     pull = policy.weighting * advantage * mask * ratio * policy.scale * k * (noise + k * delta)
-    gradient = pull + policy.kl_gradient
-    quoted = policy.weighting * advantage * policy.scale * k * noise + policy.kl_gradient
-    return Derivation(
-        name=NAME,
-        variant=variant,
-        title=TITLE,
-        process="backward",
-        policy="on",
-        reference=REFERENCE,
-        loss=surrogate + policy.kl_loss,
-        gradient=gradient,
-        weight=sp.Rational(1, 2),
-        target=v_theta - gradient,
-        definitions={**policy.definitions, ratio: sp.exp(log_ratio)},
-        coefficients=policy.coefficients,
-        within=policy.within,
+    whole = policy.held(surrogate, pull)
+    return policy.stated(
+        whole,
+        definitions={ratio: sp.exp(log_ratio)},
         steps=(
             *policy.steps,
             ratio_gradient(policy),
@@ -134,12 +58,77 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
                 "PPO's clip puts a mask m on the policy's gradient (lemma L4).",
                 GradientIs(surrogate, pull, label=r"\left(-J\right)"),
             ),
-            *time_weight_steps(policy, gradient),
+            *time_weight_steps(policy, whole.gradient),
         ),
-        after=(*approximations(policy, gradient, quoted), *_article(policy, surrogate, pull)),
-        brief_gradient=quoted,
-        brief_target=v_theta - quoted,
+        after=(*approximations(policy, whole.gradient), *_article(policy, surrogate, pull)),
     )
+
+
+ALGORITHM = Algorithm(
+    name="flow_grpo",
+    title="Flow-GRPO",
+    reference="""@article{liu2025flowgrpo,
+  title={Flow-GRPO: Training Flow Matching Models via Online RL},
+  author={Liu, Jie and Liu, Gongye and Liang, Jiajun and others},
+  journal={arXiv:2505.05470}, year={2025}}""",
+    process="backward",
+    policy="on",
+    options={**_policy_gradient.OPTIONS, "kl": (*_policy_gradient.OPTIONS["kl"], "behaviour")},
+    variants=(
+        Variant("paper", "the true Gaussian log-density of the Flow-SDE step, without the KL term", line=PPO),
+        Variant(
+            "mean",
+            "log-density averaged over coordinates, as the official code does",
+            {"log_prob_reduction": "mean"},
+            line=LOG_MEAN + PPO,
+        ),
+        Variant("kl", "with the KL divergence to the reference model's step", {"kl": "step"}, line=PPO + KL),
+        Variant(
+            "kl-sigma",
+            "the official code's KL term, over 2σ_t² where the step's variance is σ_t²Δt",
+            {"log_prob_reduction": "mean", "kl": "sigma"},
+            line=LOG_MEAN + PPO + KL_SIGMA,
+        ),
+        Variant(
+            "dance",
+            "the Dance-SDE step, averaged (DanceGRPO)",
+            {"sde": "dance", "log_prob_reduction": "mean"},
+            line=LOG_MEAN + PPO,
+        ),
+        Variant("cps", "the CPS step with its true Gaussian log-density", {"sde": "cps"}, line=PPO),
+        Variant(
+            "cps-unit",
+            "the CPS step as its public code writes it: averaged, and without 1/(2 C2²)",
+            {"sde": "cps", "log_prob_reduction": "mean", "log_prob_scale": "unit"},
+            line=LOG_UNIT + PPO,
+        ),
+        Variant(
+            "wan",
+            "the Wan-SDE step, averaged, with the KL divergence, as the official code trains Wan",
+            {"sde": "wan", "log_prob_reduction": "mean", "kl": "step"},
+            line=LOG_MEAN + PPO + KL_MEAN,
+        ),
+        Variant(
+            "noise-weighted",
+            "every step's policy term weighed by its noise C2, averaged (TempFlow-GRPO)",
+            {"log_prob_reduction": "mean", "time_weight": "noise"},
+            line=f"{LOG_MEAN}{PPO}*C2/noise_norm",
+        ),
+        Variant(
+            "window",
+            "only the steps inside a window train, averaged, with the KL divergence (MixGRPO)",
+            {"log_prob_reduction": "mean", "kl": "step", "time_weight": "window"},
+            line=f"{LOG_MEAN}window*({PPO}{KL_MEAN})",
+        ),
+        Variant(
+            "window-behaviour",
+            "only the steps inside a window, with MixGRPO's public penalty towards the behaviour model",
+            {"log_prob_reduction": "mean", "kl": "behaviour", "time_weight": "window"},
+            line=f"{LOG_MEAN}window*({PPO} + kl_weight*(log_prob_theta - log_prob_old)**2/2)",
+        ),
+    ),
+    assemble=_assemble,
+)
 
 
 def _article(policy: GaussianPolicy, surrogate: sp.Expr, pull: sp.Expr) -> tuple[Step, ...]:

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import sympy as sp
 
+from derivations.algorithm import Algorithm, Options, Pull, Stated
 from derivations.calculus import ClipMask, Dot, Norm2, Surrogate
 from derivations.claims import Approximates, Equal, GradientIs
-from derivations.derivation import Derivation, Step
+from derivations.derivation import Step
 from derivations.identities import velocity_step
 from derivations.losses import _forward
-from derivations.losses._forward import Pull, per_coordinate, reference_weight
+from derivations.losses._forward import held, per_coordinate, reference_weight
 from derivations.losses._lines import PPO, REF_MEAN
 from derivations.notation import (
     Delta,
@@ -41,46 +42,10 @@ from derivations.notation import (
     x_0,
     x_t,
 )
-from derivations.variant import Variant, chosen
-
-NAME = "fpo"
-TITLE = "FPO"
-REFERENCE = """@article{mcallister2025fpo,
-  title={Flow Matching Policy Gradients},
-  author={McAllister, David and others},
-  journal={arXiv:2507.21053}, year={2025}}"""
-
-OPTIONS = {**_forward.OPTIONS, "error": ("velocity", "noise")}
-"""What an implementation may declare, the default first."""
-
-VARIANTS = (
-    Variant("paper", "one draw of noise and time, its squared errors summed over coordinates"),
-    Variant("mean", "squared errors averaged over coordinates", {"reduction": "mean"}),
-    Variant(
-        "reference",
-        "averaged, with a squared distance to the reference velocity",
-        {"reduction": "mean", "reference": "on"},
-    ),
-    Variant(
-        "noise",
-        "averaged, with the error of the noise that follows from the velocity, as the public code has it",
-        {"reduction": "mean", "error": "noise"},
-    ),
-)
+from derivations.variant import Variant
 
 
-LINES = {
-    "paper": f"ratio = exp(norm2(v_old - v_gt) - norm2(v_theta - v_gt)); {PPO}",
-    "reference": f"ratio = exp(mse(v_old, v_gt) - mse(v_theta, v_gt)); {PPO}{REF_MEAN}",
-    "noise": f"ratio = exp(mse(x_t + (1 - t)*v_old, noise) - mse(x_t + (1 - t)*v_theta, noise)); {PPO}",
-    "mean": f"ratio = exp(mse(v_old, v_gt) - mse(v_theta, v_gt)); {PPO}",
-}
-"""Each variant in one line, as ``gradcheck derive`` reads it."""
-
-
-def derive(variant: Variant = VARIANTS[0]) -> Derivation:
-    """State and derive one variant."""
-    options = chosen(variant, OPTIONS)
+def _assemble(options: Options) -> Stated:
     each, strength = per_coordinate(options), reference_weight(options)
     in_noise, weight = options["error"] == "noise", each
     error, error_old = each * Norm2(v_theta - v_gt), each * Norm2(v_old - v_gt)
@@ -92,19 +57,10 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
     quoted = 2 * advantage * each * (v_theta - v_gt)
     gradient = 2 * advantage * mask * ratio * each * (v_theta - v_gt)
     target = v_theta + advantage * mask * ratio * each / weight * (v_gt - v_theta)
-    pull = Pull(surrogate, gradient, weight, target).held(strength)
-    brief = Pull(surrogate, quoted, weight, v_theta + advantage * each / weight * (v_gt - v_theta)).held(strength)
-    return Derivation(
-        name=NAME,
-        variant=variant,
-        title=TITLE,
-        process="forward",
-        policy="on",
-        reference=REFERENCE,
-        loss=pull.loss,
-        gradient=pull.gradient,
-        weight=pull.weight,
-        target=pull.target,
+    pull = held(Pull(surrogate, gradient, weight, target), strength)
+    brief = held(Pull(surrogate, quoted, weight, v_theta + advantage * each / weight * (v_gt - v_theta)), strength)
+    return Stated(
+        pull,
         definitions={
             v_gt: noise - x_0,
             **({x_t: t * noise + (1 - t) * x_0} if in_noise else {}),
@@ -157,6 +113,45 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
         brief_gradient=brief.gradient,
         brief_target=brief.target,
     )
+
+
+ALGORITHM = Algorithm(
+    name="fpo",
+    title="FPO",
+    reference="""@article{mcallister2025fpo,
+  title={Flow Matching Policy Gradients},
+  author={McAllister, David and others},
+  journal={arXiv:2507.21053}, year={2025}}""",
+    process="forward",
+    policy="on",
+    options={**_forward.OPTIONS, "error": ("velocity", "noise")},
+    variants=(
+        Variant(
+            "paper",
+            "one draw of noise and time, its squared errors summed over coordinates",
+            line=f"ratio = exp(norm2(v_old - v_gt) - norm2(v_theta - v_gt)); {PPO}",
+        ),
+        Variant(
+            "mean",
+            "squared errors averaged over coordinates",
+            {"reduction": "mean"},
+            line=f"ratio = exp(mse(v_old, v_gt) - mse(v_theta, v_gt)); {PPO}",
+        ),
+        Variant(
+            "reference",
+            "averaged, with a squared distance to the reference velocity",
+            {"reduction": "mean", "reference": "on"},
+            line=f"ratio = exp(mse(v_old, v_gt) - mse(v_theta, v_gt)); {PPO}{REF_MEAN}",
+        ),
+        Variant(
+            "noise",
+            "averaged, with the error of the noise that follows from the velocity, as the public code has it",
+            {"reduction": "mean", "error": "noise"},
+            line=f"ratio = exp(mse(x_t + (1 - t)*v_old, noise) - mse(x_t + (1 - t)*v_theta, noise)); {PPO}",
+        ),
+    ),
+    assemble=_assemble,
+)
 
 
 def _noise_step() -> tuple[Step, ...]:

@@ -12,11 +12,14 @@ Source: GRPO-Guard, arXiv:2510.22319.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import sympy as sp
 
+from derivations.algorithm import Algorithm, Options, Stated
 from derivations.calculus import Dot, Norm2, Surrogate
 from derivations.claims import Approximates, Equal, GradientIs, Parallel
-from derivations.derivation import Derivation, Step
+from derivations.derivation import Step
 from derivations.losses._lines import GUARD, GUARD_MEAN, KL, KL_SIGMA, PPO
 from derivations.losses._policy_gradient import OPTIONS as _OPTIONS
 from derivations.losses._policy_gradient import GaussianPolicy, mask, time_weight_steps
@@ -39,79 +42,21 @@ from derivations.notation import (
 )
 from derivations.variant import Variant
 
-NAME = "grpo_guard"
-TITLE = "GRPO-Guard"
-REFERENCE = """@article{grpoguard2025,
-  title={GRPO-Guard: Mitigating Implicit Over-Optimization in Flow Matching via Regulated Clipping},
-  author={Wang, Jing and Liang, Jiajun and Liu, Jie and others},
-  journal={arXiv:2510.22319}, year={2025}}"""
-
-VARIANTS = (
-    Variant("paper", "the Flow-SDE step with its true Gaussian log-density"),
-    Variant(
-        "mean",
-        "log-density and bias averaged over coordinates, as the public code does",
-        {"log_prob_reduction": "mean"},
-    ),
-    Variant("kl", "with the KL divergence to the reference model's step (not divided by Δt)", {"kl": "step"}),
-    Variant(
-        "kl-sigma", "averaged, with the public code's KL term over 2σ_t²", {"log_prob_reduction": "mean", "kl": "sigma"}
-    ),
-    Variant("dance", "on the Dance-SDE step, averaged", {"sde": "dance", "log_prob_reduction": "mean"}),
-    Variant("cps", "on the CPS step with its true Gaussian log-density", {"sde": "cps"}),
-    Variant("wan", "on the Wan-SDE step, averaged", {"sde": "wan", "log_prob_reduction": "mean"}),
-    Variant(
-        "window",
-        "only the steps inside a window train, averaged",
-        {"log_prob_reduction": "mean", "time_weight": "window"},
-    ),
-)
-
 # the bias cancels against a true Gaussian's log-density alone, and the ratio's factor C2 weighs steps by noise already
-OPTIONS = {
-    **{name: allowed for name, allowed in _OPTIONS.items() if name != "log_prob_scale"},
-    "time_weight": ("none", "window"),
-}
-"""What an implementation may declare, the default first."""
 
 
-LINES = {
-    "paper": f"{GUARD}{PPO}/dt",
-    "mean": f"{GUARD_MEAN}{PPO}/dt",
-    "kl": f"{GUARD}{PPO}/dt{KL}",
-    "kl-sigma": f"{GUARD_MEAN}{PPO}/dt{KL_SIGMA}",
-    "dance": f"{GUARD_MEAN}{PPO}/dt",
-    "cps": f"{GUARD}{PPO}/dt",
-    "window": f"{GUARD_MEAN}{PPO}*window/dt",
-    "wan": f"{GUARD_MEAN}{PPO}/dt",
-}
-"""Each variant in one line, as ``gradcheck derive`` reads it."""
-
-
-def derive(variant: Variant = VARIANTS[0]) -> Derivation:
-    """State and derive one variant."""
-    policy = GaussianPolicy(**variant.options)
+def _assemble(options: Options) -> Stated:
+    policy = GaussianPolicy(**options)
     bias = policy.per_coordinate * Norm2(mean_theta - mean_old) / (2 * C2**2)
     log_ratio_norm = C2 * (policy.definitions[log_ratio] + bias)
     surrogate = policy.weighting * Surrogate(advantage, ratio, clip_low, clip_high) / dt
     pull = policy.weighting * advantage * mask * ratio * policy.scale * C1 / dt * noise
-    gradient = pull + policy.kl_gradient
+    whole = policy.held(surrogate, pull)
     quoted = policy.weighting * advantage * policy.scale * C1 / dt * noise + policy.kl_gradient
     exponent = -policy.scale * C1 * Dot(delta, noise)
-    return Derivation(
-        name=NAME,
-        variant=variant,
-        title=TITLE,
-        process="backward",
-        policy="on",
-        reference=REFERENCE,
-        loss=surrogate + policy.kl_loss,
-        gradient=gradient,
-        weight=sp.Rational(1, 2),
-        target=v_theta - gradient,
-        definitions={**policy.definitions, log_ratio: log_ratio_norm, ratio: sp.exp(log_ratio)},
-        coefficients=policy.coefficients,
-        within=policy.within,
+    stated = policy.stated(
+        whole,
+        definitions={log_ratio: log_ratio_norm, ratio: sp.exp(log_ratio)},
         steps=(
             *(step for step in policy.steps if step.name != "log-ratio"),
             Step(
@@ -139,19 +84,19 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
                 "The clip is a mask (lemma L4), and the loss is divided by Δt.",
                 GradientIs(surrogate, pull, label=r"\left(-J/\Delta t\right)"),
             ),
-            *time_weight_steps(policy, gradient),
+            *time_weight_steps(policy, whole.gradient),
         ),
         after=(
             Step(
                 "approximate-target",
                 "At r̃ = 1 the target is the one that people quote; only the gradient's length depends on δ.",
-                Approximates(v_theta - gradient, v_theta - quoted, {v_theta: v_old}),
+                Approximates(whole.target, v_theta - quoted, {v_theta: v_old}),
             ),
             Step(
                 "expansion",
                 "The next orders in δ, near v_old, where nothing is masked: all along the noise.",
                 Approximates(
-                    gradient,
+                    whole.gradient,
                     quoted + (quoted - policy.kl_gradient) * (exponent + exponent**2 / 2),
                     {v_theta: v_old},
                     order=3,
@@ -168,5 +113,63 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
                 Equal(policy.scale * C1 / dt * noise, C2 / dt * (policy.scale * k * noise)),
             ),
         ),
-        brief_target=v_theta - quoted,
+        quoted=quoted,
     )
+    return replace(stated, brief_gradient=None)  # which people quote as it is
+
+
+ALGORITHM = Algorithm(
+    name="grpo_guard",
+    title="GRPO-Guard",
+    reference="""@article{grpoguard2025,
+  title={GRPO-Guard: Mitigating Implicit Over-Optimization in Flow Matching via Regulated Clipping},
+  author={Wang, Jing and Liang, Jiajun and Liu, Jie and others},
+  journal={arXiv:2510.22319}, year={2025}}""",
+    process="backward",
+    policy="on",
+    options={
+        **{name: allowed for name, allowed in _OPTIONS.items() if name != "log_prob_scale"},
+        "time_weight": ("none", "window"),
+    },
+    variants=(
+        Variant("paper", "the Flow-SDE step with its true Gaussian log-density", line=f"{GUARD}{PPO}/dt"),
+        Variant(
+            "mean",
+            "log-density and bias averaged over coordinates, as the public code does",
+            {"log_prob_reduction": "mean"},
+            line=f"{GUARD_MEAN}{PPO}/dt",
+        ),
+        Variant(
+            "kl",
+            "with the KL divergence to the reference model's step (not divided by Δt)",
+            {"kl": "step"},
+            line=f"{GUARD}{PPO}/dt{KL}",
+        ),
+        Variant(
+            "kl-sigma",
+            "averaged, with the public code's KL term over 2σ_t²",
+            {"log_prob_reduction": "mean", "kl": "sigma"},
+            line=f"{GUARD_MEAN}{PPO}/dt{KL_SIGMA}",
+        ),
+        Variant(
+            "dance",
+            "on the Dance-SDE step, averaged",
+            {"sde": "dance", "log_prob_reduction": "mean"},
+            line=f"{GUARD_MEAN}{PPO}/dt",
+        ),
+        Variant("cps", "on the CPS step with its true Gaussian log-density", {"sde": "cps"}, line=f"{GUARD}{PPO}/dt"),
+        Variant(
+            "wan",
+            "on the Wan-SDE step, averaged",
+            {"sde": "wan", "log_prob_reduction": "mean"},
+            line=f"{GUARD_MEAN}{PPO}/dt",
+        ),
+        Variant(
+            "window",
+            "only the steps inside a window train, averaged",
+            {"log_prob_reduction": "mean", "time_weight": "window"},
+            line=f"{GUARD_MEAN}{PPO}*window/dt",
+        ),
+    ),
+    assemble=_assemble,
+)

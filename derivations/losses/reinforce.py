@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import sympy as sp
 
+from derivations.algorithm import Algorithm, Options, Stated
 from derivations.calculus import Norm2
 from derivations.claims import Approximates, Equal, EqualUpToConstant, GradientIs
-from derivations.derivation import Derivation, Step
+from derivations.derivation import Step
 from derivations.losses import _policy_gradient
 from derivations.losses._lines import KL, LOG_MEAN
 from derivations.losses._policy_gradient import GaussianPolicy
@@ -36,56 +37,44 @@ from derivations.notation import (
 )
 from derivations.variant import Variant
 
-NAME = "reinforce"
-TITLE = "REINFORCE"
-REFERENCE = """@article{williams1992reinforce,
+
+def _assemble(options: Options) -> Stated:
+    policy = GaussianPolicy(**options)
+    pull = advantage * policy.scale * k * (noise + k * delta)
+    whole = policy.held(-advantage * log_prob_theta, pull)
+    return policy.stated(
+        whole,
+        steps=policy.steps,
+        after=(*_on_policy(whole.gradient, policy.quoted), *_fixed_point(policy), _against_a_ratio(policy, pull)),
+    )
+
+
+ALGORITHM = Algorithm(
+    name="reinforce",
+    title="REINFORCE",
+    reference="""@article{williams1992reinforce,
   title={Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning},
   author={Williams, Ronald J.},
-  journal={Machine Learning}, volume={8}, pages={229--256}, year={1992}}"""
-
-OPTIONS = {name: _policy_gradient.OPTIONS[name] for name in ("sde", "log_prob_reduction", "log_prob_scale", "kl")}
-"""What an implementation may declare, the default first."""
-
-VARIANTS = (
-    Variant("paper", "the true Gaussian log-density of the Flow-SDE step (DDPO-SF on a flow)"),
-    Variant("mean", "log-density averaged over coordinates", {"log_prob_reduction": "mean"}),
-    Variant("kl", "with the KL divergence to the reference model's step", {"kl": "step"}),
+  journal={Machine Learning}, volume={8}, pages={229--256}, year={1992}}""",
+    process="backward",
+    policy="on",
+    options={name: _policy_gradient.OPTIONS[name] for name in ("sde", "log_prob_reduction", "log_prob_scale", "kl")},
+    variants=(
+        Variant(
+            "paper", "the true Gaussian log-density of the Flow-SDE step (DDPO-SF on a flow)", line="-A*log_prob_theta"
+        ),
+        Variant(
+            "mean",
+            "log-density averaged over coordinates",
+            {"log_prob_reduction": "mean"},
+            line=LOG_MEAN + "-A*log_prob_theta",
+        ),
+        Variant(
+            "kl", "with the KL divergence to the reference model's step", {"kl": "step"}, line="-A*log_prob_theta" + KL
+        ),
+    ),
+    assemble=_assemble,
 )
-
-
-LINES = {
-    "paper": "-A*log_prob_theta",
-    "mean": LOG_MEAN + "-A*log_prob_theta",
-    "kl": "-A*log_prob_theta" + KL,
-}
-"""Each variant in one line, as ``gradcheck derive`` reads it."""
-
-
-def derive(variant: Variant = VARIANTS[0]) -> Derivation:
-    """State and derive one variant."""
-    policy = GaussianPolicy(**variant.options)
-    pull = advantage * policy.scale * k * (noise + k * delta)
-    gradient = pull + policy.kl_gradient
-    quoted = advantage * policy.scale * k * noise + policy.kl_gradient
-    return Derivation(
-        name=NAME,
-        variant=variant,
-        title=TITLE,
-        process="backward",
-        policy="on",
-        reference=REFERENCE,
-        loss=-advantage * log_prob_theta + policy.kl_loss,
-        gradient=gradient,
-        weight=sp.Rational(1, 2),
-        target=v_theta - gradient,
-        definitions=policy.definitions,
-        coefficients=policy.coefficients,
-        within=policy.within,
-        steps=policy.steps,
-        after=(*_on_policy(gradient, quoted), *_fixed_point(policy), _against_a_ratio(policy, pull)),
-        brief_gradient=quoted,
-        brief_target=v_theta - quoted,
-    )
 
 
 def _on_policy(gradient: sp.Expr, quoted: sp.Expr) -> tuple[Step, ...]:

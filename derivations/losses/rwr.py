@@ -12,72 +12,59 @@ from __future__ import annotations
 
 import sympy as sp
 
+from derivations.algorithm import Algorithm, Options, Pull, Stated
 from derivations.calculus import Norm2
 from derivations.claims import Equal, Parallel
-from derivations.derivation import Derivation, Step
+from derivations.derivation import Step
 from derivations.identities import velocity_step
 from derivations.losses import _forward
-from derivations.losses._forward import Pull, matching, mixture_step, per_coordinate, reference_weight
+from derivations.losses._forward import held, matching, mixture_step, per_coordinate, reference_weight
 from derivations.losses._lines import REF
 from derivations.notation import noise, reward, temperature, v_gt, v_theta, x_0
-from derivations.variant import Variant, chosen
+from derivations.variant import Variant
 
-NAME = "rwr"
-TITLE = "RWR"
-REFERENCE = """@inproceedings{peters2007rwr,
+
+def _assemble(options: Options) -> Stated:
+    pull, after = _WEIGHTED_BY[options["weighting"]](options)
+    return Stated(pull, definitions={v_gt: noise - x_0}, steps=(velocity_step(),), after=after)
+
+
+ALGORITHM = Algorithm(
+    name="rwr",
+    title="RWR",
+    reference="""@inproceedings{peters2007rwr,
   title={Reinforcement Learning by Reward-Weighted Regression for Operational Space Control},
   author={Peters, Jan and Schaal, Stefan},
-  booktitle={ICML}, year={2007}}"""
-
-OPTIONS = {**_forward.OPTIONS, "weighting": ("exponential", "reward")}
-"""What an implementation may declare, the default first."""
-
-VARIANTS = (
-    Variant("paper", "the weighted squared error, summed over coordinates"),
-    Variant("mean", "averaged over coordinates", {"reduction": "mean"}),
-    Variant("reference", "with a squared distance to the reference velocity", {"reference": "on"}),
-    Variant(
-        "reward", "weighted by the reward itself, averaged (Lee et al.)", {"reduction": "mean", "weighting": "reward"}
+  booktitle={ICML}, year={2007}}""",
+    process="forward",
+    policy="on",
+    options={**_forward.OPTIONS, "weighting": ("exponential", "reward")},
+    variants=(
+        Variant(
+            "paper", "the weighted squared error, summed over coordinates", line="exp(R/tau)*norm2(v_theta - v_gt)"
+        ),
+        Variant("mean", "averaged over coordinates", {"reduction": "mean"}, line="exp(R/tau)*mse(v_theta, v_gt)"),
+        Variant(
+            "reference",
+            "with a squared distance to the reference velocity",
+            {"reference": "on"},
+            line="exp(R/tau)*norm2(v_theta - v_gt)" + REF,
+        ),
+        Variant(
+            "reward",
+            "weighted by the reward itself, averaged (Lee et al.)",
+            {"reduction": "mean", "weighting": "reward"},
+            line="R*mse(v_theta, v_gt)",
+        ),
     ),
+    assemble=_assemble,
 )
 
-_DATA = {v_gt: noise - x_0}
 
-
-LINES = {
-    "paper": "exp(R/tau)*norm2(v_theta - v_gt)",
-    "mean": "exp(R/tau)*mse(v_theta, v_gt)",
-    "reward": "R*mse(v_theta, v_gt)",
-    "reference": "exp(R/tau)*norm2(v_theta - v_gt)" + REF,
-}
-"""Each variant in one line, as ``gradcheck derive`` reads it."""
-
-
-def derive(variant: Variant = VARIANTS[0]) -> Derivation:
-    """State and derive one variant."""
-    options = chosen(variant, OPTIONS)
-    pull, after = _WEIGHTED_BY[options["weighting"]](options)
-    return Derivation(
-        name=NAME,
-        variant=variant,
-        title=TITLE,
-        process="forward",
-        policy="on",
-        reference=REFERENCE,
-        loss=pull.loss,
-        gradient=pull.gradient,
-        weight=pull.weight,
-        target=pull.target,
-        definitions=_DATA,
-        steps=(velocity_step(),),
-        after=after,
-    )
-
-
-def _by_exponential(options: dict[str, str]) -> tuple[Pull, tuple[Step, ...]]:
+def _by_exponential(options: Options) -> tuple[Pull, tuple[Step, ...]]:
     weight = sp.exp(reward / temperature) * per_coordinate(options)
     plain = matching(weight)
-    return plain.held(reference_weight(options)), (
+    return held(plain, reference_weight(options)), (
         Step(
             "never-away",
             "Good or bad, a sample pulls towards its v_gt: nothing is ever pushed away.",
@@ -87,11 +74,11 @@ def _by_exponential(options: dict[str, str]) -> tuple[Pull, tuple[Step, ...]]:
     )
 
 
-def _by_reward(options: dict[str, str]) -> tuple[Pull, tuple[Step, ...]]:
+def _by_reward(options: Options) -> tuple[Pull, tuple[Step, ...]]:
     each, shift = per_coordinate(options), sp.Symbol("b", real=True)
     gradient = 2 * reward * each * (v_theta - v_gt)
     plain = Pull(reward * each * Norm2(v_theta - v_gt), gradient, each, v_theta + reward * (v_gt - v_theta))
-    return plain.held(reference_weight(options)), (
+    return held(plain, reference_weight(options)), (
         Step(
             "reward-one",
             "A reward of 1 is plain flow matching …",

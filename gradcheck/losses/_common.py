@@ -1,13 +1,25 @@
-r"""What the hand-written losses share: SDE steps, log-densities and PPO's surrogate, as trainers write them."""
+r"""What the hand-written losses share: steps, log-densities, PPO's surrogate, the KL term, as trainers write them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-__all__ = ["ddim_step", "expand", "gaussian_log_prob", "latent_reduce", "ppo_loss", "sde_step"]
+from gradcheck.case import Case
+
+__all__ = [
+    "ddim_step",
+    "expand",
+    "gaussian_log_prob",
+    "held_to_reference",
+    "latent_reduce",
+    "ppo_loss",
+    "sampler_step",
+    "sde_step",
+]
 
 
 def expand(scalar: Tensor, latent: Tensor) -> Tensor:
@@ -43,6 +55,12 @@ def sde_step(
     return mean, sigma * torch.sqrt(dt)
 
 
+def sampler_step(case: Case, sde: str) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """The case's reverse step as a function of the velocity, which gives what :func:`sde_step` gives."""
+    sigma_min = case.sigma_min if sde == "wan" else None
+    return lambda v: sde_step(sde, v, case.x_t, case.t, case.dt, case.noise_level, sigma_min)
+
+
 def ddim_step(v: Tensor, x_t: Tensor, alpha_bar: Tensor, alpha_bar_prev: Tensor, eta: float) -> tuple[Tensor, Tensor]:
     """Mean (B, \\*latent) and standard deviation (B, 1, …, 1) of one DDIM step, with v = √ᾱ ε − √(1−ᾱ) x_0."""
     a, a_prev = expand(alpha_bar, x_t), expand(alpha_bar_prev, x_t)
@@ -65,3 +83,24 @@ def ppo_loss(ratio: Tensor, advantage: Tensor, clip_low: float, clip_high: float
     unclipped = -advantage * ratio
     clipped = -advantage * torch.clamp(ratio, 1 - clip_low, 1 + clip_high)
     return torch.maximum(unclipped, clipped)
+
+
+def held_to_reference(
+    policy_loss: Tensor,
+    case: Case,
+    kl: str,
+    step: Callable[[Tensor], tuple[Tensor, Tensor]],
+    mean: Tensor,
+    std: Tensor,
+    reduction: str,
+) -> Tensor:
+    """The policy's loss (B,), and unless ``kl="none"`` the KL term to the reference model's step.
+
+    The squared distance of the two means is over 2 std² with ``kl="step"``, else over 2 σ_t², where std² = σ_t² Δt.
+    """
+    if kl == "none":
+        return policy_loss
+    with torch.no_grad():
+        mean_ref, _ = step(case.v_ref)
+    variance = std**2 if kl == "step" else std**2 / expand(case.dt, std)
+    return policy_loss + case.kl_weight * latent_reduce((mean - mean_ref) ** 2 / (2 * variance), reduction)

@@ -6,22 +6,21 @@ import torch
 from torch import Tensor
 
 from gradcheck.case import Case
-from gradcheck.losses._common import ddim_step, gaussian_log_prob, latent_reduce, ppo_loss
+from gradcheck.losses._common import ddim_step, gaussian_log_prob, held_to_reference, ppo_loss
 
 __all__ = ["loss"]
 
 
 def loss(case: Case, *, log_prob_reduction: str = "sum", kl: str = "none") -> Tensor:
     """Per-sample loss, shape (B,), differentiable in ``case.v_theta``."""
-    schedule = (case.alpha_bar, case.alpha_bar_prev, case.noise_level)
-    mean, std = ddim_step(case.v_theta, case.x_t, *schedule)
+
+    def step(v: Tensor) -> tuple[Tensor, Tensor]:
+        return ddim_step(v, case.x_t, case.alpha_bar, case.alpha_bar_prev, case.noise_level)
+
+    mean, std = step(case.v_theta)
     with torch.no_grad():
-        mean_old, _ = ddim_step(case.v_old, case.x_t, *schedule)
+        mean_old, _ = step(case.v_old)
         log_prob_old = gaussian_log_prob(case.x_prev, mean_old, std, log_prob_reduction)
     log_prob = gaussian_log_prob(case.x_prev, mean, std, log_prob_reduction)
     policy_loss = ppo_loss(torch.exp(log_prob - log_prob_old), case.advantage, case.clip_low, case.clip_high)
-    if kl == "none":
-        return policy_loss
-    with torch.no_grad():
-        mean_ref, _ = ddim_step(case.v_ref, case.x_t, *schedule)
-    return policy_loss + case.kl_weight * latent_reduce((mean - mean_ref) ** 2 / (2 * std**2), log_prob_reduction)
+    return held_to_reference(policy_loss, case, kl, step, mean, std, log_prob_reduction)

@@ -6,21 +6,14 @@ import torch
 from torch import Tensor
 
 from gradcheck.case import Case
-from gradcheck.losses._common import gaussian_log_prob, latent_reduce, sde_step
+from gradcheck.losses._common import gaussian_log_prob, held_to_reference, latent_reduce, sampler_step
 
 __all__ = ["loss"]
 
 
 def loss(case: Case, *, sde: str = "flow", log_prob_reduction: str = "sum", kl: str = "none") -> Tensor:
     """Per-sample loss, shape (B,), differentiable in ``case.v_theta``."""
-    sigma_min = case.sigma_min if sde == "wan" else None
-
-    def step(v: Tensor) -> tuple[Tensor, Tensor]:
-        return sde_step(sde, v, case.x_t, case.t, case.dt, case.noise_level, sigma_min)
-
-    def divergence(other: Tensor, variance: Tensor) -> Tensor:
-        return latent_reduce((mean - other) ** 2 / (2 * variance), log_prob_reduction)
-
+    step = sampler_step(case, sde)
     mean, std = step(case.v_theta)
     with torch.no_grad():
         mean_old, _ = step(case.v_old)
@@ -28,11 +21,7 @@ def loss(case: Case, *, sde: str = "flow", log_prob_reduction: str = "sum", kl: 
     ratio = torch.exp(gaussian_log_prob(case.x_prev, mean, std, log_prob_reduction) - log_prob_old)
     with torch.no_grad():
         away = ((case.advantage > 0) & (ratio > 1)) | ((case.advantage < 0) & (ratio < 1))
-        trains = ~(away & (divergence(mean_old, std**2) > case.divergence_max))
+        divergence = latent_reduce((mean - mean_old) ** 2 / (2 * std**2), log_prob_reduction)
+        trains = ~(away & (divergence > case.divergence_max))
     policy_loss = -case.advantage * ratio * trains
-    if kl == "none":
-        return policy_loss
-    with torch.no_grad():
-        mean_ref, _ = step(case.v_ref)
-    variance = std**2 if kl == "step" else std**2 / case.expand(case.dt)
-    return policy_loss + case.kl_weight * divergence(mean_ref, variance)
+    return held_to_reference(policy_loss, case, kl, step, mean, std, log_prob_reduction)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gradcheck.case import Case
-from gradcheck.losses._common import expand, gaussian_log_prob, latent_reduce, ppo_loss, sde_step
+from gradcheck.losses._common import gaussian_log_prob, held_to_reference, ppo_loss, sampler_step
 
 __all__ = ["loss"]
 
@@ -21,12 +21,7 @@ def loss(
     time_weight: str = "none",
 ) -> Tensor:
     """Per-sample loss, shape (B,), differentiable in ``case.v_theta``."""
-
-    sigma_min = case.sigma_min if sde == "wan" else None
-
-    def step(v: Tensor) -> tuple[Tensor, Tensor]:
-        return sde_step(sde, v, case.x_t, case.t, case.dt, case.noise_level, sigma_min)
-
+    step = sampler_step(case, sde)
     mean, std = step(case.v_theta)
     with torch.no_grad():
         mean_old, _ = step(case.v_old)
@@ -37,13 +32,7 @@ def loss(
     if time_weight == "noise":
         policy_loss = std.flatten() / case.noise_norm * policy_loss
     inside = case.window if time_weight == "window" else torch.ones_like(policy_loss)
-    if kl == "none":
-        return inside * policy_loss
     if kl == "behaviour":
         penalty = 0.5 * (log_prob - log_prob_old) ** 2
         return inside * (policy_loss + penalty * case.kl_weight)
-    with torch.no_grad():
-        mean_ref, _ = step(case.v_ref)
-    variance = std**2 if kl == "step" else std**2 / expand(case.dt, std)
-    divergence = latent_reduce((mean - mean_ref) ** 2 / (2 * variance), log_prob_reduction)
-    return inside * (policy_loss + case.kl_weight * divergence)
+    return inside * held_to_reference(policy_loss, case, kl, step, mean, std, log_prob_reduction)

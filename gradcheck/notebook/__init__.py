@@ -220,8 +220,8 @@ def variants(name: str, shown: Literal["gradient", "target"] = "gradient") -> Sh
 def closing_table() -> Shown:
     """The closing table, in LaTeX: every algorithm's paper form."""
     rows = []
-    for symbolic, _ in ALGORITHMS:
-        d = entry(symbolic.NAME).derivation
+    for algorithm in ALGORITHMS:
+        d = entry(algorithm.name).derivation
         *names, quoted, target = render.closing_row(d, latex=True)
         *_, exact, _ = render.closing_row(d, latex=True, exact=True)
         rows.append((*names, exact if exact == quoted else f"{exact} {quoted}", target))

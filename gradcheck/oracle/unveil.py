@@ -343,7 +343,7 @@ def _matches(look: Look, reading: Reading, assumed: Assumed) -> Iterator[_Match]
     universe, cases, gradients = look.universe, look.cases, look.gradients
     lower = "float32" if reading.unit > FLOAT64 else None
     known = [
-        (e.label, Conventions(e.symbolic.NAME, options=dict(e.derivation.variant.options)))
+        (e.label, Conventions(e.algorithm.name, options=dict(e.derivation.variant.options)))
         for e in family(universe.process, universe.sde)
     ]
     if assumed.declared is not None and assumed.declared.derivation.process == universe.process:

@@ -77,7 +77,7 @@ def export(folder: Path, *names: str, seed: int = 0) -> tuple[Path, ...]:
         files = {}
         for dtype in DTYPES:
             content = save(_tensors(entry.derivation, used, made, dtype))
-            file = folder / f"{entry.symbolic.NAME}.{entry.variant}.{dtype}.safetensors"
+            file = folder / f"{entry.algorithm.name}.{entry.variant}.{dtype}.safetensors"
             file.write_bytes(content)
             written.append(file)
             files[dtype] = {"name": file.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

@@ -12,7 +12,7 @@ def _step(entry: Entry) -> str | None:
 
 
 EXPRESSIONS: dict[str, tuple[str, str | None]] = {
-    entry.label: (entry.symbolic.LINES[entry.variant], _step(entry)) for entry in CATALOGUE
+    entry.label: (entry.algorithm.lines[entry.variant], _step(entry)) for entry in CATALOGUE
 }
 
 ON_BOTH = {"awm[clipped-elbo]"}

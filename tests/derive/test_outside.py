@@ -74,10 +74,10 @@ _PAIRED = [e for e in CATALOGUE if error_gap in e.derivation.definitions or e.la
 @pytest.mark.parametrize("entry", _PAIRED, ids=lambda e: e.label)
 def test_a_declared_entry_is_told_by_its_derivation(entry: Entry) -> None:
     """Where the numbers alone give no formula: pairs, groups, and a function of a function."""
-    conventions = Conventions(entry.symbolic.NAME, options=dict(entry.derivation.variant.options))
+    conventions = Conventions(entry.algorithm.name, options=dict(entry.derivation.variant.options))
     found = unveil(lambda case: entry.loss(case).mean(), entry.label, assumed=Assumed.of((), conventions))
     assert found.reason == ""
-    assert found.matches[0].startswith(f"as declared, {entry.symbolic.NAME}, batch_reduction='mean'")
+    assert found.matches[0].startswith(f"as declared, {entry.algorithm.name}, batch_reduction='mean'")
     torch.testing.assert_close(*_gradients(entry.loss, conventions, found), rtol=1e-6, atol=1e-9)
 
 

@@ -155,7 +155,7 @@ def test_on_gpus(device: str, tmp_path: Path) -> None:
 
 
 def step_of(entry: Entry) -> Callable[..., None]:
-    name, options = entry.symbolic.NAME, dict(entry.derivation.variant.options)
+    name, options = entry.algorithm.name, dict(entry.derivation.variant.options)
 
     @conforms(name, micro_batches=2, latent=(2, 3), **options)
     def step(model: nn.Module, shard: Shard) -> None:

@@ -57,8 +57,8 @@ def required(e: Entry, q: dict[str, Any]) -> tuple[float, list[float]]:
         "noise_level": q["C2"] * math.sqrt((1 - t) / (t * q["dt"])),
         **{name: q[name] for name in ("beta", "clip_low", "clip_high")},
     }
-    case = make_case(e.symbolic.NAME, e.variant, **{name: given[name] for name in e.derivation.given if name != "D"})
-    weight, point = target(e.symbolic.NAME, case, variant=e.variant)
+    case = make_case(e.algorithm.name, e.variant, **{name: given[name] for name in e.derivation.given if name != "D"})
+    weight, point = target(e.algorithm.name, case, variant=e.variant)
     return float(weight.flatten()), point[0].tolist()
 
 

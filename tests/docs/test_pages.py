@@ -6,6 +6,7 @@ import html
 import importlib
 import os
 import re
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -20,14 +21,11 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 import gradcheck
-from derivations.derivation import Derivation
-from derivations.losses import rwr
+from derivations.algorithm import Options, Pull, Stated
 from derivations.notation import NOTATION
 from derivations.render import closing_row, latex
-from derivations.variant import Variant
-from gradcheck.catalogue import CATALOGUE
+from gradcheck.catalogue import CATALOGUE, Entry, entry
 from gradcheck.cli import main
-from gradcheck.losses import rwr as rwr_torch
 from gradcheck.oracle.parts import judge_ema
 
 ROOT = Path(__file__).parents[2]
@@ -40,30 +38,26 @@ def pages() -> dict[str, str]:
     return site.pages()
 
 
-def copied(name: str, factor: int = 1, claimed: int = 1) -> ModuleType:
+RWR = entry("rwr")
+
+
+def copied(monkeypatch: pytest.MonkeyPatch, factor: int = 1, claimed: int = 1) -> Entry:
     """Reward-weighted regression under another name, its loss times one factor and its gradient times another."""
-    module = ModuleType(f"derivations.losses.{name}", "Mine: a loss that nobody has seen.")
-    vars(module).update({k: getattr(rwr, k) for k in ("OPTIONS", "VARIANTS", "REFERENCE")}, NAME=name, TITLE="Mine")
+    module = "derivations.losses.mine"
+    monkeypatch.setitem(sys.modules, module, ModuleType(module, "Mine: a loss that nobody has seen."))
 
-    def derive(variant: Variant) -> Derivation:
-        d = rwr.derive(variant)
-        return replace(
-            d,
-            name=name,
-            title="Mine",
-            loss=factor * d.loss,
-            gradient=claimed * d.gradient,
-            weight=claimed * d.weight,
-            after=(),
-        )
+    def assemble(options: Options) -> Stated:
+        stated = RWR.algorithm.assemble(options)
+        pull = stated.pull
+        loss, gradient, weight = factor * pull.loss, claimed * pull.gradient, claimed * pull.weight
+        return replace(stated, pull=Pull(loss, gradient, weight, pull.target), after=())
 
-    module.derive = derive  # type: ignore[attr-defined]
-    return module
+    assemble.__module__ = module
+    return Entry(replace(RWR.algorithm, name="mine", title="Mine", assemble=assemble), RWR.by_hand, "paper")
 
 
 def test_a_new_algorithm_has_its_page_and_its_row_without_an_edit(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (algorithms, site):
-        monkeypatch.setattr(module, "ALGORITHMS", ((rwr, rwr_torch), (copied("mine"), rwr_torch)))
+    monkeypatch.setattr(algorithms, "CATALOGUE", (RWR, copied(monkeypatch)))
     pages = site.algorithm_pages(["07-mine-and-yours"])
     assert "../notebooks/07-mine-and-yours.ipynb" in pages["algorithms/mine.md"]
     assert "../notebooks/" not in pages["algorithms/rwr.md"]
@@ -74,25 +68,25 @@ def test_a_new_algorithm_has_its_page_and_its_row_without_an_edit(monkeypatch: p
     assert "[Mine](algorithms/mine.md)" in pages["closing.md"]
 
 
-def test_a_changed_derivation_changes_its_page() -> None:
-    before = algorithms.algorithm_page(copied("mine"), rwr_torch)
-    after = algorithms.algorithm_page(copied("mine", 3, 3), rwr_torch)
-    d = rwr.derive()
+def test_a_changed_derivation_changes_its_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = algorithms.algorithm_page(copied(monkeypatch))
+    after = algorithms.algorithm_page(copied(monkeypatch, 3, 3))
+    d = RWR.derivation
     for changed in (3 * d.loss, 3 * d.gradient, 3 * d.weight):
         assert f" = {latex(changed)}" in after
         assert f" = {latex(changed)}" not in before
     assert f" = {latex(d.gradient)}\n" not in after
 
 
-def test_what_is_not_proved_makes_no_page() -> None:
+def test_what_is_not_proved_makes_no_page(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(algorithms.NotProvedError, match="gradient"):
-        algorithms.algorithm_page(copied("mine", 3, 1), rwr_torch)
+        algorithms.algorithm_page(copied(monkeypatch, 3, 1))
 
 
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("entry", CATALOGUE, ids=lambda e: e.label)
 def test_every_step_and_formula_is_on_its_page(entry: object, pages: dict[str, str]) -> None:
-    page, d = pages[f"algorithms/{slug(entry.symbolic.NAME)}.md"], entry.derivation  # type: ignore[attr-defined]
+    page, d = pages[f"algorithms/{slug(entry.algorithm.name)}.md"], entry.derivation  # type: ignore[attr-defined]
     for step in d.all_steps:
         assert f"({anchor(d.label, step.name)})=" in page
     for expr in (d.loss, d.weight):
@@ -103,8 +97,8 @@ def test_every_step_and_formula_is_on_its_page(entry: object, pages: dict[str, s
 
 
 def test_the_closing_table_has_every_row(pages: dict[str, str]) -> None:
-    for entry in CATALOGUE:
-        *_, gradient, target = closing_row(entry.derivation, latex=True, exact=True)
+    for e in CATALOGUE:
+        *_, gradient, target = closing_row(e.derivation, latex=True, exact=True)
         assert gradient in pages["closing.md"]
         assert target in pages["closing.md"]
 

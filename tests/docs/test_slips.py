@@ -83,7 +83,7 @@ def test_the_moving_average_that_is_shown() -> None:
 
 def test_every_algorithm_has_its_words_and_its_mistakes() -> None:
     """They are written in ``docs/_ext/gradcheck_docs``, ``words.py`` and ``slips.py``."""
-    names = {symbolic.NAME for symbolic, _ in ALGORITHMS}
+    names = {a.name for a in ALGORITHMS}
     assert set(IN_WORDS) == names
     for name in names:
         assert len(common(name)) >= 3

@@ -18,7 +18,7 @@ SOME = [e for e in CATALOGUE if e.label in LABELS]
 
 
 def failing(one: Entry, factor: float = 3.0) -> Result:
-    conventions = Conventions(one.symbolic.NAME, options=dict(one.derivation.variant.options))
+    conventions = Conventions(one.algorithm.name, options=dict(one.derivation.variant.options))
     target = Target(lambda case: factor * one.loss(case).mean(), one.label, conventions)
     (result,) = judge(target, Settings(max_examples=3), ("gradient",)).results
     return result

@@ -66,7 +66,7 @@ def mistakes(entry: Entry) -> Iterator[tuple[str, Callable[[PerSample, Case], Te
 
 def told(entry: Entry, wrong: Callable[[PerSample, Case], Tensor]) -> tuple[str, str]:
     """Status of the obligation "gradient", and the cause that is named."""
-    conventions = declare(entry.symbolic.NAME, **entry.derivation.variant.options)
+    conventions = declare(entry.algorithm.name, **entry.derivation.variant.options)
     target = Target(lambda case: wrong(entry.loss, case), "mine", conventions)
     (result,) = judge(target, Settings(max_examples=2), ("gradient",)).results
     found = result.diagnosis

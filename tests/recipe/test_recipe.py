@@ -24,9 +24,9 @@ def named(status: str, cause: str, wanted: str) -> bool:
 
 
 OWN = [
-    pytest.param(symbolic.NAME, name, id=f"{symbolic.NAME}-{name}")
-    for at, (symbolic, _) in enumerate(ALGORITHMS)
-    for name, *_ in list(mistakes(entry(symbolic.NAME)))[at % 3 :: 3]
+    pytest.param(algorithm.name, name, id=f"{algorithm.name}-{name}")
+    for at, algorithm in enumerate(ALGORITHMS)
+    for name, *_ in list(mistakes(entry(algorithm.name)))[at % 3 :: 3]
 ]
 """Of each algorithm a third, since each has wrong versions of its own; ``python -m tests.recipe.generic`` tries all."""
 
@@ -77,7 +77,7 @@ import sys
 import gradcheck
 from gradcheck.catalogue import entries
 for entry in entries(*sys.argv[1:]):
-    derived = gradcheck.derive(entry.symbolic.LINES[entry.variant], problems=4)
+    derived = gradcheck.derive(entry.algorithm.lines[entry.variant], problems=4)
     print(entry.label, entry.label in [match.label for match in derived.matches])
 """
     (extended / "lines.py").write_text(code)

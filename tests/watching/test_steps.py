@@ -102,7 +102,7 @@ def test_the_catalogue_in_a_trainer(label: str) -> None:
         del call["noise"]
         call["x_prev"] = case.x_prev
     options = e.derivation.variant.options
-    watch = gradcheck.watch(e.symbolic.NAME, every=1, **options)
+    watch = gradcheck.watch(e.algorithm.name, every=1, **options)
     watch(**call)
     e.loss(case).mean().backward()
     assert watch.report.holds, watch.report

@@ -52,7 +52,7 @@ WRONG_VERSIONS = (
     WrongVersion(
         "reference-held-clipped",
         "The clipped form's target forgets the reference term's share of the gradient.",
-        Edit(FORWARD, "self.target - back / (2 * self.weight)", "self.target"),
+        Edit(FORWARD, "pull.target - back / (2 * pull.weight)", "pull.target"),
         "target",
         variant="clipped-reference",
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wrong_versions.base import COMMON, DDIM, POLICY, Edit, WrongVersion
-from wrong_versions.families import POLICY_TARGETS, policy_gradient
+from wrong_versions.families import POLICY_TARGETS, QUOTED_SIGN, policy_gradient
 
 _SYMBOLIC = "derivations/losses/ddpo.py"
 _NUMERIC = "gradcheck/losses/ddpo.py"
@@ -11,11 +11,11 @@ _GRADIENT = "pull = advantage * mask * ratio * policy.scale * k * (noise + k * d
 _STEP = "torch.sqrt(a_prev) * x_0_hat + torch.sqrt(1 - a_prev - std**2) * noise_hat, std"
 
 WRONG_VERSIONS = (
-    *policy_gradient("ddpo", "ddim_step"),
+    *policy_gradient(),
     WrongVersion(
         "objective-minimised",
         "The objective J is minimised where −J is the loss.",
-        Edit(_SYMBOLIC, "loss=_surrogate + ", "loss=-_surrogate + "),
+        Edit(_SYMBOLIC, "policy.held(surrogate,", "policy.held(-surrogate,"),
         "gradient",
         numeric=Edit(_NUMERIC, "policy_loss = ppo_loss(", "policy_loss = -ppo_loss("),
     ),
@@ -60,12 +60,7 @@ WRONG_VERSIONS = (
         Edit(_SYMBOLIC, "-C1 / sp.sqrt(alpha_bar) *", "-C1 *"),
         "noise-prediction",
     ),
-    WrongVersion(
-        "quoted-sign",
-        "The approximation that people quote, with the objective's sign.",
-        Edit(_SYMBOLIC, "quoted = advantage", "quoted = -advantage"),
-        "approximate-gradient",
-    ),
+    QUOTED_SIGN,
     WrongVersion(
         "std-of-the-chain",
         "The standard deviation is the noising chain's, √β, where the posterior's is meant.",
@@ -117,7 +112,7 @@ WRONG_VERSIONS = (
         "The reference term is not divided by the step's variance.",
         Edit(POLICY, '{"step": 2 * C2**2,', '{"step": sp.Integer(2),'),
         "kl-gradient",
-        numeric=Edit(_NUMERIC, "(2 * std**2), log_prob_reduction", "2, log_prob_reduction"),
+        numeric=Edit(COMMON, "/ (2 * variance), reduction", "/ 2, reduction"),
         variant="kl",
     ),
     WrongVersion(

@@ -28,7 +28,7 @@ WRONG_VERSIONS = (
     WrongVersion(
         "sign",
         "The loss is maximised.",
-        Edit(_SYMBOLIC, "whole = Pull(matching,", "whole = Pull(-matching,"),
+        Edit(_SYMBOLIC, "whole = held(Pull(matching,", "whole = held(Pull(-matching,"),
         "gradient",
         numeric=Edit(_NUMERIC, _MIX, "policy_loss = -(r * positive + (1 - r) * negative)"),
     ),

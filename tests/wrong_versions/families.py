@@ -5,9 +5,9 @@ from __future__ import annotations
 import sympy as sp
 
 from derivations.notation import advantage, k, noise, ratio, v_old, v_ref, v_theta
-from wrong_versions.base import FORWARD, FORWARD_TORCH, POLICY, PREFERENCE, Edit, WrongTarget, WrongVersion
+from wrong_versions.base import COMMON, FORWARD, FORWARD_TORCH, POLICY, PREFERENCE, Edit, WrongTarget, WrongVersion
 
-__all__ = ["POLICY_TARGETS", "policy_gradient", "ranking", "regression"]
+__all__ = ["KL_WITHOUT_GRADIENT", "POLICY_TARGETS", "QUOTED_SIGN", "policy_gradient", "ranking", "regression"]
 
 POLICY_TARGETS = (
     WrongTarget("sign", "The target lies on the other side of v_theta.", lambda d: {"target": 2 * v_theta - d.target}),
@@ -38,25 +38,39 @@ POLICY_TARGETS = (
 """Of a loss whose target is v_theta − A m r k (ε + kδ), less the pull of its KL term."""
 
 
-def policy_gradient(algorithm: str, step: str = "") -> tuple[WrongVersion, ...]:
-    """What any policy gradient on a reverse step can get wrong; ``step`` is what its torch file calls for the step of a
-    reference, if a variant holds the policy to one."""
-    symbolic, numeric = f"derivations/losses/{algorithm}.py", f"gradcheck/losses/{algorithm}.py"
+QUOTED_SIGN = WrongVersion(
+    "quoted-sign",
+    "The approximation that people quote, with the objective's sign.",
+    Edit(POLICY, "return self.weighting * advantage * self.scale", "return -self.weighting * advantage * self.scale"),
+    "approximate-gradient",
+)
+KL_WITHOUT_GRADIENT = WrongVersion(
+    "kl-without-gradient",
+    "The KL term is computed under no_grad: it moves the value and trains nothing.",
+    Edit(POLICY, "gradient = gradient + self.kl_gradient", "gradient = +gradient"),
+    "gradient",
+    numeric=Edit(COMMON, "latent_reduce((mean - mean_ref)", "latent_reduce((mean.detach() - mean_ref)"),
+    variant="kl",
+)
+
+
+def policy_gradient(kl: bool = True) -> tuple[WrongVersion, ...]:
+    """What any policy gradient on a reverse step can get wrong, and its KL term, if a variant has one."""
     stated = (
         WrongVersion(
             "target-sign",
             "The target lies where the loss pushes from.",
-            Edit(symbolic, "target=v_theta - gradient", "target=v_theta + gradient"),
+            Edit(POLICY, "target=v_theta - gradient", "target=v_theta + gradient"),
             "target",
         ),
         WrongVersion(
             "weight-one",
             "The squared distance has weight 1 with the target of weight 1/2: twice the gradient.",
-            Edit(symbolic, "weight=sp.Rational(1, 2)", "weight=sp.S.One"),
+            Edit(POLICY, "weight=sp.Rational(1, 2)", "weight=sp.S.One"),
             "equivalence",
         ),
     )
-    if not step:
+    if not kl:
         return stated
     return (
         *stated,
@@ -65,7 +79,7 @@ def policy_gradient(algorithm: str, step: str = "") -> tuple[WrongVersion, ...]:
             "v_old for v_ref: the KL term holds the model to the behaviour model.",
             Edit(POLICY, "Norm2(mean_theta - mean_ref) / denominator", "Norm2(mean_theta - mean_old) / denominator"),
             "kl-gradient",
-            numeric=Edit(numeric, f"{step}(case.v_ref", f"{step}(case.v_old"),
+            numeric=Edit(COMMON, "step(case.v_ref)", "step(case.v_old)"),
             variant="kl",
         ),
     )

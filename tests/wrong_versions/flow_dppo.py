@@ -13,7 +13,7 @@ _MASK = "_mask = Unless(advantage * (ratio - 1), divergence - divergence_max)"
 _AWAY = "((case.advantage > 0) & (ratio > 1)) | ((case.advantage < 0) & (ratio < 1))"
 
 WRONG_VERSIONS = (
-    *policy_gradient("flow_dppo", "step"),
+    *policy_gradient(),
     WrongVersion(
         "objective-minimised",
         "The objective is minimised.",
@@ -72,26 +72,26 @@ WRONG_VERSIONS = (
         "The divergence lacks its 1/2.",
         Edit(_SYMBOLIC, "Norm2(mean_theta - mean_old) / (2 * C2**2)", "Norm2(mean_theta - mean_old) / C2**2"),
         "divergence",
-        numeric=Edit(_NUMERIC, "divergence(mean_old, std**2) >", "2 * divergence(mean_old, std**2) >"),
+        numeric=Edit(_NUMERIC, "(divergence >", "(2 * divergence >"),
     ),
     WrongVersion(
         "divergence-without-variance",
         "The means' distance is not measured in standard deviations.",
         Edit(_SYMBOLIC, "Norm2(mean_theta - mean_old) / (2 * C2**2)", "Norm2(mean_theta - mean_old) / 2"),
         "divergence",
-        numeric=Edit(_NUMERIC, "divergence(mean_old, std**2) >", "divergence(mean_old, torch.ones_like(std)) >"),
+        numeric=Edit(_NUMERIC, "/ (2 * std**2), log", "/ 2, log"),
     ),
     WrongVersion(
         "divergence-averaged",
         "The divergence is averaged over the batch.",
-        numeric=Edit(_NUMERIC, "divergence(mean_old, std**2) >", "divergence(mean_old, std**2).mean() >"),
+        numeric=Edit(_NUMERIC, "(divergence >", "(divergence.mean() >"),
     ),
     WrongVersion(
         "divergence-summed",
         "The divergence is summed over coordinates where the log-density is averaged.",
         Edit(_SYMBOLIC, "divergence: policy.per_coordinate * Norm2", "divergence: Norm2"),
         "divergence",
-        numeric=Edit(_NUMERIC, "2 * variance), log_prob_reduction)", "2 * variance), 'sum')"),
+        numeric=Edit(_NUMERIC, "2 * std**2), log_prob_reduction)", "2 * std**2), 'sum')"),
         variant="mean",
     ),
     WrongVersion(
@@ -99,7 +99,7 @@ WRONG_VERSIONS = (
         "The ratio's distance from 1 is compared with the bound.",
         Edit(_SYMBOLIC, _MASK, _MASK.replace("divergence - ", "sp.Pow(ratio - 1, 2) - ")),
         "comparison",
-        numeric=Edit(_NUMERIC, "(divergence(mean_old, std**2) > ", "((ratio - 1) ** 2 > "),
+        numeric=Edit(_NUMERIC, "(divergence >", "((ratio - 1) ** 2 >"),
     ),
     WrongVersion(
         "ratio-missing",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wrong_versions.base import COMMON, LEMMAS, POLICY, SDE, Edit, WrongVersion
-from wrong_versions.families import POLICY_TARGETS, policy_gradient
+from wrong_versions.families import KL_WITHOUT_GRADIENT, POLICY_TARGETS, QUOTED_SIGN, policy_gradient
 
 _SYMBOLIC = "derivations/losses/flow_grpo.py"
 _NUMERIC = "gradcheck/losses/flow_grpo.py"
@@ -11,11 +11,11 @@ _PENALTY = "(log_prob_theta - log_prob_old) * self.scale"
 _RATIO = "ratio = torch.exp(log_prob - log_prob_old)"
 
 WRONG_VERSIONS = (
-    *policy_gradient("flow_grpo", "step"),
+    *policy_gradient(),
     WrongVersion(
         "objective-minimised",
         "The objective J is minimised where −J is the loss: the sign of the whole gradient.",
-        Edit(_SYMBOLIC, "loss=surrogate + policy.kl_loss", "loss=-surrogate + policy.kl_loss"),
+        Edit(_SYMBOLIC, "policy.held(surrogate,", "policy.held(-surrogate,"),
         "gradient",
         numeric=Edit(_NUMERIC, "policy_loss = ppo_loss(", "policy_loss = -ppo_loss("),
     ),
@@ -75,7 +75,7 @@ WRONG_VERSIONS = (
         numeric=Edit(
             _NUMERIC,
             _RATIO,
-            "ratio = torch.exp(log_prob - log_prob_old + latent_reduce((mean - mean_old)**2 / (2 * std**2), 'sum'))",
+            "ratio = torch.exp(log_prob - log_prob_old + ((mean - mean_old)**2 / (2 * std**2)).flatten(1).sum(1))",
         ),
     ),
     WrongVersion(
@@ -287,16 +287,11 @@ WRONG_VERSIONS = (
         ),
         variant="kl",
     ),
-    WrongVersion(
-        "quoted-sign",
-        "The approximation that people quote, with the objective's sign.",
-        Edit(_SYMBOLIC, "quoted = policy.weighting * advantage", "quoted = -policy.weighting * advantage"),
-        "approximate-gradient",
-    ),
+    QUOTED_SIGN,
     WrongVersion(
         "quoted-without-k",
         "The quoted approximation A ε has the direction of A k ε, and not its length.",
-        Edit(_SYMBOLIC, "advantage * policy.scale * k *", "advantage * policy.scale *"),
+        Edit(POLICY, "advantage * self.scale * k * noise +", "advantage * self.scale * noise +"),
         "approximate-target",
     ),
     WrongVersion(
@@ -320,7 +315,7 @@ WRONG_VERSIONS = (
     WrongVersion(
         "weight-negative",
         "A negative weight pushes away from the target that it names.",
-        Edit(_SYMBOLIC, "weight=sp.Rational(1, 2)", "weight=-sp.Rational(1, 2)"),
+        Edit(POLICY, "weight=sp.Rational(1, 2)", "weight=-sp.Rational(1, 2)"),
         "weight",
     ),
     WrongVersion(
@@ -328,24 +323,17 @@ WRONG_VERSIONS = (
         "The KL term lacks its 1/2.",
         Edit(POLICY, '"step": k**2,', '"step": 2 * k**2,'),
         "kl-gradient",
-        numeric=Edit(_NUMERIC, "(mean - mean_ref) ** 2 / (2 * variance)", "(mean - mean_ref) ** 2 / variance"),
+        numeric=Edit(COMMON, "(mean - mean_ref) ** 2 / (2 * variance)", "(mean - mean_ref) ** 2 / variance"),
         variant="kl",
     ),
-    WrongVersion(
-        "kl-without-gradient",
-        "The KL term is computed under no_grad: it moves the value and trains nothing.",
-        Edit(_SYMBOLIC, "gradient = pull + policy.kl_gradient", "gradient = pull"),
-        "gradient",
-        numeric=Edit(_NUMERIC, "latent_reduce((mean - mean_ref)", "latent_reduce((mean.detach() - mean_ref)"),
-        variant="kl",
-    ),
+    KL_WITHOUT_GRADIENT,
     WrongVersion(
         "kl-without-dt",
         "The KL term is over 2σ_t² where the step's variance is σ_t²Δt.",
         Edit(POLICY, '{"step": 2 * C2**2,', '{"step": 2 * sigma_t**2,'),
         "kl-gradient",
         numeric=Edit(
-            _NUMERIC, 'variance = std**2 if kl == "step" else', "variance = std**2 / expand(case.dt, std) if kl else"
+            COMMON, 'variance = std**2 if kl == "step" else', "variance = std**2 / expand(case.dt, std) if kl else"
         ),
         variant="kl",
     ),
@@ -354,7 +342,7 @@ WRONG_VERSIONS = (
         "The public code's KL term, over 2σ_t², gets the step's variance.",
         Edit(POLICY, '"sigma": 2 * sigma_t**2}', '"sigma": 2 * C2**2}'),
         "kl-gradient",
-        numeric=Edit(_NUMERIC, "else std**2 / expand(case.dt, std)", "else std**2"),
+        numeric=Edit(COMMON, "else std**2 / expand(case.dt, std)", "else std**2"),
         variant="kl-sigma",
     ),
     WrongVersion(
@@ -362,15 +350,15 @@ WRONG_VERSIONS = (
         "The KL term's weight is left out.",
         Edit(POLICY, "return self.kl_weighting * self.per_coordinate * factor", "return self.per_coordinate * factor"),
         "kl-gradient",
-        numeric=Edit(_NUMERIC, "policy_loss + case.kl_weight *", "policy_loss +"),
+        numeric=Edit(COMMON, "policy_loss + case.kl_weight *", "policy_loss +"),
         variant="kl",
     ),
     WrongVersion(
         "kl-sign",
         "The KL divergence is maximised.",
-        Edit(_SYMBOLIC, "loss=surrogate + policy.kl_loss", "loss=surrogate - policy.kl_loss"),
+        Edit(POLICY, "loss=loss + self.kl_loss", "loss=loss - self.kl_loss"),
         "gradient",
-        numeric=Edit(_NUMERIC, "policy_loss + case.kl_weight", "policy_loss - case.kl_weight"),
+        numeric=Edit(COMMON, "policy_loss + case.kl_weight", "policy_loss - case.kl_weight"),
         variant="kl",
     ),
     WrongVersion(
@@ -401,7 +389,7 @@ WRONG_VERSIONS = (
         numeric=Edit(
             _NUMERIC,
             "std.flatten() / case.noise_norm",
-            "(std / expand(case.dt, std) ** 0.5).flatten() / case.noise_norm",
+            "(std / case.expand(case.dt) ** 0.5).flatten() / case.noise_norm",
         ),
         variant="noise-weighted",
     ),
@@ -418,11 +406,7 @@ WRONG_VERSIONS = (
         "Outside the window the KL term still trains.",
         Edit(POLICY, "(window if self.time_weight", "(1 if self.time_weight"),
         "outside-the-window",
-        numeric=Edit(
-            _NUMERIC,
-            "inside * (policy_loss + case.kl_weight * divergence)",
-            "inside * policy_loss + case.kl_weight * divergence",
-        ),
+        numeric=Edit(_NUMERIC, "inside * held_to_reference(policy_loss,", "held_to_reference(inside * policy_loss,"),
         variant="window",
     ),
     WrongVersion(

@@ -29,7 +29,7 @@ WRONG_VERSIONS = (
     WrongVersion(
         "sign",
         "The objective is minimised: good samples are pushed away.",
-        Edit(_SYMBOLIC, "pull = Pull(surrogate,", "pull = Pull(-surrogate,"),
+        Edit(_SYMBOLIC, "pull = held(Pull(surrogate,", "pull = held(Pull(-surrogate,"),
         "gradient",
         numeric=Edit(_NUMERIC, "= ppo_loss(", "= -ppo_loss("),
     ),

@@ -6,7 +6,7 @@ import sympy as sp
 
 from derivations.notation import C2, delta, k, noise, ratio, v_old, v_theta
 from wrong_versions.base import COMMON, POLICY, SDE, Edit, WrongTarget, WrongVersion
-from wrong_versions.families import policy_gradient
+from wrong_versions.families import KL_WITHOUT_GRADIENT, policy_gradient
 
 _SYMBOLIC = "derivations/losses/grpo_guard.py"
 _NUMERIC = "gradcheck/losses/grpo_guard.py"
@@ -14,11 +14,11 @@ _RATIO = "ratio = torch.exp((log_prob - log_prob_old + bias) * std.flatten())"
 _BIAS = "bias = latent_reduce((mean - mean_old) ** 2 / (2 * std**2), log_prob_reduction)"
 
 WRONG_VERSIONS = (
-    *policy_gradient("grpo_guard"),
+    *policy_gradient(kl=False),
     WrongVersion(
         "objective-minimised",
         "The objective J is minimised where −J is the loss.",
-        Edit(_SYMBOLIC, "loss=surrogate + policy.kl_loss", "loss=-surrogate + policy.kl_loss"),
+        Edit(_SYMBOLIC, "policy.held(surrogate,", "policy.held(-surrogate,"),
         "gradient",
         numeric=Edit(_NUMERIC, "policy_loss = ppo_loss(", "policy_loss = -ppo_loss("),
     ),
@@ -54,7 +54,7 @@ WRONG_VERSIONS = (
         "bias-over-sigma",
         "The bias is over 2σ_t²: Δt is missing.",
         numeric=Edit(
-            _NUMERIC, _BIAS, "bias = latent_reduce((mean - mean_old)**2 * expand(case.dt, std) / (2 * std**2), 'sum')"
+            _NUMERIC, _BIAS, "bias = latent_reduce((mean - mean_old)**2 * case.expand(case.dt) / (2 * std**2), 'sum')"
         ),
     ),
     WrongVersion(
@@ -181,9 +181,9 @@ WRONG_VERSIONS = (
     WrongVersion(
         "dt-divides-kl",
         "The KL term is divided by Δt, too.",
-        Edit(_SYMBOLIC, "loss=surrogate + policy.kl_loss", "loss=surrogate + policy.kl_loss / dt"),
+        Edit(_SYMBOLIC, "held(surrogate, pull)", "held(surrogate + policy.kl_loss / dt - policy.kl_loss, pull)"),
         "gradient",
-        numeric=Edit(_NUMERIC, "policy_loss + case.kl_weight *", "policy_loss + case.kl_weight / case.dt *"),
+        numeric=Edit(COMMON, "policy_loss + case.kl_weight *", "policy_loss + case.kl_weight / case.dt *"),
         variant="kl",
     ),
     WrongVersion(
@@ -250,14 +250,7 @@ WRONG_VERSIONS = (
         numeric=Edit(COMMON, 'flat.mean(1) if reduction == "mean" else flat.sum(1)', "flat.sum(1)"),
         variant="mean",
     ),
-    WrongVersion(
-        "kl-missing-in-gradient",
-        "The KL term moves the value and trains nothing.",
-        Edit(_SYMBOLIC, "gradient = pull + policy.kl_gradient", "gradient = pull"),
-        "gradient",
-        numeric=Edit(_NUMERIC, "latent_reduce((mean - mean_ref)", "latent_reduce((mean.detach() - mean_ref)"),
-        variant="kl",
-    ),
+    KL_WITHOUT_GRADIENT,
     WrongVersion(
         "half-missing-in-density",
         "The Gaussian's exponent is over C2² instead of 2 C2².",

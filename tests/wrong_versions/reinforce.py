@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wrong_versions.base import COMMON, POLICY, Edit, WrongVersion
-from wrong_versions.families import POLICY_TARGETS, policy_gradient
+from wrong_versions.families import POLICY_TARGETS, QUOTED_SIGN, policy_gradient
 
 _SYMBOLIC = "derivations/losses/reinforce.py"
 _NUMERIC = "gradcheck/losses/reinforce.py"
@@ -11,11 +11,11 @@ _PULL = "pull = advantage * policy.scale * k * (noise + k * delta)"
 _LOSS = "policy_loss = -case.advantage * log_prob"
 
 WRONG_VERSIONS = (
-    *policy_gradient("reinforce", "step"),
+    *policy_gradient(),
     WrongVersion(
         "objective-minimised",
         "The objective is minimised.",
-        Edit(_SYMBOLIC, "loss=-advantage * log_prob_theta", "loss=advantage * log_prob_theta"),
+        Edit(_SYMBOLIC, "held(-advantage * log_prob_theta", "held(advantage * log_prob_theta"),
         "gradient",
         numeric=Edit(_NUMERIC, _LOSS, _LOSS.replace("-case", "case")),
     ),
@@ -34,9 +34,9 @@ WRONG_VERSIONS = (
     WrongVersion(
         "probability-for-its-logarithm",
         "The probability takes the logarithm's place.",
-        Edit(_SYMBOLIC, "loss=-advantage * log_prob_theta", "loss=-advantage * sp.exp(log_prob_theta)"),
+        Edit(_SYMBOLIC, "held(-advantage * log_prob_theta", "held(-advantage * sp.exp(log_prob_theta)"),
         "gradient",
-        numeric=Edit(_NUMERIC, _LOSS, _LOSS.replace("* log_prob", "* torch.exp(log_prob)")),
+        numeric=Edit(_NUMERIC, _LOSS, _LOSS.replace("* log_prob", "* log_prob.exp()")),
     ),
     WrongVersion(
         "drift-term-dropped",
@@ -58,12 +58,7 @@ WRONG_VERSIONS = (
         numeric=Edit(COMMON, 'flat.mean(1) if reduction == "mean" else flat.sum(1)', "flat.sum(1)"),
         variant="mean",
     ),
-    WrongVersion(
-        "quoted-sign",
-        "The approximation that people quote, with the objective's sign.",
-        Edit(_SYMBOLIC, "quoted = advantage", "quoted = -advantage"),
-        "approximate-gradient",
-    ),
+    QUOTED_SIGN,
     WrongVersion(
         "landing-by-the-noise",
         "The velocity that lands on the sampled state is v_old less the noise itself.",
@@ -94,7 +89,7 @@ WRONG_VERSIONS = (
         "The reference term is not divided by the step's variance.",
         Edit(POLICY, '{"step": 2 * C2**2,', '{"step": sp.Integer(2),'),
         "kl-gradient",
-        numeric=Edit(_NUMERIC, "/ (2 * variance), log_prob_reduction", "/ 2, log_prob_reduction"),
+        numeric=Edit(COMMON, "/ (2 * variance), reduction", "/ 2, reduction"),
         variant="kl",
     ),
 )

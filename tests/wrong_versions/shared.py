@@ -105,7 +105,7 @@ def reference(*, variant: str = "reference", fixed: bool = False, merged: bool =
             "reference-is-data",
             "v_gt for v_ref: the model is held to its regression target.",
             Edit(
-                FORWARD, "self.loss + strength * Norm2(v_theta - v_ref)", "self.loss + strength * Norm2(v_theta - v_gt)"
+                FORWARD, "pull.loss + strength * Norm2(v_theta - v_ref)", "pull.loss + strength * Norm2(v_theta - v_gt)"
             ),
             "gradient",
             numeric=Edit(FORWARD_TORCH, squared, squared.replace("case.v_ref", "(case.noise - case.x_0)")),
@@ -121,19 +121,19 @@ def reference(*, variant: str = "reference", fixed: bool = False, merged: bool =
         ),
     ]
     if fixed:
-        centre = "(self.weight * self.target + strength * v_ref)"
+        centre = "(pull.weight * pull.target + strength * v_ref)"
         found += [
             WrongVersion(
                 "mixture-weight",
                 "The mixture's weight forgets the reference term.",
-                Edit(FORWARD, "total = self.weight + strength", "total = self.weight"),
+                Edit(FORWARD, "total = pull.weight + strength", "total = pull.weight"),
                 "equivalence",
                 variant=variant,
             ),
             WrongVersion(
                 "mixture-centre",
                 "The target and v_ref are mixed with each other's weight.",
-                Edit(FORWARD, centre, "(strength * self.target + self.weight * v_ref)"),
+                Edit(FORWARD, centre, "(strength * pull.target + pull.weight * v_ref)"),
                 "target",
                 variant=variant,
             ),
@@ -143,7 +143,7 @@ def reference(*, variant: str = "reference", fixed: bool = False, merged: bool =
             WrongVersion(
                 "pushed-from-reference",
                 "The target is moved away from v_ref.",
-                Edit(FORWARD, "self.target - back / (2", "self.target + back / (2"),
+                Edit(FORWARD, "pull.target - back / (2", "pull.target + back / (2"),
                 "target",
                 variant=variant,
             )

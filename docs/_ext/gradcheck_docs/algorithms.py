@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import ModuleType
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
 
 import sympy as sp
 
+from derivations.algorithm import Algorithm
 from derivations.derivation import Derivation
 from derivations.notation import NOTATION, quantity
 from derivations.render import closing_row, explain
 from derivations.variant import Variant
-from gradcheck.catalogue import ALGORITHMS, Entry
+from gradcheck.catalogue import CATALOGUE, Entry
 from gradcheck.conventions import PRESETS
 from gradcheck.plots import directions
 from gradcheck_docs.slips import common, difference, implementation
@@ -34,45 +36,52 @@ class NotProvedError(RuntimeError):
     """A page would state what is not proved."""
 
 
-def page_name(symbolic: ModuleType) -> str:
+def page_name(algorithm: str) -> str:
     """The page's file, without its ending."""
-    name: str = symbolic.NAME
-    return slug(name)
+    return slug(algorithm)
 
 
-def lead(module: ModuleType) -> str:
-    """What the module's docstring opens with, after the name, which is the page's title already."""
-    line = (module.__doc__ or "").splitlines()[0]
+def papers() -> tuple[Entry, ...]:
+    """Each algorithm's paper form."""
+    return tuple(e for e in CATALOGUE if e.variant == "paper")
+
+
+def sources(e: Entry) -> tuple[str, str]:
+    """The names of the modules that state and that compute an algorithm."""
+    return e.algorithm.assemble.__module__, e.by_hand.__module__
+
+
+def lead(algorithm: Algorithm) -> str:
+    """What its module's docstring opens with, after the name, which is the page's title already."""
+    line = (sys.modules[algorithm.assemble.__module__].__doc__ or "").splitlines()[0]
     words = line.partition(":")[2].strip()
     return prose(words[:1].upper() + words[1:])
 
 
-def algorithm_page(symbolic: ModuleType, numeric: ModuleType, notebooks: Sequence[str] = ()) -> str:
+def algorithm_page(paper: Entry, notebooks: Sequence[str] = ()) -> str:
     """Everything about one algorithm, from its derivations and its torch file.
 
     Args:
-        symbolic: its module in :mod:`derivations.losses`.
-        numeric: its module in :mod:`gradcheck.losses`.
+        paper: the entry of its paper's form.
         notebooks: documents to link to.
 
     Raises:
         NotProvedError: a step of a variant is refused.
     """
-    variants = [Entry(symbolic, numeric, v.name) for v in symbolic.VARIANTS]
-    paper, others = variants[0], variants[1:]
-    d = paper.derivation
+    algorithm, d = paper.algorithm, paper.derivation
+    others = [replace(paper, variant=v.name) for v in algorithm.variants[1:]]
     number = _proved(paper)
     parts = [
         f"({slug(d.name)})=\n# {d.title}",
-        f":::{{container}} lead\n{IN_WORDS.get(d.name) or lead(symbolic)}\n:::",
+        f":::{{container}} lead\n{IN_WORDS.get(d.name) or lead(algorithm)}\n:::",
         *_picture(d),
         f"## From the loss to its target\n\n{_what(d)}",
         *_where_it_goes_wrong(d.name),
         f"## Step by step\n\n{_folded(f'{number} steps, proved for every dimension D', d)}",
         *_variants(others),
-        f"## What an implementation declares\n\n{_conventions(symbolic)}",
+        f"## What an implementation declares\n\n{_conventions(algorithm)}",
         f"## Symbols\n\n{_quantities(d)}",
-        f"## In code\n\n{_code(symbolic, numeric, notebooks)}",
+        f"## In code\n\n{_code(paper, notebooks)}",
         f"## Reference\n\n{code(d.reference, 'bibtex')}",
     ]
     return "\n\n".join(parts) + "\n"
@@ -176,10 +185,10 @@ def _options(e: Entry) -> str:
     return ", ".join(f"`{k}={v!r}`" for k, v in variant.options.items()) or "–"
 
 
-def _conventions(symbolic: ModuleType) -> str:
-    options: Mapping[str, tuple[str, ...]] = symbolic.OPTIONS
+def _conventions(algorithm: Algorithm) -> str:
     rows = [
-        (f"`{name}`", f"`{values[0]!r}`", ", ".join(f"`{v!r}`" for v in values[1:])) for name, values in options.items()
+        (f"`{name}`", f"`{values[0]!r}`", ", ".join(f"`{v!r}`" for v in values[1:]))
+        for name, values in algorithm.options.items()
     ]
     out = [
         "The defaults are the paper's. [The oracle's guide](../../oracle.md) says what each means, and which more "
@@ -189,7 +198,7 @@ def _conventions(symbolic: ModuleType) -> str:
     presets = [
         (f"`{name}`", ", ".join(f"`{k}={v!r}`" for k, v in p.items() if k != "algorithm"))
         for name, p in PRESETS.items()
-        if p["algorithm"] == symbolic.NAME
+        if p["algorithm"] == algorithm.name
     ]
     if presets:
         out += ["Presets, the public official implementations:", table(("preset", "declares"), presets)]
@@ -213,8 +222,8 @@ def _quantities(d: Derivation) -> str:
     return f"A case of the paper's form, which `gradcheck fields {d.name}` shows too, has, given:\n\n{given}{follows}"
 
 
-def _code(symbolic: ModuleType, numeric: ModuleType, notebooks: Sequence[str]) -> str:
-    name = symbolic.NAME
+def _code(e: Entry, notebooks: Sequence[str]) -> str:
+    name, (symbolic, numeric) = e.algorithm.name, sources(e)
     lines = [
         f"* [{_path(symbolic)}](../sources/{source_name(symbolic)}.md): the loss as a formula, its gradient, target "
         "and steps (SymPy)",
@@ -226,28 +235,28 @@ def _code(symbolic: ModuleType, numeric: ModuleType, notebooks: Sequence[str]) -
     return "\n".join(lines) + "\n\n" + code(shell, "sh")
 
 
-def _path(module: ModuleType) -> str:
-    return f"`{module.__name__.replace('.', '/')}.py`"
+def _path(module: str) -> str:
+    return f"`{module.replace('.', '/')}.py`"
 
 
-def source_name(module: ModuleType) -> str:
+def source_name(module: str) -> str:
     """The page that shows a module's source."""
-    return module.__name__.replace(".", "-")
+    return module.replace(".", "-")
 
 
-def source_page(module: ModuleType, root: str) -> str:
+def source_page(module: str, root: str) -> str:
     """A page with one module's source, ``root`` being the way from it to the repository."""
-    path = module.__name__.replace(".", "/") + ".py"
+    path = module.replace(".", "/") + ".py"
     return f"# {_path(module)}\n\n```{{literalinclude}} {root}/{path}\n:language: python\n:linenos:\n```\n"
 
 
 def index_page() -> str:
     """What the algorithms' pages are, and the list of them."""
     rows = [
-        (f"[{s.TITLE}]({page_name(s)}.md)", lead(s), ", ".join(f"`{v.name}`" for v in s.VARIANTS))
-        for s, _ in ALGORITHMS
+        (f"[{a.title}]({page_name(a.name)}.md)", lead(a), ", ".join(f"`{v.name}`" for v in a.variants))
+        for a in (paper.algorithm for paper in papers())
     ]
-    listed = "\n".join(f"{page_name(s)}" for s, _ in ALGORITHMS)
+    listed = "\n".join(page_name(paper.algorithm.name) for paper in papers())
     return (
         "# Algorithms\n\nOne page for each loss: what it does and for whom, where it pulls, where it goes wrong, every "
         "step of its derivation, and what implementations may do differently.\n\n"
@@ -262,23 +271,20 @@ def closing_table(every: bool = False, link: str = "algorithms/", brief: bool = 
     With ``brief`` it has no policies, so that it is no wider than a page.
     """
     rows = []
-    for symbolic, numeric in ALGORITHMS:
-        for variant in symbolic.VARIANTS if every else symbolic.VARIANTS[:1]:
-            d = Entry(symbolic, numeric, variant.name).derivation
-            _, process, policy, gradient, target = closing_row(d, latex=True, exact=every)
-            _, _, _, exact, _ = closing_row(d, latex=True, exact=True)
-            words = d.title if variant is symbolic.VARIANTS[0] else variant.name
-            place = f"#{slug(d.label)}" if variant is not symbolic.VARIANTS[0] else ""
-            approximate = r"\approx" in gradient
-            rows.append(
-                (
-                    f"[{words}]({link}{page_name(symbolic)}.md{place})",
-                    process,
-                    *(() if brief else (policy,)),
-                    f"{exact}<br>{gradient}" if approximate else gradient,
-                    target,
-                )
+    for e in CATALOGUE if every else papers():
+        d = e.derivation
+        _, process, policy, gradient, target = closing_row(d, latex=True, exact=every)
+        _, _, _, exact, _ = closing_row(d, latex=True, exact=True)
+        words, place = (d.title, "") if e.variant == "paper" else (e.variant, f"#{slug(d.label)}")
+        rows.append(
+            (
+                f"[{words}]({link}{page_name(d.name)}.md{place})",
+                process,
+                *(() if brief else (policy,)),
+                f"{exact}<br>{gradient}" if r"\approx" in gradient else gradient,
+                target,
             )
+        )
     velocity = quantity("v_theta").latex
     policy_heading = () if brief else ("policy",)
     return table(("method", "process", *policy_heading, f"gradient in ${velocity}$", "target"), rows)

@@ -54,10 +54,11 @@ def algorithm_pages(named: list[str]) -> dict[str, str]:
         "closing.md": algorithms.closing_page(),
         "_closing.md": algorithms.closing_table(link="generated/algorithms/", brief=True) + "\n",
     }
-    for symbolic, numeric in ALGORITHMS:
-        about = [f"notebooks/{stem}.ipynb" for stem in named if symbolic.NAME in stem.replace("-", "_")]
-        out[f"algorithms/{algorithms.page_name(symbolic)}.md"] = algorithms.algorithm_page(symbolic, numeric, about)
-        for module in (symbolic, numeric):
+    for paper in algorithms.papers():
+        name = paper.algorithm.name
+        about = [f"notebooks/{stem}.ipynb" for stem in named if name in stem.replace("-", "_")]
+        out[f"algorithms/{algorithms.page_name(name)}.md"] = algorithms.algorithm_page(paper, about)
+        for module in algorithms.sources(paper):
             page = algorithms.source_page(module, "../../..")
             out[f"sources/{algorithms.source_name(module)}.md"] = f"---\norphan: true\n---\n\n{page}"
     return out
@@ -114,9 +115,9 @@ def _toctree(documents: Iterable[str], titles: dict[str, str]) -> str:
 def pictures() -> dict[str, bytes]:
     """File under ``generated/`` → where one loss pulls, drawn."""
     return {
-        algorithms.picture_name(s.NAME): png(directions.single(s.NAME), 64)
-        for s, _ in ALGORITHMS
-        if s.NAME in directions.IN_WORDS
+        algorithms.picture_name(a.name): png(directions.single(a.name), 64)
+        for a in ALGORITHMS
+        if a.name in directions.IN_WORDS
     }
 
 

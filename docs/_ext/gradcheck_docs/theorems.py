@@ -13,7 +13,7 @@ from derivations.paths import PARAMETERISATIONS
 from derivations.render import claim_latex, latex, theorem_explain
 from derivations.sde import REVERSE_STEPS
 from derivations.theorems import THEOREMS
-from gradcheck.catalogue import ALGORITHMS, Entry
+from gradcheck.catalogue import ALGORITHMS, entry
 from gradcheck_docs.algorithms import NotProvedError, page_name
 from gradcheck_docs.text import Provable, anchor, code, display, prose, provable, sections, slug, steps
 
@@ -148,9 +148,9 @@ ERRATA = (
 def article_steps() -> set[tuple[str, str]]:
     """Every proved step that speaks of the article, in the papers' own forms."""
     return {
-        (symbolic.NAME, step.name)
-        for symbolic, numeric in ALGORITHMS
-        for step in Entry(symbolic, numeric, "paper").derivation.all_steps
+        (algorithm.name, step.name)
+        for algorithm in ALGORITHMS
+        for step in entry(algorithm.name).derivation.all_steps
         if step.name.startswith("article-") or "The article" in step.sentence
     }
 
@@ -169,7 +169,7 @@ def differences_page(qualified: Iterable[tuple[str, str]]) -> str:
         "asks for directions, and says that it leaves constants out. You need them, though, if you copy a formula into "
         "code. Each statement below is a machine-checked step.",
     ]
-    modules = {symbolic.NAME: symbolic for symbolic, _ in ALGORITHMS}
+    named = {algorithm.name: algorithm for algorithm in ALGORITHMS}
     for number, erratum in enumerate(ERRATA, 1):
         parts.append(f"## {number}. {erratum.title}")
         of = provable(erratum.label)
@@ -177,8 +177,8 @@ def differences_page(qualified: Iterable[tuple[str, str]]) -> str:
             step = next(s for s in of.steps if s.name == name)
             parts += [prose(step.sentence), display(claim_latex(step.claim, of=of.derivation))]
         links = ", ".join(f"[`{name}`](#{anchor(erratum.label, name)})" for name in erratum.steps)
-        module = modules.get(erratum.label)
-        where = f"[{module.TITLE}](algorithms/{page_name(module)}.md)" if module else "[On average](averages.md)"
+        found = named.get(erratum.label)
+        where = f"[{found.title}](algorithms/{page_name(found.name)}.md)" if found else "[On average](averages.md)"
         parts.append(f"Proved in {where}: {links}.")
     parts += [
         "## Remarks that hold within limits",

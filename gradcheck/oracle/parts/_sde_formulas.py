@@ -13,8 +13,8 @@ from torch import Tensor
 from derivations import notation as n
 from derivations.calculus import Norm2
 from derivations.derivation import Derivation
-from derivations.losses import flow_grpo
 from derivations.losses._policy_gradient import GaussianPolicy
+from derivations.losses.flow_grpo import ALGORITHM as FLOW_GRPO
 from derivations.sde import reverse_step
 from derivations.torchgen import ordered_formulas
 from derivations.variant import Variant
@@ -68,7 +68,7 @@ def formulas(sde: str, returns_std: str, reduction: str, scale: str, normaliser:
 @lru_cache(maxsize=100)
 def _carrier(sde: str, at_one: str | float) -> Derivation:
     """A derivation that has the step's symbols, with t, t_prev, dt and x_prev given; at t = 1 as declared."""
-    derivation = flow_grpo.derive(Variant("declared", "a reverse step alone", {"sde": sde}))
+    derivation = FLOW_GRPO.derive(Variant("declared", "a reverse step alone", {"sde": sde}))
     definitions = {s: e for s, e in derivation.definitions.items() if s != n.x_prev}
     coefficients = {s: e for s, e in derivation.coefficients.items() if s != n.t_prev}
     if at_one != "regular" and sde == "flow":

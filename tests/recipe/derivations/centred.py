@@ -4,44 +4,22 @@ from __future__ import annotations
 
 import sympy as sp
 
+from derivations.algorithm import Algorithm, Options, Pull, Stated
 from derivations.calculus import Norm2
 from derivations.claims import GradientIs
-from derivations.derivation import Derivation, Step
+from derivations.derivation import Step
 from derivations.identities import velocity_step
 from derivations.losses._forward import per_coordinate
 from derivations.notation import advantage, beta_dpo, error_gap, group_gap, noise, v_gt, v_ref, v_theta, x_0
-from derivations.variant import Variant, chosen
-
-NAME = "centred"
-TITLE = "Centred reward distillation"
-REFERENCE = "@misc{centred, title={A trial of the recipe}}"
-OPTIONS = {"reduction": ("sum", "mean")}
-VARIANTS = (
-    Variant("paper", "squared errors summed over coordinates"),
-    Variant("mean", "averaged", {"reduction": "mean"}),
-)
-LINES = {
-    "paper": "(A + beta_dpo*(norm2(v_theta - v_gt) - norm2(v_ref - v_gt) - group_gap))**2",
-    "mean": "(A + beta_dpo*(mean((v_theta - v_gt)**2) - mean((v_ref - v_gt)**2) - group_gap))**2",
-}
+from derivations.variant import Variant
 
 
-def derive(variant: Variant = VARIANTS[0]) -> Derivation:
-    """State and derive one variant."""
-    each = per_coordinate(chosen(variant, OPTIONS))
+def _assemble(options: Options) -> Stated:
+    each = per_coordinate(options)
     residual = advantage + beta_dpo * (error_gap - group_gap)
     gradient = 4 * beta_dpo * residual * each * (v_theta - v_gt)
-    return Derivation(
-        name=NAME,
-        variant=variant,
-        title=TITLE,
-        process="forward",
-        policy="off",
-        reference=REFERENCE,
-        loss=residual**2,
-        gradient=gradient,
-        weight=sp.S.One,
-        target=v_theta - gradient / 2,
+    return Stated(
+        Pull(loss=residual**2, gradient=gradient, weight=sp.S.One, target=v_theta - gradient / 2),
         definitions={
             v_gt: noise - x_0,
             error_gap: each * (Norm2(v_theta - v_gt) - Norm2(v_ref - v_gt)),
@@ -55,3 +33,27 @@ def derive(variant: Variant = VARIANTS[0]) -> Derivation:
             ),
         ),
     )
+
+
+ALGORITHM = Algorithm(
+    name="centred",
+    title="Centred reward distillation",
+    reference="@misc{centred, title={A trial of the recipe}}",
+    process="forward",
+    policy="off",
+    options={"reduction": ("sum", "mean")},
+    variants=(
+        Variant(
+            "paper",
+            "squared errors summed over coordinates",
+            line="(A + beta_dpo*(norm2(v_theta - v_gt) - norm2(v_ref - v_gt) - group_gap))**2",
+        ),
+        Variant(
+            "mean",
+            "averaged",
+            {"reduction": "mean"},
+            line="(A + beta_dpo*(mean((v_theta - v_gt)**2) - mean((v_ref - v_gt)**2) - group_gap))**2",
+        ),
+    ),
+    assemble=_assemble,
+)

@@ -4,43 +4,37 @@ from __future__ import annotations
 
 import sympy as sp
 
+from derivations.algorithm import Algorithm, Options, Pull, Stated
 from derivations.calculus import ClipMask, Norm2, Surrogate
-from derivations.derivation import Derivation
 from derivations.identities import velocity_step
 from derivations.losses._forward import per_coordinate
 from derivations.notation import advantage, kl_weight, noise, v_gt, v_ref, v_theta, x_0
-from derivations.variant import Variant, chosen
+from derivations.variant import Variant
 
-NAME = "hinge"
-TITLE = "Hinge on the velocity's length"
-REFERENCE = "@misc{hinge, title={A trial of the recipe}}"
-OPTIONS = {"reduction": ("sum", "mean")}
-VARIANTS = (
-    Variant("paper", "the squared error summed over coordinates"),
-    Variant("mean", "averaged", {"reduction": "mean"}),
-)
 _HINGE = " + kl_weight*relu(sqrt(norm2(v_theta)) - sqrt(norm2(v_ref)))"
-LINES = {"paper": "A*norm2(v_theta - v_gt)" + _HINGE, "mean": "A*mean((v_theta - v_gt)**2)" + _HINGE}
 
 
-def derive(variant: Variant = VARIANTS[0]) -> Derivation:
-    """State and derive one variant."""
-    each = per_coordinate(chosen(variant, OPTIONS))
+def _assemble(options: Options) -> Stated:
+    each = per_coordinate(options)
     longer = (sp.S.One, sp.sqrt(Norm2(v_ref)) - sp.sqrt(Norm2(v_theta)), sp.S.One, sp.S.NegativeOne)
     gradient = 2 * advantage * each * (v_theta - v_gt) + kl_weight * ClipMask(*longer) * v_theta / sp.sqrt(
         Norm2(v_theta)
     )
-    return Derivation(
-        name=NAME,
-        variant=variant,
-        title=TITLE,
-        process="forward",
-        policy="on",
-        reference=REFERENCE,
-        loss=advantage * each * Norm2(v_theta - v_gt) + kl_weight * Surrogate(*longer),
-        gradient=gradient,
-        weight=sp.Rational(1, 2),
-        target=v_theta - gradient,
-        definitions={v_gt: noise - x_0},
-        steps=(velocity_step(),),
-    )
+    loss = advantage * each * Norm2(v_theta - v_gt) + kl_weight * Surrogate(*longer)
+    pull = Pull(loss, gradient, weight=sp.Rational(1, 2), target=v_theta - gradient)
+    return Stated(pull, definitions={v_gt: noise - x_0}, steps=(velocity_step(),))
+
+
+ALGORITHM = Algorithm(
+    name="hinge",
+    title="Hinge on the velocity's length",
+    reference="@misc{hinge, title={A trial of the recipe}}",
+    process="forward",
+    policy="on",
+    options={"reduction": ("sum", "mean")},
+    variants=(
+        Variant("paper", "the squared error summed over coordinates", line="A*norm2(v_theta - v_gt)" + _HINGE),
+        Variant("mean", "averaged", {"reduction": "mean"}, line="A*mean((v_theta - v_gt)**2)" + _HINGE),
+    ),
+    assemble=_assemble,
+)
