@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import gradcheck.oracle.parts as package
-from gradcheck.oracle.parts._part import Part
+from gradcheck.oracle.engine import Declared
 from gradcheck.oracle.parts.advantage import advantage_part
 from gradcheck.oracle.parts.ema import ema_part
 from gradcheck.oracle.parts.reward_map import reward_map_part
@@ -30,7 +30,7 @@ def nothing(*given: object) -> None:
     """Never called."""
 
 
-PARTS: dict[str, list[Part]] = {  # type: ignore[type-arg]
+PARTS: dict[str, list[Declared]] = {  # type: ignore[type-arg]
     "sde_step": [
         sde_step_part(nothing, sde=sde, **named)
         for sde in ("flow", "dance", "cps", "wan")
@@ -78,6 +78,6 @@ def test_every_named_cause_has_a_mutant(part: str) -> None:
 
 def test_every_part_has_its_modules_here() -> None:
     folder = Path(package.__file__).parent
-    shared = {"__init__", "_calls", "_part", "_precision", "_statistics", "_sde_formulas", "_sde_parameterisation"}
+    shared = {"__init__", "_calls", "_declaring", "_precision", "_statistics", "_sde_formulas", "_sde_parameterisation"}
     files = {path.stem for path in folder.glob("*.py")} - shared - {"conforming"}
     assert files == {module for modules in MODULES.values() for module in modules}

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from gradcheck.oracle.check import Check, Hypothesis, Info
+from gradcheck.oracle.engine import Declared
 from gradcheck.oracle.parts import judge_advantage, judge_reward_map, judge_sde_step
-from gradcheck.oracle.parts._part import Check, Hypothesis, Part, PartInfo
 from gradcheck.oracle.parts._precision import rounds
 from gradcheck.oracle.results import Outcome
 from parts.advantages import make_advantage
@@ -73,13 +74,13 @@ def test_a_tolerance_that_accepts_anything_explains_nothing() -> None:
     check = Check[str]("c", "", "", lambda s: Outcome("failed" if s in ("subject", wrong) else "passed", 1))
     for controls, cause in (((wrong,), "wide"), ((right,), "unknown"), ((right, wrong), "wide")):
         hypothesis = Hypothesis("wide", "anything", right, controls=controls)
-        part = Part("subject", (check,), lambda s, h=hypothesis: [h], PartInfo("", "", "", 0, ""))
+        part = Declared("subject", (check,), lambda s, h=hypothesis: [h], Info("", "", "", 0, ""))
         diagnosis = part.judge().results[0].diagnosis
         assert diagnosis is not None
         assert diagnosis.name == cause
     unproven = Hypothesis("wide", "anything", right, controls=(wrong,), evidence=lambda: False)
     diagnosis = (
-        Part("subject", (check,), lambda s: [unproven], PartInfo("", "", "", 0, "")).judge().results[0].diagnosis
+        Declared("subject", (check,), lambda s: [unproven], Info("", "", "", 0, "")).judge().results[0].diagnosis
     )
     assert diagnosis is not None
     assert diagnosis.name == "unknown"

@@ -23,7 +23,6 @@ from gradcheck.oracle.isolation.parent import POLL, Child
 from gradcheck.oracle.isolation.patched import Namespaces
 from gradcheck.oracle.isolation.state import State
 from gradcheck.oracle.obligations import OBLIGATIONS
-from gradcheck.oracle.parts.conforming import PartTarget
 from gradcheck.oracle.results import Judgement, Outcome, Result
 from gradcheck.oracle.runner import attempt, unjudged
 from gradcheck.oracle.target import Settings, Target
@@ -108,12 +107,7 @@ class CheckJob:
 
 def _about(target: Any, settings: Settings, only: Sequence[str]) -> tuple[str, str, list[Result]]:
     """Its declaration and reference, and what every obligation comes to if nothing more is heard."""
-    if isinstance(target, PartTarget):
-        part = target.build(settings.seed)
-        blank = Outcome("unjudged")
-        results = [Result(c.id, c.statement, c.catches, blank, "cpu", part.info.dtype) for c in part.checks]
-        declaration, reference = part.info.declaration, part.info.reference
-    elif not isinstance(target, Target):  # a trainer's step
+    if not isinstance(target, Target):
         declaration, reference, results = target.about(settings)
     else:
         places = devices(settings.device)

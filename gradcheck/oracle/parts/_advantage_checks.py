@@ -11,9 +11,9 @@ from torch import Tensor
 
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.compare import Comparison, compare
+from gradcheck.oracle.check import Check, Wrong
 from gradcheck.oracle.parts._advantage_subject import AdvantageConvention, Subject
-from gradcheck.oracle.parts._calls import CHANGES, Wrong, compared, repeated
-from gradcheck.oracle.parts._part import Check
+from gradcheck.oracle.parts._calls import CHANGES, compared, repeated
 from gradcheck.oracle.results import Diagnosis, Outcome
 
 __all__ = ["CHECKS", "NEGLIGIBLE"]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gradcheck.compare import NOTHING_SEEN, Comparison
 from gradcheck.oracle.adapter import StoppedError, problem_of
+from gradcheck.oracle.check import Wrong
 from gradcheck.oracle.isolation.limits import time_limit
 from gradcheck.oracle.isolation.state import JUDGED, Left, State
 from gradcheck.oracle.results import Diagnosis, Outcome
@@ -20,7 +21,6 @@ from gradcheck.problems import Spec
 
 __all__ = [
     "CHANGES",
-    "Wrong",
     "calling",
     "compared",
     "described",
@@ -37,14 +37,6 @@ __all__ = [
 ]
 
 _Problem = tuple[str, str, str]
-
-
-class Wrong(Exception):  # noqa: N818 - not an error of ours: what a check saw
-    """Raised inside a check: the function broke its contract, in words, with the cause where that tells it."""
-
-    def __init__(self, text: str, cause: Diagnosis | None = None) -> None:
-        super().__init__(text)
-        self.cause = cause
 
 
 @contextlib.contextmanager

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from gradcheck.compare import Comparison, compare
-from gradcheck.oracle.parts._calls import Wrong, calling, compared, distinct, repeated, tensor_result
+from gradcheck.oracle.check import Wrong
+from gradcheck.oracle.parts._calls import calling, compared, distinct, repeated, tensor_result
 from gradcheck.oracle.results import Diagnosis, Outcome
 
 __all__ = [

@@ -13,7 +13,8 @@ from derivations import notation as n
 from gradcheck.case import Case
 from gradcheck.compare import Comparison, compare
 from gradcheck.oracle.adapter import AdapterError, StoppedError
-from gradcheck.oracle.parts._calls import Wrong, compared, repeated
+from gradcheck.oracle.check import Wrong
+from gradcheck.oracle.parts._calls import compared, repeated
 from gradcheck.oracle.parts._sde_subject import Subject
 from gradcheck.oracle.results import Diagnosis, Outcome
 from gradcheck.problems import Spec

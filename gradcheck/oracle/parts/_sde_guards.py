@@ -15,7 +15,7 @@ from derivations import notation as n
 from derivations.calculus import Norm2
 from gradcheck.bounds import unit_roundoff
 from gradcheck.oracle.adapter import AdapterError
-from gradcheck.oracle.parts._calls import Wrong
+from gradcheck.oracle.check import Wrong
 from gradcheck.oracle.parts._sde_formulas import Formulas
 from gradcheck.oracle.parts._sde_subject import Subject
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gradcheck.bounds import THRESHOLD
-from gradcheck.oracle.parts._calls import Wrong
+from gradcheck.oracle.check import Wrong
 from gradcheck.oracle.parts._sde_subject import Subject
 from gradcheck.oracle.parts._statistics import (
     FALSE_ALARM,

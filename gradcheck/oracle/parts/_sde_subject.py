@@ -13,8 +13,8 @@ from torch import Tensor
 
 from gradcheck.case import Case
 from gradcheck.compare import Comparison, compare
-from gradcheck.oracle.parts._calls import Wrong, calling, tensor_result, unchanged, working
-from gradcheck.oracle.parts._part import Hypothesis
+from gradcheck.oracle.check import Hypothesis, Wrong
+from gradcheck.oracle.parts._calls import calling, tensor_result, unchanged, working
 from gradcheck.oracle.parts._precision import rounds
 from gradcheck.oracle.parts._sde_formulas import Formulas, formulas, required, wrong_formulas
 from gradcheck.problems import Spec

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from gradcheck.errors import InputError
+from gradcheck.oracle.check import Hypothesis, Info
+from gradcheck.oracle.engine import Declared
 from gradcheck.oracle.parts._advantage_checks import CHECKS
 from gradcheck.oracle.parts._advantage_subject import AdvantageConvention, Subject
 from gradcheck.oracle.parts._calls import described, name_of, number_problem, one_of, whole_problem
-from gradcheck.oracle.parts._part import Hypothesis, Part, PartInfo, declare
+from gradcheck.oracle.parts._declaring import declare
 from gradcheck.oracle.parts._precision import rounds
 from gradcheck.oracle.results import Judgement
 
@@ -54,7 +56,7 @@ def advantage_part(
     working_dtype: str | None = None,
     seed: int = 0,
     expected_failures: Mapping[str, str] | None = None,
-) -> Part[Subject]:
+) -> Declared[Subject]:
     """A part and its declaration, checked and not yet called; arguments as :func:`judge_advantage`'s."""
     problems = [
         *one_of("mean", mean, "group", "global", "others"),
@@ -87,10 +89,10 @@ def advantage_part(
         smallest_group=smallest_group,
     )
     subject = Subject(function, name_of(function), convention, seed)
-    info = PartInfo(
+    info = Info(
         subject.name, described(convention), _REFERENCE, seed, working_dtype or "float64", expected_failures or {}
     )
-    return Part(subject, CHECKS, _hypotheses, info)
+    return Declared(subject, CHECKS, _hypotheses, info)
 
 
 def _hypotheses(subject: Subject) -> Iterator[Hypothesis[Subject]]:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from gradcheck.collecting import test_for
 from gradcheck.errors import InputError
 from gradcheck.oracle.adapter import AdapterError, StoppedError
+from gradcheck.oracle.engine import Declared
 from gradcheck.oracle.isolation.words import name_of_type
 from gradcheck.oracle.parts._calls import limited
-from gradcheck.oracle.parts._part import Part, declare
+from gradcheck.oracle.parts._declaring import declare
 from gradcheck.oracle.parts.advantage import advantage_part
 from gradcheck.oracle.parts.ema import ema_part
 from gradcheck.oracle.parts.reward_map import reward_map_part
@@ -48,13 +49,13 @@ class PartTarget:
 
     function: Callable[..., Any]
     name: str
-    part: Callable[..., Part[Any]]
+    part: Callable[..., Declared[Any]]
     declared: Mapping[str, Any]
 
     def __post_init__(self) -> None:
         self.build(0)
 
-    def build(self, seed: int) -> Part[Any]:
+    def build(self, seed: int) -> Declared[Any]:
         """The part whose problems have this seed.
 
         Raises:
@@ -67,6 +68,11 @@ class PartTarget:
         """Their ids."""
         return tuple(check.id for check in self.build(0).checks)
 
+    def about(self, settings: Settings) -> tuple[str, str, list[Result]]:
+        """Its declaration and reference, and what every obligation comes to if nothing more is heard."""
+        part = self.build(settings.seed)
+        return part.info.declaration, part.info.reference, list(part.rows(Outcome("unjudged")))
+
     def attempt(self, settings: Settings, only: Sequence[str] = ()) -> Judgement:
         """Judge it on the CPU with the settings' seed; where it raises, a judgement that says so.
 
@@ -78,16 +84,10 @@ class PartTarget:
             with limited(settings.timeout):
                 return part.judge(only)
         except (AdapterError, StoppedError) as error:
-            outcome = Outcome("unjudged", detail=str(error))
-            results = tuple(
-                Result(c.id, c.statement, c.catches, outcome, "cpu", part.info.dtype)
-                for c in part.checks
-                if not only or c.id in only
-            )
-            return Judgement(self.name, part.info.declaration, results, part.info.reference, settings.seed, 0.0)
+            return part.judgement(part.rows(Outcome("unjudged", detail=str(error)), only))
 
 
-def _decorator(part: Callable[..., Part[Any]], declared: Mapping[str, Any]) -> _Decorator:
+def _decorator(part: Callable[..., Declared[Any]], declared: Mapping[str, Any]) -> _Decorator:
     def decorate(function: Callable[..., Any]) -> Callable[..., None]:
         if not callable(function):
             raise InputError(("function", f"a {name_of_type(function)}", "a function"))
@@ -133,7 +133,7 @@ def conforms_time_sampler(**declared: Any) -> _Decorator:
     return _decorator(time_sampler_part, declared)
 
 
-_PARTS: tuple[Callable[..., Part[Any]], ...] = (
+_PARTS: tuple[Callable[..., Declared[Any]], ...] = (
     sde_step_part,
     advantage_part,
     ema_part,

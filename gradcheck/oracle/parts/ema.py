@@ -14,7 +14,10 @@ from dataclasses import replace
 from typing import Any
 
 from gradcheck.errors import InputError
+from gradcheck.oracle.check import Check, Hypothesis, Info
+from gradcheck.oracle.engine import Declared
 from gradcheck.oracle.parts._calls import CHANGES, name_of, number_problem, one_of, whole_problem, working
+from gradcheck.oracle.parts._declaring import declare
 from gradcheck.oracle.parts._ema_checks import (
     SCHEDULES,
     Subject,
@@ -29,7 +32,6 @@ from gradcheck.oracle.parts._ema_checks import (
     schedule,
     swaps,
 )
-from gradcheck.oracle.parts._part import Check, Hypothesis, Part, PartInfo, declare
 from gradcheck.oracle.results import Diagnosis, Judgement
 
 __all__ = ["SCHEDULES", "ema_part", "judge_ema"]
@@ -65,7 +67,7 @@ def ema_part(
     working_dtype: str | None = None,
     seed: int = 0,
     expected_failures: Mapping[str, str] | None = None,
-) -> Part[Subject]:
+) -> Declared[Subject]:
     """A part and its declaration, checked and not yet called; arguments as :func:`judge_ema`'s."""
     problems = one_of("working_dtype", working_dtype, None, "float64", "float32", "bfloat16")
     if isinstance(decay, str):
@@ -84,8 +86,8 @@ def ema_part(
     subject = Subject(function, name_of(function), schedule(decay), seed, dtype, store, restore, every=when)
     declaration = f"decay={decay!r}" if not callable(decay) else f"decay={name_of(decay)}"
     declaration += f", every={every!r}" if when != (1, 0) else ""
-    info = PartInfo(subject.name, declaration, _REFERENCE, seed, working_dtype or "float64", expected_failures or {})
-    return Part(subject, CHECKS, _hypotheses, info)
+    info = Info(subject.name, declaration, _REFERENCE, seed, working_dtype or "float64", expected_failures or {})
+    return Declared(subject, CHECKS, _hypotheses, info)
 
 
 def _is_place(value: Any, n: int) -> bool:

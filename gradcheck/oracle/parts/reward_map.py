@@ -15,9 +15,10 @@ from torch import Tensor
 from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.compare import compare
 from gradcheck.errors import InputError
+from gradcheck.oracle.check import Check, Hypothesis, Info, Wrong
+from gradcheck.oracle.engine import Declared
 from gradcheck.oracle.parts._calls import (
     CHANGES,
-    Wrong,
     calling,
     compared,
     described,
@@ -29,7 +30,7 @@ from gradcheck.oracle.parts._calls import (
     unchanged,
     working,
 )
-from gradcheck.oracle.parts._part import Check, Hypothesis, Part, PartInfo, declare
+from gradcheck.oracle.parts._declaring import declare
 from gradcheck.oracle.parts._precision import rounds
 from gradcheck.oracle.results import Judgement, Outcome
 
@@ -130,7 +131,7 @@ def reward_map_part(
     working_dtype: str | None = None,
     seed: int = 0,
     expected_failures: Mapping[str, str] | None = None,
-) -> Part[Subject]:
+) -> Declared[Subject]:
     """A part and its declaration, checked and not yet called; arguments as :func:`judge_reward_map`'s."""
     problems = [
         *number_problem("clip", clip, 0, 1e6, open_low=True),
@@ -142,8 +143,8 @@ def reward_map_part(
     convention = RewardMapConvention(clip, mode, working_dtype)
     subject = Subject(function, name_of(function), convention, seed)
     dtype = working_dtype or "float64"
-    info = PartInfo(subject.name, described(convention), _REFERENCE, seed, dtype, expected_failures or {})
-    return Part(subject, CHECKS, _hypotheses, info)
+    info = Info(subject.name, described(convention), _REFERENCE, seed, dtype, expected_failures or {})
+    return Declared(subject, CHECKS, _hypotheses, info)
 
 
 def _scale(required: Tensor) -> Tensor:

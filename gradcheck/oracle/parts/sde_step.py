@@ -13,9 +13,10 @@ from typing import Any
 
 from derivations.sde import reverse_step
 from gradcheck.errors import InputError
+from gradcheck.oracle.check import Check, Hypothesis, Info
+from gradcheck.oracle.engine import Declared
 from gradcheck.oracle.parts import _sde_checks as checks
 from gradcheck.oracle.parts._calls import CHANGES, described, name_of, number_problem, one_of
-from gradcheck.oracle.parts._part import Check, Hypothesis, Part, PartInfo
 from gradcheck.oracle.parts._sde_checks import has
 from gradcheck.oracle.parts._sde_guards import guarded_formulas
 from gradcheck.oracle.parts._sde_sampling import check_sampling
@@ -55,7 +56,7 @@ def sde_step_part(
     seed: int = 0,
     expected_failures: Mapping[str, str] | None = None,
     **declared: Any,
-) -> Part[Subject]:
+) -> Declared[Subject]:
     """A reverse step and its declaration, checked and not yet called; arguments as :func:`judge_sde_step`'s."""
     known = SdeStepConvention.__dataclass_fields__
     unknown = [
@@ -72,7 +73,7 @@ def sde_step_part(
     if problems:
         raise InputError(*problems)
     subject = Subject(function, name_of(function), convention, seed, hands_level=convention.noise_level is None)
-    info = PartInfo(
+    info = Info(
         target=subject.name,
         declaration=described(convention),
         reference=reverse_step(convention.sde).theorem.reference,
@@ -80,7 +81,7 @@ def sde_step_part(
         dtype=convention.working_dtype or "float64",
         expected_failures=expected_failures or {},
     )
-    return Part(subject, CHECKS, _hypotheses, info, _as_it_is_called)
+    return Declared(subject, CHECKS, _hypotheses, info, _as_it_is_called)
 
 
 def _hypotheses(subject: Subject) -> Iterator[Hypothesis[Subject]]:

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from gradcheck.errors import InputError
 from gradcheck.oracle.adapter import AdapterError
-from gradcheck.oracle.parts._calls import Wrong, calling, described, name_of, number_problem, one_of, tensor_result
-from gradcheck.oracle.parts._part import Check, Hypothesis, Part, PartInfo, declare
+from gradcheck.oracle.check import Check, Hypothesis, Info, Wrong
+from gradcheck.oracle.engine import Declared
+from gradcheck.oracle.parts._calls import calling, described, name_of, number_problem, one_of, tensor_result
+from gradcheck.oracle.parts._declaring import declare
 from gradcheck.oracle.parts._statistics import FALSE_ALARM, beta_cdf, ks_bound, ks_distance, normal_cdf, poisson_limit
 from gradcheck.oracle.results import Diagnosis, Judgement, Outcome
 
@@ -154,7 +156,7 @@ def time_sampler_part(
     high: float = 1.0,
     seed: int = 0,
     expected_failures: Mapping[str, str] | None = None,
-) -> Part[Subject]:
+) -> Declared[Subject]:
     """A part and its declaration, checked and not yet called; arguments as :func:`judge_time_sampler`'s."""
     problems = [
         *one_of("distribution", distribution, *_DISTRIBUTIONS),
@@ -176,8 +178,8 @@ def time_sampler_part(
         distribution, shift, mean, std, a, b, scale, tuple(map(float, times)), tuple(map(float, weights)), low, high
     )
     subject = Subject(function, name_of(function), convention, seed)
-    info = PartInfo(subject.name, described(convention), _REFERENCE, seed, "float64", expected_failures or {})
-    return Part(subject, CHECKS, _hypotheses, info)
+    info = Info(subject.name, described(convention), _REFERENCE, seed, "float64", expected_failures or {})
+    return Declared(subject, CHECKS, _hypotheses, info)
 
 
 _DISTRIBUTIONS = ("logit_normal", "uniform", "beta", "mode", "cosmap", "table")
