@@ -39,7 +39,7 @@ format: $(VENV)/.ready
 	$(BIN)/ruff format .
 
 montecarlo: $(VENV)/.ready
-	$(BIN)/python -m gradcheck.montecarlo $(ARGS)
+	$(BIN)/python -m gradcheck.theorems.montecarlo $(ARGS)
 
 mutants: $(VENV)/.ready
 	$(BIN)/python -m tests.oracle.table $(ARGS)

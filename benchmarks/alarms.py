@@ -27,16 +27,16 @@ import torch
 from torch import Tensor
 
 from derivations.pieces import Piece
-from gradcheck.bounds import THRESHOLD
 from gradcheck.case import Case
 from gradcheck.catalogue import CATALOGUE
-from gradcheck.compare import error_ratios, gradient_of
 from gradcheck.conventions import PRESETS, Conventions, declare
-from gradcheck.oracle.adapter import Adapter
+from gradcheck.judging.adapter import Adapter
 from gradcheck.oracle.checks import squared_distance_gradient
-from gradcheck.oracle.judging import Judge
+from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.reference import Reference, oracle_case
-from gradcheck.problems import ADVANTAGE, POLICY, TIME, Spec
+from gradcheck.problems.building import ADVANTAGE, POLICY, TIME, Spec
+from gradcheck.rounding.bounds import THRESHOLD
+from gradcheck.rounding.compare import error_ratios, gradient_of
 
 from . import text
 from .right_losses import right_loss

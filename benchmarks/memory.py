@@ -11,11 +11,11 @@ import torch
 
 import gradcheck
 from gradcheck.catalogue import CATALOGUE, entry
-from gradcheck.compare import gradient_of
 from gradcheck.conventions import declare
 from gradcheck.oracle.reference import reference
-from gradcheck.problems import Spec, build
-from gradcheck.streaming import compare_gradient
+from gradcheck.problems.building import Spec, build
+from gradcheck.rounding.compare import gradient_of
+from gradcheck.rounding.streaming import compare_gradient
 
 from . import text
 from .speed import LOSSES, latents, peak

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from gradcheck.case import Case
 from gradcheck.catalogue import Entry, entry
-from gradcheck.compare import gradient_of
-from gradcheck.problems import Spec, build
-from gradcheck.streaming import compare_gradient
+from gradcheck.problems.building import Spec, build
+from gradcheck.rounding.compare import gradient_of
+from gradcheck.rounding.streaming import compare_gradient
 
 from . import text
 

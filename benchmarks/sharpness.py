@@ -11,10 +11,10 @@ from torch import Tensor
 from derivations.pieces import Piece
 from gradcheck.case import Case
 from gradcheck.catalogue import Entry, entry
-from gradcheck.compare import gradient_of
-from gradcheck.compiled import evaluate
-from gradcheck.problems import Spec, build
-from gradcheck.streaming import sample_ratios
+from gradcheck.derived.compiled import evaluate
+from gradcheck.problems.building import Spec, build
+from gradcheck.rounding.compare import gradient_of
+from gradcheck.rounding.streaming import sample_ratios
 
 from . import text
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 PROVE_EVERYTHING = """
 from derivations.identities import IDENTITIES
-from derivations.lemmas import LEMMAS
-from derivations.sde import REVERSE_STEPS
+from derivations.proof.lemmas import LEMMAS
+from derivations.steps.sde import REVERSE_STEPS
 import importlib, pkgutil
 from derivations import losses
 
@@ -93,7 +93,7 @@ def figures(times: int = 3) -> list[tuple[str, str, str, str]]:
     python = [sys.executable, "-c"]
     sympy, proving = best([*python, "import sympy"], times), best([*python, PROVE_EVERYTHING], times)
     proved = subprocess.run([*python, PROVE_EVERYTHING], check=True, capture_output=True, text=True)
-    command = [sys.executable, "-m", "gradcheck.cli"]
+    command = [sys.executable, "-m", "gradcheck.doors.cli"]
     with tempfile.TemporaryDirectory() as folder:
         one, many = Path(folder) / "test_guard.py", Path(folder) / "test_guards.py"
         one.write_text(GUARD)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sympy as sp
 
-from derivations.nodes import VectorSymbol
+from derivations.algebra.nodes import VectorSymbol
 
 __all__ = ["NAMES", "divergence", "guard_log_ratio", "guard_ratio", "kappa", "value_slope"]
 

@@ -11,7 +11,7 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     try:
-        from gradcheck import cli
+        from gradcheck.doors import cli
     except ImportError:
         from gradcheck.shadowed import shadowing
 

@@ -11,9 +11,9 @@ from importlib import import_module
 from torch import Tensor
 
 from derivations.algorithm import Algorithm
-from derivations.derivation import Derivation
-from derivations.parameterisation import changed
-from derivations.render import closing_row
+from derivations.proof.derivation import Derivation
+from derivations.steps.parameterisation import changed
+from derivations.writing.render import closing_row
 from gradcheck.case import Case
 from gradcheck.errors import InputError, forgiven, one_of
 from gradcheck.losses._parameterisation import as_velocities, in_velocities

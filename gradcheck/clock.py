@@ -2,7 +2,7 @@
 
 An exception is raised in the working thread, which meets it at its next instruction of Python.  What waits inside one
 call of the system or of C, such as a long ``sleep``, is not interrupted before that call returns; on the main thread an
-alarm signal does better (:mod:`gradcheck.oracle.isolation.limits`), and a process of its own does best.
+alarm signal does better (:mod:`gradcheck.judging.isolation.limits`), and a process of its own does best.
 """
 
 from __future__ import annotations

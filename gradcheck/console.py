@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NoReturn, TextIO
 
-from derivations.wrapping import is_formula, spelled, wrap_formula, wrap_words
+from derivations.writing.wrapping import is_formula, spelled, wrap_formula, wrap_words
 from gradcheck.errors import did_you_mean
 
 __all__ = ["Parser", "Progress", "coloured", "in_characters", "painted", "prose", "safe_output", "width"]

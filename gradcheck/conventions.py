@@ -13,16 +13,16 @@ from functools import lru_cache
 from typing import Any
 
 from derivations.algorithm import Algorithm
-from derivations.derivation import Derivation, DerivationError
 from derivations.notation import quantity
-from derivations.parameterisation import ERROR_SPACES, PREDICTIONS, changed
 from derivations.pieces import Piece
+from derivations.proof.derivation import Derivation, DerivationError
+from derivations.steps.parameterisation import ERROR_SPACES, PREDICTIONS, changed
 from derivations.variant import Variant
 from gradcheck.catalogue import ALGORITHMS, wanted_entry
-from gradcheck.composed import CHOICES, PIECES, Pieces, composed, other_pieces, pieces_problems
+from gradcheck.derived.composed import CHOICES, PIECES, Pieces, composed, other_pieces, pieces_problems
+from gradcheck.derived.typed import TypedLoss, own_quantities
 from gradcheck.errors import InputError, did_you_mean, forgiven, one_of
-from gradcheck.layouts import check_units, layout_problems, layout_values
-from gradcheck.typed import TypedLoss, own_quantities
+from gradcheck.problems.layouts import check_units, layout_problems, layout_values
 
 __all__ = ["PRESETS", "Conventions", "declare", "options_text", "variables_problems"]
 
@@ -39,7 +39,7 @@ class Conventions:
         options: the algorithm's own options, such as ``log_prob_reduction``, ``sde``, ``kl``, ``omega``,
             ``weighting``; see ``gradcheck list --options``.
         pieces: what is declared on top of these: another clip or KL term, a clamp of the log-ratio, a weight of each
-            sample (:mod:`gradcheck.composed`).
+            sample (:mod:`gradcheck.derived.composed`).
         batch_reduction: ``"mean"`` (default), ``"sum"``, or ``"none"`` for a loss that is returned per sample.
         factor: a constant by which the implementation multiplies the whole loss (default 1).
         policy_factor: a constant by which it multiplies the policy term alone, and not a KL or reference term (default

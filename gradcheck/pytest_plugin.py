@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 if TYPE_CHECKING:
-    from gradcheck.distributed.conforming import TrainerTarget
-    from gradcheck.oracle.parts.conforming import PartTarget
-    from gradcheck.oracle.results import Result
+    from gradcheck.doors.parts import PartTarget
+    from gradcheck.doors.trainers import TrainerTarget
+    from gradcheck.judging.results import Result
     from gradcheck.oracle.target import Settings, Target
 
 T = TypeVar("T")
@@ -155,7 +155,7 @@ def run_whole(target: PartTarget | TrainerTarget, obligation: str, request: pyte
 
 def _named(target: T, request: pytest.FixtureRequest) -> T:
     """With the test's name in place of one that says nothing, and that others have too."""
-    from gradcheck.collecting import renamed
+    from gradcheck.doors.collecting import renamed
 
     called: Any = target
     return target if called.name.rpartition(".")[2] != "<lambda>" else renamed(target, request.node.originalname)
@@ -163,9 +163,9 @@ def _named(target: T, request: pytest.FixtureRequest) -> T:
 
 def _verdict(results: list[Result], name: str, reference: str) -> None:
     __tracebackhide__ = True
-    from gradcheck.oracle.results import Raised
-    from gradcheck.oracle.text import failure_text
-    from gradcheck.oracle.writing import save_script
+    from gradcheck.judging.results import Raised
+    from gradcheck.reports.text import failure_text
+    from gradcheck.reports.writing import save_script
 
     bad = [r for r in results if not r.good]
     for result in bad:
@@ -227,7 +227,7 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
 def _held(lines: list[Any]) -> str:
     """What may be said where nothing failed: nothing conforms whose gradient was not compared."""
     passed = [line[1] for line in lines if line[3] == "passed"]
-    from gradcheck.oracle.results import of_kernel
+    from gradcheck.judging.results import of_kernel
 
     kernel = of_kernel(line[1:4] for line in lines)
     if "skipped" in kernel or not passed:
@@ -239,9 +239,9 @@ def _write_reports(terminalreporter: Any, config: pytest.Config) -> None:
     files = {kind: config.getoption(f"--gradcheck-{kind}") for kind in _REPORTS}
     if not any(files.values()):
         return
-    from gradcheck.oracle.results import Judgement
+    from gradcheck.judging.results import Judgement
     from gradcheck.oracle.runner import shortened
-    from gradcheck.oracle.writing import write_reports
+    from gradcheck.reports.writing import write_reports
 
     grouped: dict[str, tuple[str, str, list[Result], dict[str, None]]] = {}
     for packed in _properties(terminalreporter, _RESULT):

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from gradcheck.conventions import declare
-from gradcheck.oracle.adapter import Adapter, AdapterError
-from gradcheck.oracle.judging import Judge
+from gradcheck.judging.adapter import Adapter, AdapterError
+from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.obligations import OBLIGATIONS
 from gradcheck.oracle.runner import judge
 from gradcheck.oracle.target import Settings, Target

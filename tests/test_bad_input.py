@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gradcheck.cli import main
+from gradcheck.doors.cli import main
 
 FILES = {
     "mine.py": (

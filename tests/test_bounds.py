@@ -10,16 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from derivations.calculus import Dot, MeanAbs, Norm2, Unless
+from derivations.algebra.calculus import Dot, MeanAbs, Norm2, Unless
 from derivations.notation import D, advantage, beta, divergence, log_ratio, noise, ratio, t, v_old, v_theta
-from derivations.torchgen import torch_source
-from gradcheck.bounds import THRESHOLD, Analysis, unit_roundoff
+from derivations.writing.torchgen import torch_source
 from gradcheck.case import Case
 from gradcheck.catalogue import entry
-from gradcheck.compare import compare, value_scale
-from gradcheck.compiled import evaluate
-from gradcheck.error_scale import error_scale
-from gradcheck.problems import Spec, build
+from gradcheck.derived.compiled import evaluate
+from gradcheck.problems.building import Spec, build
+from gradcheck.rounding.bounds import THRESHOLD, Analysis, unit_roundoff
+from gradcheck.rounding.compare import compare, value_scale
+from gradcheck.rounding.error_scale import error_scale
 
 
 def case(seed: int, latent: tuple[int, ...] = (3, 4), dtype: torch.dtype = torch.float32, scale: float = 1.0) -> Case:

@@ -11,8 +11,8 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from derivations.calculus import Dot, MeanAbs, Norm2, Surrogate, VectorSymbol
-from gradcheck.bounds import Analysis
+from derivations.algebra.calculus import Dot, MeanAbs, Norm2, Surrogate, VectorSymbol
+from gradcheck.rounding.bounds import Analysis
 from gradcheck.tensor_ops import dot, norm2, surrogate
 
 a, b, c = (sp.Symbol(name, positive=True) for name in "abc")

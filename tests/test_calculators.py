@@ -8,10 +8,10 @@ import re
 import pytest
 import torch
 
-from gradcheck.calculator_options import ALIASES, OPTIONS
-from gradcheck.calculators import CALCULATORS, calculate
-from gradcheck.cli import main
+from gradcheck.doors.cli import main
 from gradcheck.errors import InputError
+from gradcheck.theorems.calculators import CALCULATORS, calculate
+from gradcheck.theorems.options import ALIASES, OPTIONS
 
 GIVEN = {
     "clip": {"D": "65536", "clip": "1e-4"},

@@ -15,7 +15,7 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from derivations.calculus import (
+from derivations.algebra.calculus import (
     CalculusError,
     ClipMask,
     Dot,
@@ -36,12 +36,12 @@ from derivations.calculus import (
     residual,
     sg,
 )
-from derivations.derivation import Derivation, DerivationError
 from derivations.notation import advantage, clip_high, clip_low, noise, omega, t, v_old, v_theta, w_plus
-from derivations.torchgen import torch_source
+from derivations.proof.derivation import Derivation, DerivationError
 from derivations.variant import Variant
+from derivations.writing.torchgen import torch_source
 from gradcheck.case import Case
-from gradcheck.compiled import evaluate
+from gradcheck.derived.compiled import evaluate
 
 torch.set_num_threads(1)
 

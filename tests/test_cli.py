@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from gradcheck import catalogue, report, verification
+from gradcheck import catalogue
 from gradcheck.catalogue import CATALOGUE
-from gradcheck.cli import main
+from gradcheck.doors.cli import main
+from gradcheck.verifying import report, verification
 
 QUICK = ["--max-examples", "3", "--no-networks", "--device", "cpu"]
 

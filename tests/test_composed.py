@@ -13,12 +13,12 @@ from derivations.composing import CLIPS, KL_TO, KLS, MASK_REDUCTIONS
 from derivations.pieces import Piece
 from gradcheck.case import Case
 from gradcheck.catalogue import ALGORITHMS, entries
-from gradcheck.composed import composed
 from gradcheck.conventions import declare
+from gradcheck.derived.composed import composed
 from gradcheck.errors import InputError
-from gradcheck.oracle.adapter import Adapter
+from gradcheck.judging.adapter import Adapter
 from gradcheck.oracle.checks import check_clip, check_gradient
-from gradcheck.oracle.judging import Judge, together
+from gradcheck.oracle.judge import Judge, together
 
 _GRPO = {"algorithm": "flow_grpo", "log_prob_reduction": "mean", "clip_range": 0.2}
 _AWM = {"algorithm": "awm", "reduction": "mean"}

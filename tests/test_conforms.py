@@ -15,16 +15,16 @@ import torch
 
 from gradcheck.case import Case
 from gradcheck.catalogue import entry
-from gradcheck.cli import main
 from gradcheck.conventions import PRESETS, declare
+from gradcheck.doors.cli import main
 from gradcheck.errors import InputError
+from gradcheck.judging.results import Outcome
 from gradcheck.losses._parameterisation import in_velocities
 from gradcheck.oracle.reference import oracle_case
-from gradcheck.oracle.results import Outcome
 from gradcheck.oracle.runner import judge
 from gradcheck.oracle.target import Settings, Target
-from gradcheck.oracle.text import failure_text
-from gradcheck.problems import Spec
+from gradcheck.problems.building import Spec
+from gradcheck.reports.text import failure_text
 
 pytest_plugins = ["pytester"]
 

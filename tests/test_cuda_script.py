@@ -12,8 +12,8 @@ from benchmarks.cuda import laws
 from benchmarks.cuda.__main__ import PAGE, PARTS, RESULTS, page
 from benchmarks.cuda.rows import Row, Share, law_table, off, summed
 from gradcheck.catalogue import CATALOGUE, Entry
-from gradcheck.equivalent import equivalent_loss
-from gradcheck.problems import Spec, build
+from gradcheck.derived.equivalent import equivalent_loss
+from gradcheck.problems.building import Spec, build
 
 ROOT = Path(__file__).parents[1]
 ONE_PIECE = Share("cpu", 0, 10**9)

@@ -9,8 +9,8 @@ from pathlib import Path
 import yaml
 
 from gradcheck.catalogue import ALGORITHMS
-from gradcheck.composed import PIECES
 from gradcheck.conventions import PRESETS, Conventions
+from gradcheck.derived.composed import PIECES
 from gradcheck.oracle.obligations import OBLIGATIONS
 
 GUIDE = (Path(__file__).parent.parent / "docs" / "oracle.md").read_text()

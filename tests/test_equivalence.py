@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, note
 
 from derivations.pieces import Piece
-from gradcheck.bounds import THRESHOLD
 from gradcheck.catalogue import CATALOGUE, Entry
-from gradcheck.compare import compare_entry, gradient_of
-from gradcheck.problems import Spec, build
-from gradcheck.strategies import specs
-from gradcheck.streaming import sample_ratios
+from gradcheck.problems.building import Spec, build
+from gradcheck.problems.strategies import specs
+from gradcheck.rounding.bounds import THRESHOLD
+from gradcheck.rounding.compare import compare_entry, gradient_of
+from gradcheck.rounding.streaming import sample_ratios
 
 ENTRIES = pytest.mark.parametrize("entry", CATALOGUE, ids=lambda e: e.label)
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])

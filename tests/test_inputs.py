@@ -11,7 +11,7 @@ import torch
 import gradcheck
 from gradcheck.catalogue import CATALOGUE, Entry
 from gradcheck.errors import InputError
-from gradcheck.problems import Spec, build
+from gradcheck.problems.building import Spec, build
 
 SHAPE = (3, 2, 5)
 

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 import torch
 
-from derivations.calculus import drop_sg
+from derivations.algebra.calculus import drop_sg
 from derivations.losses._policy_gradient import mask
 from derivations.notation import NOTATION
 from derivations.pieces import Piece
 from gradcheck import target
 from gradcheck.case import Case
 from gradcheck.catalogue import Entry, entries
-from gradcheck.compiled import evaluate
+from gradcheck.derived.compiled import evaluate
 from gradcheck.plots.interactive import LOSSES, main, page, script
-from gradcheck.problems import POLICY, Spec, build
+from gradcheck.problems.building import POLICY, Spec, build
 
 ROOT = Path(__file__).parent.parent
 NODE = shutil.which("node")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gradcheck.cli import main
+from gradcheck.doors.cli import main
 
 HEAD = """
 import asyncio, ctypes, functools, os, random, signal, sys, threading, time, unittest, warnings
@@ -113,7 +113,7 @@ HOSTILE: dict[str, tuple[str, str]] = {
     "handler": (f"signal.signal(signal.SIGTERM, signal.SIG_IGN); {R}", "changed the handler of SIGTERM HERE"),
     "alarm": (f"signal.alarm(100); {R}", "left an alarm"),
     "patch": (f"torch.equal = lambda *a: True; {R}", "replaces torch.equal HERE"),
-    "patch_us": (f"gradcheck.compare.THRESHOLD = 1e9; {R}", "replaces gradcheck.compare.THRESHOLD"),
+    "patch_us": (f"gradcheck.rounding.compare.THRESHOLD = 1e9; {R}", "replaces gradcheck.rounding.compare.THRESHOLD"),
     "recursion": (f"sys.setrecursionlimit(5000); {R}", "recursion limit from"),
     "trace": (f"sys.settrace(lambda *a: None); {R}", "left a trace function on"),
     "skip": ("pytest.skip('not today')", "skips itself: not today HERE"),
@@ -152,7 +152,7 @@ def written(folder: Path) -> tuple[Path, dict[str, str]]:
 def reported(folder: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
     """A run of the command, and its report by name."""
     report = folder / "report.json"
-    command = [sys.executable, "-m", "gradcheck.cli", "check", *arguments, "--json", str(report)]
+    command = [sys.executable, "-m", "gradcheck.doors.cli", "check", *arguments, "--json", str(report)]
     only = [x for name in ("determinism", "inputs-untouched", "gradient") for x in ("--only", name)]
     done = subprocess.run([*command, *only, "--max-examples", "1"], capture_output=True, text=True, timeout=300)
     targets = json.loads(report.read_text())["targets"] if report.exists() else []
@@ -354,7 +354,7 @@ def test_without_isolation_a_hang_ends_too(tmp_path: Path, capsys: pytest.Captur
 
 def test_a_terminal_without_greek_and_a_reader_that_leaves(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(f"{HEAD}\n@awm\ndef wrong(case):\n    return {WRONG}\n")
-    command = f"{sys.executable} -m gradcheck.cli check {tmp_path / 'mine.py'} --max-examples 1"
+    command = f"{sys.executable} -m gradcheck.doors.cli check {tmp_path / 'mine.py'} --max-examples 1"
     shell = f"set -o pipefail; PYTHONIOENCODING=ascii {command} | head -1"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
     assert done.returncode == 1, "its own verdict, though nobody read it"

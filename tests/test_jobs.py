@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gradcheck.cli import main
+from gradcheck.doors.cli import main
 
 LOSSES = """
 import os, time
@@ -119,7 +119,7 @@ def second(case):
 def test_they_run_at_once_and_have_none_of_each_others_pipes(tmp_path: Path) -> None:
     """Each waits for the other one's call, so that neither could end if they ran one after the other."""
     (tmp_path / "mine.py").write_text(SPY)
-    command = [sys.executable, "-m", "gradcheck.cli", "check", str(tmp_path / "mine.py"), "--jobs=2", "--brief"]
+    command = [sys.executable, "-m", "gradcheck.doors.cli", "check", str(tmp_path / "mine.py"), "--jobs=2", "--brief"]
     done = subprocess.run([*command, "--only=gradient", "--max-examples=1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     first, second = ({*(tmp_path / name).read_text().split()} for name in ("first", "second"))
@@ -143,7 +143,7 @@ def test_an_interrupt_ends_all(tmp_path: Path) -> None:
             for m in marks
         )
     )
-    command = [sys.executable, "-m", "gradcheck.cli", "check", str(tmp_path / "mine.py"), "--jobs=2"]
+    command = [sys.executable, "-m", "gradcheck.doors.cli", "check", str(tmp_path / "mine.py"), "--jobs=2"]
     # a shell starts what runs in its background with interrupts ignored, and Python then takes none
     with subprocess.Popen(
         [sys.executable, "-c", _INTERRUPTIBLE, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -13,7 +13,7 @@ from torch.nn.functional import logsigmoid
 from gradcheck.case import Case
 from gradcheck.conventions import declare
 from gradcheck.errors import InputError
-from gradcheck.oracle.results import Judgement
+from gradcheck.judging.results import Judgement
 from gradcheck.oracle.runner import Settings, Target, judge
 
 

@@ -15,15 +15,15 @@ from torch import Tensor
 
 import gradcheck
 from benchmarks import memory
-from gradcheck import compiled
 from gradcheck.case import Case
 from gradcheck.catalogue import entry
-from gradcheck.compare import gradient_of
-from gradcheck.compiled import evaluate
 from gradcheck.conventions import declare
+from gradcheck.derived import compiled
+from gradcheck.derived.compiled import evaluate
 from gradcheck.oracle.reference import reference
 from gradcheck.oracle.runner import Settings, Target, judge
-from gradcheck.problems import Spec, build
+from gradcheck.problems.building import Spec, build
+from gradcheck.rounding.compare import gradient_of
 
 
 def test_compiled_formulas_do_not_keep_every_derivation() -> None:
@@ -111,7 +111,7 @@ def test_samples_one_by_one_are_judged_as_all_at_once(seed: int, policy: str, mo
     gradient = gradient_of(one.loss(case), case.output) / 4
     whole = reference(declaration, case)
     wanted = [whole.compare(g) for g in (gradient, 1.01 * gradient, gradient.roll(1, 0))]
-    for module in ("gradcheck.compare", "gradcheck.oracle.reference"):
+    for module in ("gradcheck.rounding.compare", "gradcheck.oracle.reference"):
         monkeypatch.setattr(f"{module}.LARGE", 1)
     apart = reference(declaration, case)
     assert torch.equal(apart.undecided, whole.undecided.expand(apart.undecided.shape))

@@ -12,20 +12,20 @@ import torch
 from torch import Tensor
 
 import gradcheck
-from derivations.derivation import PREDICTIONS
-from gradcheck.bounds import THRESHOLD
+from derivations.proof.derivation import PREDICTIONS
 from gradcheck.case import Case
 from gradcheck.catalogue import ALGORITHMS, Entry, entry
-from gradcheck.compare import Comparison
 from gradcheck.conventions import Conventions, declare
 from gradcheck.errors import InputError
-from gradcheck.oracle.adapter import Adapter
+from gradcheck.judging.adapter import Adapter
 from gradcheck.oracle.checks import check_gradient
-from gradcheck.oracle.judging import Judge
+from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.reference import output_dtype
 from gradcheck.oracle.runner import Settings, Target, judge
-from gradcheck.problems import Spec, build
-from gradcheck.streaming import judge_gradient
+from gradcheck.problems.building import Spec, build
+from gradcheck.rounding.bounds import THRESHOLD
+from gradcheck.rounding.compare import Comparison
+from gradcheck.rounding.streaming import judge_gradient
 
 _ENTRIES = [entry(a.name) for a in ALGORITHMS]
 

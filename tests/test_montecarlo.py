@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import sympy as sp
 
-from derivations.calculus import Norm2
-from derivations.derivation import Step
-from derivations.expectations import ExpectationIs, GaussianTheorem
-from derivations.nodes import Below, Mean
+from derivations.algebra.calculus import Norm2
+from derivations.algebra.nodes import Below, Mean
 from derivations.notation import D, noise
+from derivations.proof.derivation import Step
+from derivations.proof.expectations import ExpectationIs, GaussianTheorem
 from derivations.theorems import THEOREMS
-from gradcheck import montecarlo
-from gradcheck.montecarlo import agreement, draw, expectations, main
+from gradcheck.theorems import montecarlo
+from gradcheck.theorems.montecarlo import agreement, draw, expectations, main
 
 STEPS = [(theorem, step) for theorem in THEOREMS for step in expectations(theorem)]
 EACH = pytest.mark.parametrize(("theorem", "step"), STEPS, ids=lambda x: x.name)

@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gradcheck import networks
-from gradcheck.bounds import THRESHOLD
 from gradcheck.catalogue import CATALOGUE, entry
-from gradcheck.compare import compare_entry, gradient_of
 from gradcheck.errors import GradcheckError, InputError
-from gradcheck.networks import NETWORKS, compare_network, network_case
+from gradcheck.rounding.bounds import THRESHOLD
+from gradcheck.rounding.compare import compare_entry, gradient_of
+from gradcheck.verifying import networks
+from gradcheck.verifying.networks import NETWORKS, compare_network, network_case
 
 _missing = networks.available()
 pytestmark = pytest.mark.skipif(_missing is not None, reason=_missing or "")

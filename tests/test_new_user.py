@@ -20,11 +20,11 @@ from torch import Tensor
 
 from gradcheck.case import Case
 from gradcheck.conventions import declare
-from gradcheck.oracle.adapter import Adapter, AdapterError
+from gradcheck.judging.adapter import Adapter, AdapterError
 from gradcheck.oracle.reference import oracle_case
 from gradcheck.oracle.runner import judge
 from gradcheck.oracle.target import Settings, Target
-from gradcheck.problems import Spec
+from gradcheck.problems.building import Spec
 
 
 def _case(algorithm: str, **declared: Any) -> Case:

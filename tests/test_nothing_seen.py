@@ -13,13 +13,13 @@ from torch import Tensor
 import gradcheck
 from gradcheck.case import Case
 from gradcheck.catalogue import CATALOGUE, Entry, entry
-from gradcheck.compare import compare, gradient_of
 from gradcheck.conventions import declare
-from gradcheck.oracle.adapter import Adapter
-from gradcheck.oracle.judging import Judge, Look, compare_over
-from gradcheck.oracle.parts._calls import compared
+from gradcheck.judging.adapter import Adapter
+from gradcheck.oracle.judge import Judge, Look, compare_over
 from gradcheck.oracle.reference import oracle_case
-from gradcheck.problems import Spec, build
+from gradcheck.parts._calls import compared
+from gradcheck.problems.building import Spec, build
+from gradcheck.rounding.compare import compare, gradient_of
 
 _HALF = (None, torch.float32, torch.bfloat16, torch.float16)
 

@@ -10,8 +10,8 @@ import torch
 from derivations.algorithm import Algorithm
 from derivations.variant import Variant
 from gradcheck.catalogue import ALGORITHMS, Entry, entry
-from gradcheck.compare import compare_entry
-from gradcheck.problems import Spec, build
+from gradcheck.problems.building import Spec, build
+from gradcheck.rounding.compare import compare_entry
 
 torch.set_num_threads(1)
 

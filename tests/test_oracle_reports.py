@@ -19,10 +19,13 @@ import torch
 
 from gradcheck.case import Case
 from gradcheck.catalogue import entry
-from gradcheck.compare import Comparison
 from gradcheck.conventions import declare
 from gradcheck.errors import InputError
-from gradcheck.oracle.reports import (
+from gradcheck.judging.results import Diagnosis, Judgement, Outcome, Result
+from gradcheck.oracle.runner import judge
+from gradcheck.oracle.target import Settings, Target
+from gradcheck.problems.building import Spec
+from gradcheck.reports import (
     Directions,
     compare,
     directions_of,
@@ -35,13 +38,10 @@ from gradcheck.oracle.reports import (
     to_junit,
     to_markdown,
 )
-from gradcheck.oracle.reports import markdown as markdown_module
-from gradcheck.oracle.reports.json_report import decoded, encoded
-from gradcheck.oracle.reports.plots import plane
-from gradcheck.oracle.results import Diagnosis, Judgement, Outcome, Result
-from gradcheck.oracle.runner import judge
-from gradcheck.oracle.target import Settings, Target
-from gradcheck.problems import Spec
+from gradcheck.reports import markdown as markdown_module
+from gradcheck.reports.json_report import decoded, encoded
+from gradcheck.reports.plots import plane
+from gradcheck.rounding.compare import Comparison
 
 HOSTILE = (
     '<script src="https://evil.example/x.js">alert(1)</script>|`*_[x](https://evil.example)\x1b[31m\n## "&amp;\ud800'

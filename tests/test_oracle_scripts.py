@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradcheck.conformance import load_targets
 from gradcheck.conventions import declare
+from gradcheck.doors.conformance import load_targets
+from gradcheck.judging.results import Judgement, Result
 from gradcheck.oracle.obligations import OBLIGATIONS
-from gradcheck.oracle.results import Judgement, Result
 from gradcheck.oracle.runner import judge
 from gradcheck.oracle.target import Settings, Target
-from gradcheck.oracle.text import failure_text
+from gradcheck.reports.text import failure_text
 
 MODULE = """
 from __future__ import annotations

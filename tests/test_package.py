@@ -29,7 +29,7 @@ sys.meta_path.insert(0, Missing())
 import importlib.util
 found = importlib.util.find_spec
 importlib.util.find_spec = lambda name, package=None: None if name in {missing!r} else found(name, package)
-from gradcheck.cli import main
+from gradcheck.doors.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -77,7 +77,7 @@ def _bare(wheel: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProces
 
 def test_the_wheel_holds_the_packages_their_types_and_the_licence(wheel: Path) -> None:
     names = {str(p.relative_to(wheel)) for p in wheel.rglob("*") if p.is_file()}
-    assert {"gradcheck/py.typed", "derivations/py.typed", "gradcheck/oracle/reports/schema.json"} <= names
+    assert {"gradcheck/py.typed", "derivations/py.typed", "gradcheck/reports/schema.json"} <= names
     assert any(n.endswith("LICENSE") for n in names)
     studies = ("gradcheck/toy/", "gradcheck/plots/", "gradcheck/notebook/")
     assert not [n for n in names if n.startswith(studies)]

@@ -14,26 +14,26 @@ import pytest
 import sympy as sp
 import torch
 
-from derivations.calculus import VectorSymbol
-from derivations.claims import Equal
-from derivations.derivation import Derivation, DerivationError, Step, Theorem
+from derivations.algebra.calculus import VectorSymbol
 from derivations.notation import noise_theta, t, v_theta, x_0_theta
-from derivations.parameterisation import ChangeOfVariables, changed, predicting, reversing_time, under
-from derivations.paths import PARAMETERISATIONS
+from derivations.proof.claims import Equal
+from derivations.proof.derivation import Derivation, DerivationError, Step, Theorem
+from derivations.steps.parameterisation import ChangeOfVariables, changed, predicting, reversing_time, under
+from derivations.steps.paths import PARAMETERISATIONS
 from gradcheck import distributed
 from gradcheck.catalogue import CATALOGUE, Entry, entry
-from gradcheck.cli import main
-from gradcheck.compare import compare, compare_entry, gradient_of
-from gradcheck.compiled import evaluate
-from gradcheck.conformance import load_targets
 from gradcheck.conventions import declare
-from gradcheck.error_scale import error_scale
+from gradcheck.derived.compiled import evaluate
+from gradcheck.doors.cli import main
+from gradcheck.doors.conformance import load_targets
 from gradcheck.errors import InputError
 from gradcheck.oracle.runner import judge
 from gradcheck.oracle.target import Settings, Target
-from gradcheck.problems import Spec, build, complete
-from gradcheck.steps import check_step
-from gradcheck.streaming import compare_gradient
+from gradcheck.problems.building import Spec, build, complete
+from gradcheck.rounding.compare import compare, compare_entry, gradient_of
+from gradcheck.rounding.error_scale import error_scale
+from gradcheck.rounding.streaming import compare_gradient
+from gradcheck.verifying.steps import check_step
 
 CHANGES = (("v", 0), ("epsilon", 1), ("epsilon", 0), ("x0", 1), ("x0", 0))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gradcheck.catalogue import ALGORITHMS, entry
 from gradcheck.plots import directions as picture
-from gradcheck.problems import complete
+from gradcheck.problems.building import complete
 
 TIGHT = {"rtol": 1e-12, "atol": 1e-12}
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from derivations.pieces import Piece
 from gradcheck.case import Case
 from gradcheck.catalogue import CATALOGUE, Entry, entry
-from gradcheck.problems import ADVANTAGE, CLIP_RANGES, DIVERGENCES, POLICY, TIME, Spec, build
-from gradcheck.strategies import shapes, specs
+from gradcheck.problems.building import ADVANTAGE, CLIP_RANGES, DIVERGENCES, POLICY, TIME, Spec, build
+from gradcheck.problems.strategies import shapes, specs
 
 ENTRIES = pytest.mark.parametrize("entry", CATALOGUE, ids=lambda e: e.label)
 CLIPPED = pytest.mark.parametrize(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from derivations.claims import Equal
-from derivations.derivation import Derivation, Theorem
 from derivations.identities import IDENTITIES
-from derivations.lemmas import LEMMAS
-from derivations.paths import PARAMETERISATIONS
-from derivations.sde import REVERSE_STEPS
+from derivations.proof.claims import Equal
+from derivations.proof.derivation import Derivation, Theorem
+from derivations.proof.lemmas import LEMMAS
+from derivations.steps.paths import PARAMETERISATIONS
+from derivations.steps.sde import REVERSE_STEPS
 from derivations.theorems import THEOREMS as ON_AVERAGE
 from gradcheck.catalogue import CATALOGUE, Entry
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gradcheck.catalogue import closing_table
-from gradcheck.cli import main
+from gradcheck.doors.cli import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -16,12 +16,8 @@ from hypothesis import strategies as st
 from matplotlib.mathtext import MathTextParser
 from sympy.core.function import AppliedUndef
 
-from derivations import render
-from derivations._writers import LatexWriter, TextWriter, Writer
-from derivations.calculus import ClipMask, Dot, Mask, MeanAbs, Norm2, OtherMask, Surrogate, VectorSymbol, sg
-from derivations.derivation import Derivation, Step, Theorem
+from derivations.algebra.calculus import ClipMask, Dot, Mask, MeanAbs, Norm2, OtherMask, Surrogate, VectorSymbol, sg
 from derivations.identities import IDENTITIES
-from derivations.lemmas import LEMMAS
 from derivations.notation import (
     C1,
     C2,
@@ -48,7 +44,11 @@ from derivations.notation import (
     v_theta,
     w_plus,
 )
-from derivations.sde import REVERSE_STEPS
+from derivations.proof.derivation import Derivation, Step, Theorem
+from derivations.proof.lemmas import LEMMAS
+from derivations.steps.sde import REVERSE_STEPS
+from derivations.writing import render
+from derivations.writing.writers import LatexWriter, TextWriter, Writer
 from gradcheck.catalogue import CATALOGUE, entry
 
 ENTRIES = pytest.mark.parametrize("derivation", [e.derivation for e in CATALOGUE], ids=lambda d: d.label)

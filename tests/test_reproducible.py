@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradcheck.case import Case
 from gradcheck.catalogue import entry
-from gradcheck.problems import Spec, build
+from gradcheck.problems.building import Spec, build
 
 GOLDEN = Path(__file__).with_name("golden_cases.json")
 

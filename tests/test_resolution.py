@@ -13,14 +13,14 @@ from torch import Tensor
 
 from gradcheck.case import Case
 from gradcheck.catalogue import CATALOGUE, Entry, entry
-from gradcheck.compare import Comparison, compare_branches, gradient_of, required_gradients, with_ties
 from gradcheck.conventions import declare
-from gradcheck.oracle.results import Outcome
+from gradcheck.judging.results import Outcome
 from gradcheck.oracle.runner import judge
 from gradcheck.oracle.target import Settings, Target
-from gradcheck.problems import Spec, build
-from gradcheck.streaming import compare_gradient
-from gradcheck.verification import check_random
+from gradcheck.problems.building import Spec, build
+from gradcheck.rounding.compare import Comparison, compare_branches, gradient_of, required_gradients, with_ties
+from gradcheck.rounding.streaming import compare_gradient
+from gradcheck.verifying.verification import check_random
 
 LABELS = pytest.mark.parametrize("one", CATALOGUE, ids=lambda e: e.label)
 PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import alarms
-from gradcheck.problems import Spec
+from gradcheck.problems.building import Spec
 
 SUBJECTS = list(alarms.subjects(0, ["float64"]))
 OTHERS = [dtype for dtype in (*alarms.DTYPES, *alarms.OUTPUTS) if dtype != "float64"]

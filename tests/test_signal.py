@@ -6,15 +6,15 @@ import pytest
 import torch
 
 import gradcheck
-from derivations.calculus import Norm2
+from derivations.algebra.calculus import Norm2
 from derivations.notation import log_prob_old, reward, temperature, v_gt, v_theta, x_prev
 from gradcheck.case import Case
 from gradcheck.catalogue import entry
 from gradcheck.conventions import declare
 from gradcheck.oracle.runner import judge
 from gradcheck.oracle.target import Settings, Target
-from gradcheck.problems import Spec, build
-from gradcheck.signal import digits, lost_by
+from gradcheck.problems.building import Spec, build
+from gradcheck.rounding.signal import digits, lost_by
 
 
 @pytest.mark.parametrize("kept", [1.0, 3.0, 7.5])

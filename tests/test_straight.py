@@ -9,12 +9,12 @@ import pytest
 import sympy as sp
 import torch
 
-from derivations.calculus import ClipMask, Surrogate
+from derivations.algebra.calculus import ClipMask, Surrogate
 from derivations.notation import advantage, beta, clip_high, clip_low, kl_weight, t
-from gradcheck.bounds import Analysis
 from gradcheck.catalogue import entry
-from gradcheck.plans import GROWTH, SIZE, planned
-from gradcheck.straight import Program
+from gradcheck.rounding.bounds import Analysis
+from gradcheck.rounding.plans import GROWTH, SIZE, planned
+from gradcheck.rounding.straight import Program
 
 RATIO = sp.exp(advantage * t)
 EXPRESSIONS = [

@@ -12,18 +12,18 @@ from torch import Tensor
 import gradcheck
 from benchmarks.speed import peak
 from derivations.notation import D
-from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.catalogue import CATALOGUE, Entry, entry
-from gradcheck.chunks import _inner
-from gradcheck.compare import branch, compare_branches, gradient_of, required_gradients, with_ties
-from gradcheck.compiled import evaluate
 from gradcheck.conventions import declare
-from gradcheck.error_scale import error_scale
+from gradcheck.derived.compiled import evaluate
 from gradcheck.oracle.obligations import OBLIGATIONS
 from gradcheck.oracle.runner import judge
 from gradcheck.oracle.target import Settings, Target
-from gradcheck.problems import Spec, build
-from gradcheck.streaming import compare_gradient, sample_ratios
+from gradcheck.problems.building import Spec, build
+from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
+from gradcheck.rounding.chunks import _inner
+from gradcheck.rounding.compare import branch, compare_branches, gradient_of, required_gradients, with_ties
+from gradcheck.rounding.error_scale import error_scale
+from gradcheck.rounding.streaming import compare_gradient, sample_ratios
 
 LABELS = pytest.mark.parametrize("one", CATALOGUE, ids=lambda e: e.label)
 PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -31,7 +31,7 @@ SHAPES = ((3, 4), (7, 5), (2, 3, 4), (1,))
 
 
 def dense(one: Entry, case: gradcheck.Case, observed: Tensor):
-    """The comparison by the bound of :mod:`gradcheck.bounds`, with every tensor in memory."""
+    """The comparison by the bound of :mod:`gradcheck.rounding.bounds`, with every tensor in memory."""
     branches = []
     for other in (False, True):
         gradient, scale, _, _, undecided = required_gradients(one.derivation, case, other)
@@ -122,7 +122,7 @@ def test_the_chunks_do_not_matter(one: Entry) -> None:
 @pytest.mark.parametrize("place", [0, 4_999, 5_000, 12_344])
 def test_one_wrong_component_is_found(dtype: torch.dtype, place: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Off by twice what passes, by the bound of latents in chunks."""
-    monkeypatch.setattr("gradcheck.error_scale.LARGE", 0)
+    monkeypatch.setattr("gradcheck.rounding.error_scale.LARGE", 0)
     one = entry("flow_grpo", "mean")
     case = build(one.derivation, Spec(2, (12_345,), 1, policy="off", time="middle"), dtype)
     observed = gradient_of(one.loss(case), case.v_theta)
@@ -228,7 +228,7 @@ def test_the_error_scale_of_large_latents_covers_the_dense_one(one: Entry, monke
     case = build(derivation, Spec(3, (7, 11), 1), torch.float32)
     exprs = (derivation.raw_gradient, derivation.weight, derivation.target)
     full, undecided = error_scale(derivation, case, *exprs)
-    monkeypatch.setattr("gradcheck.error_scale.LARGE", 100)
+    monkeypatch.setattr("gradcheck.rounding.error_scale.LARGE", 100)
     lean, same = error_scale(derivation, case, *exprs)
     assert torch.equal(undecided.expand(same.shape), same)
     for x, y in zip(full, lean, strict=True):

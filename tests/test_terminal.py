@@ -15,18 +15,19 @@ from typing import Any
 import pytest
 
 import gradcheck
-from derivations.lemmas import LEMMAS
-from derivations.render import claim_text
-from derivations.wrapping import BREAKS, is_formula, spelled, wrap_formula, wrap_words
-from gradcheck import verification
+from derivations.proof.lemmas import LEMMAS
+from derivations.writing.render import claim_text
+from derivations.writing.wrapping import BREAKS, is_formula, spelled, wrap_formula, wrap_words
 from gradcheck.catalogue import CATALOGUE
-from gradcheck.cli import main
 from gradcheck.console import Progress
 from gradcheck.conventions import PRESETS
 from gradcheck.distributed import judging
-from gradcheck.oracle.isolation import parent, unveiling
+from gradcheck.doors import unveiling
+from gradcheck.doors.cli import main
+from gradcheck.judging.isolation import parent
 from gradcheck.vectors import checking
 from gradcheck.vectors.export import export
+from gradcheck.verifying import verification
 from gradcheck.watching import explaining
 from tests.vectors.answering import answer
 from tests.watching import steps
@@ -318,7 +319,7 @@ def test_a_sentence_is_no_formula() -> None:
 
 @pytest.mark.parametrize("entry", CATALOGUE, ids=lambda e: e.label)
 def test_every_letter_of_a_derivation_is_explained(entry: object) -> None:
-    from derivations.symbols import _all, letters_of
+    from derivations.writing.symbols import _all, letters_of
 
     d = entry.derivation  # type: ignore[attr-defined]
     explained = {letter.symbol for letter in letters_of(d)}
@@ -341,7 +342,7 @@ def test_fields_are_those_of_a_case(name: str, capsys: pytest.CaptureFixture[str
 
     from gradcheck.conventions import declare
     from gradcheck.oracle.reference import oracle_case
-    from gradcheck.problems import Spec
+    from gradcheck.problems.building import Spec
 
     assert main(["fields", name, "--json"]) == 0
     fields = json.loads(capsys.readouterr().out)

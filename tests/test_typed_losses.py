@@ -12,10 +12,10 @@ from gradcheck.case import Case
 from gradcheck.catalogue import entries
 from gradcheck.conventions import declare
 from gradcheck.errors import InputError
-from gradcheck.oracle.adapter import Adapter
+from gradcheck.judging.adapter import Adapter
+from gradcheck.judging.results import Judgement
 from gradcheck.oracle.checks import check_gradient
-from gradcheck.oracle.judging import Judge
-from gradcheck.oracle.results import Judgement
+from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.runner import Settings, Target, judge
 from tests.derive.table import EXPRESSIONS
 

@@ -14,26 +14,26 @@ import torch
 from torch import Tensor
 
 import gradcheck
-from derivations import calculus
 from derivations import notation as n
-from derivations.calculus import ClipMask, Norm2
+from derivations.algebra import calculus
+from derivations.algebra.calculus import ClipMask, Norm2
 from gradcheck.case import Case
 from gradcheck.catalogue import CATALOGUE, Entry, entry
-from gradcheck.cli import main
-from gradcheck.conformance import ATTRIBUTE
 from gradcheck.conventions import declare
+from gradcheck.doors.cli import main
+from gradcheck.doors.conformance import ATTRIBUTE
 from gradcheck.errors import InputError
-from gradcheck.oracle.adapter import Adapter, AdapterError
-from gradcheck.oracle.assumed import Assumed
-from gradcheck.oracle.character import clip_words
+from gradcheck.judging.adapter import Adapter, AdapterError
 from gradcheck.oracle.diagnosis.diagnose import diagnose
-from gradcheck.oracle.formulas import recognise
-from gradcheck.oracle.judging import Judge
-from gradcheck.oracle.library import Data, search, sigmoid
-from gradcheck.oracle.universal import UNIVERSES, family
-from gradcheck.oracle.unveil import unveil
-from gradcheck.oracle.unveil_text import unveiled_text
-from gradcheck.problems import Spec
+from gradcheck.oracle.judge import Judge
+from gradcheck.problems.building import Spec
+from gradcheck.reading.formulas import recognise
+from gradcheck.unveiling.assumed import Assumed
+from gradcheck.unveiling.character import clip_words
+from gradcheck.unveiling.library import Data, search, sigmoid
+from gradcheck.unveiling.text import unveiled_text
+from gradcheck.unveiling.universal import UNIVERSES, family
+from gradcheck.unveiling.unveil import unveil
 
 WEIGHTED = ("rwr", "awr")
 """Algorithms whose gradient is a weighted regression's: that the samples are the model's own is not in it."""

@@ -18,17 +18,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradcheck import networks
 from gradcheck.catalogue import CATALOGUE, Entry
-from gradcheck.compare import gradient_of
 from gradcheck.devices import DTYPES
 from gradcheck.oracle.runner import judge
 from gradcheck.oracle.target import Settings, Target
-from gradcheck.problems import Spec, build
-from gradcheck.streaming import compare_gradient
+from gradcheck.problems.building import Spec, build
+from gradcheck.rounding.compare import gradient_of
+from gradcheck.rounding.streaming import compare_gradient
 from gradcheck.vectors.checking import check
 from gradcheck.vectors.export import export
-from gradcheck.verification import check_random
+from gradcheck.verifying import networks
+from gradcheck.verifying.verification import check_random
 
 from .. import alarms
 from .rows import Row, Share

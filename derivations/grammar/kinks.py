@@ -1,7 +1,7 @@
 r"""Minimum, maximum, clip and absolute value, as they are written and as the calculus can differentiate them.
 
 Where nothing depends on the trained velocity they stay what they are.  Elsewhere the calculus knows one kink, PPO's
-:class:`~derivations.nodes.Surrogate`, whose derivative lemma L4 proves, and all others are that one, since
+:class:`~derivations.algebra.nodes.Surrogate`, whose derivative lemma L4 proves, and all others are that one, since
 :math:`-\mathrm{Surrogate}(1, x, 1-c, c-1) = \min(x, c)`:
 
 * min(c·x, c·clip(x, l, h)) with a c free of the trained velocity is PPO's own form;
@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import sympy as sp
 
-from derivations.calculus import ClipMask, Surrogate, sg
+from derivations.algebra.calculus import ClipMask, Surrogate, sg
 
 __all__ = ["Clip", "Greatest", "Least", "Magnitude", "is_kink", "lower", "shown"]
 

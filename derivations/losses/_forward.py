@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import sympy as sp
 
+from derivations.algebra.calculus import Norm2
 from derivations.algorithm import Options, Pull
-from derivations.calculus import Norm2
-from derivations.claims import EqualUpToConstant, GradientIs
-from derivations.derivation import Step
 from derivations.notation import D, kl_weight, v_gt, v_ref, v_theta
+from derivations.proof.claims import EqualUpToConstant, GradientIs
+from derivations.proof.derivation import Step
 
 __all__ = ["OPTIONS", "held", "matching", "mixture_step", "per_coordinate", "reference_weight"]
 

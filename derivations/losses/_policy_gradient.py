@@ -11,11 +11,8 @@ from dataclasses import dataclass
 
 import sympy as sp
 
+from derivations.algebra.calculus import ClipMask, Dot, Norm2
 from derivations.algorithm import Pull, Stated
-from derivations.calculus import ClipMask, Dot, Norm2
-from derivations.claims import Approximates, Equal, GradientIs, Parallel
-from derivations.derivation import PathName, Step
-from derivations.lemmas import gaussian_definitions
 from derivations.notation import (
     C1,
     C2,
@@ -43,7 +40,10 @@ from derivations.notation import (
     window,
     x_prev,
 )
-from derivations.sde import reverse_step
+from derivations.proof.claims import Approximates, Equal, GradientIs, Parallel
+from derivations.proof.derivation import PathName, Step
+from derivations.proof.lemmas import gaussian_definitions
+from derivations.steps.sde import reverse_step
 from derivations.variant import choose
 
 __all__ = ["OPTIONS", "GaussianPolicy", "approximations", "mask", "ratio_gradient", "time_weight_steps"]
@@ -65,7 +65,7 @@ class GaussianPolicy:
     """A reverse step and how an implementation writes its log-density and its KL term.
 
     Attributes:
-        sde: a reverse step of :mod:`derivations.sde`.
+        sde: a reverse step of :mod:`derivations.steps.sde`.
         log_prob_reduction: ``"sum"`` or ``"mean"`` over the latent's coordinates (of the KL term too).
         log_prob_scale: ``"gaussian"`` has the density's factor 1/(2 C2²), ``"unit"`` leaves it out.
         kl: ``"none"``; ``"step"``, the KL divergence of the two Gaussian steps, over 2 C2²; ``"sigma"``, over

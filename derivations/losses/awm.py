@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import sympy as sp
 
+from derivations.algebra.calculus import ClipMask, Dot, Norm2, Surrogate
 from derivations.algorithm import Algorithm, Options, Pull, Stated
-from derivations.calculus import ClipMask, Dot, Norm2, Surrogate
-from derivations.claims import Approximates, Equal, GradientIs
-from derivations.derivation import Step
 from derivations.identities import velocity_step
 from derivations.losses import _forward
 from derivations.losses._forward import held, mixture_step, per_coordinate, reference_weight
@@ -39,7 +37,9 @@ from derivations.notation import (
     v_theta,
     x_0,
 )
-from derivations.sde import reverse_step
+from derivations.proof.claims import Approximates, Equal, GradientIs
+from derivations.proof.derivation import Step
+from derivations.steps.sde import reverse_step
 from derivations.variant import Variant
 
 _FLOOR = sp.Rational(1, 10**10)

@@ -13,13 +13,13 @@ from __future__ import annotations
 import sympy as sp
 
 from derivations.algorithm import Algorithm, Options, Stated
-from derivations.claims import Equal, Parallel
-from derivations.derivation import Step
 from derivations.identities import velocity_step
 from derivations.losses import _forward
 from derivations.losses._forward import held, matching, mixture_step, per_coordinate, reference_weight
 from derivations.losses._lines import REF
 from derivations.notation import advantage, noise, temperature, v_gt, v_theta, weight_max, x_0
+from derivations.proof.claims import Equal, Parallel
+from derivations.proof.derivation import Step
 from derivations.variant import Variant
 
 

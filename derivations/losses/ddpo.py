@@ -6,7 +6,7 @@ r"""DDPO: PPO's clipped surrogate on the DDIM steps of a variance-preserving dif
 It is Flow-GRPO's loss on another path: in the velocity v = √ᾱ ε − √(1−ᾱ) x_0 the step's mean is a − C1·v again, so that
 gradient and target read the same, A m r k (ε + kδ), with another k; so does the KL term of DPOK (Fan et al.,
 arXiv:2305.16381), which an option adds.  Its networks predict the noise √ᾱ v + √(1−ᾱ) x_t;
-:mod:`derivations.sde` proves the step, and that η = 1 is DDPM's.
+:mod:`derivations.steps.sde` proves the step, and that η = 1 is DDPM's.
 Source: Black et al., arXiv:2305.13301 (DDPO-IS); the step is Song et al.'s, arXiv:2010.02502.
 """
 
@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import sympy as sp
 
+from derivations.algebra.calculus import Surrogate
 from derivations.algorithm import Algorithm, Options, Stated
-from derivations.calculus import Surrogate
-from derivations.claims import Equal, GradientIs
-from derivations.derivation import Step
 from derivations.losses._lines import KL, LOG_MEAN, PPO
 from derivations.losses._policy_gradient import GaussianPolicy, approximations, mask, ratio_gradient
 from derivations.notation import (
@@ -37,6 +35,8 @@ from derivations.notation import (
     v_theta,
     x_t,
 )
+from derivations.proof.claims import Equal, GradientIs
+from derivations.proof.derivation import Step
 from derivations.variant import Variant
 
 

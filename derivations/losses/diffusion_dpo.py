@@ -21,8 +21,6 @@ from __future__ import annotations
 import sympy as sp
 
 from derivations.algorithm import Algorithm, Options, Stated
-from derivations.claims import Equal
-from derivations.derivation import Step
 from derivations.identities import velocity_step
 from derivations.losses import _forward
 from derivations.losses._lines import REF, gap, pair
@@ -38,6 +36,8 @@ from derivations.notation import (
     v_ref,
     v_theta,
 )
+from derivations.proof.claims import Equal
+from derivations.proof.derivation import Step
 from derivations.variant import Variant
 
 

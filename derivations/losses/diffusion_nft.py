@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import sympy as sp
 
+from derivations.algebra.calculus import MeanAbs, Norm2, sg
 from derivations.algorithm import Algorithm, Options, Pull, Stated
-from derivations.calculus import MeanAbs, Norm2, sg
-from derivations.claims import Equal, EqualUpToConstant, GradientIs, SameHessian
-from derivations.derivation import Step
 from derivations.identities import velocity_step
 from derivations.losses import _forward
 from derivations.losses._advantage_modes import MODES, mode_steps, probability
@@ -42,6 +40,8 @@ from derivations.notation import (
     x_0,
     x_t,
 )
+from derivations.proof.claims import Equal, EqualUpToConstant, GradientIs, SameHessian
+from derivations.proof.derivation import Step
 from derivations.variant import Variant
 
 _FLOOR = sp.Rational(1, 10**5)

@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import sympy as sp
 
+from derivations.algebra.calculus import Norm2
 from derivations.algorithm import Algorithm, Options, Pull, Stated
-from derivations.calculus import Norm2
-from derivations.claims import Equal, Parallel
-from derivations.derivation import Step
 from derivations.identities import velocity_step
 from derivations.losses import _forward
 from derivations.losses._forward import held, matching, mixture_step, per_coordinate, reference_weight
 from derivations.losses._lines import REF
 from derivations.notation import noise, reward, temperature, v_gt, v_theta, x_0
+from derivations.proof.claims import Equal, Parallel
+from derivations.proof.derivation import Step
 from derivations.variant import Variant
 
 

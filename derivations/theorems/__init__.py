@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from derivations.expectations import GaussianTheorem
+from derivations.proof.expectations import GaussianTheorem
 from derivations.theorems.advantages import BASELINE, GROUP_NORMALISATION
 from derivations.theorems.article import ARTICLE
 from derivations.theorems.iterations import GUIDANCE, OUTER_ITERATION

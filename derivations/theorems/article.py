@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import sympy as sp
 
-from derivations.calculus import ClipMask, Dot, Norm2, VectorSymbol, sg
-from derivations.claims import Equal, GradientIs, Parallel
-from derivations.derivation import Step
-from derivations.expectations import ExpectationIs, GaussianTheorem
-from derivations.nodes import Mean
+from derivations.algebra.calculus import ClipMask, Dot, Norm2, VectorSymbol, sg
+from derivations.algebra.nodes import Mean
 from derivations.notation import (
     C2,
     D,
@@ -27,6 +24,9 @@ from derivations.notation import (
     v_old,
     v_theta,
 )
+from derivations.proof.claims import Equal, GradientIs, Parallel
+from derivations.proof.derivation import Step
+from derivations.proof.expectations import ExpectationIs, GaussianTheorem
 
 __all__ = ["ARTICLE"]
 

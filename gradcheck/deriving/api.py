@@ -6,22 +6,22 @@ from collections.abc import Mapping
 
 import sympy as sp
 
-from derivations.calculus import CalculusError
-from derivations.claims import Positive
-from derivations.derivation import DerivationError, inside_unit
-from derivations.from_text import derive_statement
+from derivations.algebra.calculus import CalculusError
 from derivations.grammar import ParseError, read
+from derivations.grammar.from_text import derive_statement
 from derivations.grammar.statement import read_scalar
 from derivations.notation import Quantity
-from derivations.parameterisation import OUTPUT, changed
-from derivations.render import text
-from derivations.sde import REVERSE_STEPS
+from derivations.proof.claims import Positive
+from derivations.proof.derivation import DerivationError, inside_unit
+from derivations.steps.parameterisation import OUTPUT, changed
+from derivations.steps.sde import REVERSE_STEPS
+from derivations.writing.render import text
 from gradcheck.clock import DeadlineError, deadline
+from gradcheck.derived.typed import own_quantities
 from gradcheck.deriving.checking import check
 from gradcheck.deriving.matching import matches
 from gradcheck.deriving.result import Derived, InOutput
 from gradcheck.errors import InputError
-from gradcheck.typed import own_quantities
 
 __all__ = ["TIME_LIMIT", "DeriveError", "derive"]
 
@@ -79,7 +79,7 @@ def derive(
 
     Example:
         >>> from gradcheck.deriving.api import derive
-        >>> from derivations.render import text
+        >>> from derivations.writing.render import text
         >>> text(derive("A*norm2(v_theta - v_gt)").target)
         'v_θ + A(v_gt − v_θ)'
     """

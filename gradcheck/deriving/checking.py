@@ -9,29 +9,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from derivations.derivation import Derivation
-from derivations.from_text import Derived as Derivative
+from derivations.grammar.from_text import Derived as Derivative
 from derivations.grammar.names import ALIASES
 from derivations.grammar.statement import Statement, canonical, meanings, uses
 from derivations.notation import rows
-from derivations.parameterisation import OUTPUT
 from derivations.pieces import Piece
-from gradcheck.bounds import THRESHOLD, unit_roundoff
+from derivations.proof.derivation import Derivation
+from derivations.steps.parameterisation import OUTPUT
 from gradcheck.case import Case
-from gradcheck.compare import (
-    Comparison,
-    branch,
-    compare_branches,
-    gradient_of,
-    required_gradients,
-    sample_masks,
-    with_ties,
-)
-from gradcheck.compiled import evaluate
+from gradcheck.derived.compiled import evaluate
 from gradcheck.deriving.numeric import Evaluator, loss_of
-from gradcheck.error_scale import error_scale
 from gradcheck.losses._parameterisation import in_velocities
-from gradcheck.problems import (
+from gradcheck.problems.building import (
     ADVANTAGE,
     POLICY,
     TIME,
@@ -41,6 +30,17 @@ from gradcheck.problems import (
     in_its_variables,
     more_names,
 )
+from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
+from gradcheck.rounding.compare import (
+    Comparison,
+    branch,
+    compare_branches,
+    gradient_of,
+    required_gradients,
+    sample_masks,
+    with_ties,
+)
+from gradcheck.rounding.error_scale import error_scale
 from gradcheck.tensor_ops import expand
 
 __all__ = ["Checked", "check"]
@@ -122,7 +122,7 @@ def _compare(
 
     Of several kinks any may be open on its own: samples on one of them are not judged.
 
-    As :func:`gradcheck.compare.compare_entry`, but the derived formula may lose digits of its own: nobody has chosen
+    As :func:`gradcheck.rounding.compare.compare_entry`, but the derived formula may lose digits of its own: nobody has chosen
     its form.
     """
     dtype = case.output.dtype

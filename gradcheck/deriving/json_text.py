@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
-from derivations import render
-from derivations.calculus import Mask
-from derivations.derivation import Proof
+from derivations.algebra.calculus import Mask
 from derivations.grammar.kinks import shown
-from derivations.torchgen import ordered_formulas
-from gradcheck.bounds import THRESHOLD
+from derivations.proof.derivation import Proof
+from derivations.writing import render
+from derivations.writing.torchgen import ordered_formulas
 from gradcheck.deriving.checking import Checked
 from gradcheck.deriving.text import masks, shortened
+from gradcheck.rounding.bounds import THRESHOLD
 
 if TYPE_CHECKING:
     from gradcheck.deriving.result import Derived

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-from derivations.calculus import ClipMask
-from derivations.claims import Equal
-from derivations.derivation import Derivation, Step, inline
+from derivations.algebra.calculus import ClipMask
 from derivations.grammar.kinks import is_kink
 from derivations.notation import D, clip_high, clip_low, rows
+from derivations.proof.claims import Equal
+from derivations.proof.derivation import Derivation, Step, inline
 from gradcheck.catalogue import CATALOGUE, Entry
-from gradcheck.compare import Comparison
-from gradcheck.steps import check_step
+from gradcheck.rounding.compare import Comparison
+from gradcheck.verifying.steps import check_step
 
 __all__ = ["Match", "matches"]
 
 _FACTORS = (sp.S.One, sp.S.NegativeOne, sp.Integer(2), sp.Rational(1, 2), D, 1 / D, sp.Integer(-2), -1 / D)
 _SIZE = 12
-"""D in :func:`gradcheck.steps.check_step`, by which a factor is guessed."""
+"""D in :func:`gradcheck.verifying.steps.check_step`, by which a factor is guessed."""
 
 
 @dataclass(frozen=True)

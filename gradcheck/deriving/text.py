@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 import sympy as sp
 
-from derivations import render
-from derivations.calculus import Mask, Norm2, Surrogate
-from derivations.derivation import Proof, Step
+from derivations.algebra.calculus import Mask, Norm2, Surrogate
 from derivations.grammar.kinks import shown
 from derivations.notation import v_theta
-from derivations.torchgen import ordered_formulas
-from gradcheck.bounds import THRESHOLD
+from derivations.proof.derivation import Proof, Step
+from derivations.writing import render
+from derivations.writing.torchgen import ordered_formulas
+from gradcheck.derived.masks import mask_lines, mask_names
 from gradcheck.deriving.checking import Checked
 from gradcheck.deriving.matching import Match
-from gradcheck.masks import mask_lines, mask_names
+from gradcheck.rounding.bounds import THRESHOLD
 
 if TYPE_CHECKING:
     from gradcheck.deriving.result import Derived

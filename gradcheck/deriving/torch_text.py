@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from derivations.torchgen import torch_source
+from derivations.writing.torchgen import torch_source
 from gradcheck import tensor_ops
 
 if TYPE_CHECKING:

@@ -16,23 +16,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gradcheck.distributed.conforming import conforms
     from gradcheck.distributed.declaration import Declaration, Trainer
     from gradcheck.distributed.judging import judge
     from gradcheck.distributed.launching import launch
     from gradcheck.distributed.network import VelocityMLP
     from gradcheck.distributed.problems import Shard
+    from gradcheck.doors.trainers import conforms
 
 __all__ = ["Declaration", "Shard", "Trainer", "VelocityMLP", "conforms", "judge", "launch"]
 
 _WHERE = {
-    "Declaration": "declaration",
-    "Shard": "problems",
-    "Trainer": "declaration",
-    "VelocityMLP": "network",
-    "conforms": "conforming",
-    "judge": "judging",
-    "launch": "launching",
+    "Declaration": "gradcheck.distributed.declaration",
+    "Shard": "gradcheck.distributed.problems",
+    "Trainer": "gradcheck.distributed.declaration",
+    "VelocityMLP": "gradcheck.distributed.network",
+    "conforms": "gradcheck.doors.trainers",
+    "judge": "gradcheck.distributed.judging",
+    "launch": "gradcheck.distributed.launching",
 }
 
 
@@ -40,4 +40,4 @@ def __getattr__(name: str) -> Any:
     """Import a name when it is first used, so that the command line need not wait for torch."""
     if name not in _WHERE:
         raise AttributeError(f"module 'gradcheck.distributed' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(f"gradcheck.distributed.{_WHERE[name]}"), name)
+    return getattr(importlib.import_module(_WHERE[name]), name)

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from gradcheck.distributed.command import main
+from gradcheck.doors.distributed import main
 
 sys.exit(main())

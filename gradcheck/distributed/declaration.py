@@ -11,8 +11,8 @@ from torch import nn
 from gradcheck.conventions import Conventions, declare
 from gradcheck.distributed.network import VelocityMLP
 from gradcheck.errors import InputError
-from gradcheck.oracle.parts._advantage_subject import AdvantageConvention
-from gradcheck.oracle.parts._calls import number_problem, one_of
+from gradcheck.parts._advantage_subject import AdvantageConvention
+from gradcheck.parts._calls import number_problem, one_of
 
 __all__ = ["ATTRIBUTE", "OBLIGATIONS", "Declaration", "Trainer", "advantages_text", "declared"]
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from gradcheck.bounds import THRESHOLD
 from gradcheck.distributed.declaration import Declaration, advantages_text
 from gradcheck.distributed.evidence import Evidence, number_text, weights_table
 from gradcheck.distributed.hypotheses import BASES, Choice, hypotheses, predicted
 from gradcheck.distributed.problems import estimated
 from gradcheck.distributed.reference import required
-from gradcheck.oracle.results import Diagnosis
+from gradcheck.judging.results import Diagnosis
+from gradcheck.rounding.bounds import THRESHOLD
 
 __all__ = ["diagnose"]
 

@@ -10,8 +10,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from gradcheck.bounds import THRESHOLD
 from gradcheck.distributed.reference import Required
+from gradcheck.rounding.bounds import THRESHOLD
 
 __all__ = ["Evidence", "number_text", "weights_table"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradcheck.oracle.adapter import AdapterError
+from gradcheck.judging.adapter import AdapterError
 
 __all__ = ["flat_parameters", "read_gradient"]
 

@@ -22,7 +22,7 @@ from gradcheck.distributed.processes import Processes, processes
 from gradcheck.distributed.reference import required
 from gradcheck.distributed.verdicts import no_advantages, results_of
 from gradcheck.errors import InputError, one_of
-from gradcheck.oracle.results import Judgement, Outcome, Result
+from gradcheck.judging.results import Judgement, Outcome, Result
 from gradcheck.oracle.target import Settings
 
 __all__ = ["REFERENCE", "judge", "judge_on", "usable_gpus"]

@@ -1,6 +1,6 @@
 r"""Global batches, divided over ranks and micro-batches, at a network's own velocities.
 
-A problem is drawn as everywhere (:mod:`gradcheck.problems`), then moved to where the network is: every velocity by
+A problem is drawn as everywhere (:mod:`gradcheck.problems.building`), then moved to where the network is: every velocity by
 :math:`s = v_\theta(x_t, t) - v`, v the drawn one; in the forward process :math:`x_0` by −t s and the noise by
 (1 − t) s, which moves v_gt by s and leaves x_t.  Losses depend on differences of velocities alone, so each sample keeps
 its regime.
@@ -17,15 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from derivations.derivation import Derivation
 from derivations.notation import divergence, quantity, ratio, v_theta
 from derivations.pieces import Piece
+from derivations.proof.derivation import Derivation
 from gradcheck.case import Case
-from gradcheck.compiled import evaluate
+from gradcheck.derived.compiled import evaluate
 from gradcheck.distributed.declaration import Declaration
 from gradcheck.errors import InputError
-from gradcheck.oracle.parts._advantage_subject import AdvantageConvention, Subject
-from gradcheck.problems import Spec, build, complete
+from gradcheck.parts._advantage_subject import AdvantageConvention, Subject
+from gradcheck.problems.building import Spec, build, complete
 
 __all__ = ["Layout", "Problem", "Shard", "estimated", "layouts", "make_problem", "required_advantages", "velocity_of"]
 

@@ -26,10 +26,10 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, Store, TCPStore
 
 from gradcheck.errors import GradcheckError, InputError
-from gradcheck.oracle.adapter import AdapterError, NotCheckedError, problem_of
-from gradcheck.oracle.isolation.limits import TimeUp, time_limit
-from gradcheck.oracle.isolation.state import State
-from gradcheck.oracle.isolation.words import frame_place, place, said, users_own
+from gradcheck.judging.adapter import AdapterError, NotCheckedError, problem_of
+from gradcheck.judging.isolation.limits import TimeUp, time_limit
+from gradcheck.judging.isolation.state import State
+from gradcheck.judging.isolation.words import frame_place, place, said, users_own
 
 __all__ = ["STATUS_FILE", "Processes", "processes", "write_status"]
 

@@ -6,7 +6,7 @@ may take it off by
 
 .. math:: c\,u \sum_i |c_i| \Big( |J_i|^{\mathsf T} e_i + n |G_i| + d_i \Big)
 
-where e_i bounds the loss's own error (:mod:`gradcheck.bounds`), n terms are added up in whatever order, and d_i is
+where e_i bounds the loss's own error (:mod:`gradcheck.rounding.bounds`), n terms are added up in whatever order, and d_i is
 what the network itself loses (:mod:`gradcheck.distributed.rounding`).
 """
 
@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.distributed.declaration import Declaration
 from gradcheck.distributed.problems import Layout, Problem, required_advantages
@@ -28,6 +27,7 @@ from gradcheck.distributed.rounding import network_rounding
 from gradcheck.errors import GradcheckError
 from gradcheck.oracle.reference import reference as at_velocity
 from gradcheck.oracle.reference import required_gradient
+from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
 
 __all__ = ["Required", "required", "weights"]
 

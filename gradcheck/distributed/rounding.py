@@ -32,7 +32,7 @@ from torch.func import functional_call, grad, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from gradcheck.bounds import unit_roundoff
+from gradcheck.rounding.bounds import unit_roundoff
 
 __all__ = ["Imitated", "network_rounding"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 
-from gradcheck.oracle.results import Judgement, Result
+from gradcheck.judging.results import Judgement, Result
 
 __all__ = ["judgement_text"]
 

@@ -6,14 +6,14 @@ import os
 import sys
 from collections.abc import Sequence
 
-from gradcheck.bounds import THRESHOLD
-from gradcheck.compare import NOTHING_SEEN
 from gradcheck.distributed.declaration import OBLIGATIONS, Trainer
 from gradcheck.distributed.diagnose import diagnose
 from gradcheck.distributed.evidence import Evidence
 from gradcheck.distributed.reference import Required
-from gradcheck.oracle.results import Diagnosis, Outcome, Result
+from gradcheck.judging.results import Diagnosis, Outcome, Result
 from gradcheck.oracle.target import Settings
+from gradcheck.rounding.bounds import THRESHOLD
+from gradcheck.rounding.compare import NOTHING_SEEN
 
 __all__ = ["no_advantages", "results_of"]
 

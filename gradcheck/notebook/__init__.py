@@ -17,21 +17,21 @@ import sympy as sp
 import torch
 from matplotlib.figure import Figure
 
-from derivations import render
-from derivations.calculus import Mask
-from derivations.claims import Claim, Equal
-from derivations.derivation import Derivation, Step, Theorem, prove
+from derivations.algebra.calculus import Mask
 from derivations.notation import NOTATION
-from derivations.sde import ReverseStep
-from derivations.torchgen import ordered_formulas
-from gradcheck.bounds import THRESHOLD
+from derivations.proof.claims import Claim, Equal
+from derivations.proof.derivation import Derivation, Step, Theorem, prove
+from derivations.steps.sde import ReverseStep
+from derivations.writing import render
+from derivations.writing.torchgen import ordered_formulas
 from gradcheck.catalogue import ALGORITHMS, Entry, entries, entry
-from gradcheck.compare import compare, gradient_of, required_gradients
 from gradcheck.errors import InputError
-from gradcheck.problems import Spec, build
-from gradcheck.steps import check_step
-from gradcheck.style import PAGE_WIDTH, png
-from gradcheck.verification import check_random
+from gradcheck.problems.building import Spec, build
+from gradcheck.reports.style import PAGE_WIDTH, png
+from gradcheck.rounding.bounds import THRESHOLD
+from gradcheck.rounding.compare import compare, gradient_of, required_gradients
+from gradcheck.verifying.steps import check_step
+from gradcheck.verifying.verification import check_random
 
 __all__ = [
     "Picture",

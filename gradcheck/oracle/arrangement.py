@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from derivations.composing import MASK_REDUCTIONS
-from derivations.derivation import Derivation
 from derivations.notation import error_gap
+from derivations.proof.derivation import Derivation
 from gradcheck.case import Case
-from gradcheck.compiled import evaluate
 from gradcheck.conventions import Conventions
-from gradcheck.problems import Spec, complete
+from gradcheck.derived.compiled import evaluate
+from gradcheck.problems.building import Spec, complete
 
 __all__ = [
     "STEPS",

@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
-from gradcheck.compare import judgeable
 from gradcheck.oracle import checks
-from gradcheck.oracle.judging import Judge
+from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.reference import per_sample
+from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
+from gradcheck.rounding.compare import judgeable
 
 __all__ = [
     "compiled",

@@ -15,16 +15,15 @@ import torch
 from torch import Tensor
 
 from derivations.pieces import Piece
-from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
-from gradcheck.compare import judgeable, required_gradients, value_scale
-from gradcheck.compiled import evaluate
-from gradcheck.oracle.adapter import AdapterError, adapter_case
+from gradcheck.derived.compiled import evaluate
+from gradcheck.judging.adapter import AdapterError, adapter_case
+from gradcheck.judging.isolation.limits import watched
+from gradcheck.judging.isolation.state import JUDGED
+from gradcheck.judging.isolation.tracing import line_that_changes
+from gradcheck.judging.results import Outcome
 from gradcheck.oracle.arrangement import in_units
-from gradcheck.oracle.isolation.limits import watched
-from gradcheck.oracle.isolation.state import JUDGED
-from gradcheck.oracle.isolation.tracing import line_that_changes
-from gradcheck.oracle.judging import (
+from gradcheck.oracle.judge import (
     Judge,
     Look,
     compare_over,
@@ -43,9 +42,10 @@ from gradcheck.oracle.reference import (
     per_sample,
     working_dtype,
 )
-from gradcheck.oracle.results import Outcome
 from gradcheck.oracle.roughness import roughness
-from gradcheck.problems import Spec
+from gradcheck.problems.building import Spec
+from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
+from gradcheck.rounding.compare import judgeable, required_gradients, value_scale
 
 # ------------------------------------------------------------------------------- behaving like a function
 

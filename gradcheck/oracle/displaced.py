@@ -16,15 +16,15 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from derivations.calculus import Mask
-from derivations.derivation import Derivation
+from derivations.algebra.calculus import Mask
 from derivations.notation import C2, D, sigma_t, x_prev
-from derivations.render import text
-from derivations.torchgen import ordered_formulas
-from gradcheck.bounds import THRESHOLD
+from derivations.proof.derivation import Derivation
+from derivations.writing.render import text
+from derivations.writing.torchgen import ordered_formulas
 from gradcheck.case import Case
-from gradcheck.compare import branch
-from gradcheck.compiled import evaluate
+from gradcheck.derived.compiled import evaluate
+from gradcheck.rounding.bounds import THRESHOLD
+from gradcheck.rounding.compare import branch
 
 __all__ = ["Guard", "by_guards", "by_times", "by_way_of_data", "guards"]
 

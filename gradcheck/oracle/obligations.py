@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from derivations.pieces import Piece
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
+from gradcheck.judging.results import Diagnosis, Outcome
 from gradcheck.oracle import bodies, checks
-from gradcheck.oracle.judging import Judge
+from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.precision import check_precision
-from gradcheck.oracle.results import Diagnosis, Outcome
 
 __all__ = ["OBLIGATIONS", "Obligation"]
 

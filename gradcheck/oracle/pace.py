@@ -6,9 +6,9 @@ import math
 import time
 from dataclasses import replace
 
-from gradcheck.oracle.adapter import AdapterError
-from gradcheck.oracle.judging import Judge
-from gradcheck.problems import Spec
+from gradcheck.judging.adapter import AdapterError
+from gradcheck.oracle.judge import Judge
+from gradcheck.problems.building import Spec
 
 __all__ = ["Pace"]
 

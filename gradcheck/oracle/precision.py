@@ -7,12 +7,12 @@ from dataclasses import replace
 import torch
 
 from gradcheck.case import Case
-from gradcheck.oracle.adapter import AdapterError
-from gradcheck.oracle.judging import Judge, Look, compare_over, look_at_gradient, together
+from gradcheck.judging.adapter import AdapterError
+from gradcheck.judging.results import Outcome
+from gradcheck.oracle.judge import Judge, Look, compare_over, look_at_gradient, together
 from gradcheck.oracle.reference import required_gradient
-from gradcheck.oracle.results import Outcome
-from gradcheck.problems import Spec
-from gradcheck.signal import digits, lost_by
+from gradcheck.problems.building import Spec
+from gradcheck.rounding.signal import digits, lost_by
 
 __all__ = ["check_precision"]
 

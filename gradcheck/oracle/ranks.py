@@ -7,10 +7,10 @@ from dataclasses import replace
 from torch import Tensor
 
 from derivations.pieces import Piece
-from gradcheck.oracle.adapter import AdapterError
-from gradcheck.oracle.judging import Judge, look_at_gradient
-from gradcheck.oracle.results import Diagnosis
-from gradcheck.problems import Spec
+from gradcheck.judging.adapter import AdapterError
+from gradcheck.judging.results import Diagnosis
+from gradcheck.oracle.judge import Judge, look_at_gradient
+from gradcheck.problems.building import Spec
 
 __all__ = ["another_batch", "axes_in_words", "narrowed", "taken_axes"]
 

@@ -9,20 +9,20 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from derivations.derivation import Derivation
 from derivations.notation import error_gap, group_gap, partner_gap
-from gradcheck.bounds import THRESHOLD, unit_roundoff
+from derivations.proof.derivation import Derivation
 from gradcheck.case import Case
-from gradcheck.compare import Comparison, compare, compare_ways, sample_masks, tied
-from gradcheck.compare import branch as branch_of
-from gradcheck.compiled import evaluate
 from gradcheck.conventions import Conventions
-from gradcheck.drawing import Draw
-from gradcheck.error_scale import LARGE, error_scale
+from gradcheck.derived.compiled import evaluate
+from gradcheck.derived.reads import reads
 from gradcheck.oracle.arrangement import arranged, counts_samples, guidance_scale, others_error, unit
 from gradcheck.oracle.displaced import by_guards, by_times, by_way_of_data
-from gradcheck.problems import Spec, build
-from gradcheck.reads import reads
+from gradcheck.problems.building import Spec, build
+from gradcheck.problems.drawing import Draw
+from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
+from gradcheck.rounding.compare import Comparison, compare, compare_ways, sample_masks, tied
+from gradcheck.rounding.compare import branch as branch_of
+from gradcheck.rounding.error_scale import LARGE, error_scale
 
 __all__ = [
     "Reference",

@@ -16,12 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradcheck.bounds import unit_roundoff
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
 from gradcheck.oracle.arrangement import arranged
 from gradcheck.oracle.displaced import by_guards
-from gradcheck.oracle.judging import Judge
+from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.reference import (
     Reference,
     as_trainers_have_it,
@@ -30,7 +29,8 @@ from gradcheck.oracle.reference import (
     overall_factor,
     reference,
 )
-from gradcheck.problems import Spec, as_put_out, complete
+from gradcheck.problems.building import Spec, as_put_out, complete
+from gradcheck.rounding.bounds import unit_roundoff
 
 __all__ = ["Roughness", "moved", "roughness"]
 

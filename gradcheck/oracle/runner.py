@@ -16,18 +16,18 @@ import torch
 
 from gradcheck.devices import DTYPES, devices
 from gradcheck.errors import GradcheckError, InputError, one_of
-from gradcheck.oracle.adapter import Adapter, AdapterError, NotCheckedError, StoppedError
+from gradcheck.judging.adapter import Adapter, AdapterError, NotCheckedError, StoppedError
+from gradcheck.judging.isolation.patched import Namespaces
+from gradcheck.judging.isolation.words import said
+from gradcheck.judging.results import Diagnosis, Judgement, Outcome, Raised, Result
 from gradcheck.oracle.checks import as_computed
 from gradcheck.oracle.diagnosis.diagnose import ShownAlone, diagnose
-from gradcheck.oracle.isolation.patched import Namespaces
-from gradcheck.oracle.isolation.words import said
-from gradcheck.oracle.judging import Judge
+from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.obligations import OBLIGATIONS, Obligation
 from gradcheck.oracle.ranks import another_batch, axes_in_words, narrowed, taken_axes
-from gradcheck.oracle.results import Diagnosis, Judgement, Outcome, Raised, Result
 from gradcheck.oracle.script import script
 from gradcheck.oracle.target import Settings, Target
-from gradcheck.problems import Spec
+from gradcheck.problems.building import Spec
 
 __all__ = ["Settings", "Target", "attempt", "check_obligation", "judge", "unjudged"]
 

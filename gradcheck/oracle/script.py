@@ -12,14 +12,14 @@ from torch import Tensor
 
 from gradcheck.case import Case
 from gradcheck.errors import GradcheckError
+from gradcheck.judging.results import Outcome
 from gradcheck.oracle import checks
 from gradcheck.oracle.arrangement import needs_presenting
 from gradcheck.oracle.bodies import literal
-from gradcheck.oracle.judging import Judge
+from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.obligations import Obligation
-from gradcheck.oracle.results import Outcome
 from gradcheck.oracle.target import Target
-from gradcheck.problems import Spec
+from gradcheck.problems.building import Spec
 
 __all__ = ["literal", "script"]
 
@@ -62,7 +62,7 @@ def _quantities(judge: Judge, case: Case, spec: Spec, strided: bool) -> list[str
         lines = [
             "from gradcheck.conventions import declare",
             "from gradcheck.oracle.reference import oracle_case",
-            "from gradcheck.problems import Spec",
+            "from gradcheck.problems.building import Spec",
             f"conventions = declare({judge.conventions.describe()})",
             f"drawn = oracle_case(conventions, {spec!r}, {case.output.dtype}, {judge.device!r})",
             "quantities = {name: getattr(drawn, name) for name in drawn.names}",

@@ -11,7 +11,7 @@ from gradcheck.case import Case
 from gradcheck.conventions import Conventions
 from gradcheck.devices import DTYPES
 from gradcheck.errors import InputError, one_of
-from gradcheck.oracle.isolation.memory import available_memory
+from gradcheck.judging.isolation.memory import available_memory
 from gradcheck.oracle.obligations import OBLIGATIONS
 
 __all__ = ["Settings", "Target", "sizes"]

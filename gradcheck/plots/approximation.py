@@ -9,12 +9,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from derivations.claims import Equal
 from derivations.notation import k
+from derivations.proof.claims import Equal
 from gradcheck.case import Case
 from gradcheck.catalogue import entry
-from gradcheck.compiled import evaluate
-from gradcheck.style import CYCLE, curve, labels, legend, styled, subplots
+from gradcheck.derived.compiled import evaluate
+from gradcheck.reports.style import CYCLE, curve, labels, legend, styled, subplots
 
 __all__ = ["DIMENSIONS", "Errors", "approximation_picture", "errors", "exact_errors", "random_errors"]
 

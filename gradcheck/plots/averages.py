@@ -11,15 +11,15 @@ import sympy as sp
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from derivations.calculus import Norm2
-from derivations.claims import Equal
+from derivations.algebra.calculus import Norm2
+from derivations.algebra.nodes import NormalCDF
 from derivations.local_names import kappa
-from derivations.nodes import NormalCDF
 from derivations.notation import C1, D, clip_high, clip_low, delta, noise_level, t
+from derivations.proof.claims import Equal
 from derivations.theorems import THEOREMS
 from derivations.theorems.advantages import success_factor
 from derivations.theorems.value import data_std
-from gradcheck.style import curve, labels, png, styled, subplots
+from gradcheck.reports.style import curve, labels, png, styled, subplots
 
 __all__ = ["averages_picture", "main", "values"]
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from derivations.notation import ratio
 from gradcheck.catalogue import entry
-from gradcheck.compare import gradient_of
-from gradcheck.compiled import evaluate
-from gradcheck.problems import complete
-from gradcheck.style import STYLE, curve, labels, legend, styled, subplots
+from gradcheck.derived.compiled import evaluate
+from gradcheck.problems.building import complete
+from gradcheck.reports.style import STYLE, curve, labels, legend, styled, subplots
+from gradcheck.rounding.compare import gradient_of
 
 __all__ = ["CLIP", "Pulls", "along_line", "clipping_picture", "over_ratio"]
 

@@ -1,7 +1,7 @@
 r"""Where each loss pulls the velocity, drawn for one sample with two latent coordinates.
 
 ``python -m gradcheck.plots.directions OUT.png`` writes the picture of four losses; :func:`single` draws any one.  Every
-arrow ends at the target that the derivation states, computed by :func:`gradcheck.equivalent.target`; only the scene,
+arrow ends at the target that the derivation states, computed by :func:`gradcheck.derived.equivalent.target`; only the scene,
 below, is chosen.
 """
 
@@ -24,13 +24,13 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 from torch import Tensor
 
-from derivations.derivation import Derivation
 from derivations.notation import quantity
-from derivations.render import closing_row, latex
+from derivations.proof.derivation import Derivation
+from derivations.writing.render import closing_row, latex
 from gradcheck.catalogue import entry
-from gradcheck.equivalent import target
-from gradcheck.problems import complete
-from gradcheck.style import STYLE
+from gradcheck.derived.equivalent import target
+from gradcheck.problems.building import complete
+from gradcheck.reports.style import STYLE
 
 __all__ = ["IN_WORDS", "METHODS", "SCENE", "Panel", "draw", "main", "panel", "point", "pull", "save", "single"]
 

@@ -10,16 +10,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 from torch import Tensor
 
-from derivations.claims import EqualUpToConstant
-from derivations.lemmas import LEMMAS
-from gradcheck.bounds import Analysis
+from derivations.proof.claims import EqualUpToConstant
+from derivations.proof.lemmas import LEMMAS
 from gradcheck.case import Case
 from gradcheck.catalogue import entry
-from gradcheck.compare import gradient_of
-from gradcheck.equivalent import squared_distance, target
+from gradcheck.derived.equivalent import squared_distance, target
 from gradcheck.plots.directions import SCENE
-from gradcheck.problems import complete
-from gradcheck.style import STYLE, curve, labels, legend, styled, subplots
+from gradcheck.problems.building import complete
+from gradcheck.reports.style import STYLE, curve, labels, legend, styled, subplots
+from gradcheck.rounding.bounds import Analysis
+from gradcheck.rounding.compare import gradient_of
 from gradcheck.tensor_ops import clip_mask, surrogate
 
 __all__ = ["CLIP", "Merged", "clip_picture", "equal_gradients_picture", "merged", "mixture_picture", "scene_case"]

@@ -11,14 +11,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from derivations.notation import C2, k, log_prob_theta, log_ratio, mean_theta, noise, x_prev
-from gradcheck.bounds import unit_roundoff
 from gradcheck.case import Case
 from gradcheck.catalogue import entry
-from gradcheck.compare import gradient_of
-from gradcheck.compiled import evaluate
-from gradcheck.error_scale import error_scale
-from gradcheck.problems import complete
-from gradcheck.style import CYCLE, DASHES, STYLE, curve, labels, legend, styled, subplots
+from gradcheck.derived.compiled import evaluate
+from gradcheck.problems.building import complete
+from gradcheck.reports.style import CYCLE, DASHES, STYLE, curve, labels, legend, styled, subplots
+from gradcheck.rounding.bounds import unit_roundoff
+from gradcheck.rounding.compare import gradient_of
+from gradcheck.rounding.error_scale import error_scale
 
 __all__ = [
     "DIMENSIONS",

@@ -22,12 +22,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from derivations.sde import reverse_step
+from derivations.steps.sde import reverse_step
 from gradcheck.catalogue import entry
-from gradcheck.compare import gradient_of
 from gradcheck.plots.reverse_steps import coefficients
-from gradcheck.problems import complete
-from gradcheck.style import CYCLE, curve, labels, legend, styled, subplots
+from gradcheck.problems.building import complete
+from gradcheck.reports.style import CYCLE, curve, labels, legend, styled, subplots
+from gradcheck.rounding.compare import gradient_of
 
 __all__ = ["D", "Reward", "backward_reward", "forward_reward", "measured", "signal_picture", "signal_to_noise"]
 

@@ -1,7 +1,7 @@
 r"""The equivalent loss at every step of a training run.
 
 At an update the parameters' gradients of the original loss L and of its equivalent, weight · ‖v_theta − sg(target)‖²,
-may differ by rounding alone.  As in :mod:`gradcheck.networks`, with J = ∂v_theta/∂θ and the error scale e of the two
+may differ by rounding alone.  As in :mod:`gradcheck.verifying.networks`, with J = ∂v_theta/∂θ and the error scale e of the two
 gradients at v_theta, for each parameter p
 
 .. math:: |\partial(\mathcal{L} - \mathcal{L}_{\mathrm{eq}})/\partial\theta_p| \le c\,u \sum_n |J_{np}|\, e_n / R,
@@ -20,11 +20,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.catalogue import Entry
-from gradcheck.compare import judgeable, required_gradients
-from gradcheck.equivalent import equivalent_loss
+from gradcheck.derived.equivalent import equivalent_loss
+from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
+from gradcheck.rounding.compare import judgeable, required_gradients
 from gradcheck.toy.network import activations, flat
 from gradcheck.toy.training import Batch, Method, Settings, Trainer, moving_average
 
@@ -56,7 +56,7 @@ class StepLaw:
 
     Attributes:
         ratio: the largest difference of the two gradients in units of the rounding error that is allowed; up to
-            :data:`~gradcheck.bounds.THRESHOLD` it passes.
+            :data:`~gradcheck.rounding.bounds.THRESHOLD` it passes.
         distance: ‖∇L − ∇L_eq‖/‖∇L‖, by two separate backward passes; not judged, it has the network's own rounding.
         resolution: the smallest f for which a gradient wrong by the factor 1 + f would be refused.
         judged: the fraction of rows whose clip branch the precision decides; the others are left out.

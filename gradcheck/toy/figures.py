@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gradcheck.style import CYCLE, STYLE, curve, labels, legend, styled, subplots
+from gradcheck.reports.style import CYCLE, STYLE, curve, labels, legend, styled, subplots
 from gradcheck.toy.data import RADIUS, centres
 from gradcheck.toy.scores import Results
 from gradcheck.toy.training import METHODS

@@ -2,7 +2,7 @@ r"""Two samplers on one grid of times, from 1 (noise) down to 0 (data).
 
 The *deterministic* one follows the velocity, x ← x − Δt v.  The *stochastic* one adds noise at every step and
 corrects the drift for it, so that the states keep their distribution; its step is the Flow-SDE of
-:mod:`derivations.sde`, whose formulas are evaluated here.  Its coefficient σ_t diverges at t = 1, and noise at the
+:mod:`derivations.steps.sde`, whose formulas are evaluated here.  Its coefficient σ_t diverges at t = 1, and noise at the
 very end would blur the finished sample: the first and the last step are deterministic, and only the steps between
 have a density that a policy gradient can differentiate.
 """
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from derivations import notation
-from derivations.sde import reverse_step
+from derivations.steps.sde import reverse_step
 from gradcheck.errors import InputError
 
 __all__ = ["Rollout", "Velocity", "coefficients", "grid", "ode", "sde"]

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from derivations.calculus import Mask
+from derivations.algebra.calculus import Mask
 from gradcheck.case import Case
 from gradcheck.catalogue import Entry, entry
-from gradcheck.compiled import evaluate
+from gradcheck.derived.compiled import evaluate
 from gradcheck.errors import InputError
 from gradcheck.toy.network import Draws, replicate, velocity
 from gradcheck.toy.rewards import advantages, reward, reward_prob

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gradcheck.bounds import THRESHOLD
 from gradcheck.catalogue import entries
-from gradcheck.compare import Comparison, compare, compare_branches, error_ratios, judgeable, with_ties
 from gradcheck.errors import InputError
+from gradcheck.rounding.bounds import THRESHOLD
+from gradcheck.rounding.compare import Comparison, compare, compare_branches, error_ratios, judgeable, with_ties
 from gradcheck.vectors.layout import VectorCase, VectorSet, as_dtype, dtype_name, read_manifest, read_tensors
 
 __all__ = ["Answered", "CaseVerdict", "check"]

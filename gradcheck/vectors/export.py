@@ -13,14 +13,14 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from derivations import render
-from derivations.derivation import Derivation
 from derivations.notation import NOTATION, quantity
-from derivations.torchgen import ordered_formulas
-from gradcheck.bounds import THRESHOLD, unit_roundoff
+from derivations.proof.derivation import Derivation
+from derivations.writing import render
+from derivations.writing.torchgen import ordered_formulas
 from gradcheck.case import Case
 from gradcheck.catalogue import Entry, entries
 from gradcheck.errors import InputError
+from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
 from gradcheck.vectors.flags import FLAGS
 from gradcheck.vectors.layout import FORMAT, MANIFEST, VERSION
 from gradcheck.vectors.making import DTYPES, Expected, make, recipes_for

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gradcheck.devices import DTYPES
 from gradcheck.errors import InputError
-from gradcheck.oracle.isolation.memory import available_memory
+from gradcheck.judging.isolation.memory import available_memory
 
 __all__ = [
     "FORMAT",

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from derivations.derivation import Derivation
 from derivations.notation import divergence, quantity, ratio
 from derivations.pieces import Piece
-from gradcheck.bounds import THRESHOLD, unit_roundoff
+from derivations.proof.derivation import Derivation
 from gradcheck.case import Case
-from gradcheck.compare import branch, value_scale
-from gradcheck.compiled import evaluate
-from gradcheck.error_scale import error_scale
+from gradcheck.derived.compiled import evaluate
 from gradcheck.errors import GradcheckError
-from gradcheck.problems import Spec, complete, draw_given
+from gradcheck.problems.building import Spec, complete, draw_given
+from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
+from gradcheck.rounding.compare import branch, value_scale
+from gradcheck.rounding.error_scale import error_scale
 from gradcheck.vectors.recipes import CLIP, GROUPS, RECIPES, Recipe
 
 __all__ = ["DTYPES", "Expected", "applies", "expected", "make", "recipes_for"]

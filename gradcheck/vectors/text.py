@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
-from gradcheck.bounds import THRESHOLD
-from gradcheck.compare import Comparison
+from gradcheck.rounding.bounds import THRESHOLD
+from gradcheck.rounding.compare import Comparison
 from gradcheck.vectors.checking import Answered, CaseVerdict
 from gradcheck.vectors.flags import FLAGS
 

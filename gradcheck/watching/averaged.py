@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from gradcheck.bounds import unit_roundoff
+from gradcheck.rounding.bounds import unit_roundoff
 from gradcheck.watching.faults import Checked, Fault
 
 __all__ = ["Average", "shared_names"]

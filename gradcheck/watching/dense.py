@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from gradcheck.case import Case
-from gradcheck.compare import Comparison
 from gradcheck.conventions import Conventions
 from gradcheck.oracle.reference import Reference, overall_factor, reference
-from gradcheck.problems import complete
+from gradcheck.problems.building import complete
+from gradcheck.rounding.compare import Comparison
 from gradcheck.watching.precision import Precision
 from gradcheck.watching.problem import StepProblem
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
+from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
 from gradcheck.watching.dense import MOST, as_rows, dense_case, required_of
 from gradcheck.watching.given import Given
 from gradcheck.watching.precision import Precision

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from derivations import notation as n
 from derivations.pieces import Piece
-from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
-from gradcheck.chunks import small_chunk
-from gradcheck.compiled import evaluate
+from gradcheck.derived.compiled import evaluate
+from gradcheck.derived.reads import reads
 from gradcheck.oracle.reference import detours, effective_case, overall_factor
-from gradcheck.reads import reads
-from gradcheck.streaming import Judged, judge_gradient
+from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
+from gradcheck.rounding.chunks import small_chunk
+from gradcheck.rounding.streaming import Judged, judge_gradient
 from gradcheck.watching.constants import Constants, Found
 from gradcheck.watching.dense import densely
 from gradcheck.watching.precision import Precision

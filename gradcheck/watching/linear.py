@@ -10,9 +10,9 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from derivations.derivation import Derivation
-from gradcheck.chunks import small_chunk
-from gradcheck.plans import values_of
+from derivations.proof.derivation import Derivation
+from gradcheck.rounding.chunks import small_chunk
+from gradcheck.rounding.plans import values_of
 
 __all__ = ["blocks_of", "coefficients", "combined", "residual", "solved"]
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 
-from gradcheck.bounds import THRESHOLD
-from gradcheck.oracle.reports.markup import Markup, join, tag
+from gradcheck.reports.markup import Markup, join, tag
+from gradcheck.rounding.bounds import THRESHOLD
 from gradcheck.watching.lines import Report, StepLine
 
 __all__ = ["to_html"]
@@ -34,7 +34,7 @@ def to_html(report: Report, name: str) -> str:
         report: the lines of a log.
         name: where they are from.
     """
-    style = files("gradcheck.oracle.reports").joinpath("style.css").read_text(encoding="utf-8")
+    style = files("gradcheck.reports").joinpath("style.css").read_text(encoding="utf-8")
     lines = list(report.lines)
     head = tag(
         "head",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gradcheck.bounds import unit_roundoff
+from gradcheck.rounding.bounds import unit_roundoff
 from gradcheck.watching.given import Given
 
 __all__ = ["Precision"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from gradcheck.bounds import unit_roundoff
 from gradcheck.oracle.reference import required_gradient
-from gradcheck.oracle.xray import decompose, directions
+from gradcheck.reading.xray import decompose, directions
+from gradcheck.rounding.bounds import unit_roundoff
 from gradcheck.watching.evidence import Evidence
 
 __all__ = ["on_directions"]

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from derivations import notation as n
 from gradcheck.case import Case
-from gradcheck.compiled import evaluate
 from gradcheck.conventions import Conventions
+from gradcheck.derived.compiled import evaluate
 from gradcheck.oracle.mistakes import Mistake, gradient_of_mistake, mistakes
 from gradcheck.oracle.reference import effective_case, overall_factor
 from gradcheck.watching.evidence import Evidence

@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields, replace
 
 import sympy as sp
 
-from derivations.calculus import Dot, Norm2, VectorSymbol, kind, sg
-from derivations.claims import (
+from derivations.algebra.calculus import Dot, Norm2, VectorSymbol, kind, sg
+from derivations.notation import advantage, beta, k, noise, v_old, v_ref, v_theta
+from derivations.proof.claims import (
     Approximates,
     Claim,
     Equal,
@@ -18,8 +19,7 @@ from derivations.claims import (
     Positive,
     SameHessian,
 )
-from derivations.expectations import ExpectationIs
-from derivations.notation import advantage, beta, k, noise, v_old, v_ref, v_theta
+from derivations.proof.expectations import ExpectationIs
 
 __all__ = ["SIDES", "Mutant", "mutants"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from derivations.sde import step_with
+from derivations.steps.sde import step_with
 from gradcheck.catalogue import CATALOGUE, Entry
 
 

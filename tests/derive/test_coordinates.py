@@ -10,20 +10,31 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from derivations.calculus import Dot, Each, Norm2, Total, VectorSymbol, gradient, gradient_residual, is_zero, kind, sg
-from derivations.from_text import derive_statement
+from derivations.algebra.calculus import (
+    Dot,
+    Each,
+    Norm2,
+    Total,
+    VectorSymbol,
+    gradient,
+    gradient_residual,
+    is_zero,
+    kind,
+    sg,
+)
 from derivations.grammar import read
+from derivations.grammar.from_text import derive_statement
 from derivations.grammar.kinks import Magnitude, lower
 from derivations.notation import D, advantage, v_gt, v_old, v_ref, v_theta
 from gradcheck.case import Case
-from gradcheck.compare import gradient_of
 from gradcheck.conventions import declare
 from gradcheck.deriving.checking import check
-from gradcheck.oracle.adapter import Adapter
+from gradcheck.judging.adapter import Adapter
 from gradcheck.oracle.checks import check_gradient
-from gradcheck.oracle.judging import Judge
-from gradcheck.problems import Spec, build
-from gradcheck.streaming import compare_gradient
+from gradcheck.oracle.judge import Judge
+from gradcheck.problems.building import Spec, build
+from gradcheck.rounding.compare import gradient_of
+from gradcheck.rounding.streaming import compare_gradient
 
 _A, _B = VectorSymbol("a"), VectorSymbol("b")
 _ERROR = v_theta - v_gt

@@ -16,24 +16,23 @@ import torch
 from hypothesis import given, settings
 
 import gradcheck
-from derivations import from_text
 from derivations import notation as n
-from derivations.calculus import Norm2, is_zero
-from derivations.claims import Equal
-from derivations.derivation import inline
-from derivations.from_text import Derived as Derivative
-from derivations.from_text import derive_statement
-from derivations.grammar import Statement, read
-from gradcheck.bounds import THRESHOLD
+from derivations.algebra.calculus import Norm2, is_zero
+from derivations.grammar import Statement, from_text, read
+from derivations.grammar.from_text import Derived as Derivative
+from derivations.grammar.from_text import derive_statement
+from derivations.proof.claims import Equal
+from derivations.proof.derivation import inline
 from gradcheck.catalogue import CATALOGUE, Entry
-from gradcheck.cli import main
 from gradcheck.clock import DeadlineError, deadline
-from gradcheck.compare import Comparison, gradient_of
 from gradcheck.deriving.checking import _specs, _Text, check
 from gradcheck.deriving.matching import matches
 from gradcheck.deriving.result import Derived
+from gradcheck.doors.cli import main
 from gradcheck.errors import InputError
-from gradcheck.problems import Spec
+from gradcheck.problems.building import Spec
+from gradcheck.rounding.bounds import THRESHOLD
+from gradcheck.rounding.compare import Comparison, gradient_of
 from tests.derive.strategies import losses
 from tests.derive.table import EXPRESSIONS, ON_BOTH
 
@@ -454,7 +453,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
 
 
 def test_specs_reach_every_regime() -> None:
-    from gradcheck.problems import ADVANTAGE, POLICY, TIME
+    from gradcheck.problems.building import ADVANTAGE, POLICY, TIME
 
     specs = list(_specs(24, 0, POLICY))
     assert {s.policy for s in specs} >= {*POLICY, "mixed"}

@@ -10,7 +10,7 @@ import pytest
 
 import gradcheck
 from derivations.grammar.names import ALIASES, FUNCTIONS
-from gradcheck.cli import main
+from gradcheck.doors.cli import main
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "derive.md").read_text()
 COMMANDS = re.findall(r"```sh\n(gradcheck derive [^\n]*)\n```\n\n```text\n(.*?)\n```", GUIDE, re.DOTALL)

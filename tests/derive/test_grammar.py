@@ -14,12 +14,12 @@ import sympy as sp
 from hypothesis import given, settings
 
 from derivations import notation as n
-from derivations.calculus import Dot, Norm2, Surrogate, is_zero, sg
+from derivations.algebra.calculus import Dot, Norm2, Surrogate, is_zero, sg
 from derivations.grammar import ParseError, Statement, parse, read, unparse
 from derivations.grammar.limits import DEPTH, TEXT_LENGTH
 from derivations.grammar.names import ALIASES, AMBIGUOUS, BACKWARD, CANONICAL, FUNCTIONS, STANDARD
 from derivations.grammar.syntax import Name, Negative, Number, Power, Program
-from derivations.render import text_names
+from derivations.writing.render import text_names
 from tests.derive.strategies import noise, trees
 
 SQUARE = Norm2(n.v_theta - n.v_gt)

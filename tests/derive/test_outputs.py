@@ -13,15 +13,15 @@ import torch
 
 import gradcheck
 from derivations import notation as n
-from derivations.claims import Equal
-from derivations.parameterisation import changed
+from derivations.proof.claims import Equal
+from derivations.steps.parameterisation import changed
 from gradcheck.catalogue import CATALOGUE
-from gradcheck.cli import main
-from gradcheck.compare import gradient_of
 from gradcheck.deriving.checking import _Text, check
 from gradcheck.deriving.result import Derived
+from gradcheck.doors.cli import main
 from gradcheck.errors import InputError
-from gradcheck.problems import Spec
+from gradcheck.problems.building import Spec
+from gradcheck.rounding.compare import gradient_of
 from tests.derive.table import EXPRESSIONS
 
 OUTPUTS = {"epsilon": n.noise_theta, "x0": n.x_0_theta}

@@ -12,14 +12,14 @@ import gradcheck
 from derivations.notation import error_gap
 from gradcheck.case import Case
 from gradcheck.catalogue import CATALOGUE, Entry
-from gradcheck.compiled import evaluate
 from gradcheck.conventions import Conventions, declare
-from gradcheck.oracle.adapter import Adapter
-from gradcheck.oracle.assumed import Assumed
+from gradcheck.derived.compiled import evaluate
+from gradcheck.judging.adapter import Adapter
 from gradcheck.oracle.checks import check_gradient
-from gradcheck.oracle.judging import Judge
-from gradcheck.oracle.unveil import Unveiled, unveil
-from gradcheck.problems import Spec
+from gradcheck.oracle.judge import Judge
+from gradcheck.problems.building import Spec
+from gradcheck.unveiling.assumed import Assumed
+from gradcheck.unveiling.unveil import Unveiled, unveil
 from tests.derive.outside import OUTSIDE
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 import gradcheck.distributed
-from gradcheck.cli import main
 from gradcheck.distributed.declaration import OBLIGATIONS
-from gradcheck.oracle.isolation.checking import CheckJob
+from gradcheck.doors.checking import CheckJob
+from gradcheck.doors.cli import main
 from gradcheck.oracle.target import Settings
 
 pytest_plugins = ["pytester"]

@@ -16,18 +16,18 @@ import torch
 from torch import nn
 
 from derivations.pieces import Piece
-from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.catalogue import CATALOGUE, Entry
-from gradcheck.cli import main
 from gradcheck.distributed import Shard, VelocityMLP, conforms, judge, launch
 from gradcheck.distributed.declaration import OBLIGATIONS, Declaration
 from gradcheck.distributed.hypotheses import hypotheses, predicted
 from gradcheck.distributed.problems import Layout, layouts, make_problem
 from gradcheck.distributed.reference import required, weights
 from gradcheck.distributed.rounding import Imitated, network_rounding
+from gradcheck.doors.cli import main
 from gradcheck.errors import GradcheckError, InputError
-from gradcheck.oracle.reports.json_report import schema
 from gradcheck.oracle.target import Settings
+from gradcheck.reports.json_report import schema
+from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
 from tests.conftest import CUDA
 from tests.distributed import trainers
 from tests.distributed.trainers import MISTAKES, losses, share

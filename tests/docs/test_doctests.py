@@ -25,4 +25,4 @@ def test_examples_run(name: str) -> None:
 
 
 def test_there_are_examples() -> None:
-    assert "derivations.render" in MODULES
+    assert "derivations.writing.render" in MODULES

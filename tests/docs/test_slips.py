@@ -12,12 +12,12 @@ from gradcheck_docs.slips import SLIPS, Slip, common, slip, wrong_source
 from gradcheck_docs.words import IN_WORDS
 
 from gradcheck.catalogue import ALGORITHMS
-from gradcheck.oracle.adapter import Adapter
-from gradcheck.oracle.judging import Judge
+from gradcheck.judging.adapter import Adapter
+from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.obligations import OBLIGATIONS
-from gradcheck.oracle.parts import judge_ema
 from gradcheck.oracle.runner import judge
 from gradcheck.oracle.target import Settings, Target
+from gradcheck.parts import judge_ema
 
 AVERAGE = "moving average"
 LOSSES = [s for s in SLIPS if s.of != AVERAGE]

@@ -6,10 +6,10 @@ import dataclasses
 
 import pytest
 
-from derivations.derivation import Theorem
 from derivations.identities import IDENTITIES
-from derivations.lemmas import LEMMAS
-from derivations.render import claim_latex, latex, text
+from derivations.proof.derivation import Theorem
+from derivations.proof.lemmas import LEMMAS
+from derivations.writing.render import claim_latex, latex, text
 from gradcheck import notebook
 from gradcheck.catalogue import CATALOGUE, entry
 from gradcheck.errors import InputError
@@ -94,7 +94,7 @@ def test_statements_define_every_symbol_of_the_loss(label: str) -> None:
 
 
 def claim_latex_of(symbol: object, derivation: object) -> str:
-    from derivations.render import latex
+    from derivations.writing.render import latex
 
     return f"{latex(symbol, of=derivation)} ="  # type: ignore[arg-type]
 

@@ -12,15 +12,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
 from derivations.notation import log_ratio
-from derivations.sde import SDES, ReverseStep
-from gradcheck import style
-from gradcheck.bounds import THRESHOLD
+from derivations.steps.sde import SDES, ReverseStep
 from gradcheck.catalogue import entry
-from gradcheck.compare import gradient_of
-from gradcheck.compiled import evaluate
+from gradcheck.derived.compiled import evaluate
 from gradcheck.losses._common import sde_step
 from gradcheck.plots import approximation, clipping, directions, method, precision, reverse_steps, signal
-from gradcheck.problems import complete
+from gradcheck.problems.building import complete
+from gradcheck.reports import style
+from gradcheck.rounding.bounds import THRESHOLD
+from gradcheck.rounding.compare import gradient_of
 
 FIGURES: dict[str, Callable[[], Figure]] = {
     "L1": method.equal_gradients_picture,

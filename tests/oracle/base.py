@@ -11,10 +11,10 @@ from torch import Tensor
 
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions, declare
-from gradcheck.oracle.adapter import Adapter, AdapterError
-from gradcheck.oracle.judging import Judge
+from gradcheck.judging.adapter import Adapter, AdapterError
+from gradcheck.judging.results import Judgement, Result
+from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.obligations import OBLIGATIONS
-from gradcheck.oracle.results import Judgement, Result
 from gradcheck.oracle.runner import judge
 from gradcheck.oracle.target import Settings, Target
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gradcheck.case import Case
-from gradcheck.oracle.results import Result
+from gradcheck.judging.results import Result
 
 from .base import Correct, judged
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gradcheck.case import Case
 from gradcheck.conventions import declare
-from gradcheck.oracle.results import Diagnosis
+from gradcheck.judging.results import Diagnosis
 from gradcheck.oracle.runner import judge
 from gradcheck.oracle.target import Settings, Target
 

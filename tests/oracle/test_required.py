@@ -6,7 +6,7 @@ import pytest
 
 from gradcheck.catalogue import CATALOGUE, Entry, entry
 from gradcheck.conventions import Conventions
-from gradcheck.oracle.results import Result
+from gradcheck.judging.results import Result
 from gradcheck.oracle.runner import judge
 from gradcheck.oracle.target import Settings, Target
 

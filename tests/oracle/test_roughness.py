@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gradcheck.case import Case
-from gradcheck.oracle.results import Result
+from gradcheck.judging.results import Result
 
 from .base import Correct, Function, judged
 from .steps import MEAN, judged_with, log_ratio_of, ppo, sde_step

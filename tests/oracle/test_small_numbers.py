@@ -11,8 +11,8 @@ from torch import Tensor
 from gradcheck.case import Case
 from gradcheck.conventions import declare
 from gradcheck.errors import InputError
-from gradcheck.oracle.adapter import Adapter
-from gradcheck.oracle.judging import Judge, look_at_gradient
+from gradcheck.judging.adapter import Adapter
+from gradcheck.oracle.judge import Judge, look_at_gradient
 
 from .base import Correct, judged
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gradcheck.oracle.results import Judgement
-from gradcheck.oracle.text import judgement_text
+from gradcheck.judging.results import Judgement
+from gradcheck.reports.text import judgement_text
 
 __all__ = ["declared", "failed"]
 

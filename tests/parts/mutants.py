@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradcheck.oracle.parts import (
+from gradcheck.judging.results import Judgement
+from gradcheck.parts import (
     judge_advantage,
     judge_ema,
     judge_reward_map,
@@ -18,7 +19,6 @@ from gradcheck.oracle.parts import (
     judge_time_sampler,
     shifted,
 )
-from gradcheck.oracle.results import Judgement
 from parts.advantages import (
     make_advantage,
     only_equal,

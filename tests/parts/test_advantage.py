@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradcheck.oracle.parts import (
+from gradcheck.judging.results import Judgement
+from gradcheck.parts import (
     judge_advantage,
 )
-from gradcheck.oracle.results import Judgement
-from gradcheck.oracle.text import judgement_text
+from gradcheck.reports.text import judgement_text
 from parts.advantages import make_advantage, reshaped, scattered, unbiased_std, writes
 from parts.base import declared, failed
 

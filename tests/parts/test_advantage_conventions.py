@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gradcheck.errors import InputError
-from gradcheck.oracle.parts import judge_advantage
+from gradcheck.parts import judge_advantage
 from parts.advantages import floor, from_everyone, make_advantage, only_equal, others_mean, root, trimmed, twice
 from parts.base import declared, failed
 

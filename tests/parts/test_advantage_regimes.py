@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradcheck.oracle.parts import judge_advantage
+from gradcheck.parts import judge_advantage
 from parts.advantages import make_advantage
 from parts.base import failed
 

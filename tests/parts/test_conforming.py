@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import gradcheck
-from gradcheck.cli import main
+from gradcheck.doors.cli import main
+from gradcheck.doors.parts import PART_OBLIGATIONS
 from gradcheck.errors import InputError
-from gradcheck.oracle.parts.conforming import PART_OBLIGATIONS
 from parts.test_reward_map import reward_map
 
 pytest_plugins = ["pytester"]

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from gradcheck.errors import InputError
-from gradcheck.oracle.adapter import AdapterError
-from gradcheck.oracle.parts import (
+from gradcheck.judging.adapter import AdapterError
+from gradcheck.judging.results import Judgement
+from gradcheck.parts import (
     judge_advantage,
     judge_ema,
     judge_reward_map,
     judge_sde_step,
     judge_time_sampler,
 )
-from gradcheck.oracle.parts._statistics import chi_square_interval, ks_bound, mean_bound, poisson_limit
-from gradcheck.oracle.results import Judgement
+from gradcheck.parts._statistics import chi_square_interval, ks_bound, mean_bound, poisson_limit
 from parts.advantages import reshaped, scattered
 from parts.averages import lerp, store
 from parts.steps import cps

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from gradcheck.errors import InputError
-from gradcheck.oracle.parts import (
+from gradcheck.parts import (
     judge_ema,
 )
-from gradcheck.oracle.parts._calls import distinct
-from gradcheck.oracle.text import judgement_text
+from gradcheck.parts._calls import distinct
+from gradcheck.reports.text import judgement_text
 from parts.averages import lerp, make_ema, now_and_then, restore, store, warmup
 from parts.base import failed
 

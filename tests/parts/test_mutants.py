@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-import gradcheck.oracle.parts as package
-from gradcheck.oracle.engine import Declared
-from gradcheck.oracle.parts.advantage import advantage_part
-from gradcheck.oracle.parts.ema import ema_part
-from gradcheck.oracle.parts.reward_map import reward_map_part
-from gradcheck.oracle.parts.sde_step import sde_step_part
-from gradcheck.oracle.parts.time_sampler import time_sampler_part
+import gradcheck.parts as package
+from gradcheck.judging.engine import Declared
+from gradcheck.parts.advantage import advantage_part
+from gradcheck.parts.ema import ema_part
+from gradcheck.parts.reward_map import reward_map_part
+from gradcheck.parts.sde_step import sde_step_part
+from gradcheck.parts.time_sampler import time_sampler_part
 from parts.base import failed
 from parts.mutants import JUDGES, MUTANTS, Mutant
 

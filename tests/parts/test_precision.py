@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradcheck.oracle.check import Check, Hypothesis, Info
-from gradcheck.oracle.engine import Declared
-from gradcheck.oracle.parts import judge_advantage, judge_reward_map, judge_sde_step
-from gradcheck.oracle.parts._precision import rounds
-from gradcheck.oracle.results import Outcome
+from gradcheck.judging.check import Check, Hypothesis, Info
+from gradcheck.judging.engine import Declared
+from gradcheck.judging.results import Outcome
+from gradcheck.parts import judge_advantage, judge_reward_map, judge_sde_step
+from gradcheck.parts._precision import rounds
 from parts.advantages import make_advantage
 from parts.base import failed
 from parts.steps import make_step

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from torch import Tensor
 
-from gradcheck.oracle.parts import (
+from gradcheck.parts import (
     judge_reward_map,
 )
 from parts.base import failed

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradcheck.oracle.parts import (
+from gradcheck.parts import (
     judge_sde_step,
     shifted,
 )
-from gradcheck.oracle.text import judgement_text
+from gradcheck.reports.text import judgement_text
 from parts.base import declared, failed
 from parts.steps import make_step
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradcheck.oracle.parts import judge_sde_step
+from gradcheck.parts import judge_sde_step
 
 Guard = Callable[[Tensor], Tensor]
 

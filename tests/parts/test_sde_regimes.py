@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from gradcheck.oracle.parts import judge_sde_step
-from gradcheck.oracle.parts.sde_step import sde_step_part
+from gradcheck.parts import judge_sde_step
+from gradcheck.parts.sde_step import sde_step_part
 from parts.base import failed
 from parts.steps import make_step
 

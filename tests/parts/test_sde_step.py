@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gradcheck.oracle.parts import (
+from gradcheck.parts import (
     judge_sde_step,
 )
-from gradcheck.oracle.text import judgement_text
+from gradcheck.reports.text import judgement_text
 from parts.base import declared, failed
 from parts.steps import constant_sigma, cps, distribution_style, in_place, make_step, without_normaliser
 

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from derivations import notation as n
-from derivations.claims import Equal
-from derivations.sde import SDES
+from derivations.proof.claims import Equal
+from derivations.steps.sde import SDES
 from gradcheck.errors import InputError
-from gradcheck.oracle.parts import _sde_checks as checks
-from gradcheck.oracle.parts import judge_sde_step
-from gradcheck.oracle.parts._sde_formulas import formulas, wrong_formulas
-from gradcheck.oracle.parts._sde_parameterisation import ROUTES, STATE, predictions, slope_through_predictions
-from gradcheck.oracle.parts._sde_subject import SdeStepConvention, Subject
-from gradcheck.oracle.parts.sde_step import sde_step_part
-from gradcheck.oracle.results import Outcome
+from gradcheck.judging.results import Outcome
+from gradcheck.parts import _sde_checks as checks
+from gradcheck.parts import judge_sde_step
+from gradcheck.parts._sde_formulas import formulas, wrong_formulas
+from gradcheck.parts._sde_parameterisation import ROUTES, STATE, predictions, slope_through_predictions
+from gradcheck.parts._sde_subject import SdeStepConvention, Subject
+from gradcheck.parts.sde_step import sde_step_part
 from parts.base import declared, failed
 from parts.sde_styles import KINDS, SIGMA_MIN, STYLES, single_inside_double, styled
 from parts.steps import make_step
@@ -32,7 +32,7 @@ CHECKS = (
     checks.check_log_prob_gradient,
 )
 ROOM = 0.5
-"""Of :data:`gradcheck.bounds.THRESHOLD`, 4, the most that a right step was ever seen to use is 0.3."""
+"""Of :data:`gradcheck.rounding.bounds.THRESHOLD`, 4, the most that a right step was ever seen to use is 0.3."""
 
 
 def subject(kind: str, style: str, dtype: str | None, seed: int) -> Subject:

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from gradcheck.errors import InputError
-from gradcheck.oracle.check import Wrong
-from gradcheck.oracle.parts import (
+from gradcheck.judging.check import Wrong
+from gradcheck.parts import (
     judge_time_sampler,
     shifted,
 )
-from gradcheck.oracle.parts._statistics import FALSE_ALARM, beta_cdf, ks_bound, ks_distance
-from gradcheck.oracle.parts.time_sampler import check_distribution, check_range, time_sampler_part
-from gradcheck.oracle.text import judgement_text
+from gradcheck.parts._statistics import FALSE_ALARM, beta_cdf, ks_bound, ks_distance
+from gradcheck.parts.time_sampler import check_distribution, check_range, time_sampler_part
+from gradcheck.reports.text import judgement_text
 from parts.base import failed
 
 

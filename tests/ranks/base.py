@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradcheck.case import Case
 from gradcheck.conventions import declare
-from gradcheck.oracle.results import Diagnosis, Judgement
+from gradcheck.judging.results import Diagnosis, Judgement
 from gradcheck.oracle.runner import Settings, Target, judge
 
 __all__ = ["PRECISIONS", "Loss", "Part", "Rank", "Wrong", "judged", "told"]
@@ -80,7 +80,7 @@ class Part:
     """A convention of a part of a trainer.
 
     Attributes:
-        judge: :func:`gradcheck.oracle.parts.judge_advantage` or one of its kin.
+        judge: :func:`gradcheck.parts.judge_advantage` or one of its kin.
         declared: how it is declared.
         right: code that does it.
         wrong: by a name, code that gets it wrong.

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradcheck.oracle.parts import judge_advantage, judge_ema, judge_sde_step, judge_time_sampler
+from gradcheck.parts import judge_advantage, judge_ema, judge_sde_step, judge_time_sampler
 from tests.parts.advantages import (
     floor,
     from_everyone,

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from gradcheck import make_case
-from gradcheck.compare import compare_entry
 from gradcheck.errors import InputError
-from gradcheck.oracle.parts import judge_advantage, judge_ema, judge_reward_map
-from gradcheck.oracle.text import judgement_text
+from gradcheck.parts import judge_advantage, judge_ema, judge_reward_map
+from gradcheck.reports.text import judgement_text
+from gradcheck.rounding.compare import compare_entry
 from gradcheck.toy.network import flat, velocity
 from gradcheck.toy.rewards import advantages, reward_prob
 from gradcheck.toy.training import METHODS, Settings, Trainer, moving_average

@@ -18,11 +18,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gradcheck.bounds import THRESHOLD, unit_roundoff
 from gradcheck.case import Case
 from gradcheck.catalogue import CATALOGUE, entry
-from gradcheck.cli import main
+from gradcheck.doors.cli import main
 from gradcheck.losses import grpo_guard
+from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
 from gradcheck.vectors.checking import check
 from gradcheck.vectors.export import export
 from gradcheck.vectors.flags import FLAGS

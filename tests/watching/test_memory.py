@@ -13,11 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import gradcheck
 from benchmarks.speed import Counting
-from gradcheck import chunks
 from gradcheck.catalogue import entry
-from gradcheck.plans import Pass
-from gradcheck.problems import Spec, build
-from gradcheck.streaming import _look, _Worst
+from gradcheck.problems.building import Spec, build
+from gradcheck.rounding import chunks
+from gradcheck.rounding.plans import Pass
+from gradcheck.rounding.streaming import _look, _Worst
 from gradcheck.watching import linear, state
 from tests.watching.steps import DECLARED, GRID, ForwardStep, PolicyStep
 

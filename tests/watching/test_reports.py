@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import gradcheck
-from gradcheck.cli import main
+from gradcheck.doors.cli import main
 from tests.watching.steps import DECLARED, GRID, PolicyStep
 
 SCHEMA = json.loads(files("gradcheck.watching").joinpath("line.schema.json").read_text())

@@ -10,7 +10,7 @@ import torch
 
 import gradcheck
 from gradcheck.catalogue import entries
-from gradcheck.problems import Spec, build
+from gradcheck.problems.building import Spec, build
 from gradcheck.watching.lines import StepLine
 from tests.watching.steps import DECLARED, GRID, ForwardStep, PolicyStep, sde_step
 

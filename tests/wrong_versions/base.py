@@ -10,15 +10,15 @@ from types import ModuleType
 from typing import Any
 
 import derivations
-from derivations.derivation import Derivation
+from derivations.proof.derivation import Derivation
 
 __all__ = ["Edit", "WrongTarget", "WrongTheorem", "WrongVersion", "fresh", "numeric_chain", "symbolic_chain"]
 
 _ROOT = Path(derivations.__file__).parent.parent
 
-DDIM = "derivations/ddim.py"
-SDE = "derivations/sde.py"
-LEMMAS = "derivations/lemmas.py"
+DDIM = "derivations/steps/ddim.py"
+SDE = "derivations/steps/sde.py"
+LEMMAS = "derivations/proof/lemmas.py"
 IDENTITIES = "derivations/identities.py"
 POLICY = "derivations/losses/_policy_gradient.py"
 MODES = "derivations/losses/_advantage_modes.py"

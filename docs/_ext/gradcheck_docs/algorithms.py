@@ -9,10 +9,10 @@ from dataclasses import replace
 import sympy as sp
 
 from derivations.algorithm import Algorithm
-from derivations.derivation import Derivation
 from derivations.notation import NOTATION, quantity
-from derivations.render import closing_row, explain
+from derivations.proof.derivation import Derivation
 from derivations.variant import Variant
+from derivations.writing.render import closing_row, explain
 from gradcheck.catalogue import CATALOGUE, Entry
 from gradcheck.conventions import PRESETS
 from gradcheck.plots import directions

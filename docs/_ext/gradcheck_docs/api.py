@@ -35,8 +35,8 @@ _GROUPS = {
     "gradcheck": ("The package", "What most people need: a decorator and a few functions."),
     "gradcheck.losses": ("Losses by hand", "The losses as their papers write them, in torch."),
     "gradcheck.oracle": ("The oracle", "How an implementation is judged, and how a failure gets its name."),
-    "gradcheck.oracle.parts": ("Parts of a trainer", "Judges for the step, the advantage, the average, the times."),
-    "gradcheck.oracle.reports": ("Reports", "JSON, HTML, JUnit and Markdown, and the comparison with an earlier one."),
+    "gradcheck.parts": ("Parts of a trainer", "Judges for the step, the advantage, the average, the times."),
+    "gradcheck.reports": ("Reports", "JSON, HTML, JUnit and Markdown, and the comparison with an earlier one."),
     "derivations": ("Derivations", "The symbolic side. It imports neither torch nor gradcheck."),
     "derivations.losses": ("The losses, symbolically", "One module for each algorithm."),
 }

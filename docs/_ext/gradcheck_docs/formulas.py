@@ -14,7 +14,7 @@ from docutils.parsers.rst import Directive
 from sphinx.addnodes import pending_xref
 
 from derivations.notation import quantity
-from derivations.render import claim_latex
+from derivations.writing.render import claim_latex
 from gradcheck_docs.text import anchor, provable
 
 

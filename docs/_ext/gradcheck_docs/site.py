@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gradcheck.catalogue import ALGORITHMS
 from gradcheck.plots import directions
-from gradcheck.style import png
+from gradcheck.reports.style import png
 from gradcheck_docs import algorithms, article, theorems
 from gradcheck_docs.api import api_pages
 from gradcheck_docs.bugs import bugs_page

@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from derivations.derivation import Derivation, Step, Theorem
 from derivations.identities import IDENTITIES
-from derivations.lemmas import LEMMAS
 from derivations.notation import NOTATION
-from derivations.paths import PARAMETERISATIONS
-from derivations.render import claim_latex
-from derivations.sde import REVERSE_STEPS
+from derivations.proof.derivation import Derivation, Step, Theorem
+from derivations.proof.lemmas import LEMMAS
+from derivations.steps.paths import PARAMETERISATIONS
+from derivations.steps.sde import REVERSE_STEPS
 from derivations.theorems import THEOREMS as ON_AVERAGE
+from derivations.writing.render import claim_latex
 from gradcheck.catalogue import CATALOGUE
 
 THEOREMS: tuple[Theorem, ...] = (
@@ -98,6 +98,6 @@ def steps(label: str, of: Provable) -> str:
 
 
 def sections(page: str) -> dict[str, str]:
-    """A page of :func:`derivations.render.explain` as heading → body."""
+    """A page of :func:`derivations.writing.render.explain` as heading → body."""
     parts = re.split(r"^## (.*)\n", page, flags=re.MULTILINE)
     return dict(zip(parts[1::2], (body.strip() for body in parts[2::2]), strict=True))

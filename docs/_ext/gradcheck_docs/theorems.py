@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from derivations.derivation import Theorem
-from derivations.expectations import GaussianTheorem
 from derivations.identities import IDENTITIES
-from derivations.lemmas import LEMMAS
-from derivations.paths import PARAMETERISATIONS
-from derivations.render import claim_latex, latex, theorem_explain
-from derivations.sde import REVERSE_STEPS
+from derivations.proof.derivation import Theorem
+from derivations.proof.expectations import GaussianTheorem
+from derivations.proof.lemmas import LEMMAS
+from derivations.steps.paths import PARAMETERISATIONS
+from derivations.steps.sde import REVERSE_STEPS
 from derivations.theorems import THEOREMS
+from derivations.writing.render import claim_latex, latex, theorem_explain
 from gradcheck.catalogue import ALGORITHMS, entry
 from gradcheck_docs.algorithms import NotProvedError, page_name
 from gradcheck_docs.text import Provable, anchor, code, display, prose, provable, sections, slug, steps

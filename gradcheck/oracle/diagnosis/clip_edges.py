@@ -8,16 +8,16 @@ import sympy as sp
 import torch
 
 from derivations import notation as n
-from derivations.calculus import ClipMask
+from derivations.algebra.calculus import ClipMask
 from derivations.pieces import Piece
 from gradcheck.case import Case
-from gradcheck.compiled import evaluate
+from gradcheck.derived.compiled import evaluate
+from gradcheck.judging.results import Diagnosis
 from gradcheck.oracle.diagnosis.evidence import Evidence
-from gradcheck.oracle.judging import Judge
+from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.mistakes import EXCHANGED, ONE_EDGE
 from gradcheck.oracle.reference import effective_case, overall_factor, reference
-from gradcheck.oracle.results import Diagnosis
-from gradcheck.problems import Spec
+from gradcheck.problems.building import Spec
 
 __all__ = ["clip_edges", "misused_edges"]
 

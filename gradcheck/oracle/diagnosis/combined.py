@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from derivations import notation as n
-from derivations.calculus import Norm2
+from derivations.algebra.calculus import Norm2
+from gradcheck.judging.results import Diagnosis
 from gradcheck.oracle.diagnosis.evidence import Evidence, explains, lengths, observe, rows_of
 from gradcheck.oracle.diagnosis.named import holds_everywhere, leads
-from gradcheck.oracle.judging import Judge
+from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.mistakes import ALIKE, Mistake, Prediction, mistakes
 from gradcheck.oracle.mistakes.functions import Bounded, Right
 from gradcheck.oracle.mistakes.places import (
@@ -35,7 +36,6 @@ from gradcheck.oracle.mistakes.places import (
     Stated,
 )
 from gradcheck.oracle.reference import overall_factor
-from gradcheck.oracle.results import Diagnosis
 
 __all__ = ["extra_term", "scaled_mistake", "two_mistakes"]
 

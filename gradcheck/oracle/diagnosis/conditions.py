@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import torch
 
+from gradcheck.judging.results import Diagnosis
 from gradcheck.oracle.diagnosis.evidence import Evidence, lengths, rows_of
 from gradcheck.oracle.diagnosis.facts import right_in_rows
-from gradcheck.oracle.judging import Judge
+from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.reference import reference
-from gradcheck.oracle.results import Diagnosis
 from gradcheck.oracle.roughness import roughness
 
 __all__ = ["cast_in_each_place", "lower_precision", "one_layout"]

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from derivations.calculus import Mask
+from derivations.algebra.calculus import Mask
 from derivations.pieces import Piece
+from gradcheck.judging.results import Diagnosis
 from gradcheck.oracle.diagnosis.clip_edges import clip_edges, misused_edges
 from gradcheck.oracle.diagnosis.combined import extra_term, scaled_mistake, two_mistakes
 from gradcheck.oracle.diagnosis.conditions import cast_in_each_place, lower_precision, one_layout
@@ -24,12 +25,11 @@ from gradcheck.oracle.diagnosis.fitted import fitted_number
 from gradcheck.oracle.diagnosis.named import named, nearest_mistake, no_gradient
 from gradcheck.oracle.diagnosis.required import from_the_derivation
 from gradcheck.oracle.diagnosis.small_numbers import guard_added
-from gradcheck.oracle.judging import Judge
+from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.ranks import another_batch
 from gradcheck.oracle.reference import effective_case
-from gradcheck.oracle.results import Diagnosis
-from gradcheck.oracle.xray import DIRECTIONS, Sample, decompose, directions
-from gradcheck.problems import Spec
+from gradcheck.problems.building import Spec
+from gradcheck.reading.xray import DIRECTIONS, Sample, decompose, directions
 
 __all__ = ["ShownAlone", "diagnose"]
 

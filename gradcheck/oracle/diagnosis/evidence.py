@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from derivations import notation as n
-from derivations.derivation import Derivation
-from gradcheck.bounds import THRESHOLD, unit_roundoff
+from derivations.proof.derivation import Derivation
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
-from gradcheck.oracle.judging import Judge
+from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.mistakes import Mistake, Prediction, Trial
 from gradcheck.oracle.mistakes.places import stated
 from gradcheck.oracle.reference import (
@@ -26,7 +25,8 @@ from gradcheck.oracle.reference import (
     reference,
     working_dtype,
 )
-from gradcheck.problems import Spec, complete
+from gradcheck.problems.building import Spec, complete
+from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
 
 __all__ = [
     "SHAPES",

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from derivations import notation as n
 from derivations.pieces import Piece
-from derivations.render import text
-from gradcheck.compiled import evaluate
+from derivations.writing.render import text
+from gradcheck.derived.compiled import evaluate
+from gradcheck.judging.results import Diagnosis
 from gradcheck.oracle.diagnosis.evidence import Evidence, lengths, plain, rows_of
 from gradcheck.oracle.diagnosis.facts import others_that_matter
-from gradcheck.oracle.formulas import EXACT, recognise
-from gradcheck.oracle.judging import Judge
+from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.reference import effective_case, overall_factor
-from gradcheck.oracle.results import Diagnosis
-from gradcheck.oracle.xray import B, formula_of, scalars
+from gradcheck.reading.formulas import EXACT, recognise
+from gradcheck.reading.xray import B, formula_of, scalars
 
 __all__ = ["advantage_normalised", "factor", "sample_factor", "term_factor", "term_scaled"]
 

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from derivations.notation import quantity
-from derivations.render import text
+from derivations.writing.render import text
 from gradcheck.case import Case
 from gradcheck.oracle.diagnosis.evidence import Evidence, lengths, rows_of
 from gradcheck.oracle.diagnosis.own_quantities import along_directions, own_that_matter
-from gradcheck.oracle.judging import Judge
+from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.reference import effective_case
-from gradcheck.oracle.xray import decompose
-from gradcheck.problems import complete
+from gradcheck.problems.building import complete
+from gradcheck.reading.xray import decompose
 
 __all__ = ["facts", "others_that_matter", "right_in_rows"]
 

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from derivations import notation as n
-from derivations.calculus import VectorSymbol
+from derivations.algebra.calculus import VectorSymbol
 from derivations.notation import quantity
-from derivations.render import text
+from derivations.writing.render import text
 from gradcheck.conventions import Conventions
+from gradcheck.judging.results import Diagnosis
 from gradcheck.oracle.diagnosis.evidence import Evidence, explains, lengths, plain, rows_of
 from gradcheck.oracle.diagnosis.named import holds_everywhere
-from gradcheck.oracle.judging import Judge
+from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.mistakes import Prediction
 from gradcheck.oracle.mistakes.candidates import Overrides
 from gradcheck.oracle.mistakes.errors import MASKS, errors_of, in_errors
@@ -37,7 +38,6 @@ from gradcheck.oracle.mistakes.places import (
     stated,
 )
 from gradcheck.oracle.reference import overall_factor
-from gradcheck.oracle.results import Diagnosis
 
 __all__ = ["fitted_number"]
 

@@ -14,17 +14,17 @@ from torch import Tensor
 from derivations import notation as n
 from derivations.pieces import Piece
 from gradcheck.case import Case
-from gradcheck.compiled import evaluate
 from gradcheck.conventions import Conventions
+from gradcheck.derived.compiled import evaluate
 from gradcheck.errors import GradcheckError
+from gradcheck.judging.results import Diagnosis
 from gradcheck.oracle.diagnosis.evidence import Evidence, explains, spread
 from gradcheck.oracle.diagnosis.other_variables import other_variables
-from gradcheck.oracle.judging import Judge
+from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.mistakes import ALIKE, CROSSED, OUTER_PRODUCT, Mistake, Prediction, mistakes
 from gradcheck.oracle.mistakes.functions import Given
 from gradcheck.oracle.mistakes.places import stated
 from gradcheck.oracle.reference import effective_case, overall_factor, working_dtype
-from gradcheck.oracle.results import Diagnosis
 
 __all__ = [
     "Hypothesis",

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from derivations import notation as n
-from derivations.derivation import Derivation
+from derivations.proof.derivation import Derivation
 from gradcheck.case import Case
-from gradcheck.compiled import evaluate
 from gradcheck.conventions import Conventions
+from gradcheck.derived.compiled import evaluate
 from gradcheck.errors import GradcheckError
+from gradcheck.judging.results import Diagnosis
 from gradcheck.oracle.diagnosis.evidence import Evidence, explains
 from gradcheck.oracle.reference import effective_case, overall_factor
-from gradcheck.oracle.results import Diagnosis
 
 __all__ = ["other_variables"]
 

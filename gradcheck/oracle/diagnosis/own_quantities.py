@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from derivations.notation import quantity
-from derivations.render import text
+from derivations.writing.render import text
 from gradcheck.case import Case
 from gradcheck.oracle.diagnosis.evidence import Evidence
-from gradcheck.oracle.judging import Judge
+from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.reference import effective_case, reference
-from gradcheck.oracle.xray import decompose
-from gradcheck.problems import complete
+from gradcheck.problems.building import complete
+from gradcheck.reading.xray import decompose
 
 __all__ = ["along_directions", "own_that_matter"]
 

@@ -10,13 +10,13 @@ import numpy as np
 import sympy as sp
 import torch
 
-from derivations.derivation import Derivation, inline
-from derivations.nodes import VectorSymbol
+from derivations.algebra.nodes import VectorSymbol
+from derivations.proof.derivation import Derivation, inline
 from gradcheck.case import Case
-from gradcheck.compiled import evaluate
 from gradcheck.conventions import Conventions
+from gradcheck.derived.compiled import evaluate
 from gradcheck.oracle.reference import overall_factor
-from gradcheck.oracle.xray import DIRECTIONS, B, Direction, Sample
+from gradcheck.reading.xray import DIRECTIONS, B, Direction, Sample
 
 __all__ = ["from_the_derivation"]
 

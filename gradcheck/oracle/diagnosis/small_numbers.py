@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gradcheck.judging.results import Diagnosis
 from gradcheck.oracle.diagnosis.evidence import Evidence, lengths, rows_of
 from gradcheck.oracle.displaced import Guard, guards
-from gradcheck.oracle.judging import Judge
+from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.reference import effective_case, overall_factor
-from gradcheck.oracle.results import Diagnosis
 
 __all__ = ["guard_added"]
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import sympy as sp
 
 from derivations import notation as n
-from derivations.calculus import VectorSymbol, sg
-from derivations.derivation import Derivation
+from derivations.algebra.calculus import VectorSymbol, sg
 from derivations.notation import quantity
-from derivations.render import text
+from derivations.proof.derivation import Derivation
+from derivations.writing.render import text
 from gradcheck.oracle.mistakes.candidates import Candidate
 from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, Neighbour, Right
 from gradcheck.oracle.mistakes.places import KL, POLICY, stated

@@ -15,10 +15,10 @@ from weakref import WeakKeyDictionary
 import sympy as sp
 
 from derivations import notation as n
-from derivations.calculus import Norm2, VectorSymbol
-from derivations.derivation import Change, Derivation, inline
+from derivations.algebra.calculus import Norm2, VectorSymbol
 from derivations.pieces import Piece, surrogates_in
-from derivations.sde import step_with
+from derivations.proof.derivation import Change, Derivation, inline
+from derivations.steps.sde import step_with
 from gradcheck.oracle.mistakes.functions import Right
 
 __all__ = ["Place", "Stated", "carried", "reached_by", "stated", "symbols_of"]

@@ -11,10 +11,10 @@ import sympy as sp
 import torch
 
 from derivations import notation as n
-from derivations.calculus import MeanAbs, Norm2
-from derivations.derivation import Derivation, inline
+from derivations.algebra.calculus import MeanAbs, Norm2
 from derivations.pieces import Piece
-from derivations.sde import SDES, reverse_step, step_with
+from derivations.proof.derivation import Derivation, inline
+from derivations.steps.sde import SDES, reverse_step, step_with
 from gradcheck.oracle.mistakes import places as at
 from gradcheck.oracle.mistakes.candidates import Candidate, Overrides
 from gradcheck.oracle.mistakes.functions import (

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from derivations import notation as n
-from derivations.calculus import Dot, Each, MeanAbs, Norm2, Surrogate, Total, Unless, sg
-from gradcheck.bounds import THRESHOLD, Analysis, unit_roundoff
+from derivations.algebra.calculus import Dot, Each, MeanAbs, Norm2, Surrogate, Total, Unless, sg
 from gradcheck.case import Case
 from gradcheck.oracle.mistakes.candidates import Mistake
 from gradcheck.oracle.mistakes.functions import (
@@ -48,6 +47,7 @@ from gradcheck.oracle.mistakes.functions import (
     TimeRounded,
 )
 from gradcheck.oracle.mistakes.places import Stated, symbols_of
+from gradcheck.rounding.bounds import THRESHOLD, Analysis, unit_roundoff
 
 __all__ = ["Prediction", "Trial", "gradient_of_mistake"]
 

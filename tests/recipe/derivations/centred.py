@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sympy as sp
 
+from derivations.algebra.calculus import Norm2
 from derivations.algorithm import Algorithm, Options, Pull, Stated
-from derivations.calculus import Norm2
-from derivations.claims import GradientIs
-from derivations.derivation import Step
 from derivations.identities import velocity_step
 from derivations.losses._forward import per_coordinate
 from derivations.notation import advantage, beta_dpo, error_gap, group_gap, noise, v_gt, v_ref, v_theta, x_0
+from derivations.proof.claims import GradientIs
+from derivations.proof.derivation import Step
 from derivations.variant import Variant
 
 

@@ -1,0 +1,1 @@
+"""Expressions over a symbolic dimension D: nodes, vectors, canonical forms, the zero test, derivatives."""

@@ -1,0 +1,108 @@
+r"""How fast a difference vanishes in a limit: its order in s along v_theta = v_old + s·h, for an arbitrary h.
+
+Only where everything is analytic at the limit itself is an order stated: no denominator vanishes there, no root or
+logarithm has its branch point there, and every mask is decided.  Then a function's order along every line is its order
+outright, since a homogeneous polynomial that vanishes on every line is 0.
+"""
+
+from __future__ import annotations
+
+import sympy as sp
+
+from derivations.algebra import calculus
+from derivations.algebra.calculus import ClipMask, Mask, OtherMask, OtherUnless, Surrogate, Unless, VectorSymbol
+from derivations.algebra.nodes import MeanAbs
+from derivations.algebra.signs import is_positive
+from derivations.algebra.vectors import components, kind
+from derivations.proof.premises import RefusedError, Substitution, defined
+
+__all__ = ["leading"]
+
+_STEP = sp.Dummy("s", real=True)
+_KINKED = (sp.Min, sp.Max, sp.Abs, sp.sign, sp.floor, sp.ceiling, sp.Heaviside, sp.Piecewise, MeanAbs, Surrogate)
+
+
+def leading(expr: sp.Expr, limit: Substitution, order: int) -> sp.Expr:
+    """What is left of an expression's Taylor coefficients below the order, at the limit; 0 where all vanish.
+
+    Raises:
+        RefusedError: the expression is not analytic at the limit, or the limit names no symbols.
+    """
+    if not limit:
+        raise RefusedError("no limit is named")
+    if order < 1:
+        raise RefusedError("an approximation is of order 1 at least: what remains must vanish in the limit")
+    moved, placed = {}, {}
+    for i, (symbol, value) in enumerate(limit.items()):
+        vector = isinstance(symbol, VectorSymbol)
+        direction = VectorSymbol.dummy(f"h{i}") if vector else sp.Dummy(f"h{i}", real=True)
+        moved[symbol], placed[symbol] = value + _STEP * direction, value
+    for node in expr.atoms(*_KINKED):
+        if any(node.has(symbol) for symbol in limit):
+            raise RefusedError(f"{type(node).__name__} may have a kink at the limit")
+    expr = expr.xreplace(_decided(expr, placed))
+    _check_roots(expr, placed)
+    defined(expr.xreplace(placed))
+    for part in _scalars(expr.xreplace(moved)):
+        left = _coefficients(part, order)
+        if left != 0:
+            return left
+    return sp.S.Zero
+
+
+def _scalars(expr: sp.Expr) -> list[sp.Expr]:
+    if expr == 0:
+        return []
+    return [calculus.expand(c) for c in ([expr] if kind(expr) == "scalar" else components(expr).values())]
+
+
+def _coefficients(part: sp.Expr, order: int) -> sp.Expr:
+    for power in range(order):
+        if power:
+            part = sp.diff(part, _STEP)
+        left = calculus.residual(part.xreplace({_STEP: sp.S.Zero}))
+        if left != 0:
+            return left
+    return sp.S.Zero
+
+
+def _check_roots(expr: sp.Expr, placed: Substitution) -> None:
+    """Refuse roots, logarithms and denominators of what is 0 at the limit: none of them is analytic there.
+
+    It is asked of the expression as it stands: SymPy turns √(s²) into the modulus of s, whose kink no derivative shows.
+    """
+    for node in expr.atoms(sp.Pow, sp.log):
+        base = node.args[0]
+        if isinstance(node, sp.Pow) and node.exp.is_Integer and node.exp > 0:
+            continue
+        if base.has(*placed) and calculus.residual(base.xreplace(placed)) == 0:
+            raise RefusedError("it is not smooth at the limit: a denominator, root or logarithm vanishes in it")
+
+
+def _decided(expr: sp.Expr, placed: Substitution) -> dict[sp.Expr, sp.Expr]:
+    """Masks that depend on what moves: 1 or 0 near the limit, if they are so at it with room to spare."""
+    out = {}
+    for mask in expr.atoms(Mask):
+        if not any(mask.has(symbol) for symbol in placed):
+            continue
+        args = [sp.expand(sp.cancel(sp.together(calculus.expand(a.xreplace(placed))))) for a in mask.args]
+        value = _near(mask, args)
+        if value is None:
+            raise RefusedError("a mask is not decided at the limit")
+        out[mask] = 1 - value if isinstance(mask, (OtherMask, OtherUnless)) else value
+    return out
+
+
+def _near(mask: Mask, args: list[sp.Expr]) -> sp.Expr | None:
+    if isinstance(mask, ClipMask):
+        advantage, ratio, low, high = args
+        above, below = sp.expand(ratio - 1 - high), sp.expand(1 - low - ratio)
+        if is_positive(-above) and is_positive(-below):
+            return sp.S.One
+        off = (is_positive(above) and is_positive(advantage)) or (is_positive(below) and is_positive(-advantage))
+        return sp.S.Zero if off else None
+    if isinstance(mask, Unless):
+        if any(is_positive(-c) for c in args):
+            return sp.S.One
+        return sp.S.Zero if all(is_positive(c) for c in args) else None
+    return None

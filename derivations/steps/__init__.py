@@ -1,0 +1,1 @@
+"""Reverse steps and noising paths, and the variables that a network may predict on them."""

@@ -1,0 +1,1 @@
+"""Formulas for people, for terminals, and as torch source."""

@@ -1,0 +1,1 @@
+"""A derivation as torch functions, and derivations that a declaration or a line makes."""

@@ -1,0 +1,100 @@
+"""``gradcheck.distributed.conforms``: a trainer's step, judged on many processes, and on one beside losses and parts.
+
+``gradcheck distributed`` starts as many processes as one wants; ``gradcheck check`` and pytest judge on their own one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gradcheck.distributed.declaration import ATTRIBUTE, OBLIGATIONS, Trainer, declared
+from gradcheck.distributed.judging import REFERENCE, judge
+from gradcheck.doors.collecting import beside, label_of, source_of
+from gradcheck.errors import GradcheckError, InputError
+from gradcheck.judging.adapter import NotCheckedError
+from gradcheck.judging.isolation.words import name_of_type
+from gradcheck.judging.results import Judgement, Outcome, Result
+from gradcheck.oracle.target import Settings
+
+__all__ = ["TrainerTarget", "conforms"]
+
+_SHARE = 5
+"""Cases of an obligation for one batch of each division: a step is called many times on each."""
+
+
+@dataclass(frozen=True)
+class TrainerTarget(Trainer):
+    """A decorated step, as ``gradcheck check`` and pytest judge it."""
+
+    def about(self, settings: Settings) -> tuple[str, str, list[Result]]:
+        """Its declaration and reference, and what every obligation comes to if nothing more is heard."""
+        return self.declaration.describe(), REFERENCE, self._rows(Outcome("unjudged"), settings)
+
+    def attempt(self, settings: Settings, only: Sequence[str] = ()) -> Judgement:
+        """Judge it; where it cannot be judged, a judgement that says so.
+
+        Raises:
+            InputError: there is no such obligation.
+        """
+        fewer = replace(settings, max_examples=max(2, settings.max_examples // _SHARE))
+        try:
+            return judge(self, fewer, only)
+        except InputError:
+            raise
+        except NotCheckedError as error:
+            rows = self._rows(Outcome("skipped", detail=f"not checked: {error}"), settings, only)
+        except GradcheckError as error:
+            rows = self._rows(Outcome("unjudged", detail=str(error)), settings, only)
+        return Judgement(self.name, self.declaration.describe(), tuple(rows), REFERENCE, settings.seed, 0.0)
+
+    def _rows(self, outcome: Outcome, settings: Settings, only: Sequence[str] = ()) -> list[Result]:
+        """The same outcome of each obligation."""
+        wanted = [(name, *words) for name, words in OBLIGATIONS.items() if not only or name in only]
+        return [Result(*words, outcome, "cpu", settings.dtype) for words in wanted]
+
+
+def conforms(
+    algorithm: str | None = None,
+    *,
+    preset: str | None = None,
+    expected_failures: Mapping[str, str] | None = None,
+    advantages: Mapping[str, Any] | None = None,
+    **conventions: Any,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Declare that a function is one step of a trainer on many processes.
+
+    The function is called on every rank as ``step(model, shard)``: with a fresh network of the same weights
+    everywhere, which it may wrap as it likes, and with this rank's :class:`gradcheck.distributed.Shard`.  It returns
+    after its backward passes.  The function itself is returned unchanged.  pytest runs it once for each obligation,
+    ``test_step[equal-shards]``, ``test_step[unequal-micro-batches]`` …, on one process.
+
+    Args:
+        algorithm: a name of the catalogue.
+        preset: the declaration of a public implementation.
+        expected_failures: obligation → reason.
+        advantages: ``std``, ``unbiased``, ``eps`` and ``clamp`` of the advantages that the step computes itself, see
+            :class:`gradcheck.parts.advantage.AdvantageConvention`.
+        conventions: fields of :class:`Declaration`, and conventions as in :func:`gradcheck.conforms`.
+
+    Raises:
+        InputError: something unknown or out of its domain; all mistakes are listed.
+    """
+    declaration, expected = declared(algorithm, preset, expected_failures, advantages, conventions)
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        if not callable(function):
+            raise InputError(("function", f"a {name_of_type(function)}", "a function that takes a model and a shard"))
+        target = TrainerTarget(function, label_of(function), declaration, expected, source_of(function))
+        step = beside(function, target, list(OBLIGATIONS), _run)
+        setattr(step, ATTRIBUTE, target)
+        return step
+
+    return decorate
+
+
+def _run(target: TrainerTarget, obligation: str, request: Any) -> None:
+    from gradcheck.pytest_plugin import run_whole
+
+    run_whole(target, obligation, request)

@@ -1,0 +1,1 @@
+"""Random problems in every regime that a loss has."""

@@ -1,0 +1,1 @@
+"""A gradient decomposed on the field's directions, and numbers recognised as formulas."""

@@ -1,0 +1,1 @@
+"""How far rounding may carry a gradient, and the comparison that uses it."""

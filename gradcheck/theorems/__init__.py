@@ -1,0 +1,1 @@
+"""The theorems with numbers: calculators, and means by drawing noise."""

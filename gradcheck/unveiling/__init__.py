@@ -1,0 +1,1 @@
+"""What a loss that nobody has named really optimises."""

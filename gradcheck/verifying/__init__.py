@@ -1,0 +1,1 @@
+"""``gradcheck verify``: proofs, their steps with numbers, random problems, networks."""
