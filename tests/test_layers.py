@@ -9,98 +9,33 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
-LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("algebra and proofs", ("derivations",)),
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("derivations", "derivations.algebra"),
+    ("derivations.notation", "derivations.local_names", "derivations.variant", "derivations.pieces"),
+    ("derivations.proof",),
+    ("derivations.directions", "derivations.steps"),
+    ("derivations.algorithm",),
+    ("derivations.grammar", "derivations.composing", "derivations.identities", "derivations.losses"),
+    ("derivations.theorems",),
+    ("derivations.writing",),
+    ("derivations.coincidences",),
     (
-        "ground",
-        (
-            *("gradcheck", "gradcheck.errors", "gradcheck.shadowed", "gradcheck.console", "gradcheck.extras"),
-            *(
-                "gradcheck.derived.reads",
-                "gradcheck.devices",
-                "gradcheck.reports.style",
-                "gradcheck.tensor_ops",
-                "gradcheck.case",
-                "gradcheck.clock",
-                "gradcheck.derived.masks",
-            ),
-        ),
+        *("gradcheck", "gradcheck.errors", "gradcheck.shadowed", "gradcheck.extras", "gradcheck.console"),
+        *("gradcheck.devices", "gradcheck.tensor_ops", "gradcheck.case", "gradcheck.clock"),
     ),
-    (
-        "losses",
-        (
-            *("gradcheck.losses", "gradcheck.catalogue", "gradcheck.derived.compiled", "gradcheck.derived.equivalent"),
-            *(
-                "gradcheck.derived.composed",
-                "gradcheck.derived.typed",
-                "gradcheck.theorems.calculators",
-                "gradcheck.theorems.options",
-            ),
-        ),
-    ),
-    (
-        "problems",
-        (
-            "gradcheck.problems.drawing",
-            "gradcheck.problems.building",
-            "gradcheck.problems.strategies",
-            "gradcheck.problems.layouts",
-        ),
-    ),
-    (
-        "rounding",
-        (
-            *(
-                "gradcheck.rounding.bounds",
-                "gradcheck.rounding.straight",
-                "gradcheck.rounding.plans",
-                "gradcheck.rounding.chunks",
-            ),
-            *(
-                "gradcheck.rounding.error_scale",
-                "gradcheck.rounding.compare",
-                "gradcheck.rounding.streaming",
-                "gradcheck.rounding.signal",
-            ),
-        ),
-    ),
-    (
-        "verification",
-        (
-            *(
-                "gradcheck.verifying.steps",
-                "gradcheck.theorems.montecarlo",
-                "gradcheck.verifying.networks",
-                "gradcheck.doors.inputs",
-            ),
-            *("gradcheck.verifying.verification", "gradcheck.verifying.report"),
-        ),
-    ),
-    ("conventions", ("gradcheck.conventions",)),
-    ("losses of one line", ("gradcheck.deriving",)),
-    ("judging", ("gradcheck.oracle",)),
-    ("subjects", ("gradcheck.distributed", "gradcheck.watching", "gradcheck.vectors")),
-    (
-        "doors",
-        (
-            *(
-                "gradcheck.doors.collecting",
-                "gradcheck.doors.conformance",
-                "gradcheck.pytest_plugin",
-                "gradcheck.doors.starting",
-            ),
-            *("gradcheck.doors.checking", "gradcheck.doors.unveiling"),
-            *("gradcheck.judging.isolation.child", "gradcheck.judging.isolation.parent", "gradcheck.doors.check"),
-            *("gradcheck.doors.parts", "gradcheck.doors.trainers"),
-            *("gradcheck.doors.loading", "gradcheck.doors.distributed"),
-            "gradcheck.distributed.__main__",
-            *("gradcheck.doors.derive", "gradcheck.doors.vectors", "gradcheck.doors.watch"),
-            *("gradcheck.doors.cli", "gradcheck.__main__"),
-        ),
-    ),
-    ("studies, which the wheel leaves out", ("gradcheck.toy", "gradcheck.notebook", "gradcheck.plots")),
+    ("gradcheck.losses",),
+    ("gradcheck.catalogue", "gradcheck.derived", "gradcheck.theorems"),
+    ("gradcheck.problems",),
+    ("gradcheck.rounding",),
+    ("gradcheck.verifying",),
+    ("gradcheck.conventions", "gradcheck.deriving", "gradcheck.judging", "gradcheck.reading"),
+    ("gradcheck.oracle",),
+    ("gradcheck.reports",),
+    ("gradcheck.parts", "gradcheck.unveiling", "gradcheck.distributed", "gradcheck.watching", "gradcheck.vectors"),
+    ("gradcheck.doors", "gradcheck.pytest_plugin", "gradcheck.distributed.__main__", "gradcheck.__main__"),
+    ("gradcheck.toy", "gradcheck.notebook", "gradcheck.plots"),
 )
-"""From the ground up: a room's name and the modules or packages in it; the longest name that fits decides."""
+"""From the ground up, the modules and packages of each floor; the longest name that fits decides."""
 
 
 @cache
@@ -138,7 +73,7 @@ def _imported(path: Path) -> set[str]:
 def layer(module: str) -> int:
     fitting = [
         (len(name), at)
-        for at, (_, names) in enumerate(LAYERS)
+        for at, names in enumerate(LAYERS)
         for name in names
         if module == name or (name != "gradcheck" and module.startswith(f"{name}."))
     ]
@@ -148,7 +83,7 @@ def layer(module: str) -> int:
 
 def test_every_import_points_downwards() -> None:
     upwards = [
-        f"{name} ({LAYERS[layer(name)][0]}) imports {other} ({LAYERS[layer(other)][0]})"
+        f"{name} imports {other}, which is {layer(other) - layer(name)} floors above it"
         for name, others in imports().items()
         for other in others
         if layer(other) > layer(name)

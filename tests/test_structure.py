@@ -90,7 +90,14 @@ def of_words(node: ast.AST) -> bool:
     return isinstance(node, ast.Attribute) and node.attr in WORDED
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "gradcheck/oracle").rglob("*.py")), ids=lambda p: p.name)
+JUDGING = ("judging", "reading", "oracle", "parts", "unveiling", "reports", "doors")
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(path for room in JUDGING for path in (ROOT / "gradcheck" / room).rglob("*.py")),
+    ids=lambda p: str(p.relative_to(ROOT)),
+)
 def test_nothing_is_decided_by_the_words_of_a_sentence(path: Path) -> None:
     """A sentence may be reworded: what a decision needs has a field of its own."""
     found = []

@@ -4,8 +4,8 @@ A claim is frozen data.  ``residual(inline)`` returns what is left of it after t
 inlined: 0 is a proof, anything else is a refusal that shows by what the claim is wrong, or a :class:`Reason` in words.
 ``relation`` is the sign that stands between its two sides.
 
-Before its sides are compared, each claim's premises are looked at (:mod:`derivations.proof.premises`): definitions that fit
-their symbols, conditions that can be met, sides that are defined.
+Before its sides are compared, each claim's premises are looked at (:mod:`derivations.proof.premises`): definitions
+that fit their symbols, conditions that can be met, sides that are defined.
 """
 
 from __future__ import annotations

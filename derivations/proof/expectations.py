@@ -12,8 +12,8 @@ linear functions of z, of polynomials in :math:`\langle a,z\rangle` and :math:`\
     :math:`\langle b,z\rangle \sim N(0, \|b\|^2)`, so for b ≠ 0 the probability that :math:`c+\langle b,z\rangle<0` is
     :math:`\Phi(-c/\|b\|)`.
 
-All are exact and finite.  Anything else is refused with a :class:`~derivations.algebra.nodes.CalculusError`, and never guessed.
-Every symbol but z counts as independent of z: inline a definition first, as proofs do.
+All are exact and finite.  Anything else is refused with a :class:`~derivations.algebra.nodes.CalculusError`, and
+never guessed.  Every symbol but z counts as independent of z: inline a definition first, as proofs do.
 """
 
 from __future__ import annotations

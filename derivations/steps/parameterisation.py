@@ -1,9 +1,9 @@
 r"""Other variables for the same loss: networks that predict noise or data, and time that runs the other way.
 
-Each prediction is affine in every other one (:mod:`derivations.steps.paths`).  Under :math:`v = a + f u` a loss's gradient is
-multiplied by f, its weight by f², and its target becomes the u that belongs to the velocity's target.  :func:`under`
-makes the derivation in the new variables; that derivation's own general steps prove it, and nothing is taken from the
-old one on trust.
+Each prediction is affine in every other one (:mod:`derivations.steps.paths`).  Under :math:`v = a + f u` a loss's
+gradient is multiplied by f, its weight by f², and its target becomes the u that belongs to the velocity's target.
+:func:`under` makes the derivation in the new variables; that derivation's own general steps prove it, and nothing is
+taken from the old one on trust.
 """
 
 from __future__ import annotations

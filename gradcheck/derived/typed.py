@@ -1,7 +1,7 @@
 r"""A loss that stands in no catalogue: stated in one line, derived, and proved before anything is judged by it.
 
-The text becomes a :class:`~derivations.proof.derivation.Derivation` like a catalogue entry's, so that problems, error bounds
-and obligations follow from its formulas.
+The text becomes a :class:`~derivations.proof.derivation.Derivation` like a catalogue entry's, so that problems,
+error bounds and obligations follow from its formulas.
 """
 
 from __future__ import annotations

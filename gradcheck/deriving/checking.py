@@ -122,8 +122,8 @@ def _compare(
 
     Of several kinks any may be open on its own: samples on one of them are not judged.
 
-    As :func:`gradcheck.rounding.compare.compare_entry`, but the derived formula may lose digits of its own: nobody has chosen
-    its form.
+    As :func:`gradcheck.rounding.compare.compare_entry`, but the derived formula may lose digits of its own: nobody
+    has chosen its form.
     """
     dtype = case.output.dtype
     coarser = unit_roundoff(torch.float64) / unit_roundoff(dtype)

@@ -1,9 +1,9 @@
 r"""Global batches, divided over ranks and micro-batches, at a network's own velocities.
 
-A problem is drawn as everywhere (:mod:`gradcheck.problems.building`), then moved to where the network is: every velocity by
-:math:`s = v_\theta(x_t, t) - v`, v the drawn one; in the forward process :math:`x_0` by −t s and the noise by
-(1 − t) s, which moves v_gt by s and leaves x_t.  Losses depend on differences of velocities alone, so each sample keeps
-its regime.
+A problem is drawn as everywhere (:mod:`gradcheck.problems.building`), then moved to where the network is: every
+velocity by :math:`s = v_\theta(x_t, t) - v`, v the drawn one; in the forward process :math:`x_0` by −t s and the noise
+by (1 − t) s, which moves v_gt by s and leaves x_t.  Losses depend on differences of velocities alone, so each
+sample keeps its regime.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ may take it off by
 
 .. math:: c\,u \sum_i |c_i| \Big( |J_i|^{\mathsf T} e_i + n |G_i| + d_i \Big)
 
-where e_i bounds the loss's own error (:mod:`gradcheck.rounding.bounds`), n terms are added up in whatever order, and d_i is
-what the network itself loses (:mod:`gradcheck.distributed.rounding`).
+where e_i bounds the loss's own error (:mod:`gradcheck.rounding.bounds`), n terms are added up in whatever order, and
+d_i is what the network itself loses (:mod:`gradcheck.distributed.rounding`).
 """
 
 from __future__ import annotations

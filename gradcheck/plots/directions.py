@@ -1,8 +1,8 @@
 r"""Where each loss pulls the velocity, drawn for one sample with two latent coordinates.
 
 ``python -m gradcheck.plots.directions OUT.png`` writes the picture of four losses; :func:`single` draws any one.  Every
-arrow ends at the target that the derivation states, computed by :func:`gradcheck.derived.equivalent.target`; only the scene,
-below, is chosen.
+arrow ends at the target that the derivation states, computed by :func:`gradcheck.derived.equivalent.target`; only
+the scene, below, is chosen.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@ received, with one coefficient a sample, and so is its error bound, :math:`\sum_
 masks are numbers per sample; only inner products look at coordinates.  So the analysis reads its inputs once for each
 depth of nested inner products (two for a policy gradient), a chunk at a time, and keeps nothing of their size.
 
-The bound is never below the dense one of :mod:`gradcheck.rounding.bounds`: it takes the magnitude of a sum for the sum of
-the magnitudes.  It is two to five times as wide, and more only in components where a difference of velocities vanishes.
+The bound is never below the dense one of :mod:`gradcheck.rounding.bounds`: it takes the magnitude of a sum for the
+sum of the magnitudes.  It is two to five times as wide, and more only in components where a difference of velocities
+vanishes.
 """
 
 from __future__ import annotations

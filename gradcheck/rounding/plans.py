@@ -1,8 +1,9 @@
 r"""The error analysis of a derivation as a plan: a program on numbers per sample, and readings of the latents.
 
 Every vector is a combination of the tensors that the implementation received, and so is its error bound; their
-coefficients are numbers per sample, like everything else but inner products.  The rules of :mod:`gradcheck.rounding.bounds` are
-therefore applied once, to numbers that are not known yet, and what they would compute is written down as a program.
+coefficients are numbers per sample, like everything else but inner products.  The rules of
+:mod:`gradcheck.rounding.bounds` are therefore applied once, to numbers that are not known yet, and what they would
+compute is written down as a program.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 r"""How much of a gradient a precision leaves, and which operation of the loss loses the rest.
 
-The error analysis of :mod:`gradcheck.rounding.bounds` says how far rounding may carry the gradient.  An operation loses the
-signal if that bound falls to less than a third of itself once its result is taken for exact; of nested ones, the
-innermost is named.  So a sum over coordinates is told from the difference inside of it, and the difference from its
-operands.  To first order the answer is the same for every precision: what differs is how much is left.
+The error analysis of :mod:`gradcheck.rounding.bounds` says how far rounding may carry the gradient.  An operation
+loses the signal if that bound falls to less than a third of itself once its result is taken for exact; of nested
+ones, the innermost is named.  So a sum over coordinates is told from the difference inside of it, and the difference
+from its operands.  To first order the answer is the same for every precision: what differs is how much is left.
 """
 
 from __future__ import annotations

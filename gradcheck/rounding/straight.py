@@ -1,8 +1,9 @@
 r"""Straight-line programs: what a function computes on numbers, recorded once and replayed in NumPy.
 
-The rules of :mod:`gradcheck.rounding.bounds` walk an expression tree and call torch for every node; on a handful of numbers per
-sample that costs far more than the arithmetic.  Handed :class:`Traced` values in place of tensors, they leave a
-:class:`Program` behind: one line for each operation, each different one once, constants folded, nothing unused.
+The rules of :mod:`gradcheck.rounding.bounds` walk an expression tree and call torch for every node; on a handful of
+numbers per sample that costs far more than the arithmetic.  Handed :class:`Traced` values in place of tensors, they
+leave a :class:`Program` behind: one line for each operation, each different one once, constants folded, nothing
+unused.
 
 On a handful of numbers an operation costs its call, and with a Python number beside the array three times that, since
 NumPy converts it each time.  So constants are arrays without axes that are made once, and what is known by another name

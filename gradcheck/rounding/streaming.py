@@ -1,4 +1,4 @@
-r"""A gradient on latents of any size, judged in chunks (:mod:`gradcheck.rounding.chunks`); it holds less than its inputs."""
+"""A gradient on latents of any size, judged in chunks; it holds less than its inputs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def compare_gradient(
         factor: what multiplies every sample's gradient, 1/B for a loss that is averaged over the batch.
         dtype: the precision that the implementation worked in; the case's own by default.
         widen: (B,), a factor by which the bound of each sample is wider.
-        chunk: numbers of one input to look at together; by default :data:`gradcheck.rounding.chunks.CHUNK` of the device.
+        chunk: numbers of one input to look at together; by default :data:`gradcheck.rounding.chunks.CHUNK` of the
+        device.
 
     Returns:
         The worst component and its test ratio, as :func:`gradcheck.rounding.compare.compare_branches` gives them.

@@ -4,8 +4,8 @@ A statement that two sides are equal on average is evaluated for random numbers 
 antithetic noise: pairs z, −z, so that what is odd in z cancels.  The pairs' average is compared with what the statement
 says; its standard error over the pairs is the bound.  No rule of :mod:`derivations.proof.expectations` is used here.
 
-``python -m gradcheck.theorems.montecarlo --problems 1000`` tries every theorem on that many problems, and exits with 1 if one
-disagrees.
+``python -m gradcheck.theorems.montecarlo --problems 1000`` tries every theorem on that many problems, and exits with
+1 if one disagrees.
 """
 
 from __future__ import annotations

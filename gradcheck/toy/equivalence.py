@@ -1,8 +1,8 @@
 r"""The equivalent loss at every step of a training run.
 
 At an update the parameters' gradients of the original loss L and of its equivalent, weight · ‖v_theta − sg(target)‖²,
-may differ by rounding alone.  As in :mod:`gradcheck.verifying.networks`, with J = ∂v_theta/∂θ and the error scale e of the two
-gradients at v_theta, for each parameter p
+may differ by rounding alone.  As in :mod:`gradcheck.verifying.networks`, with J = ∂v_theta/∂θ and the error scale e
+of the two gradients at v_theta, for each parameter p
 
 .. math:: |\partial(\mathcal{L} - \mathcal{L}_{\mathrm{eq}})/\partial\theta_p| \le c\,u \sum_n |J_{np}|\, e_n / R,
 

@@ -2,8 +2,8 @@ r"""Two samplers on one grid of times, from 1 (noise) down to 0 (data).
 
 The *deterministic* one follows the velocity, x ← x − Δt v.  The *stochastic* one adds noise at every step and
 corrects the drift for it, so that the states keep their distribution; its step is the Flow-SDE of
-:mod:`derivations.steps.sde`, whose formulas are evaluated here.  Its coefficient σ_t diverges at t = 1, and noise at the
-very end would blur the finished sample: the first and the last step are deterministic, and only the steps between
+:mod:`derivations.steps.sde`, whose formulas are evaluated here.  Its coefficient σ_t diverges at t = 1, and noise at
+the very end would blur the finished sample: the first and the last step are deterministic, and only the steps between
 have a density that a policy gradient can differentiate.
 """
 
