@@ -27,22 +27,29 @@ class Piece(StrEnum):
     DIVERGENCE = "a divergence between the trained and the behaviour model"
     CORRECTED_RATIO = "a log-ratio that is not the plain difference of two log-probabilities"
     REVERSE_STEP = "the Gaussian reverse step of a sampler"
+    STEP_LENGTH = "the length Δt of a step"
     LOG_PROB = "a log-probability"
+    AVERAGED = "a log-probability that is averaged over the coordinates"
     REFERENCE = "a KL or reference term with a weight"
     REGRESSION = "a squared error against the sample's own velocity"
     ADVANTAGE = "an advantage"
     OPTIMALITY = "an optimality probability, which mixes two branches"
     TEMPERATURE = "a weight with a temperature"
     PREFERENCE = "a gap between two errors, as preferences and groups are ranked by"
+    PAIR = "pairs of a winner and a loser"
     LIKELIHOOD = "−log σ of a margin, as preferences and groups have it"
+    TIME = "the time of a sample"
     TIME_WEIGHT = "a weighting ω(t)"
+    NOISE_WEIGHT = "a weighting by the noise of the step, over that of all steps"
     WINDOW = "a window of steps that train"
     BEHAVIOUR = "the behaviour model's prediction"
+    ANCHOR = "the reference model's prediction"
 
 
 _BY_SYMBOL: Mapping[Piece, tuple[sp.Symbol, ...]] = {
     Piece.DIVERGENCE: (n.divergence,),
     Piece.REVERSE_STEP: (n.mean_theta,),
+    Piece.STEP_LENGTH: (n.dt,),
     Piece.LOG_PROB: (n.log_prob_theta,),
     Piece.REFERENCE: (n.kl_weight,),
     Piece.REGRESSION: (n.v_gt,),
@@ -50,9 +57,13 @@ _BY_SYMBOL: Mapping[Piece, tuple[sp.Symbol, ...]] = {
     Piece.OPTIMALITY: (n.reward_prob,),
     Piece.TEMPERATURE: (n.temperature,),
     Piece.PREFERENCE: (n.error_gap,),
+    Piece.PAIR: (n.partner_gap,),
+    Piece.TIME: (n.t, n.alpha_bar),
     Piece.TIME_WEIGHT: (n.omega,),
+    Piece.NOISE_WEIGHT: (n.noise_norm,),
     Piece.WINDOW: (n.window,),
     Piece.BEHAVIOUR: (n.v_old, n.noise_old, n.x_0_old),
+    Piece.ANCHOR: (n.v_ref, n.noise_ref, n.x_0_ref),
 }
 
 
@@ -72,6 +83,8 @@ def pieces_of(loss: sp.Expr, formulas: Mapping[sp.Symbol, sp.Expr]) -> frozenset
     plain = n.log_prob_theta - n.log_prob_old
     if n.log_ratio in reached and formulas.get(n.log_ratio, plain) != plain:
         found.add(Piece.CORRECTED_RATIO)
+    if n.log_prob_theta in reached and formulas[n.log_prob_theta].has(n.D):
+        found.add(Piece.AVERAGED)
     if formulas.get(n.omega) == 1:
         found.discard(Piece.TIME_WEIGHT)
     return frozenset(found)

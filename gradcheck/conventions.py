@@ -157,7 +157,7 @@ class Conventions:
             for value in ("mean", "sum")
             if value != self.batch_reduction
         ]
-        if self.adv_clip_max is None and "advantage" in self.derivation.given:
+        if self.adv_clip_max is None and Piece.ADVANTAGE in self.derivation.pieces:
             out.append(Alternative("adv_clip_max", 5.0, replace(self, adv_clip_max=5.0)))
         if self.prediction != "v":
             other = next(x for x in ERROR_SPACES if x != self.error_space)

@@ -13,6 +13,7 @@ import pytest
 import derivations.losses
 import gradcheck.losses
 from derivations.algorithm import Algorithm
+from derivations.notation import NOTATION
 from gradcheck.catalogue import ALGORITHMS, CATALOGUE, entry
 
 ROOT = Path(__file__).parent.parent
@@ -111,3 +112,34 @@ def test_nothing_is_decided_by_the_words_of_a_sentence(path: Path) -> None:
         if looked:
             found.append(node.lineno)
     assert not found, f"lines {found}"
+
+
+QUANTITIES = {quantity.name for quantity in NOTATION}
+
+
+def asks_for_a_quantity(node: ast.AST) -> bool:
+    """``"advantage" in derivation.given``, and the like."""
+    if not isinstance(node, ast.Compare) or not isinstance(node.ops[0], ast.In | ast.NotIn):
+        return False
+    named = isinstance(node.left, ast.Constant) and node.left.value in QUANTITIES - {"D"}
+    of_a_loss = isinstance(node.comparators[0], ast.Attribute) and node.comparators[0].attr == "given"
+    return named and of_a_loss
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ROOT / "gradcheck/conventions.py",
+        *sorted(
+            path for room in ("problems", "verifying", *JUDGING) for path in (ROOT / "gradcheck" / room).rglob("*.py")
+        ),
+    ],
+    ids=lambda p: str(p.relative_to(ROOT)),
+)
+def test_what_kind_of_loss_it_is_is_asked_of_its_pieces(path: Path) -> None:
+    """A loss that states the same thing with another quantity is of the same kind, and would not be seen.
+
+    Where tensors are taken in from outside, what the loss is given is what is asked for, and is no kind.
+    """
+    found = [ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if asks_for_a_quantity(node)]
+    assert not found, f"ask derivation.pieces: {found}"

@@ -173,7 +173,7 @@ def _rare(judge: Judge) -> Iterator[Outcome]:
     """Problems of regimes that no mixed batch holds, each in several of them at once."""
     given = set(judge.conventions.derivation.canonical.given)
     noise = ("full", "tiny") if "noise_level" in given and "noise_level" not in judge.conventions.fixed else ("", "")
-    advantages = given & {"advantage", "reward_prob"}
+    advantages = {Piece.ADVANTAGE, Piece.OPTIMALITY} & judge.conventions.derivation.pieces
     for i, advantage in enumerate(("good", "bad", "unit", "equal", "tiny", "huge") if advantages else ("typical",)):
         batch, latent = ((4, (3, 5)), (3, (2, 7)), (5, (2, 1, 3)))[i % 3]
         spec = Spec(
@@ -269,7 +269,7 @@ def stated_value(judge: Judge, case: Case) -> tuple[Tensor, Tensor, torch.dtype]
 
 def check_on_policy(judge: Judge) -> Outcome:
     outcome = gradient_on(judge, policy="on-policy", time="middle")
-    if outcome.status == "failed" or "v_ref" not in judge.conventions.derivation.canonical.given:
+    if outcome.status == "failed" or Piece.ANCHOR not in judge.conventions.derivation.canonical.pieces:
         return outcome
     return together([outcome, gradient_on(replace(judge, max_examples=_few(judge)), policy="start", time="middle")])
 

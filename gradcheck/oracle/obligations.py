@@ -64,17 +64,15 @@ def _needs_clip(conventions: Conventions) -> str | None:
 
 
 def _needs_old(conventions: Conventions) -> str | None:
-    return None if "v_old" in conventions.derivation.canonical.given else "this loss has no behaviour model"
+    return None if Piece.BEHAVIOUR in conventions.derivation.canonical.pieces else "this loss has no behaviour model"
 
 
 def _needs_time(conventions: Conventions) -> str | None:
-    given = {"t", "alpha_bar"} & set(conventions.derivation.given)
-    return None if given else "this loss does not depend on the time"
+    return None if Piece.TIME in conventions.derivation.pieces else "this loss does not depend on the time"
 
 
 def _needs_advantage(conventions: Conventions) -> str | None:
-    given = {"advantage", "reward_prob"} & set(conventions.derivation.given)
-    return None if given else "this loss has no advantage"
+    return None if {Piece.ADVANTAGE, Piece.OPTIMALITY} & conventions.derivation.pieces else "this loss has no advantage"
 
 
 def _needs_reference_term(conventions: Conventions) -> str | None:

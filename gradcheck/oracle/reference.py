@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from derivations.notation import error_gap, group_gap, partner_gap
+from derivations.pieces import Piece
 from derivations.proof.derivation import Derivation
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
@@ -320,7 +321,7 @@ def effective_case(conventions: Conventions, case: Case) -> Case:
     if conventions.policy_factor != 1 and "kl_weight" in case.names:
         case = case.replace(kl_weight=case.kl_weight / conventions.policy_factor)
     limit = conventions.adv_clip_max
-    if limit is None or "advantage" not in conventions.derivation.given:
+    if limit is None or Piece.ADVANTAGE not in conventions.derivation.pieces:
         return case
     limit = min(limit, torch.finfo(case.advantage.dtype).max)
     return case.replace(advantage=case.advantage.clamp(-limit, limit))

@@ -54,6 +54,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from derivations.notation import divergence, ratio
+from derivations.pieces import Piece
 from derivations.proof.derivation import Derivation
 from gradcheck.case import Case
 from gradcheck.catalogue import Entry
@@ -257,8 +258,8 @@ class _Scene:
             drawn = build(derivation, Spec(len(v), tuple(v.shape[1:]), seed=0), v.dtype, v.device)
             given |= {name: getattr(drawn, name) for name in missing}
         case = complete(derivation, {name: given[name] for name in derivation.given}, self.v_theta.device)
-        bounded = "divergence_max" in derivation.given
-        if bounded or "clip_low" in derivation.given:
+        bounded = Piece.DIVERGENCE in derivation.pieces
+        if bounded or "clip_low" in case.names:
             (x,) = evaluate(derivation, case, divergence if bounded else ratio, dtype=torch.float64)
             off = (x if bounded else (x - 1).abs()).flatten().sort().values[_BATCH // 2 - 1 :]
             gap = int((off[1:] / off[:-1]).argmax())

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from derivations import notation as n
 from derivations.algebra.calculus import Norm2
+from derivations.pieces import Piece
 from gradcheck.judging.results import Diagnosis
 from gradcheck.oracle.diagnosis.evidence import Evidence, explains, lengths, observe, rows_of
 from gradcheck.oracle.diagnosis.named import holds_everywhere, leads
@@ -156,7 +157,7 @@ def _pool(evidence: list[Evidence]) -> list[Mistake]:
     names = {m.name for m in listed}
     again = frozenset().union(*(ALIKE[name] for name in names & ALIKE.keys())) if BIAS not in own.table else frozenset()
     found = [m for m in listed if m.name not in again]
-    if n.advantage.name in derivation.given:
+    if Piece.ADVANTAGE in derivation.pieces:
         found += _clamped_advantages(own)
     return found
 

@@ -56,7 +56,7 @@ def diagnose(
     judge = replace(judge, dtype=torch.float64)
     if Piece.RATIO in judge.conventions.derivation.pieces and policies == ("off",):
         # where all samples are on one side of a divergence's bound, its average over the batch is too
-        bounded = "divergence_max" in judge.conventions.derivation.given
+        bounded = Piece.DIVERGENCE in judge.conventions.derivation.pieces
         policies = ("mixed", "off", "mixed", "outside", "inside", "far") if bounded else _POLICIES
     evidence = [observe(judge, i, policies, advantage) for i in range(2 * len(SHAPES))]
     if printed is not None:

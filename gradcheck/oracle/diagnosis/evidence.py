@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from derivations import notation as n
+from derivations.pieces import Piece
 from derivations.proof.derivation import Derivation
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
@@ -242,7 +243,7 @@ def spread(judge: Judge, i: int) -> Evidence:
     latent = SHAPES[i % len(SHAPES)][1]
     clip = 1 if "clip_low" not in judge.conventions.fixed else 0
     derivation = judge.conventions.derivation
-    samples = 2 * _WIDE if n.divergence in derivation.definitions else _WIDE
+    samples = 2 * _WIDE if Piece.DIVERGENCE in derivation.pieces else _WIDE
     spec = Spec(samples, latent, seed=8_000 + i, policy="off", advantage="typical", time="middle", clip=clip)
     case = judge.case(spec)
     pairs = {n.v_theta: n.v_old, n.noise_theta: n.noise_old, n.x_0_theta: n.x_0_old}
@@ -257,7 +258,7 @@ def spread(judge: Judge, i: int) -> Evidence:
         given = {name: getattr(case, name) for name in derivation.given} | {
             case.output_name: start + size * (v - start)
         }
-        if n.divergence in derivation.definitions:
+        if Piece.DIVERGENCE in derivation.pieces:
             given |= _beyond_the_state(derivation, case, given[case.output_name], generator)
         rest = {x: getattr(case, x) for x in case.names if x not in given and x not in derivation.defined}
         case = complete(derivation, given, case.output.device, rest)
@@ -276,7 +277,7 @@ def _beyond_the_state(derivation: Derivation, case: Case, v: Tensor, generator: 
     far, near, sign = torch.rand(3, count, generator=generator, dtype=torch.float64)
     half = case.divergence_max * 10 ** (6 * far - 3)
     log_ratio = torch.where(sign < 0.5, -1.0, 1.0) * half.clamp(max=1.0) * near
-    averaged = derivation.definitions[n.log_prob_theta].has(n.D)
+    averaged = Piece.AVERAGED in derivation.pieces
     now = lengths(rows_of(noise)) ** 2 / (2 * noise[0].numel() if averaged else 2)
     alpha = 1 + (1 - log_ratio / half).sqrt()
     longer = case.expand((half / now).sqrt().to(noise)) * noise

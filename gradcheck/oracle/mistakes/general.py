@@ -151,7 +151,7 @@ def reference_mistakes(d: Derivation) -> Iterator[Candidate]:
         ("kl-over-D", f"{term} is averaged over coordinates where it must be summed", 1 / n.D),
     ):
         yield put(name, sentence, factor * kl)
-    if "dt" in d.given:
+    if Piece.STEP_LENGTH in d.pieces:
         yield put("kl-times-dt", f"{term}'s denominator lacks Δt", n.dt * kl)
         yield put("kl-over-dt", f"{term} is divided by Δt once too often", kl / n.dt)
     if KL_STD in table:
@@ -168,7 +168,7 @@ def reference_mistakes(d: Derivation) -> Iterator[Candidate]:
             yield put("kl-weighed", f"{term} is multiplied by {word}; it must not be", Right(symbol) * kl)
             yield put("kl-weighed", f"{term} is multiplied by {word}; it must not be", symbol * kl)
     yield put("kl-averaged", f"{term} is averaged over the batch before it is weighed", BatchMean(kl))
-    if n.mean_theta in d.definitions:
+    if Piece.REVERSE_STEP in d.pieces:
         between = "the KL term compares the velocities; it must compare the steps' means, over their variance"
         for each in (sp.S.One, 1 / n.D):
             for half in (sp.S.One, sp.Rational(1, 2)):

@@ -9,6 +9,7 @@ import sympy as sp
 from derivations import notation as n
 from derivations.algebra.calculus import VectorSymbol, sg
 from derivations.notation import quantity
+from derivations.pieces import Piece
 from derivations.proof.derivation import Derivation
 from derivations.writing.render import text
 from gradcheck.oracle.mistakes.candidates import Candidate
@@ -46,7 +47,7 @@ def quantity_mistakes(d: Derivation) -> Iterator[Candidate]:
             yield put("of-first-sample", f"{of} is the first sample's for every sample", BatchFirst(right))
             yield put("averaged", f"{of} is averaged over the batch; it must be per sample", BatchMean(right))
         factor = not vector and _multiplies(symbol, d.loss)  # of the whole loss, and told as one
-        if (name != "advantage" or "temperature" in d.given) and not (factor and symbol in own.table):
+        if (name != "advantage" or Piece.TEMPERATURE in d.pieces) and not (factor and symbol in own.table):
             yield put("sign", f"{of} has the wrong sign", -right)
         if vector:
             yield put("missing", f"{of} is missing", sp.S.Zero * right)
@@ -57,7 +58,7 @@ def quantity_mistakes(d: Derivation) -> Iterator[Candidate]:
         yield put("missing", f"{of} is missing: 1 stands in its place", sp.S.One)
         yield put("zero", f"{of} is missing: 0 stands in its place", sp.S.Zero)
         yield put("squared", f"{of} is squared", right**2)
-        if not factor and (name != "advantage" or "temperature" in d.given):
+        if not factor and (name != "advantage" or Piece.TEMPERATURE in d.pieces):
             yield put("doubled", f"{of} is twice what it must be", 2 * right)
             yield put("halved", f"{of} is half of what it must be", right / 2)
         yield put("inverted", f"1/{of} stands where {of} must", 1 / right)

@@ -42,7 +42,7 @@ def _likelihood_mistakes(d: Derivation) -> Iterator[Candidate]:
         ("beta-missing", "β is missing", sp.S.One),
     ):
         yield name, sentence, d.loss, {beta: value}
-    of_a_pair = n.partner_gap.name in d.given
+    of_a_pair = Piece.PAIR in d.pieces
     if of_a_pair:
         other, y = n.partner_gap, n.preference
         yield "partner-sign", "the gaps of a pair are added up", d.loss, {other: -Right(other)}

@@ -65,7 +65,7 @@ def step_mistakes(d: Derivation) -> Iterator[Candidate]:
 def _deviation_mistakes(d: Derivation) -> Iterator[Candidate]:
     """Another standard deviation than the step's: at one place, or at several at once."""
     own = stated(d)
-    has_dt = "dt" in d.given
+    has_dt = Piece.STEP_LENGTH in d.pieces
     root = sp.sqrt(n.dt) if has_dt else sp.S.One
     sigma = own.table[n.C2] / root if not has_dt else n.C2 / root
     kind = step_with(d.coefficients)
@@ -430,7 +430,7 @@ def _density_mistakes(d: Derivation) -> Iterator[Candidate]:
             ("exponent-std", "the mean variance of the batch; it must be per sample", BatchMean(at.STD) ** 2),
             *(
                 (("exponent-std", "σ_t², without Δt", at.STD**2 / n.dt), ("exponent-std", "σ_t² Δt²", at.STD**2 * n.dt))
-                if "dt" in d.given
+                if Piece.STEP_LENGTH in d.pieces
                 else ()
             ),
         ):
@@ -460,8 +460,8 @@ def _density_mistakes(d: Derivation) -> Iterator[Candidate]:
         (-1, "the log-probability is averaged over coordinates; it must be summed"),
     ):
         yield "log-prob-reduction", sentence, d.loss, {s: n.D**power * e for s, e in formulas.items()}
-    averaged = formulas[n.log_prob_theta].has(n.D)
-    for words, size in latent_sizes(n.t if "t" in d.given else n.alpha_bar):
+    averaged = Piece.AVERAGED in d.pieces
+    for words, size in latent_sizes(n.t if d.path == "rectified" else n.alpha_bar):
         sentence = mixed_reduction("the log-probability", words, averaged)
         yield (
             "log-prob-reduction",
@@ -496,7 +496,7 @@ def _normaliser_mistakes(d: Derivation) -> Iterator[Candidate]:
         ("it is that of the variance", {std: std**2}),
         *(("½ log 2π is a float32 number", {two_pi: two_pi + 2 * sp.Float(x)}) for x in FLOAT32_ERRORS),
     ]
-    if "dt" in d.given:
+    if Piece.STEP_LENGTH in d.pieces:
         changes += [("it has log σ_t in place of log σ_t √Δt", {std: std / sp.sqrt(n.dt)})]
         for other in _STEPS:
             theirs = inline(n.C2, reverse_step(other).formulas)

@@ -110,7 +110,7 @@ def surrogate_mistakes(d: Derivation) -> Iterator[Candidate]:
             d.loss,
             swap(MaskedBy(a, r, plain, low, high)),
         )
-    each = sp.S.One / n.D if d.definitions.get(n.log_prob_theta, sp.S.Zero).has(n.D) else sp.S.One
+    each = sp.S.One / n.D if Piece.AVERAGED in d.pieces else sp.S.One
     if n.v_gt in d.definitions:
         x, y, w = n.v_theta - n.v_gt, n.v_old - n.v_gt, d.coefficients.get(n.omega, sp.S.One)
     else:

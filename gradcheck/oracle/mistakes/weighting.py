@@ -18,7 +18,7 @@ __all__ = ["time_weight_mistakes"]
 def time_weight_mistakes(d: Derivation) -> Iterator[Candidate]:
     """The weight by C2, and the window."""
     policy = d.loss.xreplace({n.kl_weight: sp.S.Zero})
-    if d.loss.has(n.noise_norm):
+    if Piece.NOISE_WEIGHT in d.pieces:
         root = sp.sqrt(n.dt)
         kept, bare = d.loss - policy, policy * n.noise_norm / n.C2
         for name, sentence, weight in (
