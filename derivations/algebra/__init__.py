@@ -1,1 +1,1 @@
-"""Expressions over a symbolic dimension D: nodes, vectors, canonical forms, the zero test, derivatives."""
+"""Algebra: expressions over a symbolic dimension D, when two are equal, and their derivatives."""

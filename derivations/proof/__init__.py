@@ -1,1 +1,1 @@
-"""Claims and what proves them; a derivation is a loss with its claims."""
+"""Proofs: the kinds of statement, what proves each, and a loss with all that is said of it."""

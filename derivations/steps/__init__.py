@@ -1,1 +1,1 @@
-"""Reverse steps and noising paths, and the variables that a network may predict on them."""
+"""Steps: the reverse steps of samplers, noising paths, and what a network may predict on them."""

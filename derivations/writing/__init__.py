@@ -1,1 +1,1 @@
-"""Formulas for people, for terminals, and as torch source."""
+"""Writing: formulas for people, for terminals, and as torch source."""

@@ -1,1 +1,1 @@
-"""A derivation as torch functions, and derivations that a declaration or a line makes."""
+"""Derivations as functions: a derivation's formulas in torch, and derivations that a declaration or a line makes."""

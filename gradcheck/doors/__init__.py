@@ -1,1 +1,1 @@
-"""How people come in: the command line, the decorators, and what loads their files."""
+"""Doors: the command line, the decorators, and what loads people's files."""

@@ -1,1 +1,1 @@
-"""What judging any subject needs: a stranger's code called safely, and what was found."""
+"""Judging: a stranger's code called safely, and what was found."""

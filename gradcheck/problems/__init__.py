@@ -1,1 +1,1 @@
-"""Random problems in every regime that a loss has."""
+"""Problems: random tensors in every regime that a loss has."""

@@ -1,1 +1,1 @@
-"""A gradient decomposed on the field's directions, and numbers recognised as formulas."""
+"""Reading: a gradient on the field's directions, and numbers recognised as formulas."""

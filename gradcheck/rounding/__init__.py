@@ -1,1 +1,1 @@
-"""How far rounding may carry a gradient, and the comparison that uses it."""
+"""Rounding: how far it may carry a gradient, and the comparison that uses it."""

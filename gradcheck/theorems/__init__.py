@@ -1,1 +1,1 @@
-"""The theorems with numbers: calculators, and means by drawing noise."""
+"""Theorems with numbers: calculators, and means by drawing the noise."""

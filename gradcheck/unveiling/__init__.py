@@ -1,1 +1,1 @@
-"""What a loss that nobody has named really optimises."""
+"""Unveiling: what a loss that nobody has named really optimises."""

@@ -1,1 +1,1 @@
-"""``gradcheck verify``: proofs, their steps with numbers, random problems, networks."""
+"""Verification: proofs, their steps with numbers, random problems, networks."""
