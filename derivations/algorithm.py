@@ -27,7 +27,7 @@ class AlgorithmError(ValueError):
 
 @dataclass(frozen=True)
 class Pull:
-    """A loss and what it does to the network's output; fields as :class:`~derivations.proof.derivation.Derivation`'s."""
+    """A loss and what it does to the network's output; fields of :class:`~derivations.proof.derivation.Derivation`."""
 
     loss: sp.Expr
     gradient: sp.Expr
