@@ -39,7 +39,10 @@ GREEK = {
     "kappa": "κ", "lambda": "λ", "mu": "μ", "nu": "ν", "pi": "π", "rho": "ρ", "sigma": "σ", "tau": "τ", "omega": "ω",
     "Delta": "Δ", "nabla": "∇",
 }  # fmt: skip
+"""Names of letters, as symbols have them, and the letters."""
+
 SUPERSCRIPT = str.maketrans("0123456789+-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻")
+"""For :meth:`str.translate`: digits and signs as exponents."""
 _OPENERS = ("(", "‖", "⟨", r"\left", r"\langle", r"\overline")
 # Factors stand in this order, as the field writes them: A m r k …; the first group stays in front of a fraction.
 _WEIGHTS = ("advantage", "A", "mask", "reward_prob", "ratio", "r", "kl_weight")

@@ -23,6 +23,7 @@ S = TypeVar("S")
 HIDDEN_STATE = Diagnosis(
     "hidden-state", "the same calls give other results the second time: something is kept from one call to the next"
 )
+"""What a failure comes from that does not come again."""
 
 
 def repeats(check: Check[S], subject: S, first: Outcome) -> bool:
@@ -104,6 +105,7 @@ def _status(check: Check[S], subject: S, known: _Known) -> str:
 
 
 def direct_cause(check: Check[S], subject: S) -> Diagnosis | None:
+    """What the check itself knows of its failure, if the subject can be called for it."""
     try:
         return check.direct(subject)
     except (Wrong, AdapterError):

@@ -118,6 +118,7 @@ class Seen:
 
 
 def see(check: Check[S], subject: S) -> Seen:
+    """A check made, and whatever went wrong on the way as an outcome."""
     reason = check.applies(subject)
     if reason:
         return Seen(Outcome("skipped", detail=reason))
