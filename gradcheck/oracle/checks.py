@@ -16,6 +16,7 @@ from torch import Tensor
 
 from derivations.pieces import Piece
 from gradcheck.case import Case
+from gradcheck.conventions import Conventions
 from gradcheck.derived.compiled import evaluate
 from gradcheck.judging.adapter import AdapterError, adapter_case
 from gradcheck.judging.isolation.limits import watched
@@ -23,6 +24,7 @@ from gradcheck.judging.isolation.state import JUDGED
 from gradcheck.judging.isolation.tracing import line_that_changes
 from gradcheck.judging.results import Outcome
 from gradcheck.oracle.arrangement import in_units
+from gradcheck.oracle.drawn import made
 from gradcheck.oracle.judge import (
     Judge,
     Look,
@@ -40,6 +42,7 @@ from gradcheck.oracle.reference import (
     effective_case,
     overall_factor,
     per_sample,
+    reference,
     working_dtype,
 )
 from gradcheck.oracle.roughness import roughness
@@ -233,9 +236,13 @@ def check_equivalence(judge: Judge) -> Outcome:
 
 def squared_distance_gradient(judge: Judge, case: Case) -> tuple[Tensor, Tensor, torch.dtype]:
     """Autograd of the equivalent loss, its error scale, and the precision that this is for."""
-    effective, factor = effective_case(judge.conventions, case), overall_factor(judge.conventions, case)
-    wanted = judge.reference(case)
-    _, _, required, pull, _ = required_gradients(judge.conventions.derivation, effective, False, wanted.dtype)
+    return judge.made(_squared_distance_gradient, case)
+
+
+def _squared_distance_gradient(conventions: Conventions, case: Case) -> tuple[Tensor, Tensor, torch.dtype]:
+    effective, factor = effective_case(conventions, case), overall_factor(conventions, case)
+    wanted = made(reference, conventions, case)
+    _, _, required, pull, _ = required_gradients(conventions.derivation, effective, False, wanted.dtype)
     scale = wanted.scale + abs(factor) * (pull + required.abs())  # the implementation's own rounding, and that of this
     scale = torch.where(wanted.undecided, torch.inf, scale)  # 'clip' judges these
     return factor * required, scale, wanted.dtype
@@ -252,7 +259,11 @@ def check_value(judge: Judge) -> Outcome:
 
 def stated_value(judge: Judge, case: Case) -> tuple[Tensor, Tensor, torch.dtype]:
     """The loss that the declaration states, reduced as declared, its error scale, and the precision of that."""
-    derivation, conventions = judge.conventions.derivation, judge.conventions
+    return judge.made(_stated_value, case)
+
+
+def _stated_value(conventions: Conventions, case: Case) -> tuple[Tensor, Tensor, torch.dtype]:
+    derivation = conventions.derivation
     effective, dtype = effective_case(conventions, case), working_dtype(conventions, case)
     (loss,) = evaluate(derivation, effective, derivation.loss, dtype=torch.float64)
     scale = value_scale(derivation, effective, derivation.inline(derivation.loss), dtype)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,7 +17,8 @@ from gradcheck.conventions import Conventions
 from gradcheck.judging.adapter import Adapter, AdapterError, Observation
 from gradcheck.judging.results import Outcome
 from gradcheck.oracle.arrangement import fitted, needs_presenting, presented, unit
-from gradcheck.oracle.reference import Reference, oracle_case, output_dtype, reference
+from gradcheck.oracle.drawn import drawn, made
+from gradcheck.oracle.reference import Reference, output_dtype, reference
 from gradcheck.problems.building import Spec
 from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
 from gradcheck.rounding.compare import Comparison, compare
@@ -31,6 +33,8 @@ __all__ = [
     "look_at_gradient",
     "together",
 ]
+
+T = TypeVar("T")
 
 _SHAPES: tuple[tuple[int, tuple[int, ...]], ...] = (
     (3, (4, 5)),
@@ -84,7 +88,7 @@ class Judge:
         spec = self.fitted(spec)
         # Judging is hundreds of small operations: launched on a GPU one by one, they take longer than on the CPU.
         place = self.device if spec.batch * math.prod(spec.latent) >= _LARGE else "cpu"
-        return oracle_case(self.conventions, spec, dtype or self.dtype, place)
+        return drawn(self.conventions, spec, dtype or self.dtype, place)
 
     def fitted(self, spec: Spec) -> Spec:
         """The problem in the sizes that the implementation takes."""
@@ -115,7 +119,11 @@ class Judge:
         return set() if none else {s.name for s in PREDICTIONS} & set(case.names)
 
     def reference(self, case: Case) -> Reference:
-        return reference(self.conventions, case)
+        return self.made(reference, case)
+
+    def made(self, make: Callable[[Conventions, Case], T], case: Case) -> T:
+        """What a function makes of the declaration and a problem, which other losses may share."""
+        return made(make, self.conventions, case)
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,13 @@ from dataclasses import replace
 import torch
 
 from gradcheck.case import Case
+from gradcheck.conventions import Conventions
 from gradcheck.judging.adapter import AdapterError
 from gradcheck.judging.results import Outcome
 from gradcheck.oracle.judge import Judge, Look, compare_over, look_at_gradient, together
 from gradcheck.oracle.reference import required_gradient
 from gradcheck.problems.building import Spec
-from gradcheck.rounding.signal import digits, lost_by
+from gradcheck.rounding.signal import Loss, digits, lost_by
 
 __all__ = ["check_precision"]
 
@@ -45,7 +46,7 @@ def _kept(judge: Judge, spec: Spec) -> str:
     found: dict[torch.dtype, float | None] = {}
     for dtype in _TRAINED_IN if judge.conventions.output_dtype is None else _TRAINED_IN[:1]:
         case = judge.case(spec, dtype)
-        required = required_gradient(judge.conventions, case)
+        required = judge.made(required_gradient, case)
         try:
             observed = judge.observe(case).gradient
         except AdapterError:
@@ -57,8 +58,12 @@ def _kept(judge: Judge, spec: Spec) -> str:
     if min((kept for kept in found.values() if kept is not None), default=_LITTLE) >= _LITTLE:
         return sentence
     small = judge.case(replace(spec, latent=(64,)), torch.float64)
-    lost = lost_by(judge.conventions.derivation, small)
+    lost = judge.made(_lost_by, small)
     return sentence if lost is None else f"{sentence}; most are lost in {lost}"
+
+
+def _lost_by(conventions: Conventions, case: Case) -> Loss | None:
+    return lost_by(conventions.derivation, case)
 
 
 def _words(kept: float | None) -> str:
