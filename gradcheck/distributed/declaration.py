@@ -2,7 +2,7 @@ r"""What a trainer declares: the loss's conventions, and how it reduces over sam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -14,38 +14,10 @@ from gradcheck.errors import InputError
 from gradcheck.parts._advantage_subject import AdvantageConvention
 from gradcheck.parts._calls import number_problem, one_of
 
-__all__ = ["ATTRIBUTE", "OBLIGATIONS", "Declaration", "Trainer", "advantages_text", "declared"]
+__all__ = ["ATTRIBUTE", "Declaration", "Trainer", "advantages_text", "declared"]
 
 ATTRIBUTE = "gradcheck_trainer"
 """The decorated function's attribute that holds its :class:`Trainer`."""
-
-OBLIGATIONS = {
-    "parameters-untouched": (
-        "the step fills gradients and leaves the parameters as they were",
-        "an optimiser's step, a clamp or a decay inside the judged function",
-    ),
-    "ranks-agree": (
-        "every rank ends with the same gradient",
-        "no_sync() left on, a rank left out of the reduction, a reduction on one rank alone",
-    ),
-    "equal-shards": (
-        "shards and micro-batches of one size: the gradient is that of one process on the global batch",
-        "division by ranks or accumulation steps forgotten or done twice, sums for means, lost micro-batches",
-    ),
-    "unequal-shards": (
-        "shards of several sizes: the gradient is that of one process on the global batch",
-        "means over ranks of each rank's mean",
-    ),
-    "unequal-micro-batches": (
-        "micro-batches of several sizes: the gradient is that of one process on the global batch",
-        "means over micro-batches of each one's mean",
-    ),
-    "advantages": (
-        "reward groups whose members lie on several ranks get the declared advantages",
-        "means and standard deviations over a rank's own rewards",
-    ),
-}
-"""Every obligation: its statement, and the mistakes that it is for."""
 
 _ADVANTAGE_KEYS = ("std", "unbiased", "eps", "clamp", "smallest_group")
 """Of an :class:`AdvantageConvention`, what a step on several ranks is judged by."""
@@ -136,8 +108,9 @@ def declared(
     expected_failures: Mapping[str, str] | None,
     advantages: Mapping[str, Any] | None,
     given: Mapping[str, Any],
+    obligations: Sequence[str],
 ) -> tuple[Declaration, dict[str, str]]:
-    """What the decorator's arguments declare, and which failures are expected.
+    """What the decorator's arguments declare, and which failures of the obligations are expected.
 
     Raises:
         InputError: something unknown or out of its domain; all mistakes are listed.
@@ -154,10 +127,8 @@ def declared(
     else:
         problems += _loss_problems(conventions, advantages is not None and "advantage" not in taken)
     problems += _problems(mine, advantages or {})
-    known = ", ".join(OBLIGATIONS)
-    problems += [
-        ("expected_failures", repr(name), f"obligations: {known}") for name in expected if name not in OBLIGATIONS
-    ]
+    wanted = f"obligations: {', '.join(obligations)}"
+    problems += [("expected_failures", repr(name), wanted) for name in expected if name not in obligations]
     if problems:
         raise InputError(*problems)
     if "latent" in mine:

@@ -2,76 +2,91 @@ r"""Which wrong normalisation explains the gradients that a trainer left on its 
 
 A trainer's arithmetic is a weight for each sample and rank.  The named ones are products of three choices: what the
 mean is over, which samples and ranks are lost, and a factor too many or too few.  One of them is the cause where it
-explains every problem that was tried, right ones too, within the bounds that judge the right weights.
+explains every problem that was tried, right ones too, within the bounds that judge the right weights; then other
+advantages are tried, and one factor for all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gradcheck.distributed.declaration import Declaration, advantages_text
-from gradcheck.distributed.evidence import Evidence, number_text, weights_table
+from gradcheck.distributed.evidence import Claim, Evidence, Observed, number_text, weights_table
 from gradcheck.distributed.hypotheses import BASES, Choice, hypotheses, predicted
 from gradcheck.distributed.problems import estimated
-from gradcheck.distributed.reference import required
+from gradcheck.distributed.reference import Required, required
+from gradcheck.judging.check import Hypothesis
 from gradcheck.judging.results import Diagnosis
-from gradcheck.rounding.bounds import THRESHOLD
 
-__all__ = ["diagnose"]
+__all__ = ["hypotheses_of", "unexplained", "with_weights"]
 
-
-def diagnose(declaration: Declaration, evidence: list[Evidence], wrong: list[Evidence]) -> Diagnosis:
-    """What explains all of the evidence, of which ``wrong`` needs explaining; ``unknown`` with the samples' weights."""
-    found = _weighting(declaration, evidence) or _advantages(declaration, evidence) or _scaled(evidence)
-    if found is None:
-        lost = [name for e in wrong for absent in e.absent for name in absent]
-        found = Diagnosis("unknown", "no named normalisation fits")
-        if lost:
-            cause = (
-                f"{len(set(lost))} parameters have no gradient, {lost[0]} first: unused, frozen, or not synchronised"
-            )
-            found = Diagnosis("no-gradient", cause)
-    observed, wanted, readable = weights_table(wrong[0])
-    if found.name == "unknown" and not readable:
-        cause = "no weighting of the samples explains it: the loss or its advantages are others (gradcheck check)"
-        found = replace(found, cause=cause)
-    rows = ("weights", "of each sample in the gradient")
-    return replace(found, observed=observed, required=wanted, rows=rows)
+_ADVANTAGES, _FACTORS = 100, 200
+"""What hypotheses of other kinds presume: more than any weighting."""
 
 
-def _weighting(declaration: Declaration, evidence: list[Evidence]) -> Diagnosis | None:
-    fitting: list[list[Choice]] = []
-    for choices in sorted(hypotheses(declaration, evidence[0].law.problem.layout), key=_presumes):
-        if fitting and _presumes(choices) > _presumes(fitting[0]):
-            break
-        if all(_explains(declaration, e, choices) for e in evidence):
-            fitting.append(choices)
-    if not fitting:
-        return None
-    first, *others = [[c for c in choices if c.size] for choices in fitting]
-    cause = _sentence(first)
-    if others:
-        cause += "; on these numbers of ranks and micro-batches it cannot be told from: " + ", or ".join(
-            dict.fromkeys(map(_sentence, others))
+def hypotheses_of(o: Observed) -> Iterator[Hypothesis[Observed]]:
+    """What may explain the evidence, that which presumes least first."""
+    declaration = o.trainer.declaration
+    layout = o.evidence[0].law.problem.layout
+    for choices in sorted(hypotheses(declaration, layout), key=_presumes):
+        made = [c for c in choices if c.size]
+        leading = max(made, key=lambda c: (c.name not in BASES, c.size))
+        claim = Claim(partial(_weights, declaration, choices))
+        yield Hypothesis(
+            leading.name.partition(":")[0],
+            "; besides, ".join(c.cause for c in sorted(made, key=lambda c: c.name in BASES)),
+            replace(o, claim=claim),
+            made[0].declare if len(made) == 1 else "",
+            presumes=_presumes(choices),
         )
-    declare = first[0].declare if len(first) == 1 else ""
-    leading = max(first, key=lambda c: (c.name not in BASES, c.size))
-    return Diagnosis(leading.name.partition(":")[0], cause, declare)
+    for i, (name, cause, declare, other, within) in enumerate(_advantages(declaration)):
+        claim = Claim(lambda e: e.law.weights, partial(_with_advantages, other, within))
+        yield Hypothesis(name, cause, replace(o, claim=claim), declare, presumes=_ADVANTAGES + i)
+    for i, factor in enumerate(_factors(o.evidence)):  # each is known to its own problem's rounding; the sharpest fits
+        cause = f"everything is {number_text(factor)} times what it must be"
+        claim = Claim(partial(_multiplied, factor))
+        if all(map(claim.fits, o.evidence)):
+            yield Hypothesis("constant-factor", cause, replace(o, claim=claim), presumes=_FACTORS + i)
+
+
+def unexplained(o: Observed, name: str) -> Diagnosis:
+    """What is said of an obligation that fails where no hypothesis explains it."""
+    wrong = [e for e in o.evidence if e.wrong]
+    found = _one_norm(o.evidence) or _one_norm(o.of(name))
+    if found is not None:
+        return found
+    lost = list(dict.fromkeys(name for e in wrong for absent in e.absent for name in absent))
+    if lost:
+        cause = f"{len(lost)} parameters have no gradient, {lost[0]} first: unused, frozen, or not synchronised"
+        return Diagnosis("no-gradient", cause)
+    return Diagnosis("unknown", "no named normalisation fits")
+
+
+def with_weights(cause: Diagnosis, e: Evidence) -> Diagnosis:
+    """A cause with the samples' weights on one problem, as far as they can be read off the gradient."""
+    observed, wanted, readable = weights_table(e)
+    if cause.name == "unknown" and not readable:
+        sentence = "no weighting of the samples explains it: the loss or its advantages are others (gradcheck check)"
+        cause = replace(cause, cause=sentence)
+    return replace(cause, observed=observed, required=wanted, rows=("weights", "of each sample in the gradient"))
 
 
 def _presumes(choices: list[Choice]) -> int:
     return sum(c.size for c in choices)
 
 
-def _sentence(choices: list[Choice]) -> str:
-    return "; besides, ".join(c.cause for c in sorted(choices, key=lambda c: c.name in BASES))
+def _weights(declaration: Declaration, choices: list[Choice], e: Evidence) -> Tensor:
+    return predicted(declaration, e.law.problem.layout, choices)
 
 
-def _explains(declaration: Declaration, e: Evidence, choices: list[Choice]) -> bool:
-    return float(e.against(predicted(declaration, e.law.problem.layout, choices)).max()) <= THRESHOLD
+def _multiplied(factor: float, e: Evidence) -> Tensor:
+    return factor * e.law.weights
 
 
 _CONVENTIONS: dict[str, tuple[Any, ...]] = {
@@ -81,12 +96,11 @@ _CONVENTIONS: dict[str, tuple[Any, ...]] = {
 }
 
 
-def _advantages(declaration: Declaration, evidence: list[Evidence]) -> Diagnosis | None:
-    """Other advantages than the declared ones, with the declared weights."""
+def _advantages(declaration: Declaration) -> Iterator[tuple[str, str, str, Declaration, str]]:
+    """Other advantages than the declared ones: name, cause, what to declare, and by whose statistics."""
     convention = declaration.advantages
     if convention is None:
-        return None
-    tried: list[tuple[str, str, str, Declaration, str]] = []
+        return
     here = declaration.statistics
     for within, name, cause in (
         ("rank", "advantages-per-rank", "means and standard deviations are over each rank's own rewards"),
@@ -95,7 +109,7 @@ def _advantages(declaration: Declaration, evidence: list[Evidence]) -> Diagnosis
     ):
         if within != here:
             declare = f"statistics={within!r}" if within != "micro-batch" else ""
-            tried.append((name, cause, declare, declaration, within))
+            yield name, cause, declare, declaration, within
     for name, values in _CONVENTIONS.items():
         for value in values:
             if value != getattr(convention, name):
@@ -103,43 +117,37 @@ def _advantages(declaration: Declaration, evidence: list[Evidence]) -> Diagnosis
                 other = replace(declaration, advantages=replace(convention, **declared))
                 assert other.advantages is not None
                 text = advantages_text(other.advantages)
-                tried.append((f"convention:{name}", f"the advantages are as {text} says", text, other, here))
-    for name, cause, declare, other, within in tried:
-        assert other.advantages is not None
-        if all(_with_advantages(e, other, within) for e in evidence):
-            return Diagnosis(name, cause, declare)
-    return None
+                yield f"convention:{name}", f"the advantages are as {text} says", text, other, here
 
 
-def _with_advantages(e: Evidence, declaration: Declaration, within: str) -> bool:
+def _with_advantages(declaration: Declaration, within: str, e: Evidence) -> Required | None:
     problem, layout = e.law.problem, e.law.problem.layout
     parts = {"rank": layout.rank, "micro-batch": layout.rank * layout.steps + layout.step}
     assert declaration.advantages is not None
     advantage, _ = estimated(declaration.advantages, problem.reward, problem.group, parts.get(within))
     if not bool(advantage.isfinite().all()):
-        return False
-    law = required(declaration, problem, e.network, e.dtype, advantage)
-    return float(e.against(law.weights, law).max()) <= THRESHOLD
+        return None
+    return required(declaration, problem, e.network, e.dtype, advantage)
 
 
-def _scaled(evidence: list[Evidence]) -> Diagnosis | None:
-    """The required gradient times a number: one for all problems, or one that makes all norms the same."""
-    factors, norms = [], []
-    for e in evidence:
-        wanted = e.law.weights @ e.law.contributions
-        factor = float((e.observed[0] @ wanted) / (wanted @ wanted))
-        if factor == 0 or not _multiplied(e, factor):
-            return None
-        factors.append(factor)
-        norms.append(float(torch.linalg.vector_norm(e.observed[0])))
-    for factor in factors:  # each is known to its own problem's rounding; the sharpest decides
-        if all(_multiplied(e, factor) for e in evidence):
-            return Diagnosis("constant-factor", f"everything is {number_text(factor)} times what it must be")
-    return _one_norm(evidence, factors, norms)
+def _factors(evidence: Sequence[Evidence]) -> list[float]:
+    """By what each problem's gradient is multiplied; nothing if one of them is no multiple of the required one."""
+    factors = [_factor(e) for e in evidence]
+    fits = [f != 0 and Claim(partial(_multiplied, f)).fits(e) for f, e in zip(factors, evidence, strict=True)]
+    return factors if all(fits) else []
 
 
-def _one_norm(evidence: list[Evidence], factors: list[float], norms: list[float]) -> Diagnosis | None:
+def _factor(e: Evidence) -> float:
+    wanted = e.law.weights @ e.law.contributions
+    return float((e.observed[0] @ wanted) / (wanted @ wanted))
+
+
+def _one_norm(evidence: Sequence[Evidence]) -> Diagnosis | None:
     """Wrong gradients of the right direction and of one norm: a clip shortens those above it, and leaves the others."""
+    factors = _factors(evidence)
+    norms = [float(torch.linalg.vector_norm(e.observed[0])) for e in evidence]
+    if not factors:
+        return None
     wrong = [(factor, norm) for factor, norm, e in zip(factors, norms, evidence, strict=True) if e.wrong]
     right = [norm for norm, e in zip(norms, evidence, strict=True) if not e.wrong]
     if not wrong or min(factor for factor, _ in wrong) < 0:
@@ -154,7 +162,3 @@ def _one_norm(evidence: list[Evidence], factors: list[float], norms: list[float]
         cause = f"every gradient has been brought to the norm {most:.4g}, shorter ones too, which no clip does"
         return Diagnosis("gradient-normalised", cause)
     return None
-
-
-def _multiplied(e: Evidence, factor: float) -> bool:
-    return float(e.against(factor * e.law.weights).max()) <= THRESHOLD

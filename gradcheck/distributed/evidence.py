@@ -1,8 +1,9 @@
-"""What a problem requires beside what each rank has: who differs, and how each sample weighs."""
+"""What problems require beside what each rank has: who differs, and how each sample weighs."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -10,10 +11,12 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from gradcheck.distributed.declaration import Trainer
 from gradcheck.distributed.reference import Required
+from gradcheck.oracle.target import Settings
 from gradcheck.rounding.bounds import THRESHOLD
 
-__all__ = ["Evidence", "number_text", "weights_table"]
+__all__ = ["Claim", "Evidence", "Observed", "number_text", "weights_table"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,10 @@ class Evidence:
         ratios = torch.where(both[:, None] & both[None], ratios, torch.inf)
         return ratios.amax(2)
 
+    @property
+    def disagree(self) -> bool:
+        return float(self.disagreement.max()) > THRESHOLD
+
     def odd_one(self) -> tuple[int, list[int], int]:
         """The rank that differs from most others (rank 0's view if all do), those, and the component where it does."""
         differs = self.disagreement > THRESHOLD
@@ -85,12 +92,59 @@ class Evidence:
         )
 
 
+@dataclass(frozen=True)
+class Claim:
+    """What a trainer may do in place of what it declares.
+
+    Attributes:
+        weights: those of a problem's samples, (B,), or of the samples on each rank, (W, B).
+        law: the problem's law, where the samples contribute something else; ``None`` where they contribute nothing.
+    """
+
+    weights: Callable[[Evidence], Tensor]
+    law: Callable[[Evidence], Required | None] = lambda e: e.law
+
+    def fits(self, e: Evidence) -> bool:
+        """Whether every rank has the gradient that it predicts."""
+        law = self.law(e)
+        return law is not None and float(e.against(self.weights(e), law).max()) <= THRESHOLD
+
+    def alike(self, e: Evidence) -> bool:
+        """Whether every rank has the same gradient by it."""
+        rows = self.weights(e)
+        return rows.ndim == 1 or bool((rows == rows[:1]).all())
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A trainer's step, and what it left on the ranks; what the obligations are about.
+
+    Attributes:
+        trainer, settings: what was judged, and how thoroughly.
+        size: of the run, in processes.
+        evidence: every problem's.
+        untouched: whether every rank's parameters are as they were.
+        claim: what is required in place of the declared law; ``None``: that law.
+    """
+
+    trainer: Trainer
+    settings: Settings
+    size: int
+    evidence: tuple[Evidence, ...] = ()
+    untouched: bool = True
+    claim: Claim | None = None
+
+    def of(self, obligation: str) -> list[Evidence]:
+        """The problems of one obligation."""
+        return [e for e in self.evidence if e.law.problem.obligation == obligation]
+
+
 def weights_table(e: Evidence) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...], bool]:
     """The samples' weights by rank and micro-batch, observed and required, if they can be read off the gradient."""
     per_rank = [e.law.observed_weights(seen) for seen in e.observed]
     if any(found is None for found in per_rank):
         return (), (), False
-    layout, agree = e.law.problem.layout, float(e.disagreement.max()) <= THRESHOLD
+    layout, agree = e.law.problem.layout, not e.disagree
     observed, wanted = [], []
     for r, shard in enumerate(layout.sizes):
         for m, rows in enumerate(layout.rows(r)):

@@ -14,23 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from gradcheck.devices import devices
-from gradcheck.distributed.declaration import ATTRIBUTE, OBLIGATIONS, Trainer
-from gradcheck.distributed.evidence import Evidence
+from gradcheck.distributed.declaration import ATTRIBUTE, Trainer
+from gradcheck.distributed.evidence import Evidence, Observed
 from gradcheck.distributed.gradients import flat_parameters, read_gradient
 from gradcheck.distributed.problems import Layout, Problem, layouts, make_problem
 from gradcheck.distributed.processes import Processes, processes
 from gradcheck.distributed.reference import required
-from gradcheck.distributed.verdicts import no_advantages, results_of
+from gradcheck.distributed.verdicts import IDS, declared, no_advantages
 from gradcheck.errors import InputError, one_of
 from gradcheck.judging.results import Judgement, Outcome, Result
 from gradcheck.oracle.target import Settings
 
-__all__ = ["REFERENCE", "judge", "judge_on", "usable_gpus"]
+__all__ = ["judge", "judge_on", "usable_gpus"]
 
 T = TypeVar("T")
-
-REFERENCE = "docs/distributed.md; the gradient of a mean over the global batch is linear in its samples"
-"""On what a trainer's judgement rests, as reports say it."""
 
 
 def judge(step: Callable[..., Any] | Trainer, settings: Settings | None = None, only: Sequence[str] = ()) -> Judgement:
@@ -72,9 +69,9 @@ def _no_gpus() -> str | None:
 
 def judge_on(ranks: Processes, trainer: Trainer, settings: Settings, only: Sequence[str] = ()) -> Judgement:
     """The same on processes that have met; see :func:`judge`."""
-    unknown = [name for name in only if name not in OBLIGATIONS]
+    unknown = [name for name in only if name not in IDS]
     if unknown:
-        raise InputError(("obligation", repr(unknown[0]), one_of(unknown[0], OBLIGATIONS, "an obligation")))
+        raise InputError(("obligation", repr(unknown[0]), one_of(unknown[0], IDS, "an obligation")))
     start = time.perf_counter()
     results: list[Result] = []
     printed = ""
@@ -85,26 +82,18 @@ def judge_on(ranks: Processes, trainer: Trainer, settings: Settings, only: Seque
             results += found
             printed += said
         else:
-            results += _skipped(trainer, settings, only, device, reason)
+            results += _skipped(ranks, trainer, settings, only, device, reason)
     if settings.device == "all" and not torch.cuda.is_available():
-        results += _skipped(trainer, settings, only, "cuda", "torch sees no CUDA device")
+        results += _skipped(ranks, trainer, settings, only, "cuda", "torch sees no CUDA device")
     seconds = time.perf_counter() - start
-    declared = f"{trainer.declaration.describe()}; {_ranks(ranks.size)}"
-    judgement = Judgement(trainer.name, declared, tuple(results), REFERENCE, settings.seed, seconds, printed)
-    return ranks.agreed(lambda: judgement)
+    whole = declared(Observed(trainer, settings, ranks.size))
+    return ranks.agreed(lambda: whole.judgement(tuple(results), seconds, printed))
 
 
-def _ranks(size: int) -> str:
-    return "1 process" if size == 1 else f"{size} ranks"
-
-
-def _skipped(trainer: Trainer, settings: Settings, only: Sequence[str], device: str, reason: str) -> list[Result]:
-    skipped = Outcome("skipped", detail=reason)
-    return [
-        Result(name, *OBLIGATIONS[name], skipped, device, settings.dtype)
-        for name in OBLIGATIONS
-        if not only or name in only
-    ]
+def _skipped(
+    ranks: Processes, trainer: Trainer, settings: Settings, only: Sequence[str], device: str, reason: str
+) -> tuple[Result, ...]:
+    return declared(Observed(trainer, settings, ranks.size), device).rows(Outcome("skipped", detail=reason), only)
 
 
 @dataclass(frozen=True)
@@ -118,7 +107,7 @@ class _Seen:
 
 def _on_device(
     ranks: Processes, trainer: Trainer, settings: Settings, only: Sequence[str], device: str
-) -> tuple[list[Result], str]:
+) -> tuple[tuple[Result, ...], str]:
     dtype: torch.dtype = getattr(torch, settings.dtype)
     network = _network(ranks, trainer, settings.seed, dtype)
     names = {n: tuple(p.shape) for n, p in network.named_parameters() if p.requires_grad}
@@ -130,8 +119,8 @@ def _on_device(
         found = ranks.on_rank_0(partial(_evidence, trainer, settings, problem, seen, network))
         if found is not None:
             evidence.append(found)
-    results = ranks.agreed(lambda: results_of(ranks.size, trainer, settings, only, device, evidence, untouched))
-    return results, said
+    observed = Observed(trainer, settings, ranks.size, tuple(evidence), untouched)
+    return ranks.agreed(lambda: declared(observed, device).results(only)), said
 
 
 def _network(ranks: Processes, trainer: Trainer, seed: int, dtype: torch.dtype) -> nn.Module:

@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Judge every target; 0 if all conform, 1 if one does not, 2 if one could not be judged."""
     import torch
 
-    from gradcheck.distributed.declaration import OBLIGATIONS as STEP_OBLIGATIONS
+    from gradcheck.distributed.verdicts import IDS as STEP_OBLIGATIONS
     from gradcheck.doors.checking import CheckJob, judged
     from gradcheck.doors.parts import PART_OBLIGATIONS
     from gradcheck.judging.isolation.memory import available_memory

@@ -9,11 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gradcheck.distributed.declaration import ATTRIBUTE, OBLIGATIONS, Trainer, declared
-from gradcheck.distributed.judging import REFERENCE, judge
+from gradcheck.distributed.declaration import ATTRIBUTE, Trainer, declared
+from gradcheck.distributed.evidence import Observed
+from gradcheck.distributed.judging import judge
+from gradcheck.distributed.verdicts import IDS
+from gradcheck.distributed.verdicts import declared as declared_step
 from gradcheck.doors.collecting import beside, label_of, source_of
 from gradcheck.errors import GradcheckError, InputError
 from gradcheck.judging.adapter import NotCheckedError
+from gradcheck.judging.engine import Declared
 from gradcheck.judging.isolation.words import name_of_type
 from gradcheck.judging.results import Judgement, Outcome, Result
 from gradcheck.oracle.target import Settings
@@ -30,7 +34,8 @@ class TrainerTarget(Trainer):
 
     def about(self, settings: Settings) -> tuple[str, str, list[Result]]:
         """Its declaration and reference, and what every obligation comes to if nothing more is heard."""
-        return self.declaration.describe(), REFERENCE, self._rows(Outcome("unjudged"), settings)
+        whole = self._whole(settings)
+        return whole.info.declaration, whole.info.reference, list(whole.rows(Outcome("unjudged")))
 
     def attempt(self, settings: Settings, only: Sequence[str] = ()) -> Judgement:
         """Judge it; where it cannot be judged, a judgement that says so.
@@ -44,15 +49,14 @@ class TrainerTarget(Trainer):
         except InputError:
             raise
         except NotCheckedError as error:
-            rows = self._rows(Outcome("skipped", detail=f"not checked: {error}"), settings, only)
+            outcome = Outcome("skipped", detail=f"not checked: {error}")
         except GradcheckError as error:
-            rows = self._rows(Outcome("unjudged", detail=str(error)), settings, only)
-        return Judgement(self.name, self.declaration.describe(), tuple(rows), REFERENCE, settings.seed, 0.0)
+            outcome = Outcome("unjudged", detail=str(error))
+        whole = self._whole(settings)
+        return whole.judgement(whole.rows(outcome, only))
 
-    def _rows(self, outcome: Outcome, settings: Settings, only: Sequence[str] = ()) -> list[Result]:
-        """The same outcome of each obligation."""
-        wanted = [(name, *words) for name, words in OBLIGATIONS.items() if not only or name in only]
-        return [Result(*words, outcome, "cpu", settings.dtype) for words in wanted]
+    def _whole(self, settings: Settings) -> Declared[Observed]:
+        return declared_step(Observed(self, settings, 1))
 
 
 def conforms(
@@ -81,13 +85,13 @@ def conforms(
     Raises:
         InputError: something unknown or out of its domain; all mistakes are listed.
     """
-    declaration, expected = declared(algorithm, preset, expected_failures, advantages, conventions)
+    declaration, expected = declared(algorithm, preset, expected_failures, advantages, conventions, IDS)
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         if not callable(function):
             raise InputError(("function", f"a {name_of_type(function)}", "a function that takes a model and a shard"))
         target = TrainerTarget(function, label_of(function), declaration, expected, source_of(function))
-        step = beside(function, target, list(OBLIGATIONS), _run)
+        step = beside(function, target, list(IDS), _run)
         setattr(step, ATTRIBUTE, target)
         return step
 

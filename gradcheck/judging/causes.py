@@ -52,6 +52,7 @@ def causes_of(
     fits: list[_Fit[S]] = []
     known: _Known = {}
     enough = math.inf
+    told = {c.id for c in failed if c.depends is not None and c.depends(subject) == ()}  # no hypothesis explains these
     for hypothesis in hypotheses:
         if hypothesis.presumes > enough:
             break
@@ -59,7 +60,7 @@ def causes_of(
         if explains and hypothesis.evidence():
             contradicts = frozenset(c.id for c in passed if _status(c, hypothesis.subject, known) == "failed")
             fits.append(_Fit(hypothesis, explains, contradicts))
-            if len(explains) == len(failed) and not contradicts:
+            if len(explains | told) == len(failed) and not contradicts:
                 enough = min(enough, hypothesis.presumes)
     fits.sort(key=lambda f: len(f.contradicts) - len(f.explains))  # stable: among equals the order of the list
     plain = [f for f in fits if not f.hypothesis.controls]  # a tolerance explains what holds under it, and nothing else

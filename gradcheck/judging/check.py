@@ -46,7 +46,7 @@ class Check(Generic[S]):
         direct: the cause of a failure by itself: that of a part or a trainer where no hypothesis explains it without
             contradicting what holds, and that of a loss in place of the gradient's cause.
         depends: what of a subject the outcome depends on besides the function, so that hypotheses that agree in it need
-            one run; ``None``: on everything.
+            one run; ``None``: on everything, ``()``: on the function alone.
         script: what shows a failure again; empty if nothing does.
     """
 

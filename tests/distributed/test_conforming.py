@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import gradcheck.distributed
-from gradcheck.distributed.declaration import OBLIGATIONS
+from gradcheck.distributed.verdicts import IDS
 from gradcheck.doors.checking import CheckJob
 from gradcheck.doors.cli import main
 from gradcheck.oracle.target import Settings
@@ -121,7 +121,6 @@ class TestSteps:
 """
 )
 
-IDS = tuple(OBLIGATIONS)
 HERE = ("parameters-untouched", "equal-shards", "unequal-micro-batches")
 """The obligations of a step on one process that is given its advantages; of the others its reports tell why not."""
 

@@ -18,11 +18,12 @@ from torch import nn
 from derivations.pieces import Piece
 from gradcheck.catalogue import CATALOGUE, Entry
 from gradcheck.distributed import Shard, VelocityMLP, conforms, judge, launch
-from gradcheck.distributed.declaration import OBLIGATIONS, Declaration
+from gradcheck.distributed.declaration import Declaration
 from gradcheck.distributed.hypotheses import hypotheses, predicted
 from gradcheck.distributed.problems import Layout, layouts, make_problem
 from gradcheck.distributed.reference import required, weights
 from gradcheck.distributed.rounding import Imitated, network_rounding
+from gradcheck.distributed.verdicts import IDS
 from gradcheck.doors.cli import main
 from gradcheck.errors import GradcheckError, InputError
 from gradcheck.oracle.target import Settings
@@ -460,7 +461,7 @@ def test_no_two_mistakes_look_alike(ranks: int, reduction: str) -> None:
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_divisions(ranks: int) -> None:
     found = layouts(ranks, 3, False)
-    assert set(found) | {"advantages", "parameters-untouched", "ranks-agree"} == set(OBLIGATIONS)
+    assert set(found) | {"advantages", "parameters-untouched", "ranks-agree"} == set(IDS)
     for name, tried in found.items():
         for layout in tried:
             assert layout.total == len(layout.rank) == len(layout.step)
@@ -523,7 +524,7 @@ def test_the_guide_names_everything() -> None:
     for name in set(Declaration.__dataclass_fields__) - {"conventions"}:
         assert f"`{name}`" in declared, name
     obligations = GUIDE.partition("## Obligations")[2].partition("## Runs")[0]
-    for name in OBLIGATIONS:
+    for name in IDS:
         assert f"`{name}`" in obligations, name
     names = set(MISTAKES.values()) - {"unknown"}
     for reduction in ("mean", "sum"):
