@@ -12,7 +12,7 @@ from torch import Tensor
 
 from derivations.algorithm import Algorithm
 from derivations.proof.derivation import Derivation
-from derivations.steps.parameterisation import changed
+from derivations.steps.parameterisation import ErrorSpace, Prediction, changed
 from derivations.writing.render import closing_row
 from gradcheck.case import Case
 from gradcheck.errors import InputError, forgiven, one_of
@@ -46,9 +46,9 @@ class Entry:
     algorithm: Algorithm
     by_hand: ByHand
     variant: str
-    prediction: str = "v"
+    prediction: Prediction = "v"
     noise_at: int = 1
-    error_space: str = "velocity"
+    error_space: ErrorSpace = "velocity"
 
     @property
     def label(self) -> str:
@@ -63,7 +63,7 @@ class Entry:
     def derivation(self) -> Derivation:
         return changed(_derive(self.algorithm, self.variant), self.prediction, self.noise_at, self.error_space)
 
-    def under(self, prediction: str = "v", noise_at: int = 1, error_space: str = "velocity") -> Entry:
+    def under(self, prediction: Prediction = "v", noise_at: int = 1, error_space: ErrorSpace = "velocity") -> Entry:
         """The same loss for networks that predict ``"epsilon"`` or ``"x0"``, or with the noise at t = 0."""
         return replace(self, prediction=prediction, noise_at=noise_at, error_space=error_space)
 

@@ -10,13 +10,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal, get_args
 
 from derivations.algorithm import Algorithm
 from derivations.notation import quantity
 from derivations.pieces import Piece
 from derivations.proof.derivation import Derivation, DerivationError
-from derivations.steps.parameterisation import ERROR_SPACES, PREDICTIONS, changed
+from derivations.steps.parameterisation import ERROR_SPACES, PREDICTIONS, ErrorSpace, Prediction, changed
 from derivations.variant import Variant
 from gradcheck.catalogue import ALGORITHMS, wanted_entry
 from gradcheck.derived.composed import CHOICES, PIECES, Pieces, composed, other_pieces, pieces_problems
@@ -24,7 +24,10 @@ from gradcheck.derived.typed import TypedLoss, own_quantities
 from gradcheck.errors import InputError, did_you_mean, forgiven, one_of
 from gradcheck.problems.layouts import check_units, layout_problems, layout_values
 
-__all__ = ["PRESETS", "Conventions", "declare", "options_text", "variables_problems"]
+__all__ = ["PRESETS", "BatchReduction", "Conventions", "declare", "options_text", "variables_problems"]
+
+BatchReduction = Literal["mean", "sum", "none"]
+"""What code makes of a batch's losses: one number, or with ``"none"`` one for each sample."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class Conventions:
     given: tuple[tuple[str, str], ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
     pieces: Pieces = ()
-    batch_reduction: str = "mean"
+    batch_reduction: BatchReduction = "mean"
     factor: float = 1.0
     policy_factor: float = 1.0
     adv_clip_max: float | None = None
@@ -104,9 +107,9 @@ class Conventions:
     guidance: float | bool | None = None
     inputs_detached: bool = True
     compare_values: bool = False
-    prediction: str = "v"
+    prediction: Prediction = "v"
     noise_at: int = 1
-    error_space: str = "velocity"
+    error_space: ErrorSpace = "velocity"
 
     @property
     def derivation(self) -> Derivation:
@@ -154,8 +157,8 @@ class Conventions:
             out.append(Alternative(name, value, replace(self, pieces=pieces)))
         out += [
             Alternative("batch_reduction", value, replace(self, batch_reduction=value))
-            for value in ("mean", "sum")
-            if value != self.batch_reduction
+            for value in get_args(BatchReduction)
+            if value not in ("none", self.batch_reduction)
         ]
         if self.adv_clip_max is None and Piece.ADVANTAGE in self.derivation.pieces:
             out.append(Alternative("adv_clip_max", 5.0, replace(self, adv_clip_max=5.0)))
@@ -461,7 +464,7 @@ def _domain_problems(fixed: Mapping[str, Any], rest: Mapping[str, Any], path: st
         row = quantity(name)
         if not _is_number(value) or not row.domain.contains(float(value)):
             problems.append((name, repr(value), f"a number in {row.domain}"))
-    if rest.get("batch_reduction", "mean") not in ("mean", "sum", "none"):
+    if rest.get("batch_reduction", "mean") not in get_args(BatchReduction):
         problems.append(("batch_reduction", repr(rest["batch_reduction"]), "'mean', 'sum' or 'none'"))
     if rest.get("working_dtype") not in (None, "float64", "float32", "bfloat16", "float16"):
         problems.append(

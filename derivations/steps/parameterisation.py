@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Literal, get_args
 
 import sympy as sp
 
@@ -39,13 +40,15 @@ from derivations.notation import (
 )
 from derivations.proof.claims import Equal
 from derivations.proof.derivation import Change, Derivation, DerivationError, Step, inline, inside_unit
-from derivations.steps.paths import PREDICTIONS, path_of
+from derivations.steps.paths import PREDICTIONS, Prediction, path_of
 
 __all__ = [
     "ERROR_SPACES",
     "OUTPUT",
     "PREDICTIONS",
     "ChangeOfVariables",
+    "ErrorSpace",
+    "Prediction",
     "changed",
     "measured_in",
     "predicting",
@@ -53,16 +56,19 @@ __all__ = [
     "under",
 ]
 
-ERROR_SPACES = ("velocity", "output")
+ErrorSpace = Literal["velocity", "output"]
 """Where a regression error is measured: between velocities, or between what the network puts out and the truth."""
 
-_OWN: dict[str, dict[VectorSymbol, VectorSymbol]] = {
+ERROR_SPACES: tuple[ErrorSpace, ...] = get_args(ErrorSpace)
+"""Both."""
+
+_OWN: dict[Prediction, dict[VectorSymbol, VectorSymbol]] = {
     "epsilon": {v_theta: noise_theta, v_old: noise_old, v_ref: noise_ref, v_gt: noise},
     "x0": {v_theta: x_0_theta, v_old: x_0_old, v_ref: x_0_ref, v_gt: x_0},
 }
 """Velocity → what belongs to it in another prediction."""
 
-OUTPUT: dict[str, VectorSymbol] = {"v": v_theta, **{what: own[v_theta] for what, own in _OWN.items()}}
+OUTPUT: dict[Prediction, VectorSymbol] = {"v": v_theta, **{what: own[v_theta] for what, own in _OWN.items()}}
 """What a network puts out, by what it predicts."""
 
 
@@ -178,7 +184,7 @@ def _carried(
 # ------------------------------------------------------------------------------------------- the changes
 
 
-def predicting(d: Derivation, what: str) -> ChangeOfVariables:
+def predicting(d: Derivation, what: Prediction) -> ChangeOfVariables:
     """A network that predicts ``"epsilon"`` or ``"x0"`` in place of the velocity."""
     path, own = path_of(d), _OWN[what]
     forward = d.process == "forward"
@@ -264,7 +270,7 @@ def reversing_time(d: Derivation) -> ChangeOfVariables:
     )
 
 
-def measured_in(d: Derivation, what: str) -> Derivation:
+def measured_in(d: Derivation, what: Prediction) -> Derivation:
     """The same formulas with the noise, or the clean latent, in the velocity's place, and so another loss.
 
     Trainers of networks that predict noise measure the regression error there, ‖noise_theta − noise‖², which is
@@ -308,7 +314,9 @@ def measured_in(d: Derivation, what: str) -> Derivation:
     )
 
 
-def changed(d: Derivation, prediction: str = "v", noise_at: int = 1, error_space: str = "velocity") -> Derivation:
+def changed(
+    d: Derivation, prediction: Prediction = "v", noise_at: int = 1, error_space: ErrorSpace = "velocity"
+) -> Derivation:
     """A derivation for a network that predicts something else, or whose time runs the other way, or both.
 
     With ``error_space`` ``"output"`` the loss is not the same one: see :func:`measured_in`.
@@ -325,7 +333,7 @@ def changed(d: Derivation, prediction: str = "v", noise_at: int = 1, error_space
 
 
 @lru_cache(maxsize=300)
-def _changed(d: Derivation, prediction: str, noise_at: int, error_space: str) -> Derivation:
+def _changed(d: Derivation, prediction: Prediction, noise_at: int, error_space: ErrorSpace) -> Derivation:
     if noise_at != d.noise_at:
         d = under(d, reversing_time(d))
     if prediction == "v":

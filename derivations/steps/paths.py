@@ -17,6 +17,7 @@ variance-preserving, cos² = ᾱ   √ᾱ     √(1 − ᾱ)  Salimans & Ho, arX
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import sympy as sp
 
@@ -25,10 +26,13 @@ from derivations.notation import D, alpha_bar, dt, noise, noise_theta, t, t_prev
 from derivations.proof.claims import Equal
 from derivations.proof.derivation import Derivation, Step, Theorem
 
-__all__ = ["PARAMETERISATIONS", "PREDICTIONS", "Path", "path_of"]
+__all__ = ["PARAMETERISATIONS", "PREDICTIONS", "Path", "Prediction", "path_of"]
 
-PREDICTIONS = ("v", "epsilon", "x0")
+Prediction = Literal["v", "epsilon", "x0"]
 """What a network may predict: the velocity, the noise, or the clean latent."""
+
+PREDICTIONS: tuple[Prediction, ...] = get_args(Prediction)
+"""All of them."""
 
 
 @dataclass(frozen=True)

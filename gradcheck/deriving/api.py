@@ -13,7 +13,7 @@ from derivations.grammar.statement import read_scalar
 from derivations.notation import Quantity
 from derivations.proof.claims import Positive
 from derivations.proof.derivation import DerivationError, inside_unit
-from derivations.steps.parameterisation import OUTPUT, changed
+from derivations.steps.parameterisation import OUTPUT, Prediction, changed
 from derivations.steps.sde import REVERSE_STEPS
 from derivations.writing.render import text
 from gradcheck.clock import DeadlineError, deadline
@@ -107,7 +107,7 @@ def _derive(
     expression: str,
     let: dict[str, str],
     given: Mapping[str, Quantity],
-    what: str,
+    what: Prediction,
     sde: str | None,
     weight: str | None,
     problems: int,

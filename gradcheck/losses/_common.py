@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from gradcheck.case import Case
 
 __all__ = [
+    "Reduction",
     "ddim_step",
     "expand",
     "gaussian_log_prob",
@@ -21,13 +23,16 @@ __all__ = [
     "sde_step",
 ]
 
+Reduction = Literal["sum", "mean"]
+"""Over everything but the batch."""
+
 
 def expand(scalar: Tensor, latent: Tensor) -> Tensor:
     """(B,) → (B, 1, …, 1)."""
     return scalar.view(-1, *([1] * (latent.dim() - 1)))
 
 
-def latent_reduce(x: Tensor, reduction: str) -> Tensor:
+def latent_reduce(x: Tensor, reduction: Reduction) -> Tensor:
     """Sum or mean over everything but the batch: (B, \\*latent) → (B,)."""
     flat = x.flatten(1)
     return flat.mean(1) if reduction == "mean" else flat.sum(1)
@@ -70,7 +75,7 @@ def ddim_step(v: Tensor, x_t: Tensor, alpha_bar: Tensor, alpha_bar_prev: Tensor,
     return torch.sqrt(a_prev) * x_0_hat + torch.sqrt(1 - a_prev - std**2) * noise_hat, std
 
 
-def gaussian_log_prob(x: Tensor, mean: Tensor, std: Tensor, reduction: str, scale: str = "gaussian") -> Tensor:
+def gaussian_log_prob(x: Tensor, mean: Tensor, std: Tensor, reduction: Reduction, scale: str = "gaussian") -> Tensor:
     """Log-density of a diagonal Gaussian, (B,); ``scale="unit"`` keeps the bare squared error."""
     if scale == "unit":
         return latent_reduce(-((x - mean) ** 2), reduction)
@@ -92,7 +97,7 @@ def held_to_reference(
     step: Callable[[Tensor], tuple[Tensor, Tensor]],
     mean: Tensor,
     std: Tensor,
-    reduction: str,
+    reduction: Reduction,
 ) -> Tensor:
     """The policy's loss (B,), and unless ``kl="none"`` the KL term to the reference model's step.
 

@@ -6,19 +6,19 @@ import torch
 from torch import Tensor
 
 from gradcheck.case import Case
-from gradcheck.losses._common import latent_reduce
+from gradcheck.losses._common import Reduction, latent_reduce
 
 __all__ = ["error_gap", "held"]
 
 
-def held(policy_loss: Tensor, case: Case, reduction: str, reference: str) -> Tensor:
+def held(policy_loss: Tensor, case: Case, reduction: Reduction, reference: str) -> Tensor:
     """The policy's loss (B,), and with ``reference="on"`` the squared distance to the reference velocity."""
     if reference == "off":
         return policy_loss
     return policy_loss + case.kl_weight * latent_reduce((case.v_theta - case.v_ref) ** 2, reduction)
 
 
-def error_gap(case: Case, other: Tensor, reduction: str) -> Tensor:
+def error_gap(case: Case, other: Tensor, reduction: Reduction) -> Tensor:
     """How much worse than the other velocity, (B, \\*latent), the trained model's fits the sample, (B,)."""
     velocity = case.noise - case.x_0
     with torch.no_grad():

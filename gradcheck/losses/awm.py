@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gradcheck.case import Case
-from gradcheck.losses._common import latent_reduce, ppo_loss
+from gradcheck.losses._common import Reduction, latent_reduce, ppo_loss
 from gradcheck.losses._forward import held
 
 __all__ = ["loss"]
@@ -15,7 +15,7 @@ __all__ = ["loss"]
 def loss(
     case: Case,
     *,
-    reduction: str = "sum",
+    reduction: Reduction = "sum",
     clip: str = "none",
     omega: str = "uniform",
     reference: str = "off",

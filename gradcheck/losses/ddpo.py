@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from gradcheck.case import Case
-from gradcheck.losses._common import ddim_step, gaussian_log_prob, held_to_reference, ppo_loss
+from gradcheck.losses._common import Reduction, ddim_step, gaussian_log_prob, held_to_reference, ppo_loss
 
 __all__ = ["loss"]
 
 
-def loss(case: Case, *, log_prob_reduction: str = "sum", kl: str = "none") -> Tensor:
+def loss(case: Case, *, log_prob_reduction: Reduction = "sum", kl: str = "none") -> Tensor:
     """Per-sample loss, shape (B,), differentiable in ``case.v_theta``."""
 
     def step(v: Tensor) -> tuple[Tensor, Tensor]:

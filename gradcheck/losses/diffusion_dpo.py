@@ -7,12 +7,13 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from gradcheck.case import Case
+from gradcheck.losses._common import Reduction
 from gradcheck.losses._forward import error_gap, held
 
 __all__ = ["loss"]
 
 
-def loss(case: Case, *, reduction: str = "sum", anchor: str = "reference", reference: str = "off") -> Tensor:
+def loss(case: Case, *, reduction: Reduction = "sum", anchor: str = "reference", reference: str = "off") -> Tensor:
     """Per-sample loss, shape (B,), differentiable in ``case.v_theta``; the value is that of the sample's pair."""
     gap = error_gap(case, case.v_ref if anchor == "reference" else case.v_old, reduction)
     won = case.preference > 0

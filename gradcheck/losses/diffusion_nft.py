@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gradcheck.case import Case
-from gradcheck.losses._common import expand, latent_reduce
+from gradcheck.losses._common import Reduction, expand, latent_reduce
 from gradcheck.losses._forward import held
 
 __all__ = ["loss"]
@@ -15,7 +15,7 @@ __all__ = ["loss"]
 def loss(
     case: Case,
     *,
-    reduction: str = "sum",
+    reduction: Reduction = "sum",
     weighting: str = "none",
     advantage_mode: str = "none",
     reference: str = "off",
@@ -53,7 +53,7 @@ def _optimality(case: Case, mode: str) -> Tensor:
     return torch.clamp(a / c / 2 + 0.5, 0, 1)
 
 
-def _weighted_error(x_0_hat: Tensor, x_0: Tensor, reduction: str) -> Tensor:
+def _weighted_error(x_0_hat: Tensor, x_0: Tensor, reduction: Reduction) -> Tensor:
     with torch.no_grad():
         weight = (x_0_hat - x_0).abs().flatten(1).mean(1).clamp(min=1e-5)
     return latent_reduce((x_0_hat - x_0) ** 2, reduction) / weight

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gradcheck.case import Case
-from gradcheck.losses._common import gaussian_log_prob, held_to_reference, ppo_loss, sampler_step
+from gradcheck.losses._common import Reduction, gaussian_log_prob, held_to_reference, ppo_loss, sampler_step
 
 __all__ = ["loss"]
 
@@ -15,7 +15,7 @@ def loss(
     case: Case,
     *,
     sde: str = "flow",
-    log_prob_reduction: str = "sum",
+    log_prob_reduction: Reduction = "sum",
     log_prob_scale: str = "gaussian",
     kl: str = "none",
     time_weight: str = "none",

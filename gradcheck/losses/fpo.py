@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from gradcheck.case import Case
-from gradcheck.losses._common import expand, latent_reduce, ppo_loss
+from gradcheck.losses._common import Reduction, expand, latent_reduce, ppo_loss
 from gradcheck.losses._forward import held
 
 __all__ = ["loss"]
 
 
-def loss(case: Case, *, reduction: str = "sum", reference: str = "off", error: str = "velocity") -> Tensor:
+def loss(case: Case, *, reduction: Reduction = "sum", reference: str = "off", error: str = "velocity") -> Tensor:
     """Per-sample loss, shape (B,), differentiable in ``case.v_theta``."""
     velocity = case.noise - case.x_0
     cfm = latent_reduce((case.v_theta - velocity) ** 2, reduction)
@@ -24,6 +24,6 @@ def loss(case: Case, *, reduction: str = "sum", reference: str = "off", error: s
     return held(policy_loss, case, reduction, reference)
 
 
-def _noise_error(case: Case, v: Tensor, reduction: str) -> Tensor:
+def _noise_error(case: Case, v: Tensor, reduction: Reduction) -> Tensor:
     """The squared error of the noise that a velocity makes of x_t, (B,)."""
     return latent_reduce((case.x_t + (1 - expand(case.t, v)) * v - case.noise) ** 2, reduction)

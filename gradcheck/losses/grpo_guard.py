@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 
 from gradcheck.case import Case
-from gradcheck.losses._common import gaussian_log_prob, held_to_reference, latent_reduce, ppo_loss, sampler_step
+from gradcheck.losses._common import (
+    Reduction,
+    gaussian_log_prob,
+    held_to_reference,
+    latent_reduce,
+    ppo_loss,
+    sampler_step,
+)
 
 __all__ = ["loss"]
 
@@ -15,7 +22,7 @@ def loss(
     case: Case,
     *,
     sde: str = "flow",
-    log_prob_reduction: str = "sum",
+    log_prob_reduction: Reduction = "sum",
     kl: str = "none",
     time_weight: str = "none",
 ) -> Tensor:

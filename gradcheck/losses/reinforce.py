@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from gradcheck.case import Case
-from gradcheck.losses._common import gaussian_log_prob, held_to_reference, sampler_step
+from gradcheck.losses._common import Reduction, gaussian_log_prob, held_to_reference, sampler_step
 
 __all__ = ["loss"]
 
@@ -14,7 +14,7 @@ def loss(
     case: Case,
     *,
     sde: str = "flow",
-    log_prob_reduction: str = "sum",
+    log_prob_reduction: Reduction = "sum",
     log_prob_scale: str = "gaussian",
     kl: str = "none",
 ) -> Tensor:

@@ -21,7 +21,7 @@ from derivations.grammar.kinks import is_kink
 from derivations.proof.derivation import Derivation
 from derivations.steps.sde import step_with
 from gradcheck.case import Case
-from gradcheck.conventions import Conventions
+from gradcheck.conventions import BatchReduction, Conventions
 from gradcheck.judging.adapter import Adapter, AdapterError
 from gradcheck.oracle.reference import reference
 from gradcheck.problems.building import Spec
@@ -257,7 +257,7 @@ class _Match:
     words: str
     derivation: Derivation
     factor: sp.Expr
-    reduction: str
+    reduction: BatchReduction
 
 
 def _derived(found: Unveiled, match: _Match) -> Unveiled:
@@ -356,7 +356,8 @@ def _matches(look: Look, reading: Reading, assumed: Assumed) -> Iterator[_Match]
         if not _parallel(summed, cases[0], gradients[0], reading.unit):
             continue  # not even the direction is right
         factor = _constant_factor(summed, cases[0], gradients[0])
-        for reduction, size in (("mean", cases[0].v_theta.shape[0]), ("sum", 1)):
+        over: tuple[tuple[BatchReduction, int], ...] = (("mean", cases[0].v_theta.shape[0]), ("sum", 1))
+        for reduction, size in over:
             exact = simple_number(*(abs(factor) * size * (1 + s * 64 * reading.unit) for s in (-1, 1, 0)))
             times = float(exact) * (1 if factor > 0 else -1)
             scaled = replace(summed, batch_reduction=reduction, factor=times or 1.0)
