@@ -1,6 +1,6 @@
 r"""An algorithm: what papers and code give one name to, in all its forms.
 
-Each file of :mod:`derivations.losses` exposes one :class:`Algorithm`.  Its head (names, source, process, policy,
+Each file of ``derivations/losses`` exposes one :class:`Algorithm`.  Its head (names, source, process, policy,
 options, variants) is data; its one function states a form as a :class:`Stated`, from a value for every option.
 """
 

@@ -42,7 +42,7 @@ GREEK = {
 """Names of letters, as symbols have them, and the letters."""
 
 SUPERSCRIPT = str.maketrans("0123456789+-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻")
-"""For :meth:`str.translate`: digits and signs as exponents."""
+"""For ``str.translate``: digits and signs as exponents."""
 _OPENERS = ("(", "‖", "⟨", r"\left", r"\langle", r"\overline")
 # Factors stand in this order, as the field writes them: A m r k …; the first group stays in front of a fraction.
 _WEIGHTS = ("advantage", "A", "mask", "reward_prob", "ratio", "r", "kl_weight")

@@ -44,7 +44,7 @@ class WatchError(GradcheckError):
 
 
 class Watch:
-    """The watch of one training run; made by :func:`watch`.
+    """The watch of one training run; made by :func:`gradcheck.watch`.
 
     Attributes:
         report: what was seen so far.
