@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import gc
 import io
 import os
 import pickle
@@ -56,6 +57,7 @@ def run(
     others: Sequence[int] = (),
 ) -> None:
     """The child's main function; it never returns.  ``others`` are its siblings' descriptors, which it closes."""
+    gc.freeze()  # what was imported stays, so that no collection need go through it, and its memory stays shared
     for number in others:
         os.close(number)
     process = _getpid()
