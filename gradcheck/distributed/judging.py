@@ -87,7 +87,7 @@ def judge_on(ranks: Processes, trainer: Trainer, settings: Settings, only: Seque
         results += _skipped(ranks, trainer, settings, only, "cuda", "torch sees no CUDA device")
     seconds = time.perf_counter() - start
     whole = declared(Observed(trainer, settings, ranks.size))
-    return ranks.agreed(lambda: whole.judgement(tuple(results), seconds, printed))
+    return ranks.agreed(lambda: whole.info.judgement(tuple(results), seconds, printed))
 
 
 def _skipped(

@@ -84,7 +84,7 @@ class PartTarget:
             with limited(settings.timeout):
                 return part.judge(only)
         except (AdapterError, StoppedError) as error:
-            return part.judgement(part.rows(Outcome("unjudged", detail=str(error)), only))
+            return part.info.judgement(part.rows(Outcome("unjudged", detail=str(error)), only))
 
 
 def _decorator(part: Callable[..., Declared[Any]], declared: Mapping[str, Any]) -> _Decorator:

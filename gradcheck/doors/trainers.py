@@ -53,7 +53,7 @@ class TrainerTarget(Trainer):
         except GradcheckError as error:
             outcome = Outcome("unjudged", detail=str(error))
         whole = self._whole(settings)
-        return whole.judgement(whole.rows(outcome, only))
+        return whole.info.judgement(whole.rows(outcome, only))
 
     def _whole(self, settings: Settings) -> Declared[Observed]:
         return declared_step(Observed(self, settings, 1))

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 
-from gradcheck.errors import GradcheckError
+from gradcheck.errors import GradcheckError, one_of
 from gradcheck.judging.adapter import AdapterError, NotCheckedError
 from gradcheck.judging.isolation.words import said
-from gradcheck.judging.results import Diagnosis, Outcome, Raised, Result
+from gradcheck.judging.results import Diagnosis, Judgement, Outcome, Raised, Result
 
-__all__ = ["Check", "Hypothesis", "Info", "Seen", "Wrong", "outcome_of", "place_of_ours", "result_of", "see"]
+__all__ = ["Check", "Hypothesis", "Info", "Seen", "Wrong", "outcome_of", "place_of_ours", "result_of", "see", "unknown"]
 
 S = TypeVar("S")
 
@@ -97,6 +97,21 @@ class Info:
     device: str = "cpu"
     shell: bool = False
     """Whether the checks' scripts are commands for a shell."""
+
+    def judgement(self, results: Sequence[Result], seconds: float = 0.0, printed: str = "") -> Judgement:
+        """What was found, beside this."""
+        return Judgement(self.target, self.declaration, tuple(results), self.reference, self.seed, seconds, printed)
+
+
+def unknown(argument: str, names: Iterable[str], known: Sequence[str], guide: str = "") -> list[tuple[str, str, str]]:
+    """A problem for each name that no obligation has; ``guide`` is the page that lists them, where they are many."""
+
+    def wanted(name: str) -> str:
+        if guide:
+            return one_of(name, known, f"an obligation; the guide, {guide}, lists them")
+        return f"obligations: {', '.join(known)}"
+
+    return [(argument, repr(name), wanted(name)) for name in names if name not in known]
 
 
 def outcome_of(check: Check[S], subject: S) -> Outcome:

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from gradcheck.errors import InputError
 from gradcheck.judging.adapter import AdapterError
 from gradcheck.judging.causes import HIDDEN_STATE, causes_of, direct_cause, repeats
-from gradcheck.judging.check import Check, Hypothesis, Info, Seen, result_of, see
+from gradcheck.judging.check import Check, Hypothesis, Info, Seen, result_of, see, unknown
 from gradcheck.judging.results import Diagnosis, Judgement, Outcome, Raised, Result
 
 __all__ = ["Declared"]
@@ -45,13 +45,12 @@ class Declared(Generic[S]):
     shown: Callable[[S, str, Diagnosis], Diagnosis] = lambda subject, check, cause: cause
 
     def __post_init__(self) -> None:
-        self._known("expected_failures", self.info.expected_failures)
+        self._refuse("expected_failures", self.info.expected_failures)
 
-    def _known(self, argument: str, names: Iterable[str]) -> None:
-        known = [c.id for c in self.checks]
-        unknown = [(argument, repr(name), f"obligations: {', '.join(known)}") for name in names if name not in known]
-        if unknown:
-            raise InputError(*unknown)
+    def _refuse(self, argument: str, names: Iterable[str]) -> None:
+        problems = unknown(argument, names, [c.id for c in self.checks])
+        if problems:
+            raise InputError(*problems)
 
     def rows(self, outcome: Outcome, only: Sequence[str] = ()) -> tuple[Result, ...]:
         """The same outcome of each obligation."""
@@ -64,7 +63,7 @@ class Declared(Generic[S]):
             AdapterError: the function raises.
             InputError: there is no such obligation.
         """
-        self._known("obligation", only)
+        self._refuse("obligation", only)
         checks = [c for c in self.checks if not only or c.id in only]
         subject = self.prepare(self.subject)
         seen: dict[str, Seen] = {}
@@ -88,12 +87,7 @@ class Declared(Generic[S]):
         """The same as a whole."""
         start = time.perf_counter()
         results = self.results(only)
-        return self.judgement(results, time.perf_counter() - start)
-
-    def judgement(self, results: tuple[Result, ...], seconds: float = 0.0, printed: str = "") -> Judgement:
-        """What was found, beside what is declared."""
-        info = self.info
-        return Judgement(info.target, info.declaration, results, info.reference, info.seed, seconds, printed)
+        return self.info.judgement(results, time.perf_counter() - start)
 
     def _causes_of(self, subject: S, checks: list[Check[S]], seen: Mapping[str, Seen]) -> dict[str, Diagnosis]:
         failed = [c for c in checks if seen[c.id].outcome.status == "failed"]

@@ -6,87 +6,93 @@ The order is that of a reading person: does it behave like a function, is its gr
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
 
 from derivations.pieces import Piece
 from gradcheck.case import Case
-from gradcheck.conventions import Conventions
-from gradcheck.judging.results import Diagnosis, Outcome
+from gradcheck.judging.check import Check
+from gradcheck.judging.results import Diagnosis
 from gradcheck.oracle import bodies, checks
 from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.precision import check_precision
 
-__all__ = ["OBLIGATIONS", "Obligation"]
+__all__ = ["OBLIGATIONS", "Obligation", "gradient_is_wrong"]
 
 
 _UNNAMED = Diagnosis("unknown", "no named mistake fits")
 
 
 @dataclass(frozen=True)
-class Obligation:
-    """A named check.
+class Obligation(Check[Judge]):
+    """A named check of a loss.
 
     Attributes:
-        id: as reports and ``expected_failures`` name it.
-        statement: what a right implementation does.
-        catches: the class of mistakes that it is for.
-        check: the function.
-        applies: ``None`` where it applies, else why not.
         dtype: the precision of its cases, where that is not the one asked for.
         body: the lines of a script that show its failure.
-        cause: what a failure of it comes from, by itself; else the gradient's cause is sought.
-        related: whether a wrong gradient may be what ``cause`` is seen by, and is sought first.
         alone: what it comes from where the gradient is right on ordinary problems.
         general: whether the gradient is wrong on ordinary problems where it fails.
         layouts: whether it is about other ranks, sizes and strides.
         other_inputs: whether code that raises everywhere else may pass it.
-        opt_in: the setting that asks for it, where it is not checked by itself.
     """
 
-    id: str
-    statement: str
-    catches: str
-    check: Callable[[Judge], Outcome]
-    applies: Callable[[Conventions], str | None] = lambda conventions: None
     dtype: str = ""
     body: Callable[[Judge, Case], list[str]] = bodies.gradient
-    cause: Diagnosis | None = None
-    related: bool = False
     alone: Diagnosis = _UNNAMED
     general: bool = False
     layouts: bool = False
     other_inputs: bool = False
-    opt_in: str = ""
 
 
-def _needs_clip(conventions: Conventions) -> str | None:
-    return None if {Piece.RATIO, Piece.MASK} & conventions.derivation.pieces else "this loss has no clip"
+def gradient_is_wrong(judge: Judge) -> bool:
+    """Whether it is on ordinary problems."""
+    quick = replace(judge, max_examples=3, dtype=torch.float64)
+    return any(o.check(quick).status == "failed" for o in OBLIGATIONS if o.general and not o.applies(judge))
 
 
-def _needs_old(conventions: Conventions) -> str | None:
-    return None if Piece.BEHAVIOUR in conventions.derivation.canonical.pieces else "this loss has no behaviour model"
+def _always(name: str, cause: str) -> Callable[[Judge], Diagnosis | None]:
+    return lambda judge: Diagnosis(name, cause)
 
 
-def _needs_time(conventions: Conventions) -> str | None:
-    return None if Piece.TIME in conventions.derivation.pieces else "this loss does not depend on the time"
+def _unless_the_gradient_is_wrong(name: str, cause: str) -> Callable[[Judge], Diagnosis | None]:
+    return lambda judge: None if gradient_is_wrong(judge) else Diagnosis(name, cause)
 
 
-def _needs_advantage(conventions: Conventions) -> str | None:
-    return None if {Piece.ADVANTAGE, Piece.OPTIMALITY} & conventions.derivation.pieces else "this loss has no advantage"
+def _needs_clip(judge: Judge) -> str | None:
+    return None if {Piece.RATIO, Piece.MASK} & judge.conventions.derivation.pieces else "this loss has no clip"
 
 
-def _needs_reference_term(conventions: Conventions) -> str | None:
-    return None if Piece.REFERENCE in conventions.derivation.pieces else "no KL or reference term is declared"
+def _needs_old(judge: Judge) -> str | None:
+    return (
+        None if Piece.BEHAVIOUR in judge.conventions.derivation.canonical.pieces else "this loss has no behaviour model"
+    )
 
 
-def _needs_values(conventions: Conventions) -> str | None:
-    return None if conventions.compare_values else "only gradients count, unless compare_values=True is declared"
+def _needs_time(judge: Judge) -> str | None:
+    return None if Piece.TIME in judge.conventions.derivation.pieces else "this loss does not depend on the time"
 
 
-def _needs_live_inputs(conventions: Conventions) -> str | None:
+def _needs_advantage(judge: Judge) -> str | None:
     return (
         None
-        if not conventions.inputs_detached
+        if {Piece.ADVANTAGE, Piece.OPTIMALITY} & judge.conventions.derivation.pieces
+        else "this loss has no advantage"
+    )
+
+
+def _needs_reference_term(judge: Judge) -> str | None:
+    return None if Piece.REFERENCE in judge.conventions.derivation.pieces else "no KL or reference term is declared"
+
+
+def _needs_values(judge: Judge) -> str | None:
+    return None if judge.conventions.compare_values else "only gradients count, unless compare_values=True is declared"
+
+
+def _needs_live_inputs(judge: Judge) -> str | None:
+    return (
+        None
+        if not judge.conventions.inputs_detached
         else "the trainer hands these over without a graph (inputs_detached=True)"
     )
 
@@ -97,9 +103,9 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "the same case gives the same gradient, bit for bit",
         "hidden state, random numbers, buffers that are reused",
         checks.check_determinism,
-        lambda c: "declared output_rounding='stochastic'" if c.output_rounding == "stochastic" else None,
+        lambda j: "declared output_rounding='stochastic'" if j.conventions.output_rounding == "stochastic" else None,
         body=bodies.determinism,
-        cause=Diagnosis("state", "the implementation keeps state between calls or draws random numbers"),
+        direct=_always("state", "the implementation keeps state between calls or draws random numbers"),
     ),
     Obligation(
         "inputs-untouched",
@@ -107,7 +113,7 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "in-place operations, global seeds, dtypes and grad modes",
         checks.check_inputs_untouched,
         body=bodies.inputs_untouched,
-        cause=Diagnosis("in-place", "an in-place operation on an input, or a change of a global setting"),
+        direct=_always("in-place", "an in-place operation on an input, or a change of a global setting"),
     ),
     Obligation(
         "gradient",
@@ -167,8 +173,7 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "indices and schedules that ignore the sample",
         checks.check_permutation,
         body=bodies.permutation,
-        cause=Diagnosis("position-dependence", "a sample's place in the batch matters"),
-        related=True,
+        direct=_unless_the_gradient_is_wrong("position-dependence", "a sample's place in the batch matters"),
     ),
     Obligation(
         "micro-batching",
@@ -176,10 +181,9 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "reductions that do not scale with the batch",
         checks.check_micro_batching,
         body=bodies.micro_batching,
-        cause=Diagnosis(
+        direct=_unless_the_gradient_is_wrong(
             "batch-dependence", "something is normalised over the batch, or another batch_reduction is meant"
         ),
-        related=True,
     ),
     Obligation(
         "shapes",
@@ -224,7 +228,7 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         checks.check_stop_gradient,
         _needs_live_inputs,
         body=bodies.stop_gradient,
-        cause=Diagnosis("missing-detach", "a detach() or no_grad() is missing"),
+        direct=_always("missing-detach", "a detach() or no_grad() is missing"),
     ),
     Obligation(
         "finite",
@@ -232,7 +236,7 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "exponentials of large numbers, 0/0, where() over an overflowing branch",
         checks.check_finite,
         body=bodies.finite,
-        cause=Diagnosis("overflow", "an intermediate overflows, or a branch that is not taken back-propagates NaN"),
+        direct=_always("overflow", "an intermediate overflows, or a branch that is not taken back-propagates NaN"),
     ),
     Obligation(
         "precision",
@@ -250,9 +254,9 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "torch.compile changes nothing",
         "graph breaks that capture data, in-place tricks",
         checks.check_compiled,
+        lambda j: None if j.compiled else "not asked for (--compiled)",
         body=bodies.compiled,
-        cause=Diagnosis("compiled", "the function captures data or state that the compiler freezes"),
-        opt_in="compiled",
+        direct=_always("compiled", "the function captures data or state that the compiler freezes"),
     ),
 )
 """Every obligation, in the order in which it is checked and told."""

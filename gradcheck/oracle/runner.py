@@ -1,29 +1,36 @@
-r"""Judging one implementation: every obligation on every device, then a diagnosis and a script for what failed."""
+r"""Judging one implementation: every obligation on every device, then a diagnosis and a script for what failed.
+
+A loss's obligations are checks as everywhere (:mod:`gradcheck.judging.check`), and so are their outcomes, results and
+judgement; what stands here besides is not the engine's (:mod:`gradcheck.judging.engine`), because
+
+- it is judged on several devices, one obligation at a time, so that what was seen is told where a call hangs or dies,
+  and so that pytest may ask for one obligation alone;
+- causes are sought on problems that are drawn for the search, beside the one that is printed, and not by making the
+  checks again under each of some hundred mistakes, which are predictions of a gradient and not requirements;
+- where code raises for latents of some ranks, its checks are made again on those that it takes.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import math
 import random
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import torch
 
 from gradcheck.devices import DTYPES, devices
-from gradcheck.errors import GradcheckError, InputError, one_of
-from gradcheck.judging.adapter import Adapter, AdapterError, NotCheckedError, StoppedError
+from gradcheck.errors import InputError
+from gradcheck.judging.adapter import Adapter, AdapterError, StoppedError
+from gradcheck.judging.check import Info, outcome_of, place_of_ours, result_of, unknown
 from gradcheck.judging.isolation.patched import Namespaces
 from gradcheck.judging.isolation.words import said
 from gradcheck.judging.results import Diagnosis, Judgement, Outcome, Raised, Result
 from gradcheck.oracle.checks import as_computed
 from gradcheck.oracle.diagnosis.diagnose import ShownAlone, diagnose
 from gradcheck.oracle.judge import Judge
-from gradcheck.oracle.obligations import OBLIGATIONS, Obligation
+from gradcheck.oracle.obligations import OBLIGATIONS, Obligation, gradient_is_wrong
 from gradcheck.oracle.ranks import another_batch, axes_in_words, narrowed, taken_axes
 from gradcheck.oracle.script import script
 from gradcheck.oracle.target import Settings, Target
@@ -84,16 +91,14 @@ def _judge(
                 results.append(unjudged(obligation, settings, device, stopped))
             tell(results[-1])
     told, reason = (results, stopped) if stopped else _never_returned(results)
-    judgement = Judgement(
-        target=target.name,
-        declaration=target.conventions.describe(),
-        results=tuple(told),
-        reference=target.conventions.derivation.reference,
-        seed=settings.seed,
-        seconds=time.perf_counter() - start,
-        printed=shortened(printed),
-    )
-    return judgement, reason
+    info = _info(target, settings)
+    return info.judgement(told, time.perf_counter() - start, shortened(printed)), reason
+
+
+def _info(target: Target, settings: Settings, device: str = "cpu") -> Info:
+    declaration, reference = target.conventions.describe(), target.conventions.derivation.reference
+    expected = target.expected_failures
+    return Info(target.name, declaration, reference, settings.seed, settings.dtype, expected, device)
 
 
 def _never_returned(results: list[Result]) -> tuple[list[Result], str]:
@@ -112,25 +117,17 @@ def check_only(only: Sequence[str]) -> None:
     """Refuse names that no obligation has.
 
     Raises:
-        InputError: naming the first of them.
+        InputError: naming them.
     """
-    known = [o.id for o in OBLIGATIONS]
-    for name in only:
-        if name not in known:
-            wanted = one_of(name, known, "an obligation; the guide, docs/oracle.md, lists them")
-            raise InputError(("obligation", repr(name), wanted))
+    problems = unknown("obligation", only, [o.id for o in OBLIGATIONS], "docs/oracle.md")
+    if problems:
+        raise InputError(*problems)
 
 
 def unjudged(obligation: Obligation, settings: Settings, device: str, message: str) -> Result:
     """What an obligation comes to of which an implementation gives nothing to judge."""
-    return Result(
-        id=obligation.id,
-        statement=obligation.statement,
-        catches=obligation.catches,
-        outcome=Outcome("unjudged", detail=message),
-        device=device,
-        dtype=obligation.dtype or settings.dtype,
-    )
+    info = Info("", "", "", settings.seed, obligation.dtype or settings.dtype, device=device)
+    return result_of(obligation, Outcome("unjudged", detail=message), info)
 
 
 _MOST_PRINTED = 10_000  # characters
@@ -181,13 +178,7 @@ def check_obligation(
         seed=settings.seed,
         compiled=settings.compiled,
     )
-    not_applicable = obligation.applies(target.conventions)
-    if obligation.opt_in and not getattr(settings, obligation.opt_in):
-        not_applicable = f"not asked for (--{obligation.opt_in})"
-    if not_applicable:
-        outcome = Outcome("skipped", detail=not_applicable)
-    else:
-        outcome, one = _where_it_runs(obligation, one)
+    outcome, one = _where_it_runs(obligation, one)
     diagnosis, text = None, ""
     if outcome.status == "failed" and not isinstance(outcome, Raised):
         text = script(target, one, obligation, outcome)
@@ -198,17 +189,17 @@ def check_obligation(
         except StoppedError as error:
             diagnosis = Diagnosis("unknown", f"no cause could be sought: {error}")
         except Exception as error:  # a mistake of ours costs the cause, and not the verdict
-            diagnosis = Diagnosis("unknown", f"no cause could be sought: gradcheck failed: {said(error)}{_ours(error)}")
-    return Result(
-        id=obligation.id,
+            diagnosis = Diagnosis(
+                "unknown", f"no cause could be sought: gradcheck failed: {said(error)}{place_of_ours(error)}"
+            )
+    return result_of(
+        obligation,
+        outcome,
+        _info(target, settings, device),
+        diagnosis,
+        text,
         statement=_worded(obligation.statement, target.conventions.prediction),
-        catches=obligation.catches,
-        outcome=outcome,
-        device=device,
         dtype=obligation.dtype or settings.dtype,
-        diagnosis=diagnosis,
-        script=text,
-        expected=target.expected_failures.get(obligation.id, ""),
         seconds=time.perf_counter() - start,
     )
 
@@ -240,22 +231,10 @@ def _of_some_batches(one: Judge, outcome: Outcome, error: AdapterError) -> Diagn
 
 
 def _outcome(obligation: Obligation, one: Judge) -> Outcome:
-    """What the check says; that it raises, or skips itself, where the implementation does."""
+    """What the check says, unless it replaces names of others' modules."""
     names = Namespaces.now()
     with _generators_kept():
-        try:
-            outcome = obligation.check(one)
-        except NotCheckedError as error:
-            outcome = Outcome("skipped", detail=f"not checked: {error} (on {error.on})")
-        except AdapterError as error:
-            detail = f"raises on {error.on}: {error}" if error.on else str(error)
-            outcome = Raised("failed", 1, math.inf, detail, raised=str(error), on=error.on)
-        except torch.cuda.OutOfMemoryError as error:
-            outcome = Outcome("failed", ratio=math.inf, detail=f"out of memory: {error}")
-        except (GradcheckError, KeyboardInterrupt):
-            raise
-        except Exception as error:  # a mistake of ours, or something that a call has left behind
-            outcome = Outcome("unjudged", detail=f"gradcheck failed here: {said(error)}{_ours(error)}")
+        outcome = outcome_of(obligation, one)
     replaced = names.replaced()
     if replaced:
         return Outcome("unjudged", detail=f"{one.adapter.name} replaces {', '.join(replaced[:5])}")
@@ -273,11 +252,6 @@ def _generators_kept() -> Iterator[None]:
         np.random.set_state(numpy_kept)
 
 
-def _ours(error: Exception) -> str:
-    *_, last = traceback.extract_tb(error.__traceback__)
-    return f" ({Path(last.filename).name}:{last.lineno})"
-
-
 _PUT_OUT = {"v": "v_", "epsilon": "noise_", "x0": "x_0_"}
 
 
@@ -293,20 +267,16 @@ def _diagnosis(one: Judge, obligation: Obligation, outcome: Outcome, diagnosed: 
         one = as_computed(one)  # it is within the declared precision's bound, and yet no rounding
     if known is not None:
         return known
-    if obligation.cause is not None and not (obligation.related and _gradient_is_wrong(one)):
-        return obligation.cause
-    general = obligation.general or _gradient_is_wrong(one)
+    direct = obligation.direct(one)
+    if direct is not None:
+        return direct
+    general = obligation.general or gradient_is_wrong(one)
     found = diagnose(one, printed=outcome.spec) if general else _alone(obligation, outcome)
     if isinstance(found, ShownAlone):
         alone = _alone(obligation, outcome)  # so the cause lies in what this obligation is about
         found = alone if alone.name != "unknown" else found
     diagnosed.setdefault(obligation.id, found)
     return found
-
-
-def _gradient_is_wrong(one: Judge) -> bool:
-    quick = replace(one, max_examples=3, dtype=torch.float64)
-    return any(o.check(quick).status == "failed" for o in OBLIGATIONS if o.general and not o.applies(one.conventions))
 
 
 def _alone(obligation: Obligation, outcome: Outcome) -> Diagnosis:

@@ -10,7 +10,8 @@ from typing import Any
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
 from gradcheck.devices import DTYPES
-from gradcheck.errors import InputError, one_of
+from gradcheck.errors import InputError
+from gradcheck.judging.check import unknown
 from gradcheck.judging.isolation.memory import available_memory
 from gradcheck.oracle.obligations import OBLIGATIONS
 
@@ -36,11 +37,9 @@ class Target:
     source: str = ""
 
     def __post_init__(self) -> None:
-        known = [o.id for o in OBLIGATIONS]
-        unknown = [name for name in self.expected_failures if name not in known]
-        if unknown:
-            wanted = one_of(unknown[0], known, "an obligation; the guide, docs/oracle.md, lists them")
-            raise InputError(("expected_failures", repr(unknown[0]), wanted))
+        problems = unknown("expected_failures", self.expected_failures, [o.id for o in OBLIGATIONS], "docs/oracle.md")
+        if problems:
+            raise InputError(*problems)
 
 
 @dataclass(frozen=True)
