@@ -11,11 +11,13 @@ import sympy as sp
 
 from derivations.algebra.calculus import Norm2
 from derivations.algorithm import Options, Pull
+from derivations.losses._lines import REF
 from derivations.notation import D, kl_weight, v_gt, v_ref, v_theta
 from derivations.proof.claims import EqualUpToConstant, GradientIs
 from derivations.proof.derivation import Step
+from derivations.variant import Variant
 
-__all__ = ["OPTIONS", "held", "matching", "mixture_step", "per_coordinate", "reference_weight"]
+__all__ = ["OPTIONS", "held", "matching", "mixture_step", "per_coordinate", "reference_weight", "with_reference"]
 
 OPTIONS = {"reduction": ("sum", "mean"), "reference": ("off", "on")}
 """What an implementation may declare of any of them, the default first."""
@@ -37,6 +39,11 @@ def held(pull: Pull, strength: sp.Expr) -> Pull:
 def matching(weight: sp.Expr) -> Pull:
     """Flow matching with a positive weight, weight·‖v_theta − v_gt‖²."""
     return Pull(weight * Norm2(v_theta - v_gt), 2 * weight * (v_theta - v_gt), weight, v_gt)
+
+
+def with_reference(line: str) -> Variant:
+    """The paper's form, whose line this is, with the reference term."""
+    return Variant("reference", "with a squared distance to the reference velocity", {"reference": "on"}, line + REF)
 
 
 def per_coordinate(options: Options) -> sp.Expr:

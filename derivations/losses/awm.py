@@ -16,8 +16,8 @@ from derivations.algebra.calculus import ClipMask, Dot, Norm2, Surrogate
 from derivations.algorithm import Algorithm, Options, Pull, Stated
 from derivations.identities import velocity_step
 from derivations.losses import _forward
-from derivations.losses._forward import held, mixture_step, per_coordinate, reference_weight
-from derivations.losses._lines import REF, REF_MEAN, clipped
+from derivations.losses._forward import held, mixture_step, per_coordinate, reference_weight, with_reference
+from derivations.losses._lines import REF_MEAN, clipped
 from derivations.notation import (
     advantage,
     clip_high,
@@ -83,12 +83,7 @@ ALGORITHM = Algorithm(
     variants=(
         Variant("paper", "the weighted squared error, summed over coordinates", line="A*norm2(v_theta - v_gt)"),
         Variant("mean", "averaged over coordinates", {"reduction": "mean"}, line="A*mean((v_theta - v_gt)**2)"),
-        Variant(
-            "reference",
-            "with a squared distance to the reference velocity",
-            {"reference": "on"},
-            line="A*norm2(v_theta - v_gt)" + REF,
-        ),
+        with_reference("A*norm2(v_theta - v_gt)"),
         Variant(
             "clipped",
             "the authors' PPO-clipped form, with ω = 1",

@@ -15,8 +15,7 @@ import sympy as sp
 from derivations.algorithm import Algorithm, Options, Stated
 from derivations.identities import velocity_step
 from derivations.losses import _forward
-from derivations.losses._forward import held, matching, mixture_step, per_coordinate, reference_weight
-from derivations.losses._lines import REF
+from derivations.losses._forward import held, matching, mixture_step, per_coordinate, reference_weight, with_reference
 from derivations.notation import advantage, noise, temperature, v_gt, v_theta, weight_max, x_0
 from derivations.proof.claims import Equal, Parallel
 from derivations.proof.derivation import Step
@@ -65,12 +64,7 @@ ALGORITHM = Algorithm(
             {"reduction": "mean"},
             line="min(exp(A/tau), weight_max)*mse(v_theta, v_gt)",
         ),
-        Variant(
-            "reference",
-            "with a squared distance to the reference velocity",
-            {"reference": "on"},
-            line="min(exp(A/tau), weight_max)*norm2(v_theta - v_gt)" + REF,
-        ),
+        with_reference("min(exp(A/tau), weight_max)*norm2(v_theta - v_gt)"),
     ),
     assemble=_assemble,
 )

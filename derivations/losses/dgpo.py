@@ -23,8 +23,8 @@ from derivations.algebra.calculus import Dot, Norm2, VectorSymbol
 from derivations.algorithm import Algorithm, Options, Stated
 from derivations.identities import velocity_step
 from derivations.losses import _forward
-from derivations.losses._forward import per_coordinate
-from derivations.losses._lines import REF, gap, group
+from derivations.losses._forward import per_coordinate, with_reference
+from derivations.losses._lines import gap, group
 from derivations.losses._preference import Preference, doubt, negative_log_likelihood
 from derivations.notation import advantage, beta_dpo, error_gap, group_gap, misorder_prob, v_gt, v_theta
 from derivations.proof.claims import Equal, GradientIs
@@ -70,12 +70,7 @@ ALGORITHM = Algorithm(
             {"reduction": "mean"},
             line=group(gap("mean(({v} - v_gt)**2)")),
         ),
-        Variant(
-            "reference",
-            "with a squared distance to the reference velocity",
-            {"reference": "on"},
-            line=group(gap("norm2({v} - v_gt)")) + REF,
-        ),
+        with_reference(group(gap("norm2({v} - v_gt)"))),
     ),
     assemble=_assemble,
 )

@@ -23,7 +23,8 @@ import sympy as sp
 from derivations.algorithm import Algorithm, Options, Stated
 from derivations.identities import velocity_step
 from derivations.losses import _forward
-from derivations.losses._lines import REF, gap, pair
+from derivations.losses._forward import with_reference
+from derivations.losses._lines import gap, pair
 from derivations.losses._preference import Preference, doubt, negative_log_likelihood
 from derivations.notation import (
     beta_dpo,
@@ -85,12 +86,7 @@ ALGORITHM = Algorithm(
             {"anchor": "behaviour"},
             line=pair(gap("norm2({v} - v_gt)", "v_old")),
         ),
-        Variant(
-            "reference",
-            "with a squared distance to the reference velocity",
-            {"reference": "on"},
-            line=pair(gap("norm2({v} - v_gt)")) + REF,
-        ),
+        with_reference(pair(gap("norm2({v} - v_gt)"))),
     ),
     assemble=_assemble,
 )

@@ -19,8 +19,8 @@ from derivations.algorithm import Algorithm, Options, Pull, Stated
 from derivations.identities import velocity_step
 from derivations.losses import _forward
 from derivations.losses._advantage_modes import MODES, mode_steps, probability
-from derivations.losses._forward import held, mixture_step, per_coordinate, reference_weight
-from derivations.losses._lines import ADAPTIVE, REF, REF_MEAN, mapped, mixture
+from derivations.losses._forward import held, mixture_step, per_coordinate, reference_weight, with_reference
+from derivations.losses._lines import ADAPTIVE, REF_MEAN, mapped, mixture
 from derivations.notation import (
     Delta,
     advantage,
@@ -114,12 +114,7 @@ ALGORITHM = Algorithm(
     variants=(
         Variant("paper", "the two squared errors, summed over coordinates", line=mixture("norm2({v} - v_gt)")),
         Variant("mean", "averaged over coordinates", {"reduction": "mean"}, line=mixture("mean(({v} - v_gt)**2)")),
-        Variant(
-            "reference",
-            "with a squared distance to the reference velocity",
-            {"reference": "on"},
-            line=mixture("norm2({v} - v_gt)") + REF,
-        ),
+        with_reference(mixture("norm2({v} - v_gt)")),
         Variant(
             "adaptive",
             "the authors' adaptive weighting, in x_0-space and divided by β",

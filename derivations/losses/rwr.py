@@ -16,8 +16,7 @@ from derivations.algebra.calculus import Norm2
 from derivations.algorithm import Algorithm, Options, Pull, Stated
 from derivations.identities import velocity_step
 from derivations.losses import _forward
-from derivations.losses._forward import held, matching, mixture_step, per_coordinate, reference_weight
-from derivations.losses._lines import REF
+from derivations.losses._forward import held, matching, mixture_step, per_coordinate, reference_weight, with_reference
 from derivations.notation import noise, reward, temperature, v_gt, v_theta, x_0
 from derivations.proof.claims import Equal, Parallel
 from derivations.proof.derivation import Step
@@ -44,12 +43,7 @@ ALGORITHM = Algorithm(
             "paper", "the weighted squared error, summed over coordinates", line="exp(R/tau)*norm2(v_theta - v_gt)"
         ),
         Variant("mean", "averaged over coordinates", {"reduction": "mean"}, line="exp(R/tau)*mse(v_theta, v_gt)"),
-        Variant(
-            "reference",
-            "with a squared distance to the reference velocity",
-            {"reference": "on"},
-            line="exp(R/tau)*norm2(v_theta - v_gt)" + REF,
-        ),
+        with_reference("exp(R/tau)*norm2(v_theta - v_gt)"),
         Variant(
             "reward",
             "weighted by the reward itself, averaged (Lee et al.)",
