@@ -7,20 +7,43 @@ whose target moves with v_theta keeps its weight, and its target moves towards v
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import wraps
+
 import sympy as sp
 
 from derivations.algebra.calculus import Norm2
-from derivations.algorithm import Options, Pull
-from derivations.losses._lines import REF
-from derivations.notation import D, kl_weight, v_gt, v_ref, v_theta
+from derivations.algorithm import Options, Pull, Stated
+from derivations.identities import velocity_step
+from derivations.notation import D, kl_weight, noise, v_gt, v_ref, v_theta, x_0
 from derivations.proof.claims import EqualUpToConstant, GradientIs
 from derivations.proof.derivation import Step
-from derivations.variant import Variant
 
-__all__ = ["OPTIONS", "held", "matching", "mixture_step", "per_coordinate", "reference_weight", "with_reference"]
+__all__ = [
+    "OPTIONS",
+    "held",
+    "matching",
+    "mixture_step",
+    "on_noised_data",
+    "per_coordinate",
+    "reference_weight",
+]
 
 OPTIONS = {"reduction": ("sum", "mean"), "reference": ("off", "on")}
 """What an implementation may declare of any of them, the default first."""
+
+
+def on_noised_data(assemble: Callable[[Options], Stated]) -> Callable[[Options], Stated]:
+    """Decorates what states a loss: v_gt is the velocity of the noising path, which is proved first."""
+
+    @wraps(assemble)
+    def whole(options: Options) -> Stated:
+        stated = assemble(options)
+        definitions = {v_gt: noise - x_0, **stated.definitions}
+        return replace(stated, definitions=definitions, steps=(velocity_step(), *stated.steps))
+
+    return whole
 
 
 def held(pull: Pull, strength: sp.Expr) -> Pull:
@@ -39,11 +62,6 @@ def held(pull: Pull, strength: sp.Expr) -> Pull:
 def matching(weight: sp.Expr) -> Pull:
     """Flow matching with a positive weight, weight·‖v_theta − v_gt‖²."""
     return Pull(weight * Norm2(v_theta - v_gt), 2 * weight * (v_theta - v_gt), weight, v_gt)
-
-
-def with_reference(line: str) -> Variant:
-    """The paper's form, whose line this is, with the reference term."""
-    return Variant("reference", "with a squared distance to the reference velocity", {"reference": "on"}, line + REF)
 
 
 def per_coordinate(options: Options) -> sp.Expr:

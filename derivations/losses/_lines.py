@@ -6,6 +6,8 @@ a test proves that it gives the file's own derivation.
 
 from __future__ import annotations
 
+from derivations.variant import Variant
+
 PPO = "-min(ratio*A, clip(ratio, 1 - eps, 1 + eps)*A)"
 LOG_MEAN = (
     "log_prob_theta = -mean((x_prev - mean_theta)**2)/(2*C2**2); "
@@ -21,6 +23,11 @@ KL_MEAN = " + kl_weight*mean((mean_theta - mean_ref)**2)/(2*C2**2)"
 KL_SIGMA = " + kl_weight*mean((mean_theta - mean_ref)**2)/(2*sigma_t**2)"
 REF = " + kl_weight*norm2(v_theta - v_ref)"
 REF_MEAN = " + kl_weight*mean((v_theta - v_ref)**2)"
+
+
+def with_reference(line: str) -> Variant:
+    """The paper's form, whose line this is, with the reference term."""
+    return Variant("reference", "with a squared distance to the reference velocity", {"reference": "on"}, line + REF)
 
 
 def clipped(discrepancy: str) -> str:

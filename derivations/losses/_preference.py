@@ -15,7 +15,7 @@ import sympy as sp
 from derivations.algebra.calculus import Norm2, VectorSymbol
 from derivations.algorithm import Options, Pull
 from derivations.losses._forward import held, per_coordinate, reference_weight
-from derivations.notation import error_gap, misorder_prob, noise, v_gt, v_ref, v_theta, x_0
+from derivations.notation import error_gap, misorder_prob, v_gt, v_ref, v_theta
 from derivations.proof.claims import Equal, GradientIs
 from derivations.proof.derivation import Step
 
@@ -69,7 +69,6 @@ class Preference:
     def definitions(self) -> dict[sp.Symbol, sp.Expr]:
         each = per_coordinate(self.options)
         return {
-            v_gt: noise - x_0,
             error_gap: each * (Norm2(v_theta - v_gt) - Norm2(self.anchor - v_gt)),
             misorder_prob: doubt(self.margin),
         }

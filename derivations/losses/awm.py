@@ -14,10 +14,9 @@ import sympy as sp
 
 from derivations.algebra.calculus import ClipMask, Dot, Norm2, Surrogate
 from derivations.algorithm import Algorithm, Options, Pull, Stated
-from derivations.identities import velocity_step
 from derivations.losses import _forward
-from derivations.losses._forward import held, mixture_step, per_coordinate, reference_weight, with_reference
-from derivations.losses._lines import REF_MEAN, clipped
+from derivations.losses._forward import held, mixture_step, on_noised_data, per_coordinate, reference_weight
+from derivations.losses._lines import REF_MEAN, clipped, with_reference
 from derivations.notation import (
     advantage,
     clip_high,
@@ -26,7 +25,6 @@ from derivations.notation import (
     log_prob_old,
     log_prob_theta,
     log_ratio,
-    noise,
     omega,
     ratio,
     sigma_t,
@@ -35,7 +33,6 @@ from derivations.notation import (
     v_old,
     v_ref,
     v_theta,
-    x_0,
 )
 from derivations.proof.claims import Approximates, Equal, GradientIs
 from derivations.proof.derivation import Step
@@ -57,6 +54,7 @@ def _discrepancy(omega_name: str, m: sp.Expr) -> sp.Expr:
     }[omega_name]
 
 
+@on_noised_data
 def _assemble(options: Options) -> Stated:
     build = _clipped if options["clip"] == "ppo" else _plain
     strength = reference_weight(options)
@@ -177,10 +175,8 @@ def _plain(options: Options, each: sp.Expr, strength: sp.Expr) -> Stated:
     pull = _held(pull, options, each, strength)
     return Stated(
         pull,
-        definitions={v_gt: noise - x_0},
         coefficients=_diffusion(options),
         steps=(
-            velocity_step(),
             Step(
                 "matching-gradient",
                 "The flow-matching gradient, times the advantage.",
@@ -226,7 +222,6 @@ def _clipped(options: Options, each: sp.Expr, strength: sp.Expr) -> Stated:
     return Stated(
         pull,
         definitions={
-            v_gt: noise - x_0,
             log_prob_theta: log_prob(v_theta),
             log_prob_old: log_prob(v_old),
             log_ratio: log_prob_theta - log_prob_old,
@@ -237,7 +232,6 @@ def _clipped(options: Options, each: sp.Expr, strength: sp.Expr) -> Stated:
             **_diffusion(options),
         },
         steps=(
-            velocity_step(),
             Step(
                 "log-prob-gradient",
                 "The log-density pulls towards v_gt, with the weight of the time.",

@@ -13,23 +13,22 @@ from __future__ import annotations
 import sympy as sp
 
 from derivations.algorithm import Algorithm, Options, Stated
-from derivations.identities import velocity_step
 from derivations.losses import _forward
-from derivations.losses._forward import held, matching, mixture_step, per_coordinate, reference_weight, with_reference
-from derivations.notation import advantage, noise, temperature, v_gt, v_theta, weight_max, x_0
+from derivations.losses._forward import held, matching, mixture_step, on_noised_data, per_coordinate, reference_weight
+from derivations.losses._lines import with_reference
+from derivations.notation import advantage, temperature, v_gt, v_theta, weight_max
 from derivations.proof.claims import Equal, Parallel
 from derivations.proof.derivation import Step
 from derivations.variant import Variant
 
 
+@on_noised_data
 def _assemble(options: Options) -> Stated:
     clipped = sp.Min(sp.exp(advantage / temperature), weight_max)
     weight = clipped * per_coordinate(options)
     pull = held(matching(weight), reference_weight(options))
     return Stated(
         pull,
-        definitions={v_gt: noise - x_0},
-        steps=(velocity_step(),),
         after=(
             Step(
                 "never-away",

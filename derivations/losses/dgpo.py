@@ -21,10 +21,9 @@ import sympy as sp
 
 from derivations.algebra.calculus import Dot, Norm2, VectorSymbol
 from derivations.algorithm import Algorithm, Options, Stated
-from derivations.identities import velocity_step
 from derivations.losses import _forward
-from derivations.losses._forward import per_coordinate, with_reference
-from derivations.losses._lines import gap, group
+from derivations.losses._forward import on_noised_data, per_coordinate
+from derivations.losses._lines import gap, group, with_reference
 from derivations.losses._preference import Preference, doubt, negative_log_likelihood
 from derivations.notation import advantage, beta_dpo, error_gap, group_gap, misorder_prob, v_gt, v_theta
 from derivations.proof.claims import Equal, GradientIs
@@ -37,13 +36,14 @@ def _margin(own: sp.Expr, gap: sp.Expr, others: sp.Expr) -> sp.Expr:
     return beta_dpo * (own * gap + others)
 
 
+@on_noised_data
 def _assemble(options: Options) -> Stated:
     each = per_coordinate(options)
     own = Preference(_margin(advantage, error_gap, group_gap), beta_dpo * advantage, options)
     return Stated(
         own.pull,
         definitions=own.definitions,
-        steps=(velocity_step(), own.likelihood_step, *_group_steps(), _mean_step(each), own.gap_step),
+        steps=(own.likelihood_step, *_group_steps(), _mean_step(each), own.gap_step),
         after=(own.start_step(group_gap),),
     )
 

@@ -21,10 +21,9 @@ from __future__ import annotations
 import sympy as sp
 
 from derivations.algorithm import Algorithm, Options, Stated
-from derivations.identities import velocity_step
 from derivations.losses import _forward
-from derivations.losses._forward import with_reference
-from derivations.losses._lines import gap, pair
+from derivations.losses._forward import on_noised_data
+from derivations.losses._lines import gap, pair, with_reference
 from derivations.losses._preference import Preference, doubt, negative_log_likelihood
 from derivations.notation import (
     beta_dpo,
@@ -47,6 +46,7 @@ def _margin(y: sp.Expr, own: sp.Expr, other: sp.Expr) -> sp.Expr:
     return beta_dpo * y * (own - other)
 
 
+@on_noised_data
 def _assemble(options: Options) -> Stated:
     online = options["anchor"] == "behaviour"
     margin = _margin(preference, error_gap, partner_gap)
@@ -54,7 +54,7 @@ def _assemble(options: Options) -> Stated:
     return Stated(
         own.pull,
         definitions=own.definitions,
-        steps=(velocity_step(), own.likelihood_step, *_pair_steps(), own.gap_step),
+        steps=(own.likelihood_step, *_pair_steps(), own.gap_step),
         after=(*_branch_steps(own), own.start_step(partner_gap)),
         policy="on" if online else "off",
     )

@@ -16,11 +16,10 @@ import sympy as sp
 
 from derivations.algebra.calculus import MeanAbs, Norm2, sg
 from derivations.algorithm import Algorithm, Options, Pull, Stated
-from derivations.identities import velocity_step
 from derivations.losses import _forward
 from derivations.losses._advantage_modes import MODES, mode_steps, probability
-from derivations.losses._forward import held, mixture_step, per_coordinate, reference_weight, with_reference
-from derivations.losses._lines import ADAPTIVE, REF_MEAN, mapped, mixture
+from derivations.losses._forward import held, mixture_step, on_noised_data, per_coordinate, reference_weight
+from derivations.losses._lines import ADAPTIVE, REF_MEAN, mapped, mixture, with_reference
 from derivations.notation import (
     Delta,
     advantage,
@@ -49,6 +48,7 @@ v_plus = (1 - beta) * v_old + beta * v_theta
 v_minus = (1 + beta) * v_old - beta * v_theta
 
 
+@on_noised_data
 def _assemble(options: Options) -> Stated:
     each = per_coordinate(options)
     adaptive, mode = options["weighting"] == "adaptive", options["advantage_mode"]
@@ -72,7 +72,6 @@ def _assemble(options: Options) -> Stated:
         whole,
         definitions={
             x_t: (1 - t) * x_0 + t * noise,
-            v_gt: noise - x_0,
             delta: v_theta - v_old,
             Delta: v_old - v_gt,
             **({advantage: 2 * reward_prob - 1} if mode == "none" else {advantage_tilde: 2 * reward_prob - 1}),
@@ -173,7 +172,6 @@ def _adaptive_weights() -> dict[sp.Symbol, sp.Expr]:
 def _steps(matching: sp.Expr, gradient: sp.Expr, strength: sp.Expr, good: sp.Expr, bad: sp.Expr) -> tuple[Step, ...]:
     label = r"\mathcal{L}_{\mathrm{NFT}}"
     return (
-        velocity_step(),
         Step(
             "positive-branch", "The positive branch misses v_gt by Δ + βδ …", Equal(v_plus - v_gt, Delta + beta * delta)
         ),

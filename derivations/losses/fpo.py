@@ -18,9 +18,8 @@ import sympy as sp
 
 from derivations.algebra.calculus import ClipMask, Dot, Norm2, Surrogate
 from derivations.algorithm import Algorithm, Options, Pull, Stated
-from derivations.identities import velocity_step
 from derivations.losses import _forward
-from derivations.losses._forward import held, per_coordinate, reference_weight
+from derivations.losses._forward import held, on_noised_data, per_coordinate, reference_weight
 from derivations.losses._lines import PPO, REF_MEAN
 from derivations.notation import (
     Delta,
@@ -45,6 +44,7 @@ from derivations.proof.derivation import Step
 from derivations.variant import Variant
 
 
+@on_noised_data
 def _assemble(options: Options) -> Stated:
     each, strength = per_coordinate(options), reference_weight(options)
     in_noise, weight = options["error"] == "noise", each
@@ -62,7 +62,6 @@ def _assemble(options: Options) -> Stated:
     return Stated(
         pull,
         definitions={
-            v_gt: noise - x_0,
             **({x_t: t * noise + (1 - t) * x_0} if in_noise else {}),
             delta: v_theta - v_old,
             Delta: v_old - v_gt,
@@ -72,7 +71,6 @@ def _assemble(options: Options) -> Stated:
             ratio: sp.exp(log_ratio),
         },
         steps=(
-            velocity_step(),
             *(_noise_step() if in_noise else ()),
             Step(
                 "log-ratio",

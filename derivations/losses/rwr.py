@@ -14,18 +14,19 @@ import sympy as sp
 
 from derivations.algebra.calculus import Norm2
 from derivations.algorithm import Algorithm, Options, Pull, Stated
-from derivations.identities import velocity_step
 from derivations.losses import _forward
-from derivations.losses._forward import held, matching, mixture_step, per_coordinate, reference_weight, with_reference
-from derivations.notation import noise, reward, temperature, v_gt, v_theta, x_0
+from derivations.losses._forward import held, matching, mixture_step, on_noised_data, per_coordinate, reference_weight
+from derivations.losses._lines import with_reference
+from derivations.notation import reward, temperature, v_gt, v_theta
 from derivations.proof.claims import Equal, Parallel
 from derivations.proof.derivation import Step
 from derivations.variant import Variant
 
 
+@on_noised_data
 def _assemble(options: Options) -> Stated:
     pull, after = _WEIGHTED_BY[options["weighting"]](options)
-    return Stated(pull, definitions={v_gt: noise - x_0}, steps=(velocity_step(),), after=after)
+    return Stated(pull, after=after)
 
 
 ALGORITHM = Algorithm(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from derivations.notation import divergence, quantity, ratio, v_theta
 from derivations.pieces import Piece
-from derivations.proof.derivation import Derivation
+from derivations.proof.derivation import Derivation, Process
 from gradcheck.case import Case
 from gradcheck.derived.compiled import evaluate
 from gradcheck.distributed.declaration import Declaration
@@ -272,7 +272,7 @@ def _beyond_divergence(derivation: Derivation, pool: Case, off: Tensor, count: i
     return score.argmax(1)
 
 
-def _move_to_the_network(process: str, given: dict[str, Tensor], network: nn.Module) -> None:
+def _move_to_the_network(process: Process, given: dict[str, Tensor], network: nn.Module) -> None:
     t = given["t"].to(torch.float64).reshape(-1, *(1,) * (given["v_theta"].ndim - 1))
     wide = {name: value.to(torch.float64) for name, value in given.items()}
     if process == "forward":

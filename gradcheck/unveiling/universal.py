@@ -11,7 +11,7 @@ from torch import Tensor
 
 from derivations.notation import quantity
 from derivations.pieces import Piece
-from derivations.proof.derivation import Derivation
+from derivations.proof.derivation import Derivation, Process
 from derivations.steps.sde import SDES, step_with
 from gradcheck.case import Case
 from gradcheck.catalogue import CATALOGUE, Entry
@@ -24,7 +24,7 @@ __all__ = ["UNIVERSES", "Universe", "Watched", "family"]
 Quantities = dict[str, Tensor | float]
 
 
-def family(process: str, sde: str) -> list[Entry]:
+def family(process: Process, sde: str) -> list[Entry]:
     """The catalogue's entries whose quantities a case of this process holds."""
 
     held = set() if process == "forward" else {"D", *_on_step(sde).given}
@@ -58,7 +58,7 @@ class Universe:
         axes: how many axes its latents have, without the batch's; ``None``: now as many, now others.
     """
 
-    process: str
+    process: Process
     sde: str = ""
     numbers: Mapping[str, float] = field(default_factory=dict)
     log_prob_reduction: str = "sum"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import sympy as sp
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from derivations.algebra.calculus import ClipMask, Mask
 from derivations.grammar.kinks import is_kink
-from derivations.proof.derivation import Derivation
+from derivations.proof.derivation import Derivation, Process
 from derivations.steps.sde import step_with
 from gradcheck.case import Case
 from gradcheck.conventions import BatchReduction, Conventions
@@ -68,7 +68,7 @@ class Unveiled:
     """
 
     name: str
-    process: str
+    process: Process | Literal["forward or backward"]
     sde: str
     terms: tuple[Term, ...]
     residual: float
@@ -187,7 +187,7 @@ def _worlds(
 _FIRST = Spec(4, (3, 5), 50, policy="off", advantage="typical", time="middle")
 
 
-def _only(process: str) -> set[str]:
+def _only(process: Process) -> set[str]:
     """Names that only cases of one process hold."""
     held = {}
     for one in ("forward", "backward"):

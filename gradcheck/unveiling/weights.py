@@ -12,7 +12,7 @@ from torch import Tensor
 from derivations import notation as n
 from derivations.algebra.calculus import Norm2
 from derivations.pieces import Piece
-from derivations.proof.derivation import Derivation
+from derivations.proof.derivation import Derivation, Process
 from gradcheck.case import Case
 from gradcheck.derived.compiled import evaluate
 from gradcheck.reading.xray import B, scalars
@@ -96,7 +96,7 @@ def numbers(universe: Universe, case: Case) -> dict[sp.Symbol, Tensor]:
 
 
 @lru_cache
-def _with_ratio(process: str, sde: str) -> list[Derivation]:
+def _with_ratio(process: Process, sde: str) -> list[Derivation]:
     """Derivations with an importance ratio, one for each way in which it is defined."""
     found: dict[str, Derivation] = {}
     for d in (e.derivation for e in family(process, sde)):

@@ -55,7 +55,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from derivations.notation import divergence, ratio
 from derivations.pieces import Piece
-from derivations.proof.derivation import Derivation
+from derivations.proof.derivation import Derivation, Process
 from gradcheck.case import Case
 from gradcheck.catalogue import Entry
 from gradcheck.derived.compiled import evaluate
@@ -270,7 +270,7 @@ class _Scene:
 
 
 @lru_cache(maxsize=16)
-def _scene(network: str, process: str, seed: int, dtype: torch.dtype, device: torch.device) -> _Scene:
+def _scene(network: str, process: Process, seed: int, dtype: torch.dtype, device: torch.device) -> _Scene:
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:

@@ -24,7 +24,7 @@ _MATCHING = "matching = 2 * advantage * each * (v_theta - v_gt)"
 _TARGET = "target = v_theta + advantage * (v_gt - v_theta)"
 
 WRONG_VERSIONS = (
-    *velocity("awm", times=2),
+    *velocity(_NUMERIC),
     *clipped("awm", "clipped"),
     *reference(merged=True),
     WrongVersion(

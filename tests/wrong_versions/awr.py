@@ -24,7 +24,7 @@ _WEIGHT = f"torch.clamp({_EXP}, max=case.weight_max)"
 
 WRONG_VERSIONS = (
     *regression("awr"),
-    *velocity("awr"),
+    *velocity(_NUMERIC),
     *reference(fixed=True, merged=True),
     WrongVersion(
         "clip-missing",

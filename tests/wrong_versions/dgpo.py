@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from derivations.notation import advantage, group_gap, misorder_prob, v_gt, v_ref, v_theta
 from derivations.notation import beta_dpo as beta
-from wrong_versions.base import FORWARD_TORCH, PREFERENCE, Edit, WrongTarget, WrongVersion
+from wrong_versions.base import FORWARD_TORCH, Edit, WrongTarget, WrongVersion
 from wrong_versions.families import ranking
 from wrong_versions.shared import (
     FLOW_MATCHING,
@@ -23,7 +23,7 @@ _HALVES = "torch.where(case.advantage > 0, weighted, -weighted)"
 
 WRONG_VERSIONS = (
     *ranking("dgpo", "margin"),
-    *velocity("dgpo", symbolic=PREFERENCE, numeric=FORWARD_TORCH),
+    *velocity(FORWARD_TORCH),
     *reference(),
     WrongVersion(
         "halves-exchanged",

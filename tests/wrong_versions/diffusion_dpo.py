@@ -25,7 +25,7 @@ _MARGIN = "return beta_dpo * y * (own - other)"
 
 WRONG_VERSIONS = (
     *ranking("diffusion_dpo", "(winner - loser)"),
-    *velocity("diffusion_dpo", symbolic=PREFERENCE, numeric=FORWARD_TORCH),
+    *velocity(FORWARD_TORCH),
     *reference(),
     WrongVersion(
         "winner-and-loser-exchanged",

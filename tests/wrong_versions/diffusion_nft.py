@@ -23,7 +23,7 @@ _SHARES = "rho_plus: reward_prob / w_plus,\n        rho_minus: (1 - reward_prob)
 _MIX = "policy_loss = r * positive + (1 - r) * negative"
 
 WRONG_VERSIONS = (
-    *velocity("diffusion_nft"),
+    *velocity(_NUMERIC),
     *reference(fixed=True, merged=True),
     WrongVersion(
         "sign",

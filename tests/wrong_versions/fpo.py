@@ -23,7 +23,7 @@ _GRADIENT = "gradient = 2 * advantage * mask * ratio * each * (v_theta - v_gt)"
 _TARGET = "target = v_theta + advantage * mask * ratio * each / weight * (v_gt - v_theta)"
 
 WRONG_VERSIONS = (
-    *velocity("fpo"),
+    *velocity(_NUMERIC),
     *clipped("fpo"),
     *reference(),
     WrongVersion(

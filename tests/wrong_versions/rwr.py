@@ -22,7 +22,7 @@ _WEIGHT = "torch.exp(case.reward / case.temperature)"
 
 WRONG_VERSIONS = (
     *regression("rwr"),
-    *velocity("rwr"),
+    *velocity(_NUMERIC),
     *reference(fixed=True, merged=True),
     WrongVersion(
         "reward-without-exponential",

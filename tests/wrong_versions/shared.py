@@ -32,31 +32,25 @@ WEIGHT_HALF = WrongTarget(
 WEIGHT_WITHOUT_D = WrongTarget("weight-without-D", "The weight lacks 1/D.", lambda d: {"weight": D * d.weight}, "mean")
 
 
-def velocity(
-    algorithm: str, *, symbolic: str | None = None, numeric: str | None = None, times: int = 1
-) -> tuple[WrongVersion, ...]:
+def velocity(numeric: str) -> tuple[WrongVersion, ...]:
     """The regression target, the prediction and the reduction over coordinates.
 
     Args:
-        algorithm: in whose files v_gt is defined and compared with the prediction, where no others are named.
-        symbolic, numeric: the files where that is done.
-        times: how often the symbolic one defines v_gt.
+        numeric: the torch file in which v_gt is compared with the prediction.
     """
-    symbolic = symbolic or f"derivations/losses/{algorithm}.py"
-    numeric = numeric or f"gradcheck/losses/{algorithm}.py"
     reduction = 'flat.mean(1) if reduction == "mean" else flat.sum(1)'
     return (
         WrongVersion(
             "noise-and-data-exchanged",
             "v_gt is x_0 − noise: time's direction is reversed.",
-            Edit(symbolic, "v_gt: noise - x_0", "v_gt: x_0 - noise", times),
+            Edit(FORWARD, "v_gt: noise - x_0", "v_gt: x_0 - noise"),
             "velocity",
             numeric=Edit(numeric, "case.noise - case.x_0", "case.x_0 - case.noise"),
         ),
         WrongVersion(
             "noise-as-target",
             "The network's velocity is compared with the noise: a noise-prediction loss.",
-            Edit(symbolic, "v_gt: noise - x_0", "v_gt: noise", times),
+            Edit(FORWARD, "v_gt: noise - x_0", "v_gt: noise"),
             "velocity",
             numeric=Edit(numeric, "case.noise - case.x_0", "case.noise"),
         ),

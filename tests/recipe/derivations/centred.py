@@ -6,14 +6,14 @@ import sympy as sp
 
 from derivations.algebra.calculus import Norm2
 from derivations.algorithm import Algorithm, Options, Pull, Stated
-from derivations.identities import velocity_step
-from derivations.losses._forward import per_coordinate
-from derivations.notation import advantage, beta_dpo, error_gap, group_gap, noise, v_gt, v_ref, v_theta, x_0
+from derivations.losses._forward import on_noised_data, per_coordinate
+from derivations.notation import advantage, beta_dpo, error_gap, group_gap, v_gt, v_ref, v_theta
 from derivations.proof.claims import GradientIs
 from derivations.proof.derivation import Step
 from derivations.variant import Variant
 
 
+@on_noised_data
 def _assemble(options: Options) -> Stated:
     each = per_coordinate(options)
     residual = advantage + beta_dpo * (error_gap - group_gap)
@@ -21,11 +21,9 @@ def _assemble(options: Options) -> Stated:
     return Stated(
         Pull(loss=residual**2, gradient=gradient, weight=sp.S.One, target=v_theta - gradient / 2),
         definitions={
-            v_gt: noise - x_0,
             error_gap: each * (Norm2(v_theta - v_gt) - Norm2(v_ref - v_gt)),
         },
         steps=(
-            velocity_step(),
             Step(
                 "gap-gradient",
                 "The gap has the flow-matching gradient.",

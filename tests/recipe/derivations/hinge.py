@@ -6,14 +6,14 @@ import sympy as sp
 
 from derivations.algebra.calculus import ClipMask, Norm2, Surrogate
 from derivations.algorithm import Algorithm, Options, Pull, Stated
-from derivations.identities import velocity_step
-from derivations.losses._forward import per_coordinate
-from derivations.notation import advantage, kl_weight, noise, v_gt, v_ref, v_theta, x_0
+from derivations.losses._forward import on_noised_data, per_coordinate
+from derivations.notation import advantage, kl_weight, v_gt, v_ref, v_theta
 from derivations.variant import Variant
 
 _HINGE = " + kl_weight*relu(sqrt(norm2(v_theta)) - sqrt(norm2(v_ref)))"
 
 
+@on_noised_data
 def _assemble(options: Options) -> Stated:
     each = per_coordinate(options)
     longer = (sp.S.One, sp.sqrt(Norm2(v_ref)) - sp.sqrt(Norm2(v_theta)), sp.S.One, sp.S.NegativeOne)
@@ -22,7 +22,7 @@ def _assemble(options: Options) -> Stated:
     )
     loss = advantage * each * Norm2(v_theta - v_gt) + kl_weight * Surrogate(*longer)
     pull = Pull(loss, gradient, weight=sp.Rational(1, 2), target=v_theta - gradient)
-    return Stated(pull, definitions={v_gt: noise - x_0}, steps=(velocity_step(),))
+    return Stated(pull)
 
 
 ALGORITHM = Algorithm(
