@@ -1,0 +1,1 @@
+"""Losses of one line: derived, checked on random tensors, and written as text, JSON and torch."""

@@ -1,4 +1,4 @@
-r"""Judging strangers' code so that it can spoil nothing but its own verdict.
+r"""Isolation: strangers' code is judged so that it can spoil nothing but its own verdict.
 
 Three rings, from the inside out:
 

@@ -1,1 +1,1 @@
-"""Why an implementation's gradient is not the derived one."""
+"""Diagnosis: why an implementation's gradient is not the derived one."""
