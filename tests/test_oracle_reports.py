@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from xml.etree import ElementTree
 
 import jsonschema
@@ -21,7 +21,7 @@ from gradcheck.case import Case
 from gradcheck.catalogue import entry
 from gradcheck.conventions import declare
 from gradcheck.errors import InputError
-from gradcheck.judging.results import Diagnosis, Judgement, Outcome, Result
+from gradcheck.judging.results import KERNEL, Diagnosis, Judgement, Outcome, Result, Status
 from gradcheck.oracle.runner import judge
 from gradcheck.oracle.target import Settings, Target
 from gradcheck.problems.building import Spec
@@ -41,16 +41,17 @@ from gradcheck.reports import (
 from gradcheck.reports import markdown as markdown_module
 from gradcheck.reports.json_report import decoded, encoded
 from gradcheck.reports.plots import plane
+from gradcheck.reports.text import judgement_text
 from gradcheck.rounding.compare import Comparison
 
 HOSTILE = (
     '<script src="https://evil.example/x.js">alert(1)</script>|`*_[x](https://evil.example)\x1b[31m\n## "&amp;\ud800'
 )
 SETTINGS = Settings(max_examples=3)
-STATUSES = ("passed", "failed", "skipped", "expected-failure", "unexpected-pass", "unjudged")
+STATUSES: tuple[Status, ...] = get_args(Status)
 
 
-def result(id_: str, status: str = "passed", **changes: Any) -> Result:
+def result(id_: str, status: Status = "passed", **changes: Any) -> Result:
     """A made-up obligation."""
     raw = {"expected-failure": "failed", "unexpected-pass": "passed"}.get(status, status)
     outcome = {
@@ -134,6 +135,24 @@ def results(judgements: list[Judgement]) -> Iterator[Result]:
         yield from j.results
 
 
+@pytest.mark.parametrize("kernel", KERNEL)
+def test_a_wrong_gradient_conforms_in_no_report_though_it_is_declared(kernel: str) -> None:
+    """A loss's and a trainer's; what else holds does not make it right, alone or among others."""
+    declared = judgement(result(kernel, "expected-failure", expected="known"), result("finite"))
+    assert declared.holds
+    for text in (judgement_text(declared), to_html([declared], SETTINGS), to_markdown([declared], SETTINGS)):
+        assert "fails as declared" in text
+        assert "conforms" not in text
+    both = [declared, judgement(result(kernel), target="other")]
+    for text in (to_html(both, SETTINGS), to_markdown(both, SETTINGS)):
+        assert "1 of 2 implementations fails as declared" in text
+
+
+def test_the_schema_knows_each_status() -> None:
+    told = schema()["$defs"]["obligation"]["properties"]["status"]["enum"]
+    assert set(told) == set(STATUSES)
+
+
 # -------------------------------------------------------------------------------------------------- JSON
 
 
@@ -167,6 +186,7 @@ def test_json_holds_everything_that_was_found(judgements: list[Judgement]) -> No
 def test_every_field_of_the_results_is_in_the_schema() -> None:
     parts = schema()["$defs"]
     elsewhere = {"outcome", "results", "spec", "observed", "required"}  # inlined, or under another name
+    elsewhere |= {"shell", "rows"}  # how a terminal words the script and the decomposition
     answers = {"lost", "reason"}  # of a comparison that somebody asked for, which no report has
     for part, classes in {
         "settings": [Settings],

@@ -190,3 +190,4 @@ OBLIGATIONS: tuple[Check[Observed], ...] = (
 """Every obligation of a trainer's step, in reading order."""
 
 IDS = tuple(check.id for check in OBLIGATIONS)
+"""Their names."""

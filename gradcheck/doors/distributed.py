@@ -74,8 +74,8 @@ def _judge_all(arguments: argparse.Namespace, settings: Any, files: dict[str, An
 
     from gradcheck.distributed.judging import judge_on, usable_gpus
     from gradcheck.distributed.processes import processes
-    from gradcheck.distributed.text import judgement_text
     from gradcheck.doors.loading import load_trainers
+    from gradcheck.reports.text import judgement_text
     from gradcheck.reports.writing import write_reports
 
     torch.set_num_threads(1)  # small tensors: threads cost more than they bring
@@ -94,7 +94,7 @@ def _judge_all(arguments: argparse.Namespace, settings: Any, files: dict[str, An
         if ranks.rank == 0:
             for file in write_reports(judgements, settings, files):
                 print(f"wrote {file}")
-    if unjudged:
+    if unjudged or any(j.unjudged for j in judgements):
         return 2
     return 0 if all(j.holds for j in judgements) else 1
 

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from gradcheck.problems.building import Spec
 from gradcheck.rounding.bounds import THRESHOLD
 from gradcheck.rounding.compare import Comparison
 
-__all__ = ["KERNEL", "Diagnosis", "Judgement", "Outcome", "Raised", "Result", "of_kernel"]
+__all__ = ["KERNEL", "Diagnosis", "Judgement", "Outcome", "OutcomeStatus", "Raised", "Result", "Status", "of_kernel"]
+
+OutcomeStatus = Literal["passed", "failed", "skipped", "unjudged"]
+"""What a check says; ``unjudged``: nothing can be said about it."""
+
+Status = Literal[OutcomeStatus, "expected-failure", "unexpected-pass"]
+"""What became of an obligation, with what was declared of it."""
 
 KERNEL = ("gradient", "equal-shards")
 """A loss's and a trainer's obligation without which nothing is said to conform: its gradient on ordinary problems."""
 
 
-def of_kernel(rows: Iterable[tuple[str, str, str]]) -> list[str]:
+def of_kernel(rows: Iterable[tuple[str, str, Status]]) -> list[Status]:
     """What became of it on every device that is there: the statuses, of rows of id, device and status."""
     rows = list(rows)
     there = {device for _, device, status in rows if status != "skipped"} or {device for _, device, _ in rows}
@@ -62,7 +69,7 @@ class Outcome:
             the precision left nothing to see.
     """
 
-    status: str
+    status: OutcomeStatus
     examples: int = 0
     ratio: float = 0.0
     detail: str = ""
@@ -107,8 +114,8 @@ class Result:
     """What checking, and explaining a failure, took."""
 
     @property
-    def status(self) -> str:
-        """``passed``, ``failed``, ``skipped``, ``unjudged``, ``expected-failure`` or ``unexpected-pass``."""
+    def status(self) -> Status:
+        """What became of it, beside what was expected."""
         if self.expected and self.outcome.status == "failed":
             return "expected-failure"
         if self.expected and self.outcome.status == "passed":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
-from gradcheck.judging.results import Diagnosis, Judgement, Result
+from gradcheck.judging.results import Diagnosis, Judgement, Result, Status
 from gradcheck.oracle.target import Settings
 from gradcheck.reports.directions import Directions, Key
 from gradcheck.reports.markup import Markup, join, tag
@@ -30,7 +30,7 @@ from gradcheck.reports.text import UNDECLARED, UNEXPLAINED
 __all__ = ["to_html"]
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # no script runs and nothing is loaded, whatever names say
-_MARKS = {
+_MARKS: dict[Status, tuple[str, str]] = {
     "passed": ("good-text", "✓ holds"),
     "failed": ("bad-text", "✗ fails"),
     "skipped": ("faint", "– not checked"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from gradcheck.judging.results import Judgement, Result
+from gradcheck.judging.results import Judgement, Result, Status
 from gradcheck.oracle.target import Settings
 from gradcheck.reports.shared import (
     against,
@@ -28,7 +28,7 @@ __all__ = ["LIMIT", "to_markdown"]
 LIMIT = 900_000
 """Bytes; GitHub shows no summary of a step above 1 MiB."""
 
-_MARKS = {
+_MARKS: dict[Status, str] = {
     "passed": "✅ holds",
     "failed": "❌ **fails**",
     "skipped": "➖ not checked",

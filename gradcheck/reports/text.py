@@ -9,7 +9,8 @@ from pathlib import Path
 
 from derivations.writing.wrapping import wrap_formula, wrap_words
 from gradcheck.judging.isolation.words import cut
-from gradcheck.judging.results import KERNEL, Diagnosis, Judgement, Raised, Result
+from gradcheck.judging.results import Diagnosis, Judgement, Raised, Result, Status
+from gradcheck.reports.shared import remark, verdict
 
 __all__ = [
     "UNDECLARED",
@@ -21,7 +22,7 @@ __all__ = [
     "verdict_text",
 ]
 
-_MARKS = {
+_MARKS: dict[Status, str] = {
     "passed": "ok",
     "failed": "FAILED",
     "skipped": "-",
@@ -33,7 +34,7 @@ _PRINTED = 1000
 """Characters of what an implementation printed that was judged all the same."""
 
 _WIDTH = 80
-_VERBS = {
+_VERBS: dict[Status, str] = {
     "failed": "does not hold",
     "unjudged": "could not be judged",
     "unexpected-pass": "was expected to fail",
@@ -100,16 +101,13 @@ def judgement_text(
 
 def verdict_text(judgement: Judgement) -> str:
     """The implementation's name and what became of it, in a line."""
+    told = f"{judgement.target} {verdict(judgement)}"
     bad = [r for r in judgement.results if not r.good and r.status != "unjudged"]
     failing = f"{len(bad)} of {len(judgement.results)} obligations failed"
-    if judgement.unjudged:
-        return f"{judgement.target} could not be judged" + (f"; {failing}" if bad else "")
     if bad:
-        return f"{judgement.target} does not conform: {failing}"
-    expected = [r.id for r in judgement.results if r.status == "expected-failure"]
-    if set(KERNEL) & set(expected):
-        return f"{judgement.target} fails as declared: {', '.join(dict.fromkeys(expected))}"
-    return f"{judgement.target} conforms"
+        return f"{told}; {failing}" if judgement.unjudged else f"{told}: {failing}"
+    expected = dict.fromkeys(r.id for r in judgement.results if r.status == "expected-failure")
+    return f"{told}: {', '.join(expected)}" if verdict(judgement) == "fails as declared" else told
 
 
 def _table(results: Sequence[Result], verbose: bool) -> list[str]:
@@ -125,20 +123,18 @@ def _table(results: Sequence[Result], verbose: bool) -> list[str]:
 
 def brief_text(judgement: Judgement) -> str:
     """One row: the name, the verdict, and the cause or what failed."""
-    verdict = verdict_text(judgement).removeprefix(judgement.target).strip()
+    told = verdict_text(judgement).removeprefix(judgement.target).strip()
     bad = [r for r in judgement.results if not r.good and r.status != "unjudged"]
     causes = list(dict.fromkeys(r.diagnosis.name for r in bad if r.diagnosis and r.diagnosis.name != "unknown"))
-    word = verdict.partition(":")[0].partition(";")[0]
+    word = told.partition(":")[0].partition(";")[0]
     why = judgement.unjudged or ", ".join(causes) or ", ".join(dict.fromkeys(r.id for r in bad))
     return f"{judgement.target}: {word}" + (f" ({why})" if why else "")
 
 
 def _remark(r: Result) -> str:
     o = r.outcome
-    if r.status == "expected-failure":
-        return f"declared: {r.expected}"
-    if r.status == "unexpected-pass":
-        return f"declared to fail ({r.expected}), but it holds: remove it from expected_failures"
+    if r.expected and r.status != o.status:
+        return remark(r)
     if r.status != "passed":
         return o.detail
     ratio = f", test ratio {o.ratio:.2g}" if o.ratios else ""
@@ -181,6 +177,8 @@ def failure_text(
             lines.append(_wrapped(" " * 13, o.meaning))
     if o.spec is not None:
         lines.append(f"  problem    batch {o.spec.batch}, latent {o.spec.latent}, {result.dtype} on {result.device}")
+    elif o.note and result.status == "failed":
+        lines.append(_wrapped("  problem    ", f"{o.note}, {result.dtype} on {result.device}"))
     if d is not None and not brief and d.observed:
         word, of = d.rows
         lines.append(f"  {word:9}  {of}, yours beside the required one:")
