@@ -2,6 +2,7 @@ r"""Judging the implementations that a command line names: what a child does, an
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,9 @@ from gradcheck.judging.isolation.parent import POLL, Child
 from gradcheck.judging.isolation.patched import Namespaces
 from gradcheck.judging.isolation.state import State
 from gradcheck.judging.results import Judgement, Outcome, Result
+from gradcheck.oracle.drawn import handed_over
 from gradcheck.oracle.obligations import OBLIGATIONS
+from gradcheck.oracle.preparing import PrepareJob
 from gradcheck.oracle.runner import attempt, unjudged
 from gradcheck.oracle.target import Settings, Target
 
@@ -58,7 +61,7 @@ class CheckJob:
         except InputError as error:
             send("refused", error.problems)
             return
-        send("found", [one.name for one in found])
+        send("found", [one.name for one in found], [_shares(one.subject) for one in found])
         if self.index >= len(found):
             send("broken", "importing it again gives other implementations")
             return
@@ -103,6 +106,11 @@ class CheckJob:
         from gradcheck.reports.directions import failure_directions
 
         return failure_directions(target, self.settings, judgement)
+
+
+def _shares(target: Any) -> str:
+    """The declaration of a loss, whose problems it shares with others of the same; empty for other subjects."""
+    return target.conventions.describe() if isinstance(target, Target) else ""
 
 
 def _about(target: Any, settings: Settings, only: Sequence[str]) -> tuple[str, str, list[Result]]:
@@ -172,6 +180,7 @@ def judged(
             index += 1
 
 
+Turns = Generator[tuple[Any, ...] | None, None, None]
 _Place = tuple[int, int]
 """Which target, and which of its implementations."""
 
@@ -185,8 +194,11 @@ class _Crew:
         self._jobs, self._memory, self._most, self._shared, self._progress = jobs, memory, most, shared, progress
         self._counts = [1] * len(jobs)
         self._waiting: list[_Place] = [(i, 0) for i in range(len(jobs))]  # a heap
-        self._running: dict[_Place, tuple[_Heard, Child, Generator[tuple[Any, ...] | None, None, None]]] = {}
+        self._running: dict[_Place, tuple[_Heard, Child, Turns]] = {}
         self._ended: dict[_Place, _Heard] = {}
+        self._unprepared: list[PrepareJob] = []
+        self._shared_by: set[str] = set()
+        self._preparing: list[tuple[Child, Turns]] = []
 
     def judged(self) -> Iterator[Judged]:
         place = (0, 0)
@@ -199,21 +211,27 @@ class _Crew:
                     place = (target, index + 1) if index + 1 < count else (target + 1, 0)
                     continue
                 self._start()
-                heard = [self._turn(at) for at in list(self._running)]
+                heard = [self._turn(at) for at in list(self._running)] + [self._prepares()]
                 if not any(heard):
-                    wait([pipe for _, child, _ in self._running.values() for pipe in child.pipes], POLL)
+                    wait([pipe for child in self._children() for pipe in child.pipes], POLL)
         finally:
-            for _, _, turns in self._running.values():
+            for turns in [turns for *_, turns in self._running.values()] + [turns for _, turns in self._preparing]:
                 turns.close()  # which ends the process
 
+    def _children(self) -> list[Child]:
+        return [child for _, child, _ in self._running.values()] + [child for child, _ in self._preparing]
+
     def _start(self) -> None:
-        while self._waiting and len(self._running) < self._most:
+        while self._unprepared and len(self._children()) < self._most:
+            preparation = self._unprepared.pop(0)
+            child = Child(preparation, math.inf, self._memory, preparation.declaration)
+            self._preparing.append((child, child.turns(self._children())))
+        while self._waiting and len(self._children()) < self._most:
             at = heappop(self._waiting)
             target, index = at
             job = replace(self._jobs[target], index=index)
             child = Child(job, job.settings.timeout, self._memory, job.text)
-            siblings = [other for _, other, _ in self._running.values()]
-            self._running[at] = _Heard(job, self._progress), child, child.turns(siblings)
+            self._running[at] = _Heard(job, self._progress), child, child.turns(self._children())
         alone = self._most == 1 or (len(self._jobs) == 1 and self._counts[0] == 1)
         for _, child, _ in self._running.values():
             child.memory = self._memory / (1 if alone or not self._shared else self._most)
@@ -234,10 +252,32 @@ class _Crew:
         for index in range(self._counts[target], len(heard.found)):
             heappush(self._waiting, (target, index))
         self._counts[target] = max(self._counts[target], len(heard.found))
+        if heard.declared:
+            self._prepare(heard.job, heard.declared)
         return True
+
+    def _prepare(self, job: CheckJob, declared: list[str]) -> None:
+        """Have the problems made, in a process of their own, that several of a file's losses are judged on."""
+        for words in {x for x in declared if x and declared.count(x) >= _SEVERAL} - self._shared_by:
+            self._shared_by.add(words)
+            if job.settings.device == "cpu":
+                self._unprepared.append(PrepareJob(words, job.settings, job.only))
+
+    def _prepares(self) -> bool:
+        """Hear what has been made, so that whatever is forked from now on has it; whether it was anything."""
+        heard = False
+        for child, turns in list(self._preparing):
+            match next(turns, _GONE):
+                case ("prepared", problems):
+                    handed_over(problems)
+                    heard = True
+                case ("gone",):
+                    self._preparing.remove((child, turns))
+        return heard
 
 
 _GONE = ("gone",)
+_SEVERAL = 3  # losses for which it pays: making problems takes as long as judging one
 
 
 @dataclass
@@ -247,6 +287,7 @@ class _Heard:
     job: CheckJob
     progress: Callable[[str], None]
     found: list[str] = field(default_factory=list)
+    declared: list[str] = field(default_factory=list)
     name: str = ""
     declaration: str = ""
     reference: str = ""
@@ -271,7 +312,7 @@ class _Heard:
     def hear(self, word: str, *data: Any) -> None:
         match word:
             case "found":
-                (self.found,) = data
+                self.found, self.declared = data
             case "begins":
                 self.name, self.declaration, self.reference, self.blanks = data
             case "result":

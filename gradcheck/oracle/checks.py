@@ -23,7 +23,7 @@ from gradcheck.judging.isolation.limits import watched
 from gradcheck.judging.isolation.state import JUDGED
 from gradcheck.judging.isolation.tracing import line_that_changes
 from gradcheck.judging.results import Outcome
-from gradcheck.oracle.arrangement import in_units
+from gradcheck.oracle.arrangement import in_units, unit
 from gradcheck.oracle.drawn import made
 from gradcheck.oracle.judge import (
     Judge,
@@ -460,7 +460,9 @@ def of_two(judge: Judge, case: Case, wanted: Reference, observed: Tensor) -> Ten
     return torch.maximum(two_roundings(wanted, observed), own_rounding(judge, case))
 
 
-def same_twice(judge: Judge, case: Case, first: Tensor, second: Tensor, rows: list[int]) -> Look:
+def same_twice(
+    judge: Judge, case: Case, first: Tensor, second: Tensor, rows: list[int], wanted: Reference | None = None
+) -> Look:
     """Compare two gradients that are one, of which nothing else is known: it may be another loss than the declared one.
 
     Args:
@@ -469,8 +471,9 @@ def same_twice(judge: Judge, case: Case, first: Tensor, second: Tensor, rows: li
         first: of all of its samples.
         second: of the samples in ``rows``, in that order.
         rows: which they are.
+        wanted: what is required on the case, where it is known.
     """
-    wanted = judge.reference(case)
+    wanted = wanted or judge.reference(case)
     found = look(second, first[rows], two_roundings(wanted, first)[rows], wanted.dtype)
     if found.holds or not bool(second.isfinite().all()):
         return found
@@ -490,7 +493,8 @@ def check_sample_independence(judge: Judge) -> Outcome:
         first, second = (rows_of(case, rows) for rows in companies(len(case.output), judge.unit))
         before, after = (judge.observe(c).gradient for c in (first, second))
         alike = share_of(judge, second, first)
-        return same_twice(judge, first, before, after[: judge.unit] * alike, [*range(judge.unit)])
+        wanted = judge.made(_in_first_company, case)
+        return same_twice(judge, first, before, after[: judge.unit] * alike, [*range(judge.unit)], wanted)
 
     odd = (judge.unit * (2 * max(s.batch, 3) - 1) for s in judge.specs())
     specs = (replace(s, batch=n) for s, n in zip(judge.specs(policy="off", time="middle"), odd, strict=True))
@@ -499,6 +503,12 @@ def check_sample_independence(judge: Judge) -> Outcome:
         " (the batch is as large in both)"
     )
     return compare_over(judge, specs, one, at_least=3 * judge.unit, meaning=meaning)
+
+
+def _in_first_company(conventions: Conventions, case: Case) -> Reference:
+    """What is required of the first company alone."""
+    rows, _ = companies(len(case.output), unit(conventions))
+    return reference(conventions, rows_of(case, rows))
 
 
 def rows_of(case: Case, rows: list[int]) -> Case:

@@ -13,9 +13,9 @@ from gradcheck.judging.results import Outcome
 from gradcheck.oracle.judge import Judge, Look, compare_over, look_at_gradient, together
 from gradcheck.oracle.reference import required_gradient
 from gradcheck.problems.building import Spec
-from gradcheck.rounding.signal import Loss, digits, lost_by
+from gradcheck.rounding.signal import digits, lost_by
 
-__all__ = ["check_precision"]
+__all__ = ["check_precision", "where_lost"]
 
 _TRAINED_IN = (torch.float32, torch.bfloat16, torch.float16)
 _LATENT = (16, 32, 32)
@@ -33,8 +33,7 @@ def check_precision(judge: Judge) -> Outcome:
     outcome = compare_over(replace(judge, dtype=torch.float32), judge.specs(policy="off", time="middle"), one)
     if outcome.status == "skipped":
         return outcome
-    sizes = judge.batch or 2, judge.latent or _LATENT
-    spec = Spec(*sizes, judge.seed, policy="near", time="middle", advantage="typical")
+    spec = _near(judge)
     if outcome.status != "failed":
         outcome = together([outcome, compare_over(replace(judge, dtype=torch.float32), iter([spec]), one)])
     notes = (_kept(judge, spec), outcome.note)
@@ -57,13 +56,24 @@ def _kept(judge: Judge, spec: Spec) -> str:
     sentence = f"digits of the gradient that are kept on {spec.latent} latents: {words}"
     if min((kept for kept in found.values() if kept is not None), default=_LITTLE) >= _LITTLE:
         return sentence
-    small = judge.case(replace(spec, latent=(64,)), torch.float64)
-    lost = judge.made(_lost_by, small)
-    return sentence if lost is None else f"{sentence}; most are lost in {lost}"
+    lost = where_lost(judge)
+    return f"{sentence}; most are lost in {lost}" if lost else sentence
 
 
-def _lost_by(conventions: Conventions, case: Case) -> Loss | None:
-    return lost_by(conventions.derivation, case)
+def _near(judge: Judge) -> Spec:
+    """A problem near the old policy, with a large latent."""
+    sizes = judge.batch or 2, judge.latent or _LATENT
+    return Spec(*sizes, judge.seed, policy="near", time="middle", advantage="typical")
+
+
+def where_lost(judge: Judge) -> str:
+    """The operation in which rounding loses most of the declared loss's gradient, in words; empty if none does."""
+    return judge.made(_where_lost, judge.case(replace(_near(judge), latent=(64,)), torch.float64))
+
+
+def _where_lost(conventions: Conventions, case: Case) -> str:
+    found = lost_by(conventions.derivation, case)
+    return "" if found is None else str(found)
 
 
 def _words(kept: float | None) -> str:
