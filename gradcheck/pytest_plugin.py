@@ -22,7 +22,7 @@ T = TypeVar("T")
 _RESULT = "gradcheck_result"
 _SUMMARY = "gradcheck"
 _DIAGNOSED = pytest.StashKey[dict[tuple[str, str], dict[str, Any]]]()
-_WHOLE = pytest.StashKey[dict[int, Any]]()
+_WHOLE = pytest.StashKey[dict[tuple[str, str], Any]]()
 _REPORTS = ("json", "html", "junit", "summary")
 
 
@@ -138,12 +138,13 @@ def run_whole(target: PartTarget | TrainerTarget, obligation: str, request: pyte
     from gradcheck.errors import GradcheckError
 
     known = request.config.stash.setdefault(_WHOLE, {})
-    if id(target) not in known:
+    test = request.node.parent.nodeid, request.node.originalname  # a method's target is made anew for each obligation
+    if test not in known:
         try:
-            known[id(target)] = target, _named(target, request).attempt(settings_of(request.config))
+            known[test] = _named(target, request).attempt(settings_of(request.config))
         except GradcheckError as error:  # bad options
             pytest.fail(f"[gradcheck] {target.name} could not be judged: {error}", pytrace=False)
-    _, judgement = known[id(target)]  # the target is kept, so that no other gets its number
+    judgement = known[test]
     name = judgement.target
     if judgement.printed:
         print(judgement.printed)

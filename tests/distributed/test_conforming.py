@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -108,16 +109,21 @@ def test_raises(model, shard):
 
 
 class TestSteps:
-    factor = 1.0
+    calls = []
 
     @gradcheck.distributed.conforms("awm", reduction="mean")
     def test_method(self, model, shard):
-        trained(model, shard, lambda micro, shard: self.factor * shard.global_size)
+        self.calls.append(len(shard))
+        trained(model, shard, lambda micro, shard: shard.global_size)
 
     @staticmethod
     @gradcheck.distributed.conforms("awm", reduction="mean")
     def test_static(model, shard):
         test_right(model, shard)
+
+
+def test_a_step_is_judged_once():
+    assert len(TestSteps.calls) == 4, "two batches of each division that one process has"
 """
 )
 
@@ -131,10 +137,9 @@ def ran(pytester: pytest.Pytester, source: str, *options: str) -> tuple[pytest.R
     result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:xdist", "-v", *options)
     outcomes: dict[str, dict[str, str]] = {}
     for line in result.outlines:
-        if line.startswith("test_steps.py::") and "[" in line:
-            name, _, rest = line.removeprefix("test_steps.py::").partition("[")
-            obligation, _, rest = rest.partition("] ")
-            outcomes.setdefault(name, {})[obligation] = rest.split()[0]
+        if found := re.match(r"test_steps\.py::([\w:]+)\[([\w-]+)\] (\w+)", line):
+            name, obligation, became = found.groups()
+            outcomes.setdefault(name, {})[obligation] = became
     return result, outcomes
 
 
