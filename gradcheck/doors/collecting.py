@@ -75,15 +75,16 @@ def label_of(function: Callable[..., Any]) -> str:
     return label_of(inner) if isinstance(function, partial) and inner is not None else type(function).__name__
 
 
-def source_of(function: Callable[..., Any]) -> str:
-    """``file.py::name`` for a function at the top of a file; empty for one that cannot be imported."""
-    if "." in label_of(function) or not hasattr(function, "__name__"):
+def source_of(function: Callable[..., Any], methods: bool = False) -> str:
+    """``file.py::name`` for a function at the top of a file, or in a class there; empty for one that has no name."""
+    name = label_of(function)
+    if "<locals>" in name or ("." in name and not methods) or not hasattr(function, "__name__"):
         return ""
     try:
         file = inspect.getsourcefile(function)
     except TypeError:
         return ""
-    return f"{file}::{function.__name__}" if file and Path(file).exists() else ""
+    return f"{file}::{name}" if file and Path(file).exists() else ""
 
 
 def is_method(function: Callable[..., Any], takes: int = 1) -> bool:

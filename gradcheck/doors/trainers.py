@@ -90,7 +90,7 @@ def conforms(
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         if not callable(function):
             raise InputError(("function", f"a {name_of_type(function)}", "a function that takes a model and a shard"))
-        target = TrainerTarget(function, label_of(function), declaration, expected, source_of(function))
+        target = TrainerTarget(function, label_of(function), declaration, expected, source_of(function, methods=True))
         step = beside(function, target, list(IDS), _run)
         setattr(step, ATTRIBUTE, target)
         return step
