@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from gradcheck.conventions import declare
-from gradcheck.doors.conformance import load_targets
+from gradcheck.doors.loading import load_targets
 from gradcheck.judging.results import Judgement, Result
 from gradcheck.oracle.obligations import OBLIGATIONS
 from gradcheck.oracle.runner import judge

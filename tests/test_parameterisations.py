@@ -25,7 +25,7 @@ from gradcheck.catalogue import CATALOGUE, Entry, entry
 from gradcheck.conventions import declare
 from gradcheck.derived.compiled import evaluate
 from gradcheck.doors.cli import main
-from gradcheck.doors.conformance import load_targets
+from gradcheck.doors.loading import load_targets
 from gradcheck.errors import InputError
 from gradcheck.oracle.runner import judge
 from gradcheck.oracle.target import Settings, Target

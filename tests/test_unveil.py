@@ -21,7 +21,7 @@ from gradcheck.case import Case
 from gradcheck.catalogue import CATALOGUE, Entry, entry
 from gradcheck.conventions import declare
 from gradcheck.doors.cli import main
-from gradcheck.doors.conformance import ATTRIBUTE
+from gradcheck.doors.collecting import ATTRIBUTE
 from gradcheck.errors import InputError
 from gradcheck.judging.adapter import Adapter, AdapterError
 from gradcheck.oracle.diagnosis.diagnose import diagnose

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 
 from gradcheck.conventions import declare
-from gradcheck.devices import devices
-from gradcheck.doors.collecting import Found
-from gradcheck.doors.conformance import load_found
+from gradcheck.doors.collecting import Found, Subject
+from gradcheck.doors.loading import load_found
 from gradcheck.errors import InputError
 from gradcheck.judging.isolation.child import Send
 from gradcheck.judging.isolation.limits import TimeUp, time_limit
@@ -27,7 +26,7 @@ from gradcheck.judging.results import Judgement, Outcome, Result
 from gradcheck.oracle.drawn import handed_over
 from gradcheck.oracle.obligations import OBLIGATIONS
 from gradcheck.oracle.preparing import PrepareJob
-from gradcheck.oracle.runner import attempt, unjudged
+from gradcheck.oracle.runner import unjudged
 from gradcheck.oracle.target import Settings, Target
 
 __all__ = ["CheckJob", "Judged", "judged"]
@@ -67,16 +66,14 @@ class CheckJob:
             return
         one = found[self.index]
         target = one.subject
-        send("begins", target.name, *_about(target, self.settings, self.only))
+        declaration, reference, rows = target.about(self.settings)
+        send("begins", target.name, declaration, reference, [r for r in rows if not self.only or r.id in self.only])
         problem = one.problem or spoiled
         if problem:
             send("broken", problem)
             return
         try:
-            if isinstance(target, Target):
-                judgement = attempt(target, self.settings, self.only, lambda result: send("result", result))
-            else:
-                judgement = target.attempt(self.settings, self.only)
+            judgement = target.attempt(self.settings, self.only, lambda result: send("result", result))
             send("judgement", judgement, self._pictures(target, judgement))
         except InputError as error:
             send("refused", error.problems)
@@ -100,7 +97,7 @@ class CheckJob:
         clauses += [f"replaces {', '.join(replaced[:5])}"] if replaced else []
         return found, f"importing {self.text.partition('::')[0]} {'; '.join(clauses)}" if clauses else ""
 
-    def _pictures(self, target: Any, judgement: Judgement) -> dict[Any, Any]:
+    def _pictures(self, target: Subject, judgement: Judgement) -> dict[Any, Any]:
         if not self.pictures or judgement.unjudged or not isinstance(target, Target):
             return {}
         from gradcheck.reports.directions import failure_directions
@@ -108,20 +105,9 @@ class CheckJob:
         return failure_directions(target, self.settings, judgement)
 
 
-def _shares(target: Any) -> str:
+def _shares(target: Subject) -> str:
     """The declaration of a loss, whose problems it shares with others of the same; empty for other subjects."""
     return target.conventions.describe() if isinstance(target, Target) else ""
-
-
-def _about(target: Any, settings: Settings, only: Sequence[str]) -> tuple[str, str, list[Result]]:
-    """Its declaration and reference, and what every obligation comes to if nothing more is heard."""
-    if not isinstance(target, Target):
-        declaration, reference, results = target.about(settings)
-    else:
-        places = devices(settings.device)
-        results = [unjudged(o, settings, device, "") for device in places for o in OBLIGATIONS]
-        declaration, reference = target.conventions.describe(), target.conventions.derivation.reference
-    return declaration, reference, [r for r in results if not only or r.id in only]
 
 
 @dataclass

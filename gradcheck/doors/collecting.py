@@ -3,24 +3,31 @@ r"""The implementations in a module: everything that ``gradcheck.conforms`` and 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from gradcheck.errors import InputError
 from gradcheck.judging.isolation.words import name_of_type
 
+if TYPE_CHECKING:
+    from gradcheck.judging.results import Judgement, Result
+    from gradcheck.oracle.target import Settings
+
 __all__ = [
     "ATTRIBUTE",
     "Found",
+    "Subject",
+    "Tell",
     "beside",
     "found_in",
     "is_method",
     "label_of",
     "renamed",
+    "silent",
     "source_of",
     "subject_of",
     "test_for",
@@ -38,6 +45,36 @@ BESIDE = "gradcheck_test"
 """That of its test, where the function stays what it was."""
 
 
+Tell = Callable[["Result"], None]
+"""Is given each result as soon as it is there."""
+
+
+def silent(result: Result) -> None:
+    """Tells nobody."""
+
+
+class Subject(Protocol):
+    """A decorated function, whatever kind of subject it is: a loss, a part or a trainer's step."""
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The function itself."""
+
+    @property
+    def name(self) -> str:
+        """How reports call it."""
+
+    def about(self, settings: Settings) -> tuple[str, str, list[Result]]:
+        """Its declaration and reference, and what every obligation comes to if nothing more is heard."""
+
+    def attempt(self, settings: Settings, only: Sequence[str] = (), tell: Tell = silent) -> Judgement:
+        """Judge it; where it cannot be judged, a judgement that says so.
+
+        Raises:
+            InputError: there is no such obligation.
+        """
+
+
 @dataclass(frozen=True)
 class Found:
     """A decorated function.
@@ -49,7 +86,7 @@ class Found:
     """
 
     name: str
-    subject: Any
+    subject: Subject
     problem: str = ""
 
 
@@ -230,7 +267,8 @@ def _bound(one: Found, owner: type | None) -> Found:
     except Exception as error:
         problem = f"{owner.__name__}() cannot be made without arguments: {name_of_type(error)}"
         return replace(one, problem=one.problem or problem)
-    return replace(one, subject=replace(one.subject, function=partial(one.subject.function, made)))
+    subject: Any = one.subject  # all are dataclasses
+    return replace(one, subject=replace(subject, function=partial(subject.function, made)))
 
 
 def _shown(module: ModuleType) -> Iterator[tuple[str, Any, type | None]]:

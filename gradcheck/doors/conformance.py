@@ -2,25 +2,43 @@ r"""``gradcheck.conforms``: a test function becomes one test for each obligation
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import inspect
-import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from gradcheck.case import Case
-from gradcheck.conventions import Conventions, declare
-from gradcheck.doors.collecting import ATTRIBUTE, Found, found_in, label_of, source_of, subject_of, test_for
-from gradcheck.errors import InputError, did_you_mean
-from gradcheck.judging.isolation.limits import TimeUp, watched
-from gradcheck.judging.isolation.words import name_of_type, place, said
+from gradcheck.conventions import declare
+from gradcheck.devices import devices
+from gradcheck.doors.collecting import Tell, label_of, silent, source_of, test_for
+from gradcheck.errors import InputError
+from gradcheck.judging.isolation.words import name_of_type
+from gradcheck.judging.results import Judgement, Result
 from gradcheck.oracle.obligations import OBLIGATIONS
-from gradcheck.oracle.target import Target
+from gradcheck.oracle.target import Settings, Target
 
-__all__ = ["ATTRIBUTE", "conforms", "load_found", "load_function", "load_targets"]
+__all__ = ["LossTarget", "conforms"]
+
+
+@dataclass(frozen=True)
+class LossTarget(Target):
+    """A loss, as ``gradcheck check`` and pytest judge it."""
+
+    def about(self, settings: Settings) -> tuple[str, str, list[Result]]:
+        """Its declaration and reference, and what every obligation comes to if nothing more is heard."""
+        from gradcheck.oracle.runner import unjudged
+
+        rows = [unjudged(o, settings, device, "") for device in devices(settings.device) for o in OBLIGATIONS]
+        return self.conventions.describe(), self.conventions.derivation.reference, rows
+
+    def attempt(self, settings: Settings, only: Sequence[str] = (), tell: Tell = silent) -> Judgement:
+        """Judge it; where it cannot be judged, a judgement that says so.  Each result is told as soon as it is there.
+
+        Raises:
+            InputError: there is no such obligation or device.
+        """
+        from gradcheck.oracle.runner import attempt
+
+        return attempt(self, settings, only, tell)
 
 
 def conforms(
@@ -61,148 +79,14 @@ def conforms(
     def decorate(function: Callable[[Case], Any]) -> Callable[..., None]:
         if not callable(function):
             raise InputError(("function", f"a {name_of_type(function)}", "a function that takes a case"))
-        target = Target(function, label_of(function), conventions, dict(expected_failures or {}), source_of(function))
+        expected = dict(expected_failures or {})
+        target = LossTarget(function, label_of(function), conventions, expected, source_of(function))
         return test_for(function, target, [o.id for o in OBLIGATIONS], _run)
 
     return decorate
 
 
-def _run(target: Target, obligation: str, request: Any) -> None:
+def _run(target: LossTarget, obligation: str, request: Any) -> None:
     from gradcheck.pytest_plugin import run_obligation
 
     run_obligation(target, obligation, request)
-
-
-def load_targets(text: str, conventions: Conventions | None) -> list[Any]:
-    """The targets, of losses, parts and trainers, that a command line names; as :func:`load_found` finds them."""
-    return [one.subject for one in load_found(text, conventions)]
-
-
-def load_found(text: str, conventions: Conventions | None) -> list[Found]:
-    """The implementations that a command line names.
-
-    Args:
-        text: ``file.py`` (every decorated function in it), ``file.py::function`` or ``package.module:function``.
-        conventions: for a function that is not decorated; ``None`` if nothing was declared.
-
-    Raises:
-        InputError: there is no such file, module or function, importing it fails, or nothing is declared.
-    """
-    module, name = _module(text)
-    every = found_in(module)
-    if not name:
-        if not every:
-            raise InputError(
-                (
-                    "TARGET",
-                    f"{text!r}, which has no function decorated with gradcheck.conforms or the like",
-                    "file.py::function",
-                )
-            )
-        return every
-    function = _function(text, module, name)
-    target = subject_of(function)
-    if target is not None:
-        same = [one for one in every if one.name == name or one.subject.function is target.function]
-        return same[:1] or [Found(name, target)]
-    if conventions is None:
-        raise InputError(
-            (
-                "TARGET",
-                f"{text!r}, which declares nothing",
-                "a function decorated with gradcheck.conforms, or --algorithm and --declare",
-            )
-        )
-    _takes_a_case(text, function)
-    return [Found(text, Target(function, text, conventions, source=text))]
-
-
-def load_function(text: str) -> tuple[Callable[[Case], Any], Conventions | None]:
-    """The function that ``file.py::function`` or ``package.module:function`` names, and what it declares, if anything.
-
-    Raises:
-        InputError: there is no such file, module or function, or importing it fails.
-    """
-    module, name = _module(text)
-    if not name:
-        raise InputError(("TARGET", repr(text), "file.py::function or package.module:function"))
-    function = _function(text, module, name)
-    target = subject_of(function)
-    if target is None:
-        _takes_a_case(text, function)
-        return function, None
-    if not isinstance(target, Target):
-        raise InputError(("TARGET", f"{text!r}, which declares no loss", "a loss, that is a function of a case"))
-    return target.function, target.conventions
-
-
-def _takes_a_case(text: str, function: Callable[..., Any]) -> None:
-    """Refuse a trainer's own loss, of several tensors, which is to be called from a function of a case.
-
-    Raises:
-        InputError: it cannot be called with one argument.
-    """
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # written in C, for instance: the call will tell
-        return
-    try:
-        signature.bind(None)
-    except TypeError:
-        parameters = ", ".join(signature.parameters)
-        wanted = "a function of one argument, the case, that calls it (`gradcheck new` writes one)"
-        raise InputError(("TARGET", f"{text!r}, which takes ({parameters})", wanted)) from None
-
-
-def _function(text: str, module: ModuleType, name: str) -> Any:
-    function: Any = module
-    try:
-        for part in name.split("."):
-            function = getattr(function, part)
-    except Exception:
-        functions = [n for n, x in vars(module).items() if inspect.isfunction(x)]
-        wanted = f"one of its functions: {', '.join(functions) or 'none'}{did_you_mean(name, functions)}"
-        raise InputError(("TARGET", f"{text!r}, which has no {name!r}", wanted)) from None
-    if not callable(function):
-        raise InputError(("TARGET", f"{text!r}, a {type(function).__name__}", "a function that takes a case"))
-    return function
-
-
-def _module(text: str) -> tuple[ModuleType, str]:
-    file, separator, name = text.partition("::")
-    if separator or file.endswith(".py"):
-        path = Path(file)
-        if not path.is_file():
-            raise InputError(("TARGET", repr(text), "a file that exists, as file.py::function"))
-        spec = importlib.util.spec_from_file_location(f"gradcheck_target_{path.stem}", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        folder = path.parent.resolve()
-        sys.path.insert(0, str(folder))
-        while (folder / "__init__.py").is_file():  # as pytest does, for tests that are a package
-            folder = folder.parent
-        sys.path.insert(1, str(folder))
-        _execute(text, lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
-        return module, name
-    dotted, separator, name = text.partition(":")
-    if not separator:
-        raise InputError(("TARGET", repr(text), "file.py, file.py::function or package.module:function"))
-    sys.path.insert(0, str(Path.cwd()))
-    loaded: list[ModuleType] = []
-    _execute(text, lambda: loaded.append(importlib.import_module(dotted)))
-    return loaded[0], name
-
-
-def _execute(text: str, run: Callable[[], None]) -> None:
-    try:
-        run()
-    except InputError:
-        raise
-    except BaseException as error:
-        if isinstance(error, TimeUp) or (isinstance(error, KeyboardInterrupt) and not watched()):
-            raise
-        raise InputError(
-            ("TARGET", f"{text!r}, whose import raises {said(error)}{place(error)}", "a module that can be imported")
-        ) from error

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gradcheck.doors.collecting import test_for
+from gradcheck.doors.collecting import Tell, silent, test_for
 from gradcheck.errors import InputError
 from gradcheck.judging.adapter import AdapterError, StoppedError
 from gradcheck.judging.engine import Declared
@@ -73,7 +73,7 @@ class PartTarget:
         part = self.build(settings.seed)
         return part.info.declaration, part.info.reference, list(part.rows(Outcome("unjudged")))
 
-    def attempt(self, settings: Settings, only: Sequence[str] = ()) -> Judgement:
+    def attempt(self, settings: Settings, only: Sequence[str] = (), tell: Tell = silent) -> Judgement:
         """Judge it on the CPU with the settings' seed; where it raises, a judgement that says so.
 
         Raises:

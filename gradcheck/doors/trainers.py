@@ -14,7 +14,7 @@ from gradcheck.distributed.evidence import Observed
 from gradcheck.distributed.judging import judge
 from gradcheck.distributed.verdicts import IDS
 from gradcheck.distributed.verdicts import declared as declared_step
-from gradcheck.doors.collecting import beside, label_of, source_of
+from gradcheck.doors.collecting import Tell, beside, label_of, silent, source_of
 from gradcheck.errors import GradcheckError, InputError
 from gradcheck.judging.adapter import NotCheckedError
 from gradcheck.judging.engine import Declared
@@ -37,7 +37,7 @@ class TrainerTarget(Trainer):
         whole = self._whole(settings)
         return whole.info.declaration, whole.info.reference, list(whole.rows(Outcome("unjudged")))
 
-    def attempt(self, settings: Settings, only: Sequence[str] = ()) -> Judgement:
+    def attempt(self, settings: Settings, only: Sequence[str] = (), tell: Tell = silent) -> Judgement:
         """Judge it; where it cannot be judged, a judgement that says so.
 
         Raises:

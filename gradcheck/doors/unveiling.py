@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from gradcheck.conventions import declare
-from gradcheck.doors.conformance import load_function
+from gradcheck.doors.loading import load_function
 from gradcheck.errors import GradcheckError, InputError
 from gradcheck.judging.isolation.child import Send
 from gradcheck.judging.isolation.limits import time_limit
