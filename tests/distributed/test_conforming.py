@@ -64,7 +64,7 @@ def test_every_step_of_a_file_is_judged(tmp_path: Path) -> None:
     for index, each in enumerate(heard):
         only = ("equal-shards",) if index else ("gradient",)
         CheckJob(file, settings, only=only, index=index).run(partial(_hear, each))
-    assert heard[0]["found"] == (["loss", "right", "each_micro_batch_averaged", "raises"],)
+    assert heard[0]["found"][0] == ["loss", "right", "each_micro_batch_averaged", "raises"]
     judged = [each["judgement"][0] for each in heard]
     assert [j.holds for j in judged] == [True, True, False, False]
     (result,) = judged[2].results
