@@ -37,6 +37,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 
 import sympy as sp
 import torch
@@ -133,16 +134,23 @@ class Analysis:
         return torch.where(partial < self.range.max, error + self.floor * partial, torch.inf)
 
     def _evaluate(self, expr: sp.Expr) -> Value:
-        if expr.is_number and not expr.has(Each):  # a vector of equal coordinates is a vector
-            value = self.one * float(expr)
-            return value, (value * 0 if expr.is_Integer else value.abs())
         if expr.is_Symbol:
             value = self.values[expr.name]
             return value, value.abs()
+        number = _number(expr)
+        if number is not None:
+            value = self.one * number
+            return value, (value * 0 if expr.is_Integer else value.abs())
         rule = _RULES.get(type(expr))
         if rule is None:
             raise NotImplementedError(f"no error rule for {type(expr).__name__} in {expr}")
         return rule(self, *expr.args)
+
+
+@lru_cache(maxsize=500)
+def _number(expr: sp.Expr) -> float | None:
+    """The number that an expression is; a vector of equal coordinates is a vector."""
+    return float(expr) if expr.is_number and not expr.has(Each) else None
 
 
 def _sum(run: Analysis, *args: sp.Expr) -> Value:
@@ -178,8 +186,13 @@ class Logistic(sp.Function):
     nargs = 1
 
 
-def factors_of(args: Iterable[sp.Expr]) -> list[sp.Expr]:
+def factors_of(args: Iterable[sp.Expr]) -> tuple[sp.Expr, ...]:
     """The factors of a product, with :class:`Logistic` in the place of eᶻ/(1 + eᶻ)."""
+    return _factors_of(tuple(args))
+
+
+@lru_cache(maxsize=500)
+def _factors_of(args: tuple[sp.Expr, ...]) -> tuple[sp.Expr, ...]:
     factors = list(args)
     for rise in [f for f in factors if isinstance(f, sp.exp)]:
         for fall in factors:
@@ -190,7 +203,7 @@ def factors_of(args: Iterable[sp.Expr]) -> list[sp.Expr]:
                 factors.append(Logistic(rise.args[0]))
                 factors += [base ** (exponent + 1)] if exponent < -1 else []
                 break
-    return factors
+    return tuple(factors)
 
 
 _SOFTPLUS_THRESHOLD = 20.0
