@@ -37,7 +37,7 @@ def hypotheses_of(o: Observed) -> Iterator[Hypothesis[Observed]]:
     for choices in sorted(hypotheses(declaration, layout), key=_presumes):
         made = [c for c in choices if c.size]
         leading = max(made, key=lambda c: (c.name not in BASES, c.size))
-        claim = Claim(partial(_weights, declaration, choices))
+        claim = Claim(partial(_weights, choices))
         yield Hypothesis(
             leading.name.partition(":")[0],
             "; besides, ".join(c.cause for c in sorted(made, key=lambda c: c.name in BASES)),
@@ -81,8 +81,8 @@ def _presumes(choices: list[Choice]) -> int:
     return sum(c.size for c in choices)
 
 
-def _weights(declaration: Declaration, choices: list[Choice], e: Evidence) -> Tensor:
-    return predicted(declaration, e.law.problem.layout, choices)
+def _weights(choices: list[Choice], e: Evidence) -> Tensor:
+    return predicted(e.law.problem.layout, choices)
 
 
 def _multiplied(factor: float, e: Evidence) -> Tensor:

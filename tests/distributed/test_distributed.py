@@ -453,7 +453,7 @@ def test_no_two_mistakes_look_alike(ranks: int, reduction: str) -> None:
         name = next(c.name for c in choices if c.size)
         if name in ambiguous:
             continue
-        key = tuple(round(float(x), 9) for layout in tried for x in predicted(base, layout, choices).flatten())
+        key = tuple(round(float(x), 9) for layout in tried for x in predicted(layout, choices).flatten())
         assert key not in seen, f"{name} and {seen[key]}"
         seen[key] = name
     assert len(seen) > 4
