@@ -69,6 +69,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     test = _beside(pyfuncitem.obj)
     if test is None:
         return None
+    if test.gradcheck_function is not getattr(pyfuncitem.obj, "__func__", pyfuncitem.obj):  # a copy of its attributes
+        told = f"{pyfuncitem.originalname} is under another decorator than gradcheck's, which must be the uppermost"
+        pytest.fail(f"[gradcheck] {pyfuncitem.originalname} could not be judged: {told}", pytrace=False)
     bound = () if pyfuncitem.instance is None or not inspect.ismethod(pyfuncitem.obj) else (pyfuncitem.instance,)
     test(*bound, **{name: pyfuncitem.funcargs[name] for name in ("obligation", "request")})
     return True

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import gradcheck.distributed
+from gradcheck.distributed import judge
 from gradcheck.distributed.verdicts import IDS
 from gradcheck.doors.checking import CheckJob
 from gradcheck.doors.cli import main
@@ -196,6 +199,57 @@ def test_a_declaration_that_is_none_is_one_clear_error(pytester: pytest.Pytester
     assert not outcomes
     assert result.ret == pytest.ExitCode.INTERRUPTED
     result.stdout.fnmatch_lines(["*algorithm: got 'awn'*"])
+
+
+UPPERMOST = (
+    STEPS.partition("@gradcheck.distributed.conforms")[0]
+    + """
+import functools
+
+
+def hurried(step):
+    @functools.wraps(step)
+    def wrapper(model, shard):
+        pass
+    return wrapper
+
+
+@hurried
+@gradcheck.distributed.conforms("awm", reduction="mean")
+def test_hidden(model, shard):
+    trained(model, shard, lambda micro, shard: shard.global_size)
+"""
+)
+
+
+def test_code_in_another_decorator_is_not_passed_over(
+    pytester: pytest.Pytester, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is judged would not be what runs."""
+    result, outcomes = ran(pytester, UPPERMOST)
+    assert outcomes == {"test_hidden": dict.fromkeys(IDS, "FAILED")}
+    assert "which must be the uppermost" in result.stdout.str()
+    assert main(["check", str(pytester.path / "test_steps.py")]) == 2
+    assert main(["distributed", str(pytester.path / "test_steps.py")]) == 2
+    assert capsys.readouterr().err.count("which must be the uppermost") == 2
+
+
+def test_a_step_leaves_no_setting_behind() -> None:
+    def settings() -> tuple[Any, ...]:
+        return torch.get_default_dtype(), torch.is_grad_enabled(), torch.is_anomaly_enabled(), os.environ.get("RANK_0")
+
+    @gradcheck.distributed.conforms("awm")
+    def step(model: Any, shard: Any) -> None:
+        case = shard.case(model(shard.x_t, shard.t))
+        (case.advantage * ((case.v_theta - case.v_gt) ** 2).flatten(1).sum(1)).mean().backward()
+        torch.set_default_dtype(torch.float16)
+        torch.set_grad_enabled(False)
+        torch.autograd.set_detect_anomaly(True)
+        os.environ["RANK_0"] = "mine"
+
+    before = settings()
+    assert judge(step, Settings(max_examples=1)).holds
+    assert settings() == before
 
 
 def test_a_step_stays_the_function_that_it_was() -> None:
