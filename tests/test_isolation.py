@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from gradcheck.doors.cli import main
+from gradcheck.judging.isolation.parent import _Unpickler
 
 HEAD = """
 import asyncio, ctypes, functools, os, random, signal, sys, threading, time, unittest, warnings
@@ -391,3 +393,30 @@ def test_under_pytest(tmp_path: Path) -> None:
     assert "could not be judged: test_exits raised SystemExit: 0 (test_mine.py:" in done.stdout
     assert "could not be judged: the call left autocast on (cpu)" in done.stdout
     assert "test_right: conforms" in done.stdout
+
+
+def test_whatever_a_judgement_holds_can_be_sent() -> None:
+    """A child's judgement is read class by class, and one that holds another class is lost."""
+    for module in ("gradcheck.oracle.runner", "gradcheck.doors.parts", "gradcheck.doors.trainers"):
+        importlib.import_module(module)
+    known = set(_Unpickler._KNOWN)
+    pending = [getattr(importlib.import_module(module), name) for module, name in known]
+    while pending:
+        cls = pending.pop()
+        assert (cls.__module__, cls.__name__) in known
+        pending += cls.__subclasses__()
+
+
+def test_a_gradient_that_is_lost_on_the_shown_problem_alone_has_its_cause(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """1 − σ(x) is 0 beyond a margin of 37, which few of the ordinary problems have."""
+    (tmp_path / "test_margin.py").write_text(
+        "import gradcheck, torch\n\n\n@gradcheck.conforms('diffusion_dpo')\ndef dpo(case):\n"
+        "    error = lambda v: ((v - case.v_gt) ** 2).flatten(1).sum(1)\n"
+        "    gap = error(case.v_theta) - error(case.v_ref) - case.partner_gap\n"
+        "    return -torch.log(1 - torch.sigmoid(case.beta_dpo * case.preference * gap)).mean()\n"
+    )
+    assert main(["check", str(tmp_path / "test_margin.py")]) == 1
+    told = capsys.readouterr().out
+    assert "consistent with overflow" in " ".join(told.split())

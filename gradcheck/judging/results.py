@@ -38,6 +38,8 @@ class Diagnosis:
         name: its id, ``"unknown"`` if none fits.
         declare: the keyword to declare if this is a convention rather than a mistake, else empty.
         observed, required: the gradient on the field's directions, as formulas where they were recognised.
+        shown_alone: nothing is wrong beyond rounding but on the problem that is shown, so that the cause may lie in
+            what failed there.
         rows: what these are of: a word, and the rest.
     """
 
@@ -46,6 +48,7 @@ class Diagnosis:
     declare: str = ""
     observed: tuple[tuple[str, str], ...] = ()
     required: tuple[tuple[str, str], ...] = ()
+    shown_alone: bool = False
     rows: tuple[str, str] = ("gradient", "on the field's directions")
 
 

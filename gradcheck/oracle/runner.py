@@ -28,7 +28,7 @@ from gradcheck.judging.isolation.patched import Namespaces
 from gradcheck.judging.isolation.words import said
 from gradcheck.judging.results import Diagnosis, Judgement, Outcome, Raised, Result
 from gradcheck.oracle.checks import as_computed
-from gradcheck.oracle.diagnosis.diagnose import ShownAlone, diagnose
+from gradcheck.oracle.diagnosis.diagnose import diagnose
 from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.obligations import OBLIGATIONS, Obligation, gradient_is_wrong
 from gradcheck.oracle.ranks import another_batch, axes_in_words, narrowed, taken_axes
@@ -272,7 +272,7 @@ def _diagnosis(one: Judge, obligation: Obligation, outcome: Outcome, diagnosed: 
         return direct
     general = obligation.general or gradient_is_wrong(one)
     found = diagnose(one, printed=outcome.spec) if general else _alone(obligation, outcome)
-    if isinstance(found, ShownAlone):
+    if found.shown_alone:
         alone = _alone(obligation, outcome)  # so the cause lies in what this obligation is about
         found = alone if alone.name != "unknown" else found
     diagnosed.setdefault(obligation.id, found)

@@ -8,7 +8,7 @@ decomposition on the field's directions, without a name.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
@@ -31,12 +31,7 @@ from gradcheck.oracle.reference import effective_case
 from gradcheck.problems.building import Spec
 from gradcheck.reading.xray import DIRECTIONS, Sample, decompose, directions
 
-__all__ = ["ShownAlone", "diagnose"]
-
-
-@dataclass(frozen=True)
-class ShownAlone(Diagnosis):
-    """Nothing is wrong beyond rounding but on the problem that is shown: the cause may lie in what failed there."""
+__all__ = ["diagnose"]
 
 
 _POLICIES = ("off", "outside", "inside", "far")
@@ -70,7 +65,7 @@ def diagnose(
                 break
     elif found is None:
         more = [*evidence, *_alone(judge, printed)]
-        found = named(judge, more) or fitted_number(judge, more) or _elsewhere(judge, ordinary)
+        found = named(judge, more) or fitted_number(judge, more) or _elsewhere(judge, ordinary, printed)
     if found is None:
         found = _unnamed(judge, evidence)
     elif not found.declare:  # what is a mistake in a batch of mixed times is none where all have one
@@ -97,13 +92,18 @@ def _alone(judge: Judge, printed: Spec | None) -> list[Evidence]:
     return [e for e in (evidence_on(judge, spec, _EXTREME) for spec in alone) if bool(e.observed.isfinite().all())]
 
 
-def _elsewhere(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
+_OVERFLOW = Diagnosis("overflow", "an intermediate overflows, or a branch that is not taken back-propagates NaN")
+
+
+def _elsewhere(judge: Judge, evidence: list[Evidence], printed: Spec | None) -> Diagnosis | None:
     """Nothing is wrong on ordinary problems with a finite gradient: where is it?"""
     if any(not bool(e.observed.isfinite().all()) for e in evidence):
-        return Diagnosis("overflow", "an intermediate overflows, or a branch that is not taken back-propagates NaN")
+        return _OVERFLOW
     on_policy = [observe(judge, i, ("on-policy",), "typical") for i in range(len(SHAPES))]
     if any(bool((e.wrong | ~rows_of(e.observed).isfinite().all(1)).any()) for e in on_policy):
         return Diagnosis("on-policy", "the gradient is wrong, or not finite, exactly where v_theta = v_old")
+    if printed is not None and not bool(evidence_on(judge, printed, _EXTREME).observed.isfinite().all()):
+        return _OVERFLOW  # only where the numbers are as large as there
     return clip_edges(judge, evidence)
 
 
@@ -159,7 +159,7 @@ def _right_along(observed: list[list[Sample]], required: list[list[Sample]]) -> 
 def _unnamed(judge: Judge, evidence: list[Evidence]) -> Diagnosis:
     if not any(bool(e.wrong.any()) for e in evidence if e.slack == 1):
         elsewhere = "on other problems nothing is wrong beyond rounding, on the one shown it is"
-        return ShownAlone("unknown", f"no named mistake fits: {elsewhere}")
+        return Diagnosis("unknown", f"no named mistake fits: {elsewhere}", shown_alone=True)
     known = facts(judge, evidence)
     nearest = nearest_mistake(evidence)
     if nearest:
