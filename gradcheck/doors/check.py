@@ -61,12 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="judge each target in a process of its own, or, for a debugger, all in this one (process)",
     )
     parser.add_argument(
-        "--latent", metavar="SIZES", help="shape of one sample, 16,21,60,104 for instance (several small ones)"
+        "--latent", metavar="SIZES", help="losses: shape of one sample, 16,21,60,104 for instance (several small ones)"
     )
-    parser.add_argument("--batch", type=int, metavar="N", help="samples in a batch (several, 1 to 131)")
+    parser.add_argument("--batch", type=int, metavar="N", help="losses: samples in a batch (several, 1 to 131)")
     parser.add_argument("--brief", action="store_true", help="one row for each target")
     parser.add_argument("--verbose", action="store_true", help="tell every failure in full, not the first one alone")
-    parser.add_argument("--compiled", action="store_true", help="also judge under torch.compile")
+    parser.add_argument("--compiled", action="store_true", help="losses: also judge under torch.compile")
     parser.add_argument(
         "--baseline", type=Path, metavar="FILE", help="fail on what became worse since this --json report"
     )
