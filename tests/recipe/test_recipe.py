@@ -16,7 +16,7 @@ from gradcheck.catalogue import ALGORITHMS, entry
 from tests.recipe.generic import mistakes, told
 
 ROOT = Path(__file__).parents[2]
-ADDED = ("hinge", "centred")
+ADDED = ("hinge", "centred", "held")
 
 
 def named(status: str, cause: str, wanted: str) -> bool:
@@ -41,7 +41,7 @@ def test_mistakes_that_any_loss_can_have_are_named(algorithm: str, name: str) ->
 
 @cache
 def checkout(folder: Path) -> Path:
-    """The library with two more algorithms, added as docs/adding.md says."""
+    """The library with three more algorithms, added as docs/adding.md says."""
     for package in ("derivations", "gradcheck", "tests/recipe"):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     for side in ("derivations", "gradcheck"):
@@ -93,3 +93,44 @@ def test_mistakes_in_a_new_algorithm_are_named(extended: Path) -> None:
     assert {x["entry"] for x in seen} == set(ADDED)
     unnamed = [x for x in seen if not named(*x["told"], x["wanted"])]
     assert not unnamed
+
+
+WEIGHTS = {
+    "right": ("ratio.clamp(max=1 + case.clip_high).detach()", ""),
+    "live": ("ratio.clamp(max=1 + case.clip_high)", "weight-live"),
+    "unbounded": ("ratio.detach()", "bound-missing"),
+    "on_both_sides": ("ratio.clamp(1 - case.clip_high, 1 + case.clip_high).detach()", "bound-on-both-sides"),
+    "from_below": ("ratio.clamp(min=1 - case.clip_high).detach()", "bound-reversed"),
+    "by_the_width": ("ratio.clamp(max=case.clip_high).detach()", "bound-without-one"),
+}
+"""What stands for the weight, and the name of the mistake."""
+
+
+def test_what_a_new_algorithm_detaches_and_bounds_is_named(extended: Path) -> None:
+    code = """
+import torch, gradcheck
+from gradcheck.losses._common import gaussian_log_prob, sampler_step
+
+
+def logs(case):
+    step = sampler_step(case, "flow")
+    (mean, std), (mean_old, _) = step(case.v_theta), step(case.v_old)
+    return (gaussian_log_prob(case.x_prev, m, std, "sum") for m in (mean, mean_old))
+"""
+    for name, (weight, _) in WEIGHTS.items():
+        code += f"""
+
+@gradcheck.conforms("held")
+def {name}(case):
+    log_prob, log_prob_old = logs(case)
+    ratio = torch.exp(log_prob - log_prob_old.detach())
+    return -({weight} * case.advantage * log_prob).mean()
+"""
+    (extended / "weights.py").write_text(code)
+    done = run(extended, "gradcheck", "check", "weights.py", "--only", "gradient", "--json", "weights.json")
+    assert done.returncode == 1, done.stderr
+    results = [
+        (x["target"], x["obligations"][0]["diagnosis"])
+        for x in json.loads((extended / "weights.json").read_text())["targets"]
+    ]
+    assert {name: found["name"] if found else "" for name, found in results} == {n: c for n, (_, c) in WEIGHTS.items()}

@@ -26,7 +26,7 @@ from gradcheck.oracle.mistakes.general import (
     reference_mistakes,
     term_mistakes,
 )
-from gradcheck.oracle.mistakes.generic import quantity_mistakes
+from gradcheck.oracle.mistakes.generic import node_mistakes, quantity_mistakes
 from gradcheck.oracle.mistakes.guard import corrected_ratio_mistakes
 from gradcheck.oracle.mistakes.pairs import pair_mistakes
 from gradcheck.oracle.mistakes.places import LOSS, MEAN_BEHIND, Place, Stated, stated, symbols_of
@@ -68,6 +68,7 @@ KINDS: tuple[Callable[[Derivation], Iterator[Candidate]], ...] = (
     error_mistakes,
     prediction_mistakes,
     quantity_mistakes,
+    node_mistakes,
     error_weight_mistakes,
 )
 """In the order in which they are tried: of two mistakes that predict the same gradient, the first one is named."""
@@ -115,7 +116,7 @@ def mistakes(derivation: Derivation) -> tuple[Mistake, ...]:
             key = frozenset(one.items())
             if one and key not in seen and _needs(own, one) <= available:
                 seen.add(key)
-                generic = kind in (quantity_mistakes, error_weight_mistakes) or name in _BY_RULE
+                generic = kind in (quantity_mistakes, node_mistakes, error_weight_mistakes) or name in _BY_RULE
                 named.append(Mistake(name, sentence, own, one, generic, listed=True))
     return tuple(named)
 

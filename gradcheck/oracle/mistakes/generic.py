@@ -1,4 +1,7 @@
-r"""Mistakes that can be made with any quantity of any loss: its sign, its power, another sample's, the batch's mean."""
+r"""Mistakes that can be made with any quantity of any loss: its sign, its power, another sample's, the batch's mean.
+
+And with what any loss does to one: what it detaches and what it bounds.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,16 @@ from collections.abc import Iterator
 import sympy as sp
 
 from derivations import notation as n
-from derivations.algebra.calculus import VectorSymbol, sg
+from derivations.algebra.calculus import ClipMask, Unless, VectorSymbol, sg
 from derivations.notation import quantity
 from derivations.pieces import Piece
 from derivations.proof.derivation import Derivation
 from derivations.writing.render import text
 from gradcheck.oracle.mistakes.candidates import Candidate
 from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, Neighbour, Right
-from gradcheck.oracle.mistakes.places import KL, POLICY, stated
+from gradcheck.oracle.mistakes.places import KL, POLICY, Stated, stated
 
-__all__ = ["quantity_mistakes"]
+__all__ = ["node_mistakes", "quantity_mistakes"]
 
 _MADE_ELSEWHERE = ("delta", "Delta", "k", "advantage_tilde", "misorder_prob")
 """Short names of the notation: no implementation computes them."""
@@ -94,3 +97,44 @@ def quantity_mistakes(d: Derivation) -> Iterator[Candidate]:
 def _multiplies(symbol: sp.Symbol, loss: sp.Expr) -> bool:
     """Whether twice the quantity is twice the loss: then that is a factor, and no mistake in the quantity."""
     return bool(sp.expand(loss.xreplace({symbol: 2 * symbol}) - 2 * loss) == 0)
+
+
+def node_mistakes(d: Derivation) -> Iterator[Candidate]:
+    """What a formula detaches or bounds: differentiated, or bounded otherwise."""
+    own = stated(d)
+    fixed = {quantity(name).symbol for name in (*d.given, *d.defined) if quantity(name).axes == "problem"}
+    for symbol, formula in own.table.items():
+        for held in sorted(formula.atoms(sg), key=str):
+            if isinstance(held.args[0], ClipMask | Unless):
+                continue  # it has no gradient anyway
+            sentence = f"{_in_words(held.args[0], own)} is differentiated; it must be detached"
+            yield "weight-live", sentence, d.loss, {symbol: formula.xreplace({held: held.args[0]})}
+        for node in sorted(formula.atoms(sp.Min, sp.Max), key=str):
+            bounds = [x for x in node.args if x.free_symbols <= fixed]
+            if len(node.args) == 2 and len(bounds) == 1:
+                (bounded,) = set(node.args) - set(bounds)
+                for name, sentence, wrong in _otherwise_bounded(node, bounded, bounds[0], _in_words(bounded, own)):
+                    yield name, sentence, d.loss, {symbol: formula.xreplace({node: wrong})}
+
+
+def _otherwise_bounded(node: sp.Expr, bounded: sp.Expr, bound: sp.Expr, of: str) -> Iterator[tuple[str, str, sp.Expr]]:
+    above = isinstance(node, sp.Min)
+    here, there = ("above", "below") if above else ("below", "above")
+    other = sp.Max if above else sp.Min
+    to = text(bound)
+    yield "bound-missing", f"{of} is not bounded; it must be from {here}, by {to}", bounded
+    yield "bound-reversed", f"{of} is bounded by {to} from {there}; it must be from {here}", other(bounded, bound)
+    width = sp.expand(bound - 1) if above else sp.expand(1 - bound)
+    if width.is_Symbol and width.is_positive:  # 1 + ε, as an importance weight is bounded
+        opposite = 1 - width if above else 1 + width
+        both = f"{of} is bounded from {there}, too, by {text(opposite)}; it must be from {here} alone"
+        yield "bound-on-both-sides", both, other(node, opposite)
+        yield "bound-reversed", f"{of} is bounded by {text(opposite)} from {there}", other(bounded, opposite)
+        yield "bound-without-one", f"{of} is bounded by {text(width)}; it must be by {to}", node.func(bounded, width)
+
+
+def _in_words(expr: sp.Expr, own: Stated) -> str:
+    """A formula without the places that stand in it."""
+    while places := [s for s in expr.free_symbols if s in own.table and s.name.startswith("place:")]:
+        expr = expr.xreplace({s: own.table[s] for s in places})
+    return text(expr)
