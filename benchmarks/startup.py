@@ -18,7 +18,7 @@ from pathlib import Path
 
 PROVE_EVERYTHING = """
 from derivations.identities import IDENTITIES
-from derivations.proof.lemmas import LEMMAS
+from derivations.lemmas import LEMMAS
 from derivations.steps.sde import REVERSE_STEPS
 import importlib, pkgutil
 from derivations import losses

@@ -12,7 +12,7 @@ from typing import get_args
 
 import sympy as sp
 
-from derivations.proof.derivation import Derivation, PathName, Policy, Process, Step
+from derivations.derivation import Derivation, PathName, Policy, Process, Step
 from derivations.variant import Variant, choose
 
 __all__ = ["Algorithm", "AlgorithmError", "Options", "Pull", "Stated"]
@@ -27,7 +27,7 @@ class AlgorithmError(ValueError):
 
 @dataclass(frozen=True)
 class Pull:
-    """A loss and what it does to the network's output; fields of :class:`~derivations.proof.derivation.Derivation`."""
+    """A loss and what it does to the network's output; fields of :class:`~derivations.derivation.Derivation`."""
 
     loss: sp.Expr
     gradient: sp.Expr
@@ -43,7 +43,7 @@ class Stated:
         pull: the loss, its gradient, weight and target.
         policy: where this form's is another than the algorithm's.
 
-    The others are :class:`~derivations.proof.derivation.Derivation`'s.
+    The others are :class:`~derivations.derivation.Derivation`'s.
     """
 
     pull: Pull

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 import sympy as sp
 
+from derivations.claims import Equal
+from derivations.derivation import Derivation, DerivationError, Proof, Step, inline, prove
 from derivations.losses.awm import ALGORITHM as AWM
 from derivations.losses.awr import ALGORITHM as AWR
 from derivations.losses.ddpo import ALGORITHM as DDPO
@@ -46,8 +48,6 @@ from derivations.notation import (
     weight_max,
     window,
 )
-from derivations.proof.claims import Equal
-from derivations.proof.derivation import Derivation, DerivationError, Proof, Step, inline, prove
 from derivations.variant import Variant
 from derivations.writing.render import text
 

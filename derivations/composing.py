@@ -1,7 +1,7 @@
 r"""Conventions that public code puts on top of any loss: one function each, from derivation to derivation.
 
 Each restates the loss and takes its gradient anew by the chain rule; the target follows by lemma L1, with the weight
-that the loss had.  The four general steps of :class:`~derivations.proof.derivation.Derivation` then prove the result.
+that the loss had.  The four general steps of :class:`~derivations.derivation.Derivation` then prove the result.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from dataclasses import replace
 
 import sympy as sp
 
-from derivations.algebra import calculus
-from derivations.algebra.calculus import Dot, MeanAbs, Norm2, Surrogate, Total, Unless
+from derivations import calculus
+from derivations.calculus import Dot, MeanAbs, Norm2, Surrogate, Total, Unless
+from derivations.derivation import Derivation, DerivationError
 from derivations.grammar.kinks import Clip, lower
 from derivations.notation import (
     D,
@@ -29,7 +30,6 @@ from derivations.notation import (
     v_theta,
     window,
 )
-from derivations.proof.derivation import Derivation, DerivationError
 
 __all__ = [
     "CLIPS",

@@ -17,7 +17,7 @@ from math import gcd, lcm
 
 import sympy as sp
 
-from derivations.algebra.calculus import Dot, MeanAbs, Norm2, VectorSymbol, components, is_zero, sg
+from derivations.calculus import Dot, MeanAbs, Norm2, VectorSymbol, components, is_zero, sg
 from derivations.notation import (
     C1,
     C2,

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import sympy as sp
 
-from derivations.algebra.calculus import Dot, Norm2, VectorSymbol, sg
+from derivations.calculus import Dot, Norm2, VectorSymbol, sg
+from derivations.claims import Equal, GradientIs
+from derivations.derivation import Step, Theorem
+from derivations.lemmas import gaussian_definitions
 from derivations.notation import (
     C1,
     C2,
@@ -26,9 +29,6 @@ from derivations.notation import (
     x_prev,
     x_t,
 )
-from derivations.proof.claims import Equal, GradientIs
-from derivations.proof.derivation import Step, Theorem
-from derivations.proof.lemmas import gaussian_definitions
 from derivations.steps.sde import reverse_step
 
 __all__ = ["IDENTITIES", "velocity_step"]

@@ -12,7 +12,7 @@ from functools import cached_property
 
 import sympy as sp
 
-from derivations.algebra.calculus import VectorSymbol
+from derivations.calculus import VectorSymbol
 
 __all__ = ["NOTATION", "OWN_KINDS", "Quantity", "latex_names", "own_quantity", "quantity", "rows"]
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 import sympy as sp
 
 from derivations import notation as n
-from derivations.algebra.calculus import ClipMask, Surrogate, Unless
+from derivations.calculus import ClipMask, Surrogate, Unless
 
 __all__ = ["Piece", "pieces_of", "surrogates_in"]
 

@@ -11,7 +11,7 @@ from importlib import import_module
 from torch import Tensor
 
 from derivations.algorithm import Algorithm
-from derivations.proof.derivation import Derivation
+from derivations.derivation import Derivation
 from derivations.steps.parameterisation import ErrorSpace, Prediction, changed
 from derivations.writing.render import closing_row
 from gradcheck.case import Case

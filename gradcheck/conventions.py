@@ -13,9 +13,9 @@ from functools import lru_cache
 from typing import Any, Literal, get_args
 
 from derivations.algorithm import Algorithm
+from derivations.derivation import Derivation, DerivationError
 from derivations.notation import quantity
 from derivations.pieces import Piece
-from derivations.proof.derivation import Derivation, DerivationError
 from derivations.steps.parameterisation import ERROR_SPACES, PREDICTIONS, ErrorSpace, Prediction, changed
 from derivations.variant import Variant
 from gradcheck.catalogue import ALGORITHMS, wanted_entry

@@ -6,8 +6,8 @@ import pytest
 from adversary.false_statements import FALSE_STATEMENTS, FalseStatement
 from adversary.judging import attack, holds, sample
 
-from derivations.proof.claims import refusal
-from derivations.proof.derivation import Step, inliner
+from derivations.claims import refusal
+from derivations.derivation import Step, inliner
 
 EACH = pytest.mark.parametrize("false", FALSE_STATEMENTS.values(), ids=FALSE_STATEMENTS.keys())
 

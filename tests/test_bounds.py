@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from derivations.algebra.calculus import Dot, MeanAbs, Norm2, Unless
+from derivations.calculus import Dot, MeanAbs, Norm2, Unless
 from derivations.notation import D, advantage, beta, divergence, log_ratio, noise, ratio, t, v_old, v_theta
 from derivations.writing.torchgen import torch_source
 from gradcheck.case import Case

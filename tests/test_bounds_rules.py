@@ -11,7 +11,7 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from derivations.algebra.calculus import Dot, MeanAbs, Norm2, Surrogate, VectorSymbol
+from derivations.calculus import Dot, MeanAbs, Norm2, Surrogate, VectorSymbol
 from gradcheck.rounding.bounds import Analysis
 from gradcheck.tensor_ops import dot, norm2, surrogate
 

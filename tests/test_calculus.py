@@ -15,7 +15,7 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from derivations.algebra.calculus import (
+from derivations.calculus import (
     CalculusError,
     ClipMask,
     Dot,
@@ -36,8 +36,8 @@ from derivations.algebra.calculus import (
     residual,
     sg,
 )
+from derivations.derivation import Derivation, DerivationError
 from derivations.notation import advantage, clip_high, clip_low, noise, omega, t, v_old, v_theta, w_plus
-from derivations.proof.derivation import Derivation, DerivationError
 from derivations.variant import Variant
 from derivations.writing.torchgen import torch_source
 from gradcheck.case import Case

@@ -5,8 +5,19 @@ from __future__ import annotations
 import pytest
 import sympy as sp
 
-from derivations.algebra.calculus import ClipMask, Dot, MeanAbs, Norm2, Surrogate, Unless, VectorSymbol, sg
 from derivations.algebra.nodes import OtherMask
+from derivations.calculus import ClipMask, Dot, MeanAbs, Norm2, Surrogate, Unless, VectorSymbol, sg
+from derivations.claims import (
+    Approximates,
+    Claim,
+    Equal,
+    EqualUpToConstant,
+    GradientIs,
+    Parallel,
+    Positive,
+    SameHessian,
+)
+from derivations.derivation import DerivationError, Step, Theorem, inline, prove
 from derivations.notation import (
     C1,
     C2,
@@ -27,17 +38,6 @@ from derivations.notation import (
     v_ref,
 )
 from derivations.notation import v_theta as v
-from derivations.proof.claims import (
-    Approximates,
-    Claim,
-    Equal,
-    EqualUpToConstant,
-    GradientIs,
-    Parallel,
-    Positive,
-    SameHessian,
-)
-from derivations.proof.derivation import DerivationError, Step, Theorem, inline, prove
 
 A, k = advantage, C1 / C2
 x, y = sp.symbols("x y", real=True)

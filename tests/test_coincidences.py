@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from derivations.coincidences import COINCIDENCES, Coincidence
+from derivations.derivation import DerivationError
 from derivations.notation import ratio, v_old, v_theta
-from derivations.proof.derivation import DerivationError
 from gradcheck.catalogue import entry
 from gradcheck.doors.cli import main
 from gradcheck.verifying.steps import check_step

@@ -11,14 +11,14 @@ import pytest
 import sympy as sp
 from numpy.polynomial.hermite_e import hermegauss
 
-from derivations.algebra.calculus import Dot, MeanAbs, Norm2, VectorSymbol, is_zero, kind
 from derivations.algebra.nodes import Below, CalculusError, Mean, NormalCDF
+from derivations.calculus import Dot, MeanAbs, Norm2, VectorSymbol, is_zero, kind
+from derivations.claims import Equal, GradientIs
+from derivations.derivation import Step, prove
 from derivations.notation import C1, C2, D, advantage, clip_low, k, noise, t
-from derivations.proof.claims import Equal, GradientIs
-from derivations.proof.derivation import Step, prove
-from derivations.proof.expectations import ExpectationIs, GaussianTheorem, averaged
 from derivations.theorems import THEOREMS
 from derivations.theorems.advantages import success_factor
+from derivations.theorems.expectations import ExpectationIs, GaussianTheorem, averaged
 from derivations.writing.render import theorem_explain
 
 a, b, c = (VectorSymbol(name) for name in "abc")

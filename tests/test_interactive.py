@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from derivations.algebra.calculus import drop_sg
+from derivations.calculus import drop_sg
 from derivations.losses._policy_gradient import mask
 from derivations.notation import NOTATION
 from derivations.pieces import Piece

@@ -11,10 +11,12 @@ ROOT = Path(__file__).parent.parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("derivations", "derivations.algebra"),
+    ("derivations.calculus",),
     ("derivations.notation", "derivations.local_names", "derivations.variant", "derivations.pieces"),
     ("derivations.proof",),
-    ("derivations.directions", "derivations.steps"),
-    ("derivations.algorithm",),
+    ("derivations.claims",),
+    ("derivations.derivation",),
+    ("derivations.lemmas", "derivations.directions", "derivations.steps", "derivations.algorithm"),
     ("derivations.grammar", "derivations.composing", "derivations.identities", "derivations.losses"),
     ("derivations.theorems",),
     ("derivations.writing",),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import gradcheck
-from derivations.proof.derivation import PREDICTIONS
+from derivations.derivation import PREDICTIONS
 from gradcheck.case import Case
 from gradcheck.catalogue import ALGORITHMS, Entry, entry
 from gradcheck.conventions import Conventions, declare

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import sympy as sp
 
-from derivations.algebra.calculus import Norm2
 from derivations.algebra.nodes import Below, Mean
+from derivations.calculus import Norm2
+from derivations.derivation import Step
 from derivations.notation import D, noise
-from derivations.proof.derivation import Step
-from derivations.proof.expectations import ExpectationIs, GaussianTheorem
 from derivations.theorems import THEOREMS
+from derivations.theorems.expectations import ExpectationIs, GaussianTheorem
 from gradcheck.theorems import montecarlo
 from gradcheck.theorems.montecarlo import agreement, draw, expectations, main
 

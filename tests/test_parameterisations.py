@@ -14,10 +14,10 @@ import pytest
 import sympy as sp
 import torch
 
-from derivations.algebra.calculus import VectorSymbol
+from derivations.calculus import VectorSymbol
+from derivations.claims import Equal
+from derivations.derivation import Derivation, DerivationError, Step, Theorem
 from derivations.notation import noise_theta, t, v_theta, x_0_theta
-from derivations.proof.claims import Equal
-from derivations.proof.derivation import Derivation, DerivationError, Step, Theorem
 from derivations.steps.parameterisation import ChangeOfVariables, changed, predicting, reversing_time, under
 from derivations.steps.paths import PARAMETERISATIONS
 from gradcheck import distributed

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from derivations.claims import Equal
+from derivations.derivation import Derivation, Theorem
 from derivations.identities import IDENTITIES
-from derivations.proof.claims import Equal
-from derivations.proof.derivation import Derivation, Theorem
-from derivations.proof.lemmas import LEMMAS
+from derivations.lemmas import LEMMAS
 from derivations.steps.paths import PARAMETERISATIONS
 from derivations.steps.sde import REVERSE_STEPS
 from derivations.theorems import THEOREMS as ON_AVERAGE

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from matplotlib.mathtext import MathTextParser
 from sympy.core.function import AppliedUndef
 
-from derivations.algebra.calculus import ClipMask, Dot, Mask, MeanAbs, Norm2, OtherMask, Surrogate, VectorSymbol, sg
+from derivations.calculus import ClipMask, Dot, Mask, MeanAbs, Norm2, OtherMask, Surrogate, VectorSymbol, sg
+from derivations.derivation import Derivation, Step, Theorem
 from derivations.identities import IDENTITIES
+from derivations.lemmas import LEMMAS
 from derivations.notation import (
     C1,
     C2,
@@ -44,8 +46,6 @@ from derivations.notation import (
     v_theta,
     w_plus,
 )
-from derivations.proof.derivation import Derivation, Step, Theorem
-from derivations.proof.lemmas import LEMMAS
 from derivations.steps.sde import REVERSE_STEPS
 from derivations.writing import render
 from derivations.writing.writers import LatexWriter, TextWriter, Writer

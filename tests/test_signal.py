@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import gradcheck
-from derivations.algebra.calculus import Norm2
+from derivations.calculus import Norm2
 from derivations.notation import log_prob_old, reward, temperature, v_gt, v_theta, x_prev
 from gradcheck.case import Case
 from gradcheck.catalogue import entry

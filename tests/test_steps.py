@@ -8,15 +8,15 @@ from collections.abc import Mapping
 import pytest
 import sympy as sp
 
-from derivations.algebra import calculus
+from derivations import calculus
+from derivations.claims import Approximates, Equal, EqualUpToConstant, GradientIs, Parallel
+from derivations.derivation import Derivation, Step, Theorem
 from derivations.identities import IDENTITIES
+from derivations.lemmas import LEMMAS
 from derivations.notation import D, advantage, v_ref, v_theta
-from derivations.proof.claims import Approximates, Equal, EqualUpToConstant, GradientIs, Parallel
-from derivations.proof.derivation import Derivation, Step, Theorem
-from derivations.proof.expectations import ExpectationIs
-from derivations.proof.lemmas import LEMMAS
 from derivations.steps.sde import REVERSE_STEPS
 from derivations.theorems import THEOREMS as ON_AVERAGE
+from derivations.theorems.expectations import ExpectationIs
 from gradcheck.catalogue import CATALOGUE
 from gradcheck.verifying.steps import PLACES, check_step
 

@@ -9,7 +9,7 @@ import pytest
 import sympy as sp
 import torch
 
-from derivations.algebra.calculus import ClipMask, Surrogate
+from derivations.calculus import ClipMask, Surrogate
 from derivations.notation import advantage, beta, clip_high, clip_low, kl_weight, t
 from gradcheck.catalogue import entry
 from gradcheck.rounding.bounds import Analysis

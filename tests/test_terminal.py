@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import gradcheck
-from derivations.proof.lemmas import LEMMAS
+from derivations.lemmas import LEMMAS
 from derivations.writing.render import claim_text
 from derivations.writing.wrapping import BREAKS, is_formula, spelled, wrap_formula, wrap_words
 from gradcheck.catalogue import CATALOGUE

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 import gradcheck
+from derivations import calculus
 from derivations import notation as n
-from derivations.algebra import calculus
-from derivations.algebra.calculus import ClipMask, Norm2
+from derivations.calculus import ClipMask, Norm2
 from gradcheck.case import Case
 from gradcheck.catalogue import CATALOGUE, Entry, entry
 from gradcheck.conventions import declare

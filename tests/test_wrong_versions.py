@@ -14,11 +14,10 @@ import torch
 from wrong_versions import WRONG_TARGETS, WRONG_THEOREMS, WRONG_VERSIONS, Edit, fresh, numeric_chain, symbolic_chain
 from wrong_versions.base import DDIM, IDENTITIES, LEMMAS, SDE, WrongTarget, WrongTheorem, WrongVersion
 
-from derivations import identities
+from derivations import identities, lemmas
 from derivations.algorithm import Algorithm
+from derivations.derivation import Derivation, DerivationError, Proof, Step, Theorem, prove
 from derivations.pieces import Piece
-from derivations.proof import lemmas
-from derivations.proof.derivation import Derivation, DerivationError, Proof, Step, Theorem, prove
 from derivations.steps import sde
 from gradcheck.case import Case
 from gradcheck.catalogue import ALGORITHMS, Entry, entry

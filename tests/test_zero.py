@@ -7,8 +7,8 @@ import sympy as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from derivations.algebra.calculus import Norm2, VectorSymbol, is_zero
 from derivations.algebra.zero import _vanishes_in_field
+from derivations.calculus import Norm2, VectorSymbol, is_zero
 
 X, Y, Z = sp.symbols("x y z", positive=True)
 U = Norm2(VectorSymbol("u"))

@@ -1,1 +1,1 @@
-"""Algebra: expressions over a symbolic dimension D, when two are equal, and their derivatives."""
+"""Algebra: what expressions over a symbolic dimension D are made of, and when two are equal."""

@@ -335,7 +335,7 @@ class OtherUnless(Unless):
 class Surrogate(sp.Function):
     r"""PPO's clipped surrogate, to be minimised: :math:`-\min(rA, \mathrm{clip}(r, 1-\epsilon^-, 1+\epsilon^+)A)`.
 
-    Lemma L4 (:mod:`derivations.proof.lemmas`) proves the derivative used here, branch by branch.
+    Lemma L4 (:mod:`derivations.lemmas`) proves the derivative used here, branch by branch.
     """
 
     nargs = 4
@@ -359,7 +359,7 @@ class Mean(sp.Function):
     r"""Expectation :math:`\mathbb{E}_z[f]` over Gaussian noise z: standard normal, independent of everything else in f.
 
     z is a vector, ε ~ N(0, I), or a real symbol, n ~ N(0, 1).  f is a scalar or a vector; so is its mean.
-    :func:`derivations.proof.expectations.averaged` carries it out.
+    :func:`derivations.theorems.expectations.averaged` carries it out.
     """
 
     nargs = 2

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import sympy as sp
 
-from derivations.algebra.calculus import Dot, Each, MeanAbs, Norm2, Total, Unless, coordinatewise, sg
+from derivations.calculus import Dot, Each, MeanAbs, Norm2, Total, Unless, coordinatewise, sg
 from derivations.grammar.errors import ParseError, Span
 from derivations.grammar.kinks import Clip, Greatest, Least, Magnitude
 from derivations.grammar.limits import EXPONENT, NODES, NUMBER_BITS, TERMS

@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 
 import sympy as sp
 
-from derivations.algebra import calculus
-from derivations.algebra.calculus import ClipMask, Dot, Each, Mask, MeanAbs, Norm2, Total, VectorSymbol, components, sg
+from derivations import calculus
 from derivations.algebra.vectors import drop_vector_sg, maximal
+from derivations.calculus import ClipMask, Dot, Each, Mask, MeanAbs, Norm2, Total, VectorSymbol, components, sg
+from derivations.claims import Approximates, EqualUpToConstant, GradientIs, Inliner, Positive, SameHessian
+from derivations.derivation import PREDICTIONS, Derivation, DerivationError, Step, inline, inliner, inside_unit
 from derivations.directions import Term, combined, directions, grouped, prettier, tidy, tidy_vectors, times, turned
 from derivations.grammar.kinks import is_kink
 from derivations.grammar.statement import Statement
@@ -37,8 +39,6 @@ from derivations.notation import (
     x_0,
     x_t,
 )
-from derivations.proof.claims import Approximates, EqualUpToConstant, GradientIs, Inliner, Positive, SameHessian
-from derivations.proof.derivation import PREDICTIONS, Derivation, DerivationError, Step, inline, inliner, inside_unit
 from derivations.steps.sde import reverse_step
 from derivations.variant import Variant
 

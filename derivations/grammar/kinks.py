@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import sympy as sp
 
-from derivations.algebra.calculus import ClipMask, Surrogate, sg
+from derivations.calculus import ClipMask, Surrogate, sg
 
 __all__ = ["Clip", "Greatest", "Least", "Magnitude", "is_kink", "lower", "shown"]
 

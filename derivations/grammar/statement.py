@@ -8,8 +8,9 @@ from functools import lru_cache
 
 import sympy as sp
 
-from derivations.algebra import calculus
-from derivations.algebra.calculus import MeanAbs, Surrogate, Total, coordinatewise
+from derivations import calculus
+from derivations.calculus import MeanAbs, Surrogate, Total, coordinatewise
+from derivations.derivation import OUTPUTS, Process, inline
 from derivations.grammar.build import Builder
 from derivations.grammar.errors import ParseError, Span
 from derivations.grammar.kinks import Magnitude, is_kink, lower
@@ -30,7 +31,6 @@ from derivations.grammar.syntax import (
     parse_definition,
 )
 from derivations.notation import D, Quantity, log_ratio, quantity, ratio, v_theta
-from derivations.proof.derivation import OUTPUTS, Process, inline
 
 __all__ = ["Statement", "canonical", "meanings", "read", "read_scalar", "uses"]
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import sympy as sp
 
+from derivations.claims import Equal
+from derivations.derivation import Step
 from derivations.notation import advantage, advantage_clip
-from derivations.proof.claims import Equal
-from derivations.proof.derivation import Step
 
 __all__ = ["MODES", "mode_steps", "probability"]
 

@@ -13,12 +13,12 @@ from functools import wraps
 
 import sympy as sp
 
-from derivations.algebra.calculus import Norm2
 from derivations.algorithm import Options, Pull, Stated
+from derivations.calculus import Norm2
+from derivations.claims import EqualUpToConstant, GradientIs
+from derivations.derivation import Step
 from derivations.identities import velocity_step
 from derivations.notation import D, kl_weight, noise, v_gt, v_ref, v_theta, x_0
-from derivations.proof.claims import EqualUpToConstant, GradientIs
-from derivations.proof.derivation import Step
 
 __all__ = [
     "OPTIONS",

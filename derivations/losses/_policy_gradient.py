@@ -11,8 +11,11 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-from derivations.algebra.calculus import ClipMask, Dot, Norm2
 from derivations.algorithm import Pull, Stated
+from derivations.calculus import ClipMask, Dot, Norm2
+from derivations.claims import Approximates, Equal, GradientIs, Parallel
+from derivations.derivation import PathName, Step
+from derivations.lemmas import gaussian_definitions
 from derivations.notation import (
     C1,
     C2,
@@ -40,9 +43,6 @@ from derivations.notation import (
     window,
     x_prev,
 )
-from derivations.proof.claims import Approximates, Equal, GradientIs, Parallel
-from derivations.proof.derivation import PathName, Step
-from derivations.proof.lemmas import gaussian_definitions
 from derivations.steps.sde import reverse_step
 from derivations.variant import choose
 

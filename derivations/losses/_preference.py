@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-from derivations.algebra.calculus import Norm2, VectorSymbol
 from derivations.algorithm import Options, Pull
+from derivations.calculus import Norm2, VectorSymbol
+from derivations.claims import Equal, GradientIs
+from derivations.derivation import Step
 from derivations.losses._forward import held, per_coordinate, reference_weight
 from derivations.notation import error_gap, misorder_prob, v_gt, v_ref, v_theta
-from derivations.proof.claims import Equal, GradientIs
-from derivations.proof.derivation import Step
 
 __all__ = ["Preference", "doubt", "negative_log_likelihood"]
 

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import sympy as sp
 
-from derivations.algebra.calculus import ClipMask, Dot, Norm2, Surrogate
 from derivations.algorithm import Algorithm, Options, Pull, Stated
+from derivations.calculus import ClipMask, Dot, Norm2, Surrogate
+from derivations.claims import Approximates, Equal, GradientIs
+from derivations.derivation import Step
 from derivations.losses import _forward
 from derivations.losses._forward import held, mixture_step, on_noised_data, per_coordinate, reference_weight
 from derivations.losses._lines import REF_MEAN, clipped, with_reference
@@ -34,8 +36,6 @@ from derivations.notation import (
     v_ref,
     v_theta,
 )
-from derivations.proof.claims import Approximates, Equal, GradientIs
-from derivations.proof.derivation import Step
 from derivations.steps.sde import reverse_step
 from derivations.variant import Variant
 

@@ -13,12 +13,12 @@ from __future__ import annotations
 import sympy as sp
 
 from derivations.algorithm import Algorithm, Options, Stated
+from derivations.claims import Equal, Parallel
+from derivations.derivation import Step
 from derivations.losses import _forward
 from derivations.losses._forward import held, matching, mixture_step, on_noised_data, per_coordinate, reference_weight
 from derivations.losses._lines import with_reference
 from derivations.notation import advantage, temperature, v_gt, v_theta, weight_max
-from derivations.proof.claims import Equal, Parallel
-from derivations.proof.derivation import Step
 from derivations.variant import Variant
 
 

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import sympy as sp
 
-from derivations.algebra.calculus import Surrogate
 from derivations.algorithm import Algorithm, Options, Stated
+from derivations.calculus import Surrogate
+from derivations.claims import Equal, GradientIs
+from derivations.derivation import Step
 from derivations.losses._lines import KL, LOG_MEAN, PPO
 from derivations.losses._policy_gradient import GaussianPolicy, approximations, mask, ratio_gradient
 from derivations.notation import (
@@ -35,8 +37,6 @@ from derivations.notation import (
     v_theta,
     x_t,
 )
-from derivations.proof.claims import Equal, GradientIs
-from derivations.proof.derivation import Step
 from derivations.variant import Variant
 
 

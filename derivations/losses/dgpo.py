@@ -19,15 +19,15 @@ from __future__ import annotations
 
 import sympy as sp
 
-from derivations.algebra.calculus import Dot, Norm2, VectorSymbol
 from derivations.algorithm import Algorithm, Options, Stated
+from derivations.calculus import Dot, Norm2, VectorSymbol
+from derivations.claims import Equal, GradientIs
+from derivations.derivation import Step
 from derivations.losses import _forward
 from derivations.losses._forward import on_noised_data, per_coordinate
 from derivations.losses._lines import gap, group, with_reference
 from derivations.losses._preference import Preference, doubt, negative_log_likelihood
 from derivations.notation import advantage, beta_dpo, error_gap, group_gap, misorder_prob, v_gt, v_theta
-from derivations.proof.claims import Equal, GradientIs
-from derivations.proof.derivation import Step
 from derivations.variant import Variant
 
 

@@ -21,6 +21,8 @@ from __future__ import annotations
 import sympy as sp
 
 from derivations.algorithm import Algorithm, Options, Stated
+from derivations.claims import Equal
+from derivations.derivation import Step
 from derivations.losses import _forward
 from derivations.losses._forward import on_noised_data
 from derivations.losses._lines import gap, pair, with_reference
@@ -36,8 +38,6 @@ from derivations.notation import (
     v_ref,
     v_theta,
 )
-from derivations.proof.claims import Equal
-from derivations.proof.derivation import Step
 from derivations.variant import Variant
 
 

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import sympy as sp
 
-from derivations.algebra.calculus import MeanAbs, Norm2, sg
 from derivations.algorithm import Algorithm, Options, Pull, Stated
+from derivations.calculus import MeanAbs, Norm2, sg
+from derivations.claims import Equal, EqualUpToConstant, GradientIs, SameHessian
+from derivations.derivation import Step
 from derivations.losses import _forward
 from derivations.losses._advantage_modes import MODES, mode_steps, probability
 from derivations.losses._forward import held, mixture_step, on_noised_data, per_coordinate, reference_weight
@@ -39,8 +41,6 @@ from derivations.notation import (
     x_0,
     x_t,
 )
-from derivations.proof.claims import Equal, EqualUpToConstant, GradientIs, SameHessian
-from derivations.proof.derivation import Step
 from derivations.variant import Variant
 
 _FLOOR = sp.Rational(1, 10**5)

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import sympy as sp
 
-from derivations.algebra.calculus import Dot, Norm2, Unless, sg
 from derivations.algorithm import Algorithm, Options, Stated
+from derivations.calculus import Dot, Norm2, Unless, sg
+from derivations.claims import Equal, GradientIs
+from derivations.derivation import Step
 from derivations.losses._lines import DIVERGENCE, DPPO, KL_MEAN, LOG_MEAN
 from derivations.losses._policy_gradient import OPTIONS as _OPTIONS
 from derivations.losses._policy_gradient import GaussianPolicy, approximations, ratio_gradient
@@ -35,8 +37,6 @@ from derivations.notation import (
     v_old,
     v_theta,
 )
-from derivations.proof.claims import Equal, GradientIs
-from derivations.proof.derivation import Step
 from derivations.variant import Variant
 
 _mask = Unless(advantage * (ratio - 1), divergence - divergence_max)

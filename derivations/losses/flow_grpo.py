@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import sympy as sp
 
-from derivations.algebra.calculus import Norm2, Surrogate, sg
 from derivations.algorithm import Algorithm, Options, Stated
+from derivations.calculus import Norm2, Surrogate, sg
+from derivations.claims import Equal, GradientIs
+from derivations.derivation import Step
 from derivations.losses import _policy_gradient
 from derivations.losses._lines import KL, KL_MEAN, KL_SIGMA, LOG_MEAN, LOG_UNIT, PPO
 from derivations.losses._policy_gradient import GaussianPolicy, approximations, mask, ratio_gradient, time_weight_steps
@@ -37,8 +39,6 @@ from derivations.notation import (
     v_theta,
     x_prev,
 )
-from derivations.proof.claims import Equal, GradientIs
-from derivations.proof.derivation import Step
 from derivations.variant import Variant
 
 

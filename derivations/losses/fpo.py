@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import sympy as sp
 
-from derivations.algebra.calculus import ClipMask, Dot, Norm2, Surrogate
 from derivations.algorithm import Algorithm, Options, Pull, Stated
+from derivations.calculus import ClipMask, Dot, Norm2, Surrogate
+from derivations.claims import Approximates, Equal, GradientIs
+from derivations.derivation import Step
 from derivations.losses import _forward
 from derivations.losses._forward import held, on_noised_data, per_coordinate, reference_weight
 from derivations.losses._lines import PPO, REF_MEAN
@@ -39,8 +41,6 @@ from derivations.notation import (
     x_0,
     x_t,
 )
-from derivations.proof.claims import Approximates, Equal, GradientIs
-from derivations.proof.derivation import Step
 from derivations.variant import Variant
 
 

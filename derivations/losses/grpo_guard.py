@@ -16,8 +16,10 @@ from dataclasses import replace
 
 import sympy as sp
 
-from derivations.algebra.calculus import Dot, Norm2, Surrogate
 from derivations.algorithm import Algorithm, Options, Stated
+from derivations.calculus import Dot, Norm2, Surrogate
+from derivations.claims import Approximates, Equal, GradientIs, Parallel
+from derivations.derivation import Step
 from derivations.losses._lines import GUARD, GUARD_MEAN, KL, KL_SIGMA, PPO
 from derivations.losses._policy_gradient import OPTIONS as _OPTIONS
 from derivations.losses._policy_gradient import GaussianPolicy, mask, time_weight_steps
@@ -38,8 +40,6 @@ from derivations.notation import (
     v_old,
     v_theta,
 )
-from derivations.proof.claims import Approximates, Equal, GradientIs, Parallel
-from derivations.proof.derivation import Step
 from derivations.variant import Variant
 
 # the bias cancels against a true Gaussian's log-density alone, and the ratio's factor C2 weighs steps by noise already

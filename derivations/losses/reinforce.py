@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import sympy as sp
 
-from derivations.algebra.calculus import Norm2
 from derivations.algorithm import Algorithm, Options, Stated
+from derivations.calculus import Norm2
+from derivations.claims import Approximates, Equal, EqualUpToConstant, GradientIs
+from derivations.derivation import Step
 from derivations.losses import _policy_gradient
 from derivations.losses._lines import KL, LOG_MEAN
 from derivations.losses._policy_gradient import GaussianPolicy
@@ -33,8 +35,6 @@ from derivations.notation import (
     v_theta,
     x_prev,
 )
-from derivations.proof.claims import Approximates, Equal, EqualUpToConstant, GradientIs
-from derivations.proof.derivation import Step
 from derivations.variant import Variant
 
 

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import sympy as sp
 
-from derivations.algebra.calculus import Norm2
 from derivations.algorithm import Algorithm, Options, Pull, Stated
+from derivations.calculus import Norm2
+from derivations.claims import Equal, Parallel
+from derivations.derivation import Step
 from derivations.losses import _forward
 from derivations.losses._forward import held, matching, mixture_step, on_noised_data, per_coordinate, reference_weight
 from derivations.losses._lines import with_reference
 from derivations.notation import reward, temperature, v_gt, v_theta
-from derivations.proof.claims import Equal, Parallel
-from derivations.proof.derivation import Step
 from derivations.variant import Variant
 
 

@@ -1,1 +1,1 @@
-"""Proofs: the kinds of statement, what proves each, and a loss with all that is said of it."""
+"""Proofs: what must hold before a claim says anything, where symbols may lie, and how fast differences vanish."""

@@ -12,9 +12,9 @@ from itertools import product
 
 import sympy as sp
 
-from derivations.algebra.calculus import VectorSymbol, kind
 from derivations.algebra.nodes import CalculusError, Dot, Norm2
 from derivations.algebra.signs import is_nonnegative, without_exponents
+from derivations.calculus import VectorSymbol, kind
 from derivations.notation import NOTATION, alpha_bar, alpha_bar_prev, dt, t, t_prev
 
 __all__ = ["corners", "covers", "domain_of", "fits", "realisable"]

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import sympy as sp
 
-from derivations.algebra import calculus
-from derivations.algebra.calculus import ClipMask, Mask, OtherMask, OtherUnless, Surrogate, Unless, VectorSymbol
+from derivations import calculus
 from derivations.algebra.nodes import MeanAbs
 from derivations.algebra.signs import is_positive
 from derivations.algebra.vectors import components, kind
+from derivations.calculus import ClipMask, Mask, OtherMask, OtherUnless, Surrogate, Unless, VectorSymbol
 from derivations.proof.premises import RefusedError, Substitution, defined
 
 __all__ = ["leading"]

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 
 import sympy as sp
 
-from derivations.algebra import calculus
-from derivations.algebra.calculus import CalculusError, Dot, Mask, Norm2
+from derivations import calculus
 from derivations.algebra.signs import is_positive
 from derivations.algebra.vectors import drop_sg
+from derivations.calculus import CalculusError, Dot, Mask, Norm2
 from derivations.proof.domains import corners, domain_of, fits, realisable
 
 __all__ = [

@@ -16,7 +16,9 @@ from collections.abc import Mapping
 
 import sympy as sp
 
-from derivations.algebra.calculus import VectorSymbol
+from derivations.calculus import VectorSymbol
+from derivations.claims import Equal, Positive
+from derivations.derivation import Step
 from derivations.notation import (
     C1,
     C2,
@@ -30,8 +32,6 @@ from derivations.notation import (
     v_theta,
     x_t,
 )
-from derivations.proof.claims import Equal, Positive
-from derivations.proof.derivation import Step
 
 __all__ = ["DDIM_FORMULAS", "DDIM_MEAN", "DDIM_REFERENCE", "cps_is_ddim", "ddim_facts"]
 

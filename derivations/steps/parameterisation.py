@@ -15,8 +15,10 @@ from typing import Literal, get_args
 
 import sympy as sp
 
-from derivations.algebra.calculus import Dot, Each, MeanAbs, Norm2, Total, VectorSymbol, components, sg
 from derivations.algebra.vectors import maximal
+from derivations.calculus import Dot, Each, MeanAbs, Norm2, Total, VectorSymbol, components, sg
+from derivations.claims import Equal
+from derivations.derivation import Change, Derivation, DerivationError, Step, inline, inside_unit
 from derivations.directions import directions, grouped, tidy, time_left, turned
 from derivations.notation import (
     Delta,
@@ -38,8 +40,6 @@ from derivations.notation import (
     x_0_theta,
     x_t,
 )
-from derivations.proof.claims import Equal
-from derivations.proof.derivation import Change, Derivation, DerivationError, Step, inline, inside_unit
 from derivations.steps.paths import PREDICTIONS, Prediction, path_of
 
 __all__ = [

@@ -21,10 +21,10 @@ from typing import Literal, get_args
 
 import sympy as sp
 
-from derivations.algebra.calculus import Dot, Norm2, VectorSymbol
+from derivations.calculus import Dot, Norm2, VectorSymbol
+from derivations.claims import Equal
+from derivations.derivation import Derivation, Step, Theorem
 from derivations.notation import D, alpha_bar, dt, noise, noise_theta, t, t_prev, v_gt, v_theta, x_0, x_0_theta, x_t
-from derivations.proof.claims import Equal
-from derivations.proof.derivation import Derivation, Step, Theorem
 
 __all__ = ["PARAMETERISATIONS", "PREDICTIONS", "Path", "Prediction", "path_of"]
 

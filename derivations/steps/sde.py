@@ -21,7 +21,9 @@ from dataclasses import dataclass, field
 
 import sympy as sp
 
-from derivations.algebra.calculus import Norm2, VectorSymbol
+from derivations.calculus import Norm2, VectorSymbol
+from derivations.claims import Equal, GradientIs, Positive
+from derivations.derivation import PathName, Step, Theorem
 from derivations.notation import (
     C1,
     C2,
@@ -36,8 +38,6 @@ from derivations.notation import (
     v_theta,
     x_t,
 )
-from derivations.proof.claims import Equal, GradientIs, Positive
-from derivations.proof.derivation import PathName, Step, Theorem
 from derivations.steps.ddim import DDIM_FORMULAS, DDIM_MEAN, DDIM_REFERENCE, cps_is_ddim, ddim_facts
 
 __all__ = ["REVERSE_STEPS", "SDES", "ReverseStep", "reverse_step", "step_with"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from derivations.proof.expectations import GaussianTheorem
 from derivations.theorems.advantages import BASELINE, GROUP_NORMALISATION
 from derivations.theorems.article import ARTICLE
+from derivations.theorems.expectations import GaussianTheorem
 from derivations.theorems.iterations import GUIDANCE, OUTER_ITERATION
 from derivations.theorems.ratio import APPROXIMATION_ORDER, CLIP, RATIO_MOMENTS
 from derivations.theorems.value import VALUE_FUNCTION

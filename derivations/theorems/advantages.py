@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sympy as sp
 
-from derivations.algebra.calculus import Dot, Norm2, VectorSymbol
 from derivations.algebra.nodes import Mean
+from derivations.calculus import Dot, Norm2, VectorSymbol
+from derivations.claims import Equal, Positive
+from derivations.derivation import Step
 from derivations.local_names import kappa
 from derivations.notation import C1, C2, D, advantage, delta, k, log_ratio, noise, ratio
-from derivations.proof.claims import Equal, Positive
-from derivations.proof.derivation import Step
-from derivations.proof.expectations import ExpectationIs, GaussianTheorem
+from derivations.theorems.expectations import ExpectationIs, GaussianTheorem
 
 __all__ = ["BASELINE", "GROUP_NORMALISATION", "success_factor"]
 

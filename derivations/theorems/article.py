@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sympy as sp
 
-from derivations.algebra.calculus import ClipMask, Dot, Norm2, VectorSymbol, sg
 from derivations.algebra.nodes import Mean
+from derivations.calculus import ClipMask, Dot, Norm2, VectorSymbol, sg
+from derivations.claims import Equal, GradientIs, Parallel
+from derivations.derivation import Step
 from derivations.notation import (
     C2,
     D,
@@ -24,9 +26,7 @@ from derivations.notation import (
     v_old,
     v_theta,
 )
-from derivations.proof.claims import Equal, GradientIs, Parallel
-from derivations.proof.derivation import Step
-from derivations.proof.expectations import ExpectationIs, GaussianTheorem
+from derivations.theorems.expectations import ExpectationIs, GaussianTheorem
 
 __all__ = ["ARTICLE"]
 

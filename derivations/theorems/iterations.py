@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sympy as sp
 
-from derivations.algebra.calculus import Norm2, VectorSymbol, sg
+from derivations.calculus import Norm2, VectorSymbol, sg
+from derivations.claims import Equal, GradientIs, Positive
+from derivations.derivation import Step
 from derivations.notation import advantage, beta, v_gt, v_old
-from derivations.proof.claims import Equal, GradientIs, Positive
-from derivations.proof.derivation import Step
-from derivations.proof.expectations import GaussianTheorem
+from derivations.theorems.expectations import GaussianTheorem
 
 __all__ = ["GUIDANCE", "OUTER_ITERATION"]
 

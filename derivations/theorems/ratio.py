@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import sympy as sp
 
-from derivations.algebra.calculus import Dot, Norm2, VectorSymbol
 from derivations.algebra.nodes import Below, Mean, NormalCDF
+from derivations.calculus import Dot, Norm2, VectorSymbol
+from derivations.claims import Equal, GradientIs
+from derivations.derivation import Step
 from derivations.local_names import divergence, guard_log_ratio, guard_ratio, kappa
 from derivations.notation import C1, C2, D, beta, clip_high, clip_low, delta, k, log_ratio, noise, ratio, v_old, v_theta
-from derivations.proof.claims import Equal, GradientIs
-from derivations.proof.derivation import Step
-from derivations.proof.expectations import ExpectationIs, GaussianTheorem
+from derivations.theorems.expectations import ExpectationIs, GaussianTheorem
 
 __all__ = ["APPROXIMATION_ORDER", "CLIP", "RATIO_MOMENTS"]
 

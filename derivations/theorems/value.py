@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sympy as sp
 
-from derivations.algebra.calculus import Dot, Norm2, VectorSymbol
 from derivations.algebra.nodes import Mean
+from derivations.calculus import Dot, Norm2, VectorSymbol
+from derivations.claims import Equal, GradientIs
+from derivations.derivation import Step
 from derivations.local_names import value_slope
 from derivations.notation import C1, C2, beta, k, noise, noise_level, sigma_t, t, v_theta, x_0, x_t
-from derivations.proof.claims import Equal, GradientIs
-from derivations.proof.derivation import Step
-from derivations.proof.expectations import ExpectationIs, GaussianTheorem
+from derivations.theorems.expectations import ExpectationIs, GaussianTheorem
 
 __all__ = ["VALUE_FUNCTION", "data_std", "sampler_slope", "variance"]
 

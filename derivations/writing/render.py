@@ -23,8 +23,19 @@ from unicodedata import normalize
 
 import sympy as sp
 
-from derivations.algebra import calculus
-from derivations.algebra.calculus import ClipMask, Mask, VectorSymbol
+from derivations import calculus
+from derivations.calculus import ClipMask, Mask, VectorSymbol
+from derivations.claims import (
+    Approximates,
+    Claim,
+    Equal,
+    EqualUpToConstant,
+    GradientIs,
+    Parallel,
+    Positive,
+    SameHessian,
+)
+from derivations.derivation import Derivation, Step, Theorem
 from derivations.local_names import NAMES
 from derivations.notation import (
     delta,
@@ -37,19 +48,8 @@ from derivations.notation import (
     v_old,
     v_theta,
 )
-from derivations.proof.claims import (
-    Approximates,
-    Claim,
-    Equal,
-    EqualUpToConstant,
-    GradientIs,
-    Parallel,
-    Positive,
-    SameHessian,
-)
-from derivations.proof.derivation import Derivation, Step, Theorem
-from derivations.proof.expectations import GaussianTheorem
 from derivations.proof.premises import Substitution
+from derivations.theorems.expectations import GaussianTheorem
 from derivations.writing.symbols import SIGNS, Letter, letters_of
 from derivations.writing.torchgen import ordered_formulas
 from derivations.writing.wrapping import spelled, wrap_formula, wrap_words

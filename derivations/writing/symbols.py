@@ -7,9 +7,9 @@ from typing import Any
 
 import sympy as sp
 
+from derivations.claims import Claim
+from derivations.derivation import Derivation, Step, Theorem
 from derivations.notation import rows
-from derivations.proof.claims import Claim
-from derivations.proof.derivation import Derivation, Step, Theorem
 
 __all__ = ["LETTERS", "SIGNS", "Letter", "letters_of"]
 

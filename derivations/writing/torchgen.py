@@ -14,8 +14,8 @@ from typing import Any
 import sympy as sp
 from sympy.printing.pycode import PythonCodePrinter
 
+from derivations.derivation import Derivation
 from derivations.notation import NOTATION, rows
-from derivations.proof.derivation import Derivation
 
 __all__ = ["ordered_formulas", "torch_source"]
 

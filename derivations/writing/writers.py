@@ -13,8 +13,9 @@ from decimal import Decimal
 import sympy as sp
 from sympy.core.function import AppliedUndef
 
-from derivations.algebra import calculus
-from derivations.algebra.calculus import (
+from derivations import calculus
+from derivations.algebra.nodes import Below, Mean, NormalCDF
+from derivations.calculus import (
     ClipMask,
     Dot,
     Each,
@@ -29,7 +30,6 @@ from derivations.algebra.calculus import (
     VectorSymbol,
     sg,
 )
-from derivations.algebra.nodes import Below, Mean, NormalCDF
 from derivations.notation import NOTATION
 
 __all__ = ["GREEK", "SUPERSCRIPT", "LatexWriter", "TextWriter", "Writer"]
@@ -177,7 +177,7 @@ class Writer:
         return self._print(expr)
 
     def _print(self, expr: sp.Expr) -> str:
-        """Also the entry for the ``_latex`` methods of :mod:`derivations.algebra.calculus`."""
+        """Also the entry for the ``_latex`` methods of :mod:`derivations.calculus`."""
         for cls in type(expr).__mro__:
             method = getattr(self, f"_print_{cls.__name__.lower()}", None)
             if method is not None:

@@ -11,7 +11,7 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from derivations.proof.derivation import Derivation
+from derivations.derivation import Derivation
 from derivations.writing.torchgen import torch_source
 from gradcheck import tensor_ops
 from gradcheck.case import Case

@@ -21,9 +21,9 @@ from derivations.composing import (
     penalised,
     weighted,
 )
+from derivations.derivation import Derivation, DerivationError
 from derivations.grammar import ParseError
 from derivations.grammar.statement import read_scalar
-from derivations.proof.derivation import Derivation, DerivationError
 from gradcheck.errors import InputError, did_you_mean
 
 __all__ = ["CHOICES", "PIECES", "Pieces", "composed", "other_pieces", "pieces_problems"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from derivations.proof.derivation import Derivation
+from derivations.derivation import Derivation
 from gradcheck.case import Case
 from gradcheck.derived.compiled import evaluate
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import sympy as sp
 
-from derivations.algebra.calculus import ClipMask, Mask
+from derivations.calculus import ClipMask, Mask
 from derivations.grammar.kinks import is_kink
 
 __all__ = ["mask_lines", "mask_names"]

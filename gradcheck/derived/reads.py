@@ -10,8 +10,8 @@ from functools import lru_cache
 
 import sympy as sp
 
+from derivations.derivation import Derivation
 from derivations.notation import C1
-from derivations.proof.derivation import Derivation
 
 __all__ = ["reads"]
 

@@ -1,6 +1,6 @@
 r"""A loss that stands in no catalogue: stated in one line, derived, and proved before anything is judged by it.
 
-The text becomes a :class:`~derivations.proof.derivation.Derivation` like a catalogue entry's, so that problems,
+The text becomes a :class:`~derivations.derivation.Derivation` like a catalogue entry's, so that problems,
 error bounds and obligations follow from its formulas.
 """
 
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import ClassVar
 
-from derivations.algebra.calculus import CalculusError
+from derivations.calculus import CalculusError
+from derivations.derivation import Derivation, DerivationError
 from derivations.grammar import ParseError, read
 from derivations.grammar.from_text import derive_statement
 from derivations.grammar.names import CONSTANTS, FUNCTIONS
 from derivations.notation import Quantity, own_quantity
-from derivations.proof.derivation import Derivation, DerivationError
 from derivations.steps.sde import REVERSE_STEPS
 from derivations.variant import Variant
 from gradcheck.errors import InputError

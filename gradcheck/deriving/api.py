@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import sympy as sp
 
-from derivations.algebra.calculus import CalculusError
+from derivations.calculus import CalculusError
+from derivations.claims import Positive
+from derivations.derivation import DerivationError, inside_unit
 from derivations.grammar import ParseError, read
 from derivations.grammar.from_text import derive_statement
 from derivations.grammar.statement import read_scalar
 from derivations.notation import Quantity
-from derivations.proof.claims import Positive
-from derivations.proof.derivation import DerivationError, inside_unit
 from derivations.steps.parameterisation import OUTPUT, Prediction, changed
 from derivations.steps.sde import REVERSE_STEPS
 from derivations.writing.render import text

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from derivations.derivation import Derivation
 from derivations.grammar.from_text import Derived as Derivative
 from derivations.grammar.names import ALIASES
 from derivations.grammar.statement import Statement, canonical, meanings, uses
 from derivations.notation import rows
 from derivations.pieces import Piece
-from derivations.proof.derivation import Derivation
 from derivations.steps.parameterisation import OUTPUT
 from gradcheck.case import Case
 from gradcheck.derived.compiled import evaluate

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
-from derivations.algebra.calculus import Mask
+from derivations.calculus import Mask
+from derivations.derivation import Proof
 from derivations.grammar.kinks import shown
-from derivations.proof.derivation import Proof
 from derivations.writing import render
 from derivations.writing.torchgen import ordered_formulas
 from gradcheck.deriving.checking import Checked

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-from derivations.algebra.calculus import ClipMask
+from derivations.calculus import ClipMask
+from derivations.claims import Equal
+from derivations.derivation import Derivation, Step, inline
 from derivations.grammar.kinks import is_kink
 from derivations.notation import D, clip_high, clip_low, rows
-from derivations.proof.claims import Equal
-from derivations.proof.derivation import Derivation, Step, inline
 from gradcheck.catalogue import CATALOGUE, Entry
 from gradcheck.rounding.compare import Comparison
 from gradcheck.verifying.steps import check_step

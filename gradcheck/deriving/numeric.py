@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from derivations.derivation import PREDICTIONS
 from derivations.grammar.names import CONSTANTS, FUNCTIONS, resolve
 from derivations.grammar.statement import Statement, canonical, meanings
 from derivations.grammar.syntax import Call, Name, Negative, Node, Number, Power, Product, Sum
-from derivations.proof.derivation import PREDICTIONS
 from gradcheck.case import Case
 
 __all__ = ["Evaluator", "loss_of"]

@@ -8,12 +8,12 @@ from typing import Any
 
 import sympy as sp
 
-from derivations.algebra.calculus import Norm2, sg
+from derivations.calculus import Norm2, sg
+from derivations.derivation import Derivation, Proof
 from derivations.directions import grouped
 from derivations.grammar import Statement
 from derivations.grammar.from_text import Derived as Derivative
 from derivations.notation import v_theta
-from derivations.proof.derivation import Derivation, Proof
 from gradcheck.deriving.checking import Checked
 from gradcheck.deriving.matching import Match
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import sympy as sp
 
-from derivations.algebra.calculus import Mask, Norm2, Surrogate
+from derivations.calculus import Mask, Norm2, Surrogate
+from derivations.derivation import Proof, Step
 from derivations.grammar.kinks import shown
 from derivations.notation import v_theta
-from derivations.proof.derivation import Proof, Step
 from derivations.writing import render
 from derivations.writing.torchgen import ordered_formulas
 from gradcheck.derived.masks import mask_lines, mask_names

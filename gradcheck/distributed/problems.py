@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from derivations.derivation import Derivation, Process
 from derivations.notation import divergence, quantity, ratio, v_theta
 from derivations.pieces import Piece
-from derivations.proof.derivation import Derivation, Process
 from gradcheck.case import Case
 from gradcheck.derived.compiled import evaluate
 from gradcheck.distributed.declaration import Declaration

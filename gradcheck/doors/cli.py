@@ -267,7 +267,7 @@ def _list(arguments: argparse.Namespace) -> int:
 def _theorems() -> dict[str, Any]:
     """What `explain` proves besides losses, by name."""
     from derivations.identities import IDENTITIES
-    from derivations.proof.lemmas import LEMMAS
+    from derivations.lemmas import LEMMAS
     from derivations.steps.paths import PARAMETERISATIONS
     from derivations.steps.sde import REVERSE_STEPS
     from derivations.theorems import THEOREMS

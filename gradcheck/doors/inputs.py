@@ -10,8 +10,8 @@ import sympy as sp
 import torch
 from torch import Tensor
 
+from derivations.derivation import Derivation
 from derivations.notation import Quantity, quantity
-from derivations.proof.derivation import Derivation
 from gradcheck.case import Case
 from gradcheck.catalogue import Entry, entry
 from gradcheck.derived.equivalent import equivalent_loss as _equivalent_loss

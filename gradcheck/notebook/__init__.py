@@ -17,10 +17,10 @@ import sympy as sp
 import torch
 from matplotlib.figure import Figure
 
-from derivations.algebra.calculus import Mask
+from derivations.calculus import Mask
+from derivations.claims import Claim, Equal
+from derivations.derivation import Derivation, Step, Theorem, prove
 from derivations.notation import NOTATION
-from derivations.proof.claims import Claim, Equal
-from derivations.proof.derivation import Derivation, Step, Theorem, prove
 from derivations.steps.sde import ReverseStep
 from derivations.writing import render
 from derivations.writing.torchgen import ordered_formulas

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from derivations.composing import MASK_REDUCTIONS
+from derivations.derivation import Derivation
 from derivations.notation import error_gap
-from derivations.proof.derivation import Derivation
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
 from gradcheck.derived.compiled import evaluate

@@ -16,9 +16,9 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from derivations.algebra.calculus import Mask
+from derivations.calculus import Mask
+from derivations.derivation import Derivation
 from derivations.notation import C2, D, sigma_t, x_prev
-from derivations.proof.derivation import Derivation
 from derivations.writing.render import text
 from derivations.writing.torchgen import ordered_formulas
 from gradcheck.case import Case

@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from derivations.proof.derivation import PREDICTIONS
+from derivations.derivation import PREDICTIONS
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
 from gradcheck.judging.adapter import Adapter, AdapterError, Observation

@@ -9,9 +9,9 @@ import sympy as sp
 import torch
 from torch import Tensor
 
+from derivations.derivation import Derivation
 from derivations.notation import error_gap, group_gap, partner_gap
 from derivations.pieces import Piece
-from derivations.proof.derivation import Derivation
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
 from gradcheck.derived.compiled import evaluate

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from derivations import notation as n
-from derivations.algebra.calculus import Norm2
+from derivations.calculus import Norm2
+from derivations.derivation import Derivation
 from derivations.losses._policy_gradient import GaussianPolicy
 from derivations.losses.flow_grpo import ALGORITHM as FLOW_GRPO
-from derivations.proof.derivation import Derivation
 from derivations.steps.sde import reverse_step
 from derivations.variant import Variant
 from derivations.writing.torchgen import ordered_formulas

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from derivations import notation as n
-from derivations.algebra.calculus import Norm2
+from derivations.calculus import Norm2
 from gradcheck.judging.adapter import AdapterError
 from gradcheck.judging.check import Wrong
 from gradcheck.parts._sde_formulas import Formulas

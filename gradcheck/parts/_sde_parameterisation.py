@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from derivations import notation as n
-from derivations.algebra.calculus import VectorSymbol
+from derivations.calculus import VectorSymbol
 from derivations.steps.sde import reverse_step
 from gradcheck.rounding.bounds import Analysis
 

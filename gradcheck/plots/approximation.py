@@ -9,8 +9,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from derivations.claims import Equal
 from derivations.notation import k
-from derivations.proof.claims import Equal
 from gradcheck.case import Case
 from gradcheck.catalogue import entry
 from gradcheck.derived.compiled import evaluate

@@ -11,11 +11,11 @@ import sympy as sp
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from derivations.algebra.calculus import Norm2
 from derivations.algebra.nodes import NormalCDF
+from derivations.calculus import Norm2
+from derivations.claims import Equal
 from derivations.local_names import kappa
 from derivations.notation import C1, D, clip_high, clip_low, delta, noise_level, t
-from derivations.proof.claims import Equal
 from derivations.theorems import THEOREMS
 from derivations.theorems.advantages import success_factor
 from derivations.theorems.value import data_std

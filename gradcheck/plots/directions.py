@@ -24,8 +24,8 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 from torch import Tensor
 
+from derivations.derivation import Derivation
 from derivations.notation import quantity
-from derivations.proof.derivation import Derivation
 from derivations.writing.render import closing_row, latex
 from gradcheck.catalogue import entry
 from gradcheck.derived.equivalent import target

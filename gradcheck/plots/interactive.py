@@ -14,10 +14,10 @@ from typing import Any
 import sympy as sp
 from sympy.printing.jscode import JavascriptCodePrinter
 
-from derivations.algebra.calculus import VectorSymbol, components, drop_sg, expand, kind
+from derivations.calculus import VectorSymbol, components, drop_sg, expand, kind
+from derivations.derivation import inline
 from derivations.losses._policy_gradient import mask
 from derivations.notation import Delta, advantage, delta, k, ratio, v_gt
-from derivations.proof.derivation import inline
 from derivations.writing.render import closing_row
 from gradcheck.catalogue import Entry, entries
 

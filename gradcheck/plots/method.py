@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 from torch import Tensor
 
-from derivations.proof.claims import EqualUpToConstant
-from derivations.proof.lemmas import LEMMAS
+from derivations.claims import EqualUpToConstant
+from derivations.lemmas import LEMMAS
 from gradcheck.case import Case
 from gradcheck.catalogue import entry
 from gradcheck.derived.equivalent import squared_distance, target

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from derivations import notation
-from derivations.algebra.calculus import components
-from derivations.proof.derivation import inline
+from derivations.calculus import components
+from derivations.derivation import inline
 from derivations.steps.sde import SDES, ReverseStep
 from gradcheck.reports.style import STYLE, curve, labels, legend, styled, subplots
 from gradcheck.rounding.bounds import Analysis

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from derivations.derivation import PREDICTIONS, Change, Derivation
 from derivations.notation import quantity
-from derivations.proof.derivation import PREDICTIONS, Change, Derivation
 from gradcheck.case import Case
 from gradcheck.derived.compiled import evaluate
 from gradcheck.problems.drawing import (

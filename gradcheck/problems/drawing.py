@@ -15,9 +15,9 @@ import sympy as sp
 import torch
 from torch import Tensor
 
+from derivations.derivation import Derivation
 from derivations.notation import divergence, log_ratio, quantity
 from derivations.pieces import Piece
-from derivations.proof.derivation import Derivation
 from gradcheck.case import Case
 from gradcheck.derived.compiled import evaluate
 from gradcheck.tensor_ops import dot, norm2

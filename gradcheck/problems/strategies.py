@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
+from derivations.derivation import Derivation
 from derivations.pieces import Piece
-from derivations.proof.derivation import Derivation
 from gradcheck.problems.building import ADVANTAGE, CLIP_RANGES, NOISE, POLICY, TIME, Spec
 
 __all__ = ["shapes", "specs"]

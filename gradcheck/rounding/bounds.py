@@ -43,7 +43,7 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from derivations.algebra.calculus import (
+from derivations.calculus import (
     ClipMask,
     Dot,
     Each,

@@ -23,7 +23,7 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from derivations.proof.derivation import Derivation
+from derivations.derivation import Derivation
 from gradcheck.case import Case
 from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
 from gradcheck.rounding.plans import GROWTH, SIZE, Pass, planned

@@ -10,8 +10,8 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from derivations.algebra.calculus import Mask, coordinatewise
-from derivations.proof.derivation import Derivation
+from derivations.calculus import Mask, coordinatewise
+from derivations.derivation import Derivation
 from gradcheck.case import Case
 from gradcheck.catalogue import Entry
 from gradcheck.derived.compiled import evaluate

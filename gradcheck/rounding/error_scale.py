@@ -6,8 +6,8 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from derivations.algebra.calculus import Each, Total, kind
-from derivations.proof.derivation import Derivation
+from derivations.calculus import Each, Total, kind
+from derivations.derivation import Derivation
 from derivations.writing.torchgen import ordered_formulas
 from gradcheck.case import Case
 from gradcheck.rounding.bounds import Analysis

@@ -16,8 +16,8 @@ from typing import Any
 import sympy as sp
 import torch
 
-from derivations.algebra.calculus import Dot, MeanAbs, Norm2, VectorSymbol, kind, sg
-from derivations.proof.derivation import Derivation
+from derivations.calculus import Dot, MeanAbs, Norm2, VectorSymbol, kind, sg
+from derivations.derivation import Derivation
 from derivations.writing.torchgen import ordered_formulas
 from gradcheck.rounding.bounds import Analysis, factors_of
 from gradcheck.rounding.straight import Compiled, Program

@@ -15,8 +15,8 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from derivations.algebra.calculus import Dot, MeanAbs, Norm2, Total, kind
-from derivations.proof.derivation import Derivation
+from derivations.calculus import Dot, MeanAbs, Norm2, Total, kind
+from derivations.derivation import Derivation
 from derivations.writing.render import text
 from derivations.writing.torchgen import ordered_formulas
 from gradcheck.case import Case

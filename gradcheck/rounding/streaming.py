@@ -11,8 +11,8 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from derivations.algebra.calculus import Each, Mask, Total
-from derivations.proof.derivation import Derivation
+from derivations.calculus import Each, Mask, Total
+from derivations.derivation import Derivation
 from gradcheck.case import Case
 from gradcheck.derived.compiled import evaluate
 from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff

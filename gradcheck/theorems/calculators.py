@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import sympy as sp
 
 from derivations.algebra.nodes import NormalCDF
+from derivations.claims import Equal
 from derivations.local_names import kappa
 from derivations.notation import D, clip_high, clip_low, noise_level, t
-from derivations.proof.claims import Equal
 from derivations.theorems import THEOREMS
 from derivations.theorems.advantages import success_factor
 from derivations.theorems.value import data_std, variance

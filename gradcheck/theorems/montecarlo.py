@@ -2,7 +2,7 @@ r"""The theorems' second route: means over Gaussian noise by drawing it, where t
 
 A statement that two sides are equal on average is evaluated for random numbers in place of its symbols, a random D, and
 antithetic noise: pairs z, −z, so that what is odd in z cancels.  The pairs' average is compared with what the statement
-says; its standard error over the pairs is the bound.  No rule of :mod:`derivations.proof.expectations` is used here.
+says; its standard error over the pairs is the bound.  No rule of :mod:`derivations.theorems.expectations` is used here.
 
 ``python -m gradcheck.theorems.montecarlo --problems 1000`` tries every theorem on that many problems, and exits with
 1 if one disagrees.
@@ -20,12 +20,12 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from derivations.algebra.calculus import Dot, Norm2, VectorSymbol, drop_sg, kind
 from derivations.algebra.nodes import Below, Mean, NormalCDF
-from derivations.proof.derivation import Step
-from derivations.proof.expectations import ExpectationIs, GaussianTheorem
+from derivations.calculus import Dot, Norm2, VectorSymbol, drop_sg, kind
+from derivations.derivation import Step
 from derivations.proof.premises import Inliner
 from derivations.theorems import THEOREMS
+from derivations.theorems.expectations import ExpectationIs, GaussianTheorem
 from gradcheck.errors import InputError
 
 __all__ = ["BARS", "Agreement", "Draw", "agreement", "draw", "expectations", "main"]
@@ -107,7 +107,7 @@ def draw(inline: Inliner, step: Step, seed: int = 0, pairs: int = _PAIRS) -> Dra
 
     Args:
         inline: puts the definitions in.
-        step: with an :class:`~derivations.proof.expectations.ExpectationIs`.
+        step: with an :class:`~derivations.theorems.expectations.ExpectationIs`.
         seed: of the problem: the dimension, the symbols' values and the noise.
         pairs: of noise, z and −z.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from statistics import fmean
 
-from derivations.algebra.calculus import ClipMask
+from derivations.calculus import ClipMask
 from gradcheck.notebook import Shown, table
 from gradcheck.toy.scores import Results, held, reached
 from gradcheck.toy.training import METHODS

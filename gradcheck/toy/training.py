@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from derivations.algebra.calculus import Mask
+from derivations.calculus import Mask
 from gradcheck.case import Case
 from gradcheck.catalogue import Entry, entry
 from gradcheck.derived.compiled import evaluate

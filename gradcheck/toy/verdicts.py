@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from statistics import fmean, stdev
 
-from derivations.algebra.calculus import ClipMask
+from derivations.calculus import ClipMask
 from gradcheck.notebook import Shown, table
 from gradcheck.toy.scores import Results
 from gradcheck.toy.training import NO_CLIP, Settings

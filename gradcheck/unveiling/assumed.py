@@ -10,8 +10,8 @@ from typing import Any
 import sympy as sp
 import torch
 
+from derivations.derivation import Derivation
 from derivations.notation import quantity
-from derivations.proof.derivation import Derivation
 from derivations.steps.sde import SDES, step_with
 from gradcheck.conventions import Conventions
 from gradcheck.errors import InputError, one_of

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from derivations.derivation import Derivation, Process
 from derivations.notation import quantity
 from derivations.pieces import Piece
-from derivations.proof.derivation import Derivation, Process
 from derivations.steps.sde import SDES, step_with
 from gradcheck.case import Case
 from gradcheck.catalogue import CATALOGUE, Entry

@@ -16,9 +16,9 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from derivations.algebra.calculus import ClipMask, Mask
+from derivations.calculus import ClipMask, Mask
+from derivations.derivation import Derivation, Process
 from derivations.grammar.kinks import is_kink
-from derivations.proof.derivation import Derivation, Process
 from derivations.steps.sde import step_with
 from gradcheck.case import Case
 from gradcheck.conventions import BatchReduction, Conventions

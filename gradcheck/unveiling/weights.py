@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from derivations import notation as n
-from derivations.algebra.calculus import Norm2
+from derivations.calculus import Norm2
+from derivations.derivation import Derivation, Process
 from derivations.pieces import Piece
-from derivations.proof.derivation import Derivation, Process
 from gradcheck.case import Case
 from gradcheck.derived.compiled import evaluate
 from gradcheck.reading.xray import B, scalars

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from derivations.derivation import Derivation
 from derivations.notation import NOTATION, quantity
-from derivations.proof.derivation import Derivation
 from derivations.writing import render
 from derivations.writing.torchgen import ordered_formulas
 from gradcheck.case import Case

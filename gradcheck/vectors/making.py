@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from derivations.derivation import Derivation
 from derivations.notation import divergence, quantity, ratio
 from derivations.pieces import Piece
-from derivations.proof.derivation import Derivation
 from gradcheck.case import Case
 from gradcheck.derived.compiled import evaluate
 from gradcheck.errors import GradcheckError

@@ -53,9 +53,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from derivations.derivation import Derivation, Process
 from derivations.notation import divergence, ratio
 from derivations.pieces import Piece
-from derivations.proof.derivation import Derivation, Process
 from gradcheck.case import Case
 from gradcheck.catalogue import Entry
 from gradcheck.derived.compiled import evaluate

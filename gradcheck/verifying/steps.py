@@ -16,8 +16,10 @@ import torch
 from sympy.core.function import AppliedUndef
 from torch import Tensor
 
-from derivations.algebra import calculus
-from derivations.algebra.calculus import Dot, Norm2, VectorSymbol
+from derivations import calculus
+from derivations.calculus import Dot, Norm2, VectorSymbol
+from derivations.claims import Approximates, Claim, EqualUpToConstant, GradientIs, Parallel, Positive, SameHessian
+from derivations.derivation import Step, inline
 from derivations.notation import (
     noise_old,
     noise_theta,
@@ -26,8 +28,6 @@ from derivations.notation import (
     x_0_old,
     x_0_theta,
 )
-from derivations.proof.claims import Approximates, Claim, EqualUpToConstant, GradientIs, Parallel, Positive, SameHessian
-from derivations.proof.derivation import Step, inline
 from gradcheck.rounding.bounds import Analysis
 from gradcheck.rounding.compare import Comparison, compare
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 
+from derivations.derivation import Proof
 from derivations.identities import IDENTITIES
-from derivations.proof.derivation import Proof
-from derivations.proof.lemmas import LEMMAS
+from derivations.lemmas import LEMMAS
 from derivations.steps.paths import PARAMETERISATIONS
 from derivations.steps.sde import REVERSE_STEPS
 from derivations.theorems import THEOREMS

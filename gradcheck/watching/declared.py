@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from derivations.proof.derivation import Derivation
+from derivations.derivation import Derivation
 from gradcheck.conventions import Conventions, declare
 
 __all__ = ["Declared", "declare_watch"]

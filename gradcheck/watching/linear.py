@@ -10,7 +10,7 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from derivations.proof.derivation import Derivation
+from derivations.derivation import Derivation
 from gradcheck.rounding.chunks import small_chunk
 from gradcheck.rounding.plans import values_of
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from derivations import notation as n
+from derivations.derivation import Derivation
 from derivations.notation import quantity
-from derivations.proof.derivation import Derivation
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
 from gradcheck.derived.compiled import evaluate

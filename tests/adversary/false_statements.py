@@ -7,8 +7,18 @@ from dataclasses import dataclass, field
 
 import sympy as sp
 
-from derivations.algebra.calculus import ClipMask, Dot, MeanAbs, Norm2, Surrogate, Unless, VectorSymbol, sg
 from derivations.algebra.nodes import OtherMask
+from derivations.calculus import ClipMask, Dot, MeanAbs, Norm2, Surrogate, Unless, VectorSymbol, sg
+from derivations.claims import (
+    Approximates,
+    Claim,
+    Equal,
+    EqualUpToConstant,
+    GradientIs,
+    Parallel,
+    Positive,
+    SameHessian,
+)
 from derivations.notation import (
     C1,
     D,
@@ -37,16 +47,6 @@ from derivations.notation import (
     w_plus,
     x_0,
     x_0_theta,
-)
-from derivations.proof.claims import (
-    Approximates,
-    Claim,
-    Equal,
-    EqualUpToConstant,
-    GradientIs,
-    Parallel,
-    Positive,
-    SameHessian,
 )
 
 __all__ = ["FALSE_STATEMENTS", "FalseStatement"]

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 import sympy as sp
 
 from adversary.mutations import SIDES, Mutant, mutants
+from derivations.claims import refusal
 from derivations.coincidences import COINCIDENCES
+from derivations.derivation import Derivation, Step, Theorem
 from derivations.identities import IDENTITIES
-from derivations.proof.claims import refusal
-from derivations.proof.derivation import Derivation, Step, Theorem
-from derivations.proof.expectations import ExpectationIs
-from derivations.proof.lemmas import LEMMAS
+from derivations.lemmas import LEMMAS
 from derivations.proof.premises import Inliner
 from derivations.steps.paths import PARAMETERISATIONS
 from derivations.steps.sde import REVERSE_STEPS
 from derivations.theorems import THEOREMS
+from derivations.theorems.expectations import ExpectationIs
 from gradcheck.catalogue import CATALOGUE
 from gradcheck.theorems.montecarlo import Agreement, draw
 from gradcheck.verifying.steps import PLACES, check_step

@@ -7,9 +7,8 @@ from dataclasses import dataclass, fields, replace
 
 import sympy as sp
 
-from derivations.algebra.calculus import Dot, Norm2, VectorSymbol, kind, sg
-from derivations.notation import advantage, beta, k, noise, v_old, v_ref, v_theta
-from derivations.proof.claims import (
+from derivations.calculus import Dot, Norm2, VectorSymbol, kind, sg
+from derivations.claims import (
     Approximates,
     Claim,
     Equal,
@@ -19,7 +18,8 @@ from derivations.proof.claims import (
     Positive,
     SameHessian,
 )
-from derivations.proof.expectations import ExpectationIs
+from derivations.notation import advantage, beta, k, noise, v_old, v_ref, v_theta
+from derivations.theorems.expectations import ExpectationIs
 
 __all__ = ["SIDES", "Mutant", "mutants"]
 

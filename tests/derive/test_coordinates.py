@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from derivations.algebra.calculus import (
+from derivations.calculus import (
     Dot,
     Each,
     Norm2,

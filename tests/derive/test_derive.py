@@ -17,12 +17,12 @@ from hypothesis import given, settings
 
 import gradcheck
 from derivations import notation as n
-from derivations.algebra.calculus import Norm2, is_zero
+from derivations.calculus import Norm2, is_zero
+from derivations.claims import Equal
+from derivations.derivation import inline
 from derivations.grammar import Statement, from_text, read
 from derivations.grammar.from_text import Derived as Derivative
 from derivations.grammar.from_text import derive_statement
-from derivations.proof.claims import Equal
-from derivations.proof.derivation import inline
 from gradcheck.catalogue import CATALOGUE, Entry
 from gradcheck.clock import DeadlineError, deadline
 from gradcheck.deriving.checking import _specs, _Text, check

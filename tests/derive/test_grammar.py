@@ -14,7 +14,7 @@ import sympy as sp
 from hypothesis import given, settings
 
 from derivations import notation as n
-from derivations.algebra.calculus import Dot, Norm2, Surrogate, is_zero, sg
+from derivations.calculus import Dot, Norm2, Surrogate, is_zero, sg
 from derivations.grammar import ParseError, Statement, parse, read, unparse
 from derivations.grammar.limits import DEPTH, TEXT_LENGTH
 from derivations.grammar.names import ALIASES, AMBIGUOUS, BACKWARD, CANONICAL, FUNCTIONS, STANDARD

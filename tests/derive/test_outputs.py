@@ -13,7 +13,7 @@ import torch
 
 import gradcheck
 from derivations import notation as n
-from derivations.proof.claims import Equal
+from derivations.claims import Equal
 from derivations.steps.parameterisation import changed
 from gradcheck.catalogue import CATALOGUE
 from gradcheck.deriving.checking import _Text, check

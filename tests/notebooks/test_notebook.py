@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
+from derivations.derivation import Theorem
 from derivations.identities import IDENTITIES
-from derivations.proof.derivation import Theorem
-from derivations.proof.lemmas import LEMMAS
+from derivations.lemmas import LEMMAS
 from derivations.writing.render import claim_latex, latex, text
 from gradcheck import notebook
 from gradcheck.catalogue import CATALOGUE, entry

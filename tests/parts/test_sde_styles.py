@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from derivations import notation as n
-from derivations.proof.claims import Equal
+from derivations.claims import Equal
 from derivations.steps.sde import SDES
 from gradcheck.errors import InputError
 from gradcheck.judging.results import Outcome

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import derivations
-from derivations.proof.derivation import Derivation
+from derivations.derivation import Derivation
 
 __all__ = ["Edit", "WrongTarget", "WrongTheorem", "WrongVersion", "fresh", "numeric_chain", "symbolic_chain"]
 
@@ -18,7 +18,7 @@ _ROOT = Path(derivations.__file__).parent.parent
 
 DDIM = "derivations/steps/ddim.py"
 SDE = "derivations/steps/sde.py"
-LEMMAS = "derivations/proof/lemmas.py"
+LEMMAS = "derivations/lemmas.py"
 IDENTITIES = "derivations/identities.py"
 POLICY = "derivations/losses/_policy_gradient.py"
 MODES = "derivations/losses/_advantage_modes.py"

@@ -9,8 +9,8 @@ from dataclasses import replace
 import sympy as sp
 
 from derivations.algorithm import Algorithm
+from derivations.derivation import Derivation
 from derivations.notation import NOTATION, quantity
-from derivations.proof.derivation import Derivation
 from derivations.variant import Variant
 from derivations.writing.render import closing_row, explain
 from gradcheck.catalogue import CATALOGUE, Entry

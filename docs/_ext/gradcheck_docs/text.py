@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from derivations.derivation import Derivation, Step, Theorem
 from derivations.identities import IDENTITIES
+from derivations.lemmas import LEMMAS
 from derivations.notation import NOTATION
-from derivations.proof.derivation import Derivation, Step, Theorem
-from derivations.proof.lemmas import LEMMAS
 from derivations.steps.paths import PARAMETERISATIONS
 from derivations.steps.sde import REVERSE_STEPS
 from derivations.theorems import THEOREMS as ON_AVERAGE

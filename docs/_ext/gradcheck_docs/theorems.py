@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from derivations.derivation import Theorem
 from derivations.identities import IDENTITIES
-from derivations.proof.derivation import Theorem
-from derivations.proof.expectations import GaussianTheorem
-from derivations.proof.lemmas import LEMMAS
+from derivations.lemmas import LEMMAS
 from derivations.steps.paths import PARAMETERISATIONS
 from derivations.steps.sde import REVERSE_STEPS
 from derivations.theorems import THEOREMS
+from derivations.theorems.expectations import GaussianTheorem
 from derivations.writing.render import claim_latex, latex, theorem_explain
 from gradcheck.catalogue import ALGORITHMS, entry
 from gradcheck_docs.algorithms import NotProvedError, page_name

@@ -8,7 +8,7 @@ import sympy as sp
 import torch
 
 from derivations import notation as n
-from derivations.algebra.calculus import ClipMask
+from derivations.calculus import ClipMask
 from derivations.pieces import Piece
 from gradcheck.case import Case
 from gradcheck.derived.compiled import evaluate

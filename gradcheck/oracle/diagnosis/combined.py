@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from derivations import notation as n
-from derivations.algebra.calculus import Norm2
+from derivations.calculus import Norm2
 from derivations.pieces import Piece
 from gradcheck.judging.results import Diagnosis
 from gradcheck.oracle.diagnosis.evidence import Evidence, explains, lengths, observe, rows_of

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import torch
 
-from derivations.algebra.calculus import Mask
+from derivations.calculus import Mask
 from derivations.pieces import Piece
 from gradcheck.judging.results import Diagnosis
 from gradcheck.oracle.diagnosis.clip_edges import clip_edges, misused_edges

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from derivations import notation as n
+from derivations.derivation import Derivation
 from derivations.pieces import Piece
-from derivations.proof.derivation import Derivation
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
 from gradcheck.oracle.judge import Judge

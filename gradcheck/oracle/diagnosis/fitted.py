@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from derivations import notation as n
-from derivations.algebra.calculus import VectorSymbol
+from derivations.calculus import VectorSymbol
 from derivations.notation import quantity
 from derivations.writing.render import text
 from gradcheck.conventions import Conventions

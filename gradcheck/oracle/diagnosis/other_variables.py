@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from derivations import notation as n
-from derivations.proof.derivation import Derivation
+from derivations.derivation import Derivation
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
 from gradcheck.derived.compiled import evaluate

@@ -11,7 +11,7 @@ import sympy as sp
 import torch
 
 from derivations.algebra.nodes import VectorSymbol
-from derivations.proof.derivation import Derivation, inline
+from derivations.derivation import Derivation, inline
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
 from gradcheck.derived.compiled import evaluate

@@ -12,7 +12,7 @@ from functools import lru_cache
 import sympy as sp
 
 from derivations import notation as n
-from derivations.proof.derivation import Derivation
+from derivations.derivation import Derivation
 from gradcheck.oracle.mistakes.candidates import Candidate, Mistake, Overrides
 from gradcheck.oracle.mistakes.conversions import carried_over, conversion_mistakes
 from gradcheck.oracle.mistakes.divergence import divergence_mistakes

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 import sympy as sp
 
 from derivations import notation as n
-from derivations.algebra.calculus import sg
-from derivations.proof.derivation import Change, Derivation, inline
+from derivations.calculus import sg
+from derivations.derivation import Change, Derivation, inline
 from derivations.steps.paths import path_of
 from gradcheck.oracle.mistakes.candidates import Mistake, as_a_whole
 from gradcheck.oracle.mistakes.places import Stated, carried

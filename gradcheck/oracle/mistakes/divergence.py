@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import sympy as sp
 
 from derivations import notation as n
-from derivations.algebra.calculus import Norm2, Unless
+from derivations.calculus import Norm2, Unless
+from derivations.derivation import Derivation
 from derivations.pieces import Piece
-from derivations.proof.derivation import Derivation
 from gradcheck.oracle.mistakes.candidates import Candidate
 from gradcheck.oracle.mistakes.functions import BatchMean, Right
 from gradcheck.oracle.mistakes.places import stated

@@ -9,8 +9,8 @@ from functools import partial
 import sympy as sp
 
 from derivations import notation as n
-from derivations.algebra.calculus import MeanAbs, Norm2, sg
-from derivations.proof.derivation import Derivation
+from derivations.calculus import MeanAbs, Norm2, sg
+from derivations.derivation import Derivation
 from derivations.writing.render import text
 from gradcheck.oracle.mistakes.candidates import Candidate, Overrides
 from gradcheck.oracle.mistakes.functions import (

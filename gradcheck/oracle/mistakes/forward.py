@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 import sympy as sp
 
 from derivations import notation as n
-from derivations.algebra.calculus import MeanAbs, Norm2, drop_sg, sg
+from derivations.calculus import MeanAbs, Norm2, drop_sg, sg
+from derivations.derivation import Derivation, inline
 from derivations.pieces import Piece
-from derivations.proof.derivation import Derivation, inline
 from gradcheck.oracle.mistakes.candidates import Candidate, Overrides
 from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, Neighbour, Right, Rounded
 from gradcheck.oracle.mistakes.places import EXPONENTIAL, SHARE_MINUS, SHARE_PLUS, WEIGHT, stated

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import sympy as sp
 
 from derivations import notation as n
-from derivations.algebra.calculus import ClipMask, Unless, VectorSymbol, sg
+from derivations.calculus import ClipMask, Unless, VectorSymbol, sg
+from derivations.derivation import Derivation
 from derivations.notation import quantity
 from derivations.pieces import Piece
-from derivations.proof.derivation import Derivation
 from derivations.writing.render import text
 from gradcheck.oracle.mistakes.candidates import Candidate
 from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, Neighbour, Right

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import sympy as sp
 
 from derivations import notation as n
-from derivations.algebra.calculus import sg
+from derivations.calculus import sg
+from derivations.derivation import Derivation
 from derivations.pieces import Piece, surrogates_in
-from derivations.proof.derivation import Derivation
 from gradcheck.oracle.mistakes.candidates import Candidate, Overrides
 from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, Neighbour, Outer
 from gradcheck.oracle.mistakes.places import BIAS, BIAS_STD, MEAN_BEHIND, OVER, POLICY, SCALE, stated

@@ -15,9 +15,9 @@ from weakref import WeakKeyDictionary
 import sympy as sp
 
 from derivations import notation as n
-from derivations.algebra.calculus import Norm2, VectorSymbol
+from derivations.calculus import Norm2, VectorSymbol
+from derivations.derivation import Change, Derivation, inline
 from derivations.pieces import Piece, surrogates_in
-from derivations.proof.derivation import Change, Derivation, inline
 from derivations.steps.sde import step_with
 from gradcheck.oracle.mistakes.functions import Right
 

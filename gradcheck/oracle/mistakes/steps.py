@@ -11,9 +11,9 @@ import sympy as sp
 import torch
 
 from derivations import notation as n
-from derivations.algebra.calculus import MeanAbs, Norm2
+from derivations.calculus import MeanAbs, Norm2
+from derivations.derivation import Derivation, inline
 from derivations.pieces import Piece
-from derivations.proof.derivation import Derivation, inline
 from derivations.steps.sde import SDES, reverse_step, step_with
 from gradcheck.oracle.mistakes import places as at
 from gradcheck.oracle.mistakes.candidates import Candidate, Overrides

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import sympy as sp
 
 from derivations import notation as n
-from derivations.algebra.calculus import Surrogate, sg
+from derivations.calculus import Surrogate, sg
+from derivations.derivation import Derivation
 from derivations.pieces import Piece, surrogates_in
-from derivations.proof.derivation import Derivation
 from gradcheck.oracle.mistakes.candidates import Candidate, Overrides
 from gradcheck.oracle.mistakes.functions import (
     BatchMean,

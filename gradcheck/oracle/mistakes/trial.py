@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from derivations import notation as n
-from derivations.algebra.calculus import Dot, Each, MeanAbs, Norm2, Surrogate, Total, Unless, sg
+from derivations.calculus import Dot, Each, MeanAbs, Norm2, Surrogate, Total, Unless, sg
 from gradcheck.case import Case
 from gradcheck.oracle.mistakes.candidates import Mistake
 from gradcheck.oracle.mistakes.functions import (

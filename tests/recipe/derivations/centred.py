@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sympy as sp
 
-from derivations.algebra.calculus import Norm2
 from derivations.algorithm import Algorithm, Options, Pull, Stated
+from derivations.calculus import Norm2
+from derivations.claims import GradientIs
+from derivations.derivation import Step
 from derivations.losses._forward import on_noised_data, per_coordinate
 from derivations.notation import advantage, beta_dpo, error_gap, group_gap, v_gt, v_ref, v_theta
-from derivations.proof.claims import GradientIs
-from derivations.proof.derivation import Step
 from derivations.variant import Variant
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sympy as sp
 
-from derivations.algebra.calculus import sg
 from derivations.algorithm import Algorithm, Options, Stated
+from derivations.calculus import sg
 from derivations.losses._policy_gradient import GaussianPolicy, ratio_gradient
 from derivations.notation import advantage, clip_high, delta, k, log_prob_theta, log_ratio, noise, ratio
 from derivations.variant import Variant

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sympy as sp
 
-from derivations.algebra.calculus import ClipMask, Norm2, Surrogate
 from derivations.algorithm import Algorithm, Options, Pull, Stated
+from derivations.calculus import ClipMask, Norm2, Surrogate
 from derivations.losses._forward import on_noised_data, per_coordinate
 from derivations.notation import advantage, kl_weight, v_gt, v_ref, v_theta
 from derivations.variant import Variant

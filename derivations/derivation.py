@@ -15,8 +15,9 @@ from typing import Literal, get_args
 
 import sympy as sp
 
-from derivations.algebra import calculus
-from derivations.algebra.calculus import Norm2, VectorSymbol, sg
+from derivations import calculus
+from derivations.calculus import Norm2, VectorSymbol, sg
+from derivations.claims import Claim, Equal, GradientIs, Inliner, Positive, refusal
 from derivations.notation import (
     alpha_bar,
     noise_old,
@@ -34,7 +35,6 @@ from derivations.notation import (
     x_0_theta,
 )
 from derivations.pieces import Piece, pieces_of
-from derivations.proof.claims import Claim, Equal, GradientIs, Inliner, Positive, refusal
 from derivations.variant import Variant
 
 __all__ = [

@@ -18,10 +18,10 @@ from typing import Any
 
 import sympy as sp
 
-from derivations.algebra import calculus
-from derivations.algebra.calculus import CalculusError, ClipMask, Dot, Norm2, OtherMask, VectorSymbol
+from derivations import calculus
 from derivations.algebra.signs import is_nonnegative, is_positive
 from derivations.algebra.vectors import drop_sg
+from derivations.calculus import CalculusError, ClipMask, Dot, Norm2, OtherMask, VectorSymbol
 from derivations.notation import noise_theta, v_theta, x_0_theta
 from derivations.proof.domains import corners, covers, domain_of
 from derivations.proof.limits import leading

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import sympy as sp
 
-from derivations.algebra.calculus import Dot, Norm2, Surrogate, VectorSymbol, sg
+from derivations.calculus import Dot, Norm2, Surrogate, VectorSymbol, sg
+from derivations.claims import Equal, EqualUpToConstant, GradientIs
+from derivations.derivation import Step, Theorem
 from derivations.notation import C1, C2, D, delta, k, mean_offset, mean_old, mean_theta, noise, v_old, v_theta, x_prev
-from derivations.proof.claims import Equal, EqualUpToConstant, GradientIs
-from derivations.proof.derivation import Step, Theorem
 
 __all__ = ["LEMMAS", "gaussian_definitions"]
 

@@ -25,13 +25,13 @@ from functools import lru_cache
 
 import sympy as sp
 
-from derivations.algebra import calculus
-from derivations.algebra.calculus import Dot, Norm2, VectorSymbol
+from derivations import calculus
 from derivations.algebra.nodes import Below, CalculusError, Mean, NormalCDF
 from derivations.algebra.signs import is_positive
+from derivations.calculus import Dot, Norm2, VectorSymbol
+from derivations.claims import Equal, Inline
+from derivations.derivation import Theorem
 from derivations.notation import D
-from derivations.proof.claims import Equal, Inline
-from derivations.proof.derivation import Theorem
 from derivations.proof.domains import corners
 from derivations.proof.premises import RefusedError, narrowed, suitable, words
 
