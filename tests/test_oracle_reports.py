@@ -187,6 +187,7 @@ def test_every_field_of_the_results_is_in_the_schema() -> None:
     parts = schema()["$defs"]
     elsewhere = {"outcome", "results", "spec", "observed", "required"}  # inlined, or under another name
     elsewhere |= {"shell", "rows"}  # how a terminal words the script and the decomposition
+    elsewhere |= {"shown_alone"}  # what the search for a cause tells its caller
     answers = {"lost", "reason"}  # of a comparison that somebody asked for, which no report has
     for part, classes in {
         "settings": [Settings],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -107,7 +106,7 @@ def test_verify_tells_each_precisions_resolution() -> None:
         def scaled(case: Case, f: float = f, **options: object) -> Tensor:
             return (1 + 4 * f) * one.by_hand(case, **options)
 
-        wrong = replace(one, numeric=SimpleNamespace(loss=scaled))
+        wrong = replace(one, by_hand=scaled)
         assert check_random(wrong, dtype, "cpu", 5, 0).failure is not None
 
 
