@@ -61,9 +61,9 @@ def _hear(heard: dict[str, Any], word: str, *data: Any) -> None:
 
 
 def test_every_step_of_a_file_is_judged(tmp_path: Path) -> None:
-    (tmp_path / "test_steps.py").write_text(STEPS)
+    (tmp_path / "test_own_steps.py").write_text(STEPS)
     settings = Settings(max_examples=2)
-    file, heard = str(tmp_path / "test_steps.py"), [dict[str, Any]() for _ in range(4)]
+    file, heard = str(tmp_path / "test_own_steps.py"), [dict[str, Any]() for _ in range(4)]
     for index, each in enumerate(heard):
         only = ("equal-shards",) if index else ("gradient",)
         CheckJob(file, settings, only=only, index=index).run(partial(_hear, each))
@@ -136,11 +136,11 @@ HERE = ("parameters-untouched", "equal-shards", "unequal-micro-batches")
 
 def ran(pytester: pytest.Pytester, source: str, *options: str) -> tuple[pytest.RunResult, dict[str, dict[str, str]]]:
     """What pytest said, and the outcome of each obligation's test by test function."""
-    pytester.makepyfile(test_steps=source)
+    pytester.makepyfile(test_own_steps=source)
     result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:xdist", "-v", *options)
     outcomes: dict[str, dict[str, str]] = {}
     for line in result.outlines:
-        if found := re.match(r"test_steps\.py::([\w:]+)\[([\w-]+)\] (\w+)", line):
+        if found := re.match(r"test_own_steps\.py::([\w:]+)\[([\w-]+)\] (\w+)", line):
             name, obligation, became = found.groups()
             outcomes.setdefault(name, {})[obligation] = became
     return result, outcomes
@@ -165,7 +165,7 @@ def test_under_pytest_each_obligation_is_a_test(pytester: pytest.Pytester) -> No
     assert "because consistent with accumulation-not-averaged: " in text
     assert "rank 0, micro-batch 1 of 3 1/2 required 1/6" in text
     assert "declared to fail (not any more), but it holds" in text
-    assert "test_raises could not be judged: rank 0 raised RuntimeError: no step (test_steps.py:" in text
+    assert "test_raises could not be judged: rank 0 raised RuntimeError: no step (test_own_steps.py:" in text
     assert "weights of each sample in the gradient" in text
     assert "Traceback" not in text
     for line in (
@@ -187,7 +187,7 @@ def test_marks_and_settings_reach_a_step(pytester: pytest.Pytester) -> None:
         pytester, TESTS, "-k", "test_averaged and equal-shards and not unequal", "--gradcheck-seed=3"
     )
     assert list(outcomes["test_averaged"]) == ["equal-shards"]
-    assert "test_steps.py::test_averaged \\" in result.stdout.str(), "a lambda has the name that the module gives it"
+    assert "test_own_steps.py::test_averaged \\" in result.stdout.str(), "a lambda has its name in the module"
     assert "--only equal-shards --seed 3" in result.stdout.str()
     result, outcomes = ran(pytester, TESTS, "-k", "test_right", "--gradcheck-dtype=int8")
     assert set(outcomes["test_right"].values()) == {"FAILED"}
@@ -229,8 +229,8 @@ def test_code_in_another_decorator_is_not_passed_over(
     result, outcomes = ran(pytester, UPPERMOST)
     assert outcomes == {"test_hidden": dict.fromkeys(IDS, "FAILED")}
     assert "which must be the uppermost" in result.stdout.str()
-    assert main(["check", str(pytester.path / "test_steps.py")]) == 2
-    assert main(["distributed", str(pytester.path / "test_steps.py")]) == 2
+    assert main(["check", str(pytester.path / "test_own_steps.py")]) == 2
+    assert main(["distributed", str(pytester.path / "test_own_steps.py")]) == 2
     assert capsys.readouterr().err.count("which must be the uppermost") == 2
 
 
@@ -262,7 +262,7 @@ def test_a_step_stays_the_function_that_it_was() -> None:
 
 
 def test_both_doors_and_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "test_steps.py"
+    file = tmp_path / "test_own_steps.py"
     file.write_text(TESTS)
     assert main(["check", f"{file}::test_known", "--max-examples", "2"]) == 0
     assert "test_known fails as declared: equal-shards, unequal-micro-batches" in capsys.readouterr().out
