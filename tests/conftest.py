@@ -7,6 +7,7 @@ import os
 import sys
 from collections import defaultdict
 from functools import cache
+from importlib import import_module
 from importlib.util import resolve_name
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +26,11 @@ settings.register_profile("dev", max_examples=_EXAMPLES, **_COMMON)
 settings.register_profile("ci", max_examples=_EXAMPLES, derandomize=True, database=None, **_COMMON)
 settings.register_profile("deep", max_examples=100 * _EXAMPLES, database=None, **_COMMON)
 settings.load_profile("dev")
+
+# Pytest's pytester forgets the modules that were first imported in its test, and what multiprocessing shares between
+# processes is pickled by its module, so that it must stay the same: these are here before any such test.
+for _name in ("forkserver", "sharedctypes", "spawn"):
+    import_module(f"multiprocessing.{_name}")
 
 torch.set_num_threads(int(os.environ.get("GRADCHECK_THREADS", "1")))  # small tensors, and a worker for each core
 

@@ -137,7 +137,7 @@ HERE = ("parameters-untouched", "equal-shards", "unequal-micro-batches")
 def ran(pytester: pytest.Pytester, source: str, *options: str) -> tuple[pytest.RunResult, dict[str, dict[str, str]]]:
     """What pytest said, and the outcome of each obligation's test by test function."""
     pytester.makepyfile(test_own_steps=source)
-    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:xdist", "-v", *options)
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:xdist", "-v", *options)
     outcomes: dict[str, dict[str, str]] = {}
     for line in result.outlines:
         if found := re.match(r"test_own_steps\.py::([\w:]+)\[([\w-]+)\] (\w+)", line):
