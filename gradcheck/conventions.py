@@ -15,11 +15,12 @@ from typing import Any, Literal, get_args
 from derivations.algorithm import Algorithm
 from derivations.derivation import Derivation, DerivationError
 from derivations.notation import quantity
+from derivations.on_top import ON_TOP
 from derivations.pieces import Piece
 from derivations.steps.parameterisation import ERROR_SPACES, PREDICTIONS, ErrorSpace, Prediction, changed
 from derivations.variant import Variant
 from gradcheck.catalogue import ALGORITHMS, wanted_entry
-from gradcheck.derived.composed import CHOICES, PIECES, Pieces, composed, other_pieces, pieces_problems
+from gradcheck.derived.composed import OnTopValues, composed, on_top_problems, others_on_top
 from gradcheck.derived.typed import TypedLoss, own_quantities
 from gradcheck.errors import InputError, did_you_mean, forgiven, one_of
 from gradcheck.problems.layouts import check_units, layout_problems, layout_values
@@ -41,8 +42,8 @@ class Conventions:
             ``"sample > 0"``, ``"problem"`` or ``"problem > 0"``.
         options: the algorithm's own options, such as ``log_prob_reduction``, ``sde``, ``kl``, ``omega``,
             ``weighting``; see ``gradcheck list --options``.
-        pieces: what is declared on top of these: another clip or KL term, a clamp of the log-ratio, a weight of each
-            sample (:mod:`gradcheck.derived.composed`).
+        on_top: what is declared on top of these: another clip or KL term, a clamp of the log-ratio, a weight of each
+            sample (:mod:`derivations.on_top`).
         batch_reduction: ``"mean"`` (default), ``"sum"``, or ``"none"`` for a loss that is returned per sample.
         factor: a constant by which the implementation multiplies the whole loss (default 1).
         policy_factor: a constant by which it multiplies the policy term alone, and not a KL or reference term (default
@@ -87,7 +88,7 @@ class Conventions:
     loss: str = ""
     given: tuple[tuple[str, str], ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
-    pieces: Pieces = ()
+    on_top: OnTopValues = ()
     batch_reduction: BatchReduction = "mean"
     factor: float = 1.0
     policy_factor: float = 1.0
@@ -115,9 +116,9 @@ class Conventions:
     def derivation(self) -> Derivation:
         """The derivation of the declared form, in the declared variables."""
         canonical = _derive(self.algorithm, self.loss, self.given, tuple(sorted(self.options.items())))
-        if self.pieces:
+        if self.on_top:
             mean = "mean" in (self.options.get("log_prob_reduction"), self.options.get("reduction"))
-            canonical = composed(canonical, self.pieces, mean)
+            canonical = composed(canonical, self.on_top, mean)
         return changed(canonical, self.prediction, self.noise_at, self.error_space)
 
     @property
@@ -133,7 +134,7 @@ class Conventions:
         default = Conventions(self.algorithm, self.loss, self.given)
         parts = [f"loss={self.loss!r}" if self.loss else repr(self.algorithm)]
         parts += [f"given={dict(self.given)!r}"] if self.given else []
-        parts += [f"{k}={v!r}" for k, v in (*self.options.items(), *self.pieces)]
+        parts += [f"{k}={v!r}" for k, v in (*self.options.items(), *self.on_top)]
         if {"clip_low", "clip_high"} <= set(self.fixed):
             parts.append(f"clip_range={_clip_range(self.fixed)!r}")
         parts += [f"{k}={v!r}" for k, v in self.fixed.items() if not k.startswith("clip_")]
@@ -152,9 +153,8 @@ class Conventions:
                 for value in allowed
                 if value != current
             ]
-        d = self.derivation
-        for name, value, pieces in other_pieces(self.pieces, Piece.RATIO in d.pieces, Piece.REFERENCE in d.pieces):
-            out.append(Alternative(name, value, replace(self, pieces=pieces)))
+        for name, value, on_top in others_on_top(self.derivation, self.on_top):
+            out.append(Alternative(name, value, replace(self, on_top=on_top)))
         out += [
             Alternative("batch_reduction", value, replace(self, batch_reduction=value))
             for value in get_args(BatchReduction)
@@ -208,7 +208,7 @@ class Alternative:
         return self.value in _NOTHING
 
 
-_NAMED_APART = {"algorithm", "loss", "given", "options", "pieces", "fixed"}
+_NAMED_APART = {"algorithm", "loss", "given", "options", "on_top", "fixed"}
 """Fields that are declared by what they hold."""
 
 
@@ -379,15 +379,16 @@ def declare(
     stated = _algorithm(algorithm, loss or "", own)
     problems: list[tuple[str, str, str]] = []
     options, fixed, rest = {}, {}, {}
-    pieces: dict[str, Any] = {}
+    on_top: dict[str, Any] = {}
     plain = {f.name for f in fields(Conventions)} - _NAMED_APART
-    numbers = {q.name for q in map(quantity, _numbers(stated))}
-    known = [*stated.options, *PIECES, *sorted(plain), *sorted(numbers), "clip_range"]
+    numbers = {*_numbers(stated)}.union(*(ON_TOP[name].numbers for name in ON_TOP if name in declared))
+    known = [*stated.options, *sorted(ON_TOP), *sorted(plain), *sorted(numbers), "clip_range"]
     for given_name, given_value in declared.items():
         name = forgiven(given_name, known)
-        value = _forgiven_value(given_value, [*stated.options.get(name, ()), *CHOICES.get(name, ())])
-        if name in PIECES and value not in stated.options.get(name, ()):
-            pieces |= {} if value is None else {name: value}  # None: as if it were not declared
+        words = ON_TOP[name].words if name in ON_TOP else ()
+        value = _forgiven_value(given_value, [*stated.options.get(name, ()), *words])
+        if name in ON_TOP and value not in stated.options.get(name, ()):
+            on_top |= {} if value is None else {name: value}  # None: as if it were not declared
         elif name in stated.options:
             if value not in stated.options[name]:
                 hint = did_you_mean(str(value), stated.options[name])
@@ -407,15 +408,16 @@ def declare(
             elsewhere = f"a convention of {algorithm}; `gradcheck list --options` shows them"
             problems.append((str(name), repr(value), one_of(name, known, elsewhere)))
     problems += _domain_problems(fixed, rest, stated.derive().path)
-    problems += pieces_problems(pieces)
+    problems += on_top_problems(on_top)
     problems += layout_problems(rest)
     if problems:
         raise InputError(*problems)
-    if pieces.get("clip") and "ppo" in stated.options.get("clip", ()):
-        options["clip"] = "ppo"  # whose place another clip takes
+    for name in on_top:
+        if ON_TOP[name].takes_place_of in stated.options.get(name, ()):
+            options[name] = ON_TOP[name].takes_place_of
     rest |= layout_values(rest)
-    own_pieces = tuple(sorted(pieces.items()))
-    declaration = Conventions(algorithm, loss or "", own, options=options, pieces=own_pieces, fixed=fixed, **rest)
+    declared_on_top = tuple(sorted(on_top.items()))
+    declaration = Conventions(algorithm, loss or "", own, options=options, on_top=declared_on_top, fixed=fixed, **rest)
     if declaration.error_space == "output":
         _check_error_space(declaration)
     check_units(declaration)
@@ -541,7 +543,8 @@ def options_text() -> str:
         f"  {'noise_at':20} 1, 0",
         f"  {'error_space':20} {', '.join(ERROR_SPACES)}",
         f"  {'batch_reduction':20} mean, sum, none",
-        *(f"  {name:20} {words}" for name, words in (*PIECES.items(), *_HELD.items())),
+        *(f"  {name:20} {ON_TOP[name].explained}" for name in sorted(ON_TOP)),
+        *(f"  {name:20} {words}" for name, words in _HELD.items()),
         "preset, in their place: the declaration of a public implementation",
         *(f"  {name:24} {p['algorithm']}" for name, p in PRESETS.items()),
     ]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import yaml
 
+from derivations.on_top import ON_TOP
 from gradcheck.catalogue import ALGORITHMS
 from gradcheck.conventions import PRESETS, Conventions
-from gradcheck.derived.composed import PIECES
 from gradcheck.oracle.obligations import OBLIGATIONS
 
 GUIDE = (Path(__file__).parent.parent / "docs" / "oracle.md").read_text()
@@ -25,8 +25,8 @@ def test_every_obligation_is_in_the_guide() -> None:
 
 def test_every_convention_is_in_the_guide() -> None:
     table = GUIDE.partition("## What to declare")[2].partition("## Obligations")[0]
-    names = {f.name for f in fields(Conventions)} - {"algorithm", "options", "pieces", "fixed"}
-    names |= set(PIECES)
+    names = {f.name for f in fields(Conventions)} - {"algorithm", "options", "on_top", "fixed"}
+    names |= set(ON_TOP)
     names |= {option for algorithm in ALGORITHMS for option in algorithm.options}
     for name in names:
         assert f"`{name}`" in table, name

@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("derivations.claims",),
     ("derivations.derivation",),
     ("derivations.lemmas", "derivations.directions", "derivations.steps", "derivations.algorithm"),
-    ("derivations.grammar", "derivations.composing", "derivations.identities", "derivations.losses"),
+    ("derivations.grammar", "derivations.on_top", "derivations.identities", "derivations.losses"),
     ("derivations.theorems",),
     ("derivations.writing",),
     ("derivations.coincidences",),

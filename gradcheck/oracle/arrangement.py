@@ -14,9 +14,9 @@ from math import ceil, prod
 import torch
 from torch import Tensor
 
-from derivations.composing import MASK_REDUCTIONS
 from derivations.derivation import Derivation
 from derivations.notation import error_gap
+from derivations.on_top import MASK_REDUCTIONS
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
 from gradcheck.derived.compiled import evaluate
@@ -57,17 +57,17 @@ def unit(conventions: Conventions) -> int:
 
 def masks_samples(conventions: Conventions) -> bool:
     """Whether a mask says which samples count."""
-    return dict(conventions.pieces).get("mask") == "samples"
+    return dict(conventions.on_top).get("mask") == "samples"
 
 
 def masks_tokens(conventions: Conventions) -> bool:
     """Whether a mask says which tokens count: places on the latent's first axis, with all their coordinates."""
-    return dict(conventions.pieces).get("mask") == "tokens"
+    return dict(conventions.on_top).get("mask") == "tokens"
 
 
 def counts_samples(conventions: Conventions) -> bool:
     """Whether a batch's sum is divided by how many of its samples count."""
-    reduction = dict(conventions.pieces).get("mask_reduction", MASK_REDUCTIONS[0])
+    reduction = dict(conventions.on_top).get("mask_reduction", MASK_REDUCTIONS[0])
     return masks_samples(conventions) and reduction == MASK_REDUCTIONS[0]
 
 

@@ -159,7 +159,7 @@ def _reference(conventions: Conventions, case: Case, factor: float, dtype: torch
         exact, w, point = evaluate(derivation, effective, gradient, weight, target, dtype=torch.float64)
         (scale,), undecided = error_scale(derivation, effective, raw, dtype=dtype)
         shape = case.output.shape
-        if conventions.loss or conventions.pieces:
+        if conventions.loss or conventions.on_top:
             scale = scale + _own_form(derivation, effective, gradient, dtype)
         wide = detours(derivation, case) * (scale + 2 * exact.abs()) + _by_target(case, w, point)
         wide = wide + by_times(derivation, effective, other, unit_roundoff(dtype))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from derivations.composing import CLIPS, KL_TO, KLS, MASK_REDUCTIONS
+from derivations.algorithm import Algorithm
+from derivations.derivation import Derivation
+from derivations.on_top import MASK_REDUCTIONS, ON_TOP
 from derivations.pieces import Piece
 from gradcheck.case import Case
 from gradcheck.catalogue import ALGORITHMS, entries
-from gradcheck.conventions import declare
-from gradcheck.derived.composed import composed
+from gradcheck.conventions import declare, options_text
+from gradcheck.derived.composed import composed, on_top_problems, others_on_top
 from gradcheck.errors import InputError
 from gradcheck.judging.adapter import Adapter
 from gradcheck.oracle.checks import check_clip, check_gradient
@@ -178,32 +180,88 @@ def test_right_code_conforms_and_its_twin_does_not(name: str) -> None:
     assert _verdict(wrong, declared) == "failed"
 
 
-def _compositions() -> Iterator[tuple[str, dict[str, Any]]]:
-    for kind in CLIPS:
-        yield kind, {"clip": kind}
-    for kind in KLS:
-        for to in KL_TO:
-            yield f"{kind}-{to}", {"kl": kind, "kl_to": to}
-    yield "clamp", {"log_ratio_max": 3.0}
-    yield "weight", {"weight": "1/(t**2 + 0.01)"}
-    yield "mask", {"mask": "coordinates"}
-    yield "all", {"clip": "dual", "log_ratio_max": 20.0, "kl": "k3", "weight": "min(5, (1-t)**2/t**2)"}
+def _with_what_it_needs(keyword: str, value: Any) -> dict[str, Any]:
+    """A declaration of the value, beside the convention that it says more of, if it does."""
+    if ON_TOP[keyword].says_more_of is None:
+        return {keyword: value}
+    of, word = ON_TOP[keyword].says_more_of or ("", "")
+    return {of: word or ON_TOP[of].examples[0], keyword: value}
 
 
-@pytest.mark.parametrize("name", [name for name, _ in _compositions()])
-def test_every_composition_is_proved_for_every_algorithm_that_it_goes_with(name: str) -> None:
-    """And refused with a reason for the others: a loss without a ratio has no clip."""
-    pieces = dict(_compositions())[name]
-    proved = 0
-    for algorithm in ALGORITHMS:
+_VALUES = [(keyword, value) for keyword, one in ON_TOP.items() for value in one.examples]
+_COMPOSITIONS: dict[str, dict[str, Any]] = {
+    **{f"{keyword}-{value}": _with_what_it_needs(keyword, value) for keyword, value in _VALUES},
+    **{f"{kind}-old": {"kl": kind, "kl_to": "old"} for kind in ON_TOP["kl"].words},
+    "all": {"clip": "dual", "log_ratio_max": 20.0, "kl": "k3", "weight": "min(5, (1-t)**2/t**2)"},
+}
+
+
+def _composed(algorithm: Algorithm, declared: dict[str, Any]) -> Derivation | None:
+    """The algorithm's mean form, or else its first, with what is declared; ``None`` where that does not go with it."""
+    variants = sorted(algorithm.variants, key=lambda v: "mean" not in v.options.values())
+    for variant in variants[:1] if "mask_reduction" in declared else algorithm.variants[:1]:
         try:
-            derivation = composed(algorithm.derive(), tuple(sorted(pieces.items())), mean=True)
+            return composed(algorithm.derive(variant), tuple(sorted(declared.items())), mean=True)
         except InputError:  # a loss without a ratio has no clip; that the reason is told, another test sees
             continue
+    return None
+
+
+@pytest.mark.parametrize("name", _COMPOSITIONS)
+def test_every_value_is_proved_for_every_algorithm_that_it_goes_with(name: str) -> None:
+    """And refused with a reason for the others: a loss without a ratio has no clip."""
+    made = [d for algorithm in ALGORITHMS if (d := _composed(algorithm, _COMPOSITIONS[name])) is not None]
+    assert len(made) >= 3
+    for derivation in made:
         proof = derivation.prove()
-        assert proof.holds, (algorithm.name, [r.step.name for r in proof.refused])
-        proved += 1
-    assert proved >= 3
+        assert proof.holds, (derivation.label, [r.step.name for r in proof.refused])
+
+
+@pytest.mark.parametrize("keyword", ON_TOP)
+def test_every_convention_says_what_it_takes_and_refuses_the_rest(keyword: str) -> None:
+    one = ON_TOP[keyword]
+    assert one.meaning
+    assert f"  {keyword:20} {one.meaning}" in options_text()
+    for value in one.examples:
+        assert not list(on_top_problems(_with_what_it_needs(keyword, value)))
+    for wrong in (object(), float("nan"), True, *(f"{word}x" for word in one.words)):
+        assert keyword in {name for name, _, _ in on_top_problems(_with_what_it_needs(keyword, wrong))}
+    if one.says_more_of is not None:
+        assert keyword in {name for name, _, _ in on_top_problems({keyword: one.examples[0]})}
+
+
+@pytest.mark.parametrize("keyword", ON_TOP)
+def test_what_is_tried_in_place_of_a_declaration_may_be_declared_and_goes_with_the_loss(keyword: str) -> None:
+    one = ON_TOP[keyword]
+    tried = 0
+    for algorithm in ALGORITHMS:
+        for declared in ({}, _with_what_it_needs(keyword, one.examples[0])):
+            derivation = _composed(algorithm, declared)
+            if derivation is None:
+                continue
+            for name, value, other in others_on_top(derivation, tuple(sorted(declared.items()))):
+                if name == keyword:
+                    assert dict(other) != declared
+                    assert not list(on_top_problems(dict(other)))
+                    assert dict(other).get(name) == value
+                    tried += 1
+    assert tried or not (one.tried or one.may_lack)
+
+
+@pytest.mark.parametrize("keyword", [keyword for keyword, one in ON_TOP.items() if one.put is not None])
+def test_every_convention_changes_a_gradient(keyword: str) -> None:
+    """A convention that leaves every loss as it is judges nothing."""
+    for value in ON_TOP[keyword].examples:
+        declared = _with_what_it_needs(keyword, value)
+        made = [(a.derive(), d) for a in ALGORITHMS if (d := _composed(a, declared)) is not None]
+        assert any(plain.gradient != new.gradient for plain, new in made), value
+
+
+def test_a_number_that_a_convention_brings_may_be_held_by_the_code() -> None:
+    """In a loss of one line too, which has no such number of its own."""
+    declared = declare(loss="A*norm2(v_theta - v_gt)", kl="velocity", kl_weight=0.04)
+    assert declared.fixed == {"kl_weight": 0.04}
+    assert "kl_weight" in declared.derivation.given
 
 
 @pytest.mark.parametrize("reduction", MASK_REDUCTIONS)
