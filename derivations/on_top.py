@@ -17,13 +17,14 @@ from typing import Any
 import sympy as sp
 
 from derivations import calculus
-from derivations.calculus import Dot, MeanAbs, Norm2, Surrogate, Total, Unless
+from derivations.calculus import Dot, MeanAbs, Norm2, Surrogate, Total, Unless, sg
 from derivations.derivation import Derivation, DerivationError
 from derivations.grammar import ParseError
 from derivations.grammar.kinks import Clip, lower
 from derivations.grammar.statement import read_scalar
 from derivations.notation import (
     D,
+    advantage,
     kl_weight,
     log_prob_old,
     log_prob_theta,
@@ -197,11 +198,15 @@ _MIN_SNR = "min(5, (1-t)**2/t**2)"
 # ----------------------------------------------------------------------------------------------- ratios and clips
 
 
+_CLIPS = ("none", "dual", "spo", "cispo")
+
+
 def _clipped(d: Derivation, declared: Declared) -> Derivation:
     r"""Another clip of the importance ratio in the place of PPO's.
 
     ``"none"``: −rA.  ``"dual"``: PPO's, and for A < 0 no more than −limit·A (Ye et al., arXiv:1912.09729).  ``"spo"``:
-    the quadratic penalty −(rA − \|A\|(r − 1)²/(2ε⁺)) (Xie et al., arXiv:2401.16025).
+    the quadratic penalty −(rA − \|A\|(r − 1)²/(2ε⁺)) (Xie et al., arXiv:2401.16025).  ``"cispo"``: the clipped ratio as
+    a detached weight, −sg(clip(r)) A log r (MiniMax-M1, arXiv:2506.13585).
 
     Raises:
         DerivationError: the loss has no clip.
@@ -215,13 +220,36 @@ def _clipped(d: Derivation, declared: Declared) -> Derivation:
 
 
 def _clip(surrogate: Surrogate, kind: str, limit: sp.Expr) -> sp.Expr:
-    a, r, _, high = surrogate.args
+    a, r, low, high = surrogate.args
     if kind == "none":
         return -r * a
+    if kind == "cispo":
+        return -a * sg(sp.Min(sp.Max(r, 1 - low), 1 + high)) * log_ratio
     if kind == "spo":
         return -(r * a - sp.Max(a, -a) * (r - 1) ** 2 / (2 * high))
     inside = Unless(-a, r - limit)  # 0 where A < 0 and r > limit
     return surrogate * inside - limit * a * (1 - inside)
+
+
+_ADVANTAGES = {
+    "positive_only": sp.Max(advantage, 0),
+    "negative_only": sp.Min(advantage, 0),
+    "one_only": sp.Max(sp.sign(advantage), 0),
+    "binary": sp.sign(advantage),
+}
+
+
+def _of_some_advantages(d: Derivation, declared: Declared) -> Derivation:
+    """The loss of another advantage: of good samples' alone, of bad ones', of 1 for each good one, or of its sign.
+
+    Raises:
+        DerivationError: the loss has no advantage.
+    """
+    if Piece.ADVANTAGE not in d.pieces:
+        raise DerivationError(f"{d.label} has no advantage")
+    new = {advantage: _ADVANTAGES[declared.get("advantage_mode")]}
+    definitions = {s: e.xreplace(new) for s, e in d.definitions.items()}
+    return _restated(d, d.loss.xreplace(new), definitions)
 
 
 def _clamped_log_ratio(d: Derivation, declared: Declared) -> Derivation:
@@ -291,11 +319,11 @@ def _live_inlined(d: Derivation) -> sp.Expr:
 ON_TOP: Mapping[str, OnTop] = {
     "clip": OnTop(
         "in PPO's place",
-        words=("none", "dual", "spo"),
+        words=_CLIPS,
         put=_clipped,
         takes_place_of="ppo",
         piece=Piece.RATIO,
-        tried=("none", "dual", "spo"),
+        tried=_CLIPS,
     ),
     "dual_clip": OnTop(
         "the limit of clip='dual' (3)", example=3.0, wanted=_above(1), says_more_of=("clip", "dual"), default=3.0
@@ -322,6 +350,14 @@ ON_TOP: Mapping[str, OnTop] = {
         says_more_of=("kl", ""),
         default="reference",
         tried=("reference", "old"),
+    ),
+    "advantage_mode": OnTop(
+        "what is made of the advantage first",
+        words=tuple(_ADVANTAGES),
+        put=_of_some_advantages,
+        piece=Piece.ADVANTAGE,
+        tried=("positive_only", "negative_only", "one_only"),  # the sign alone is a mistake with a name
+        may_lack=True,
     ),
     "mask": OnTop(
         "what a mask of 0 and 1 leaves out, case.mask", words=("coordinates", "samples", "tokens"), put=_masked

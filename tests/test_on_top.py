@@ -51,6 +51,11 @@ def _spo(case: Case, half: float) -> Tensor:
     return -(ratio * a - half * a.abs() / 0.2 * (ratio - 1) ** 2)
 
 
+def _cispo(case: Case, weight: Callable[[Tensor], Tensor]) -> Tensor:
+    log_ratio = _log_ratio(case)
+    return -case.advantage * weight(log_ratio.exp()) * log_ratio
+
+
 def _estimator(case: Case, v: str, term: Callable[[Tensor], Tensor]) -> Tensor:
     new = _log_prob(case, case.v_theta)
     log_s = _log_prob(case, getattr(case, v)) - new
@@ -62,8 +67,8 @@ def _velocity(case: Case, v: str) -> Tensor:
     return _ppo(case, _log_ratio(case).exp()) + case.kl_weight * held
 
 
-def _error(case: Case) -> Tensor:
-    return case.advantage * ((case.v_theta - case.v_gt) ** 2).flatten(1).mean(1)
+def _error(case: Case, advantage: Tensor | None = None) -> Tensor:
+    return (case.advantage if advantage is None else advantage) * ((case.v_theta - case.v_gt) ** 2).flatten(1).mean(1)
 
 
 def _snr(case: Case) -> Tensor:
@@ -99,6 +104,21 @@ _TWINS: dict[str, tuple[dict[str, Any], Callable[[Case], Tensor], Callable[[Case
     ),
     "clip-dual": ({**_GRPO, "clip": "dual", "dual_clip": 1.3}, lambda c: _dual(c, 1.3), lambda c: _dual(c, 3.0)),
     "clip-spo": ({**_GRPO, "clip": "spo"}, lambda c: _spo(c, 0.5), lambda c: _spo(c, 1.0)),
+    "clip-cispo": (
+        {**_GRPO, "clip": "cispo"},
+        lambda c: _cispo(c, lambda r: r.detach().clamp(0.8, 1.2)),
+        lambda c: _cispo(c, lambda r: r.detach().clamp(max=1.2)),
+    ),
+    "advantage-mode": (
+        {**_AWM, "advantage_mode": "positive_only"},
+        lambda c: _error(c, c.advantage.clamp(min=0)),
+        lambda c: _error(c, c.advantage.abs()),
+    ),
+    "advantage-mode-of-a-step": (
+        {**_GRPO, "advantage_mode": "binary"},
+        lambda c: _ppo(c.replace(advantage=c.advantage.sign()), _log_ratio(c).exp()),
+        lambda c: _ppo(c, _log_ratio(c).exp()),
+    ),
     "log-ratio-max": (
         {**_GRPO, "log_ratio_max": 0.3},
         lambda c: _ppo(c, _log_ratio(c).clamp(-0.3, 0.3).exp()),
