@@ -33,7 +33,7 @@ from gradcheck.conventions import PRESETS, Conventions, declare
 from gradcheck.judging.adapter import Adapter
 from gradcheck.oracle.checks import squared_distance_gradient
 from gradcheck.oracle.judge import Judge
-from gradcheck.oracle.reference import Reference, oracle_case
+from gradcheck.oracle.required import Reference, oracle_case
 from gradcheck.problems.building import ADVANTAGE, POLICY, TIME, Spec
 from gradcheck.rounding.bounds import THRESHOLD
 from gradcheck.rounding.compare import error_ratios, gradient_of

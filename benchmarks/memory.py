@@ -12,7 +12,7 @@ import torch
 import gradcheck
 from gradcheck.catalogue import CATALOGUE, entry
 from gradcheck.conventions import declare
-from gradcheck.oracle.reference import reference
+from gradcheck.oracle.required import reference
 from gradcheck.problems.building import Spec, build
 from gradcheck.rounding.compare import gradient_of
 from gradcheck.rounding.streaming import compare_gradient

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 if TYPE_CHECKING:
-    from gradcheck.doors.parts import PartTarget
-    from gradcheck.doors.trainers import TrainerTarget
+    from gradcheck.doors.parts import PartSubject
+    from gradcheck.doors.trainers import TrainerSubject
     from gradcheck.judging.results import Result
-    from gradcheck.oracle.target import Settings, Target
+    from gradcheck.oracle.subject import Settings, Subject
 
 T = TypeVar("T")
 _RESULT = "gradcheck_result"
@@ -88,7 +88,7 @@ def _beside(value: Any) -> Any:
 
 def settings_of(config: pytest.Config) -> Settings:
     """The run's settings, from the command line."""
-    from gradcheck.oracle.target import Settings, sizes
+    from gradcheck.oracle.subject import Settings, sizes
 
     return Settings(
         device=config.getoption("--gradcheck-device"),
@@ -102,7 +102,7 @@ def settings_of(config: pytest.Config) -> Settings:
     )
 
 
-def run_obligation(target: Target, obligation: str, request: pytest.FixtureRequest) -> None:
+def run_obligation(subject: Subject, obligation: str, request: pytest.FixtureRequest) -> None:
     """Check one obligation of one implementation, and tell pytest how it went."""
     __tracebackhide__ = True
     from gradcheck.devices import devices
@@ -110,7 +110,7 @@ def run_obligation(target: Target, obligation: str, request: pytest.FixtureReque
     from gradcheck.oracle.obligations import OBLIGATIONS
     from gradcheck.oracle.runner import check_obligation, shortened, unjudged
 
-    target = _named(target, request)
+    subject = _named(subject, request)
     wanted = next(o for o in OBLIGATIONS if o.id == obligation)
     known = request.config.stash.setdefault(_DIAGNOSED, {})
     printed: dict[str, None] = {}
@@ -118,37 +118,37 @@ def run_obligation(target: Target, obligation: str, request: pytest.FixtureReque
         settings = settings_of(request.config)
         chosen = devices(settings.device)
     except GradcheckError as error:  # bad options
-        pytest.fail(f"[gradcheck] {target.name} could not be judged: {error}", pytrace=False)
+        pytest.fail(f"[gradcheck] {subject.name} could not be judged: {error}", pytrace=False)
     results = []
     for device in chosen:
-        causes = known.setdefault((target.name, device), {})
+        causes = known.setdefault((subject.name, device), {})
         try:
-            results.append(check_obligation(target, wanted, settings, device, causes, printed))
+            results.append(check_obligation(subject, wanted, settings, device, causes, printed))
         except GradcheckError as error:
             results.append(unjudged(wanted, settings, device, str(error)))
     text = shortened(printed)
     if text:
         print(text)  # for pytest to show beside a failure
-    reference = target.conventions.derivation.reference
+    reference = subject.conventions.derivation.reference
     for result in results:
-        _remember(request, target.name, target.conventions.describe(), reference, result, text)
-    _verdict(results, target.name, reference)
+        _remember(request, subject.name, subject.conventions.describe(), reference, result, text)
+    _verdict(results, subject.name, reference)
 
 
-def run_whole(target: PartTarget | TrainerTarget, obligation: str, request: pytest.FixtureRequest) -> None:
+def run_whole(subject: PartSubject | TrainerSubject, obligation: str, request: pytest.FixtureRequest) -> None:
     """The same for a part or a step, judged as a whole, once: a cause is sought in what all its obligations say."""
     __tracebackhide__ = True
     from gradcheck.errors import GradcheckError
 
     known = request.config.stash.setdefault(_WHOLE, {})
-    test = request.node.parent.nodeid, request.node.originalname  # a method's target is made anew for each obligation
+    test = request.node.parent.nodeid, request.node.originalname  # a method's subject is made anew for each obligation
     if test not in known:
         try:
-            known[test] = _named(target, request).attempt(settings_of(request.config))
+            known[test] = _named(subject, request).attempt(settings_of(request.config))
         except GradcheckError as error:  # bad options
-            pytest.fail(f"[gradcheck] {target.name} could not be judged: {error}", pytrace=False)
+            pytest.fail(f"[gradcheck] {subject.name} could not be judged: {error}", pytrace=False)
     judgement = known[test]
-    name = judgement.target
+    name = judgement.subject
     if judgement.printed:
         print(judgement.printed)
     results = [r for r in judgement.results if r.id == obligation]
@@ -157,12 +157,12 @@ def run_whole(target: PartTarget | TrainerTarget, obligation: str, request: pyte
     _verdict(results, name, judgement.reference)
 
 
-def _named(target: T, request: pytest.FixtureRequest) -> T:
+def _named(subject: T, request: pytest.FixtureRequest) -> T:
     """With the test's name in place of one that says nothing, and that others have too."""
     from gradcheck.doors.collecting import renamed
 
-    called: Any = target
-    return target if called.name.rpartition(".")[2] != "<lambda>" else renamed(target, request.node.originalname)
+    called: Any = subject
+    return subject if called.name.rpartition(".")[2] != "<lambda>" else renamed(subject, request.node.originalname)
 
 
 def _verdict(results: list[Result], name: str, reference: str) -> None:
@@ -212,15 +212,15 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
     if not lines:
         return
     terminalreporter.section("gradcheck")
-    for target in dict.fromkeys(line[0] for line in lines):
-        mine = [line for line in lines if line[0] == target]
+    for subject in dict.fromkeys(line[0] for line in lines):
+        mine = [line for line in lines if line[0] == subject]
         bad = [line for line in mine if line[3] in ("failed", "unexpected-pass", "unjudged")]
         held = [line for line in mine if line[3] == "passed"]
         ratio = max((line[4] for line in held), default=0.0)
         cases = sum(line[5] for line in mine)
         what = f"FAILED: {', '.join(line[1] for line in bad)}" if bad else _held(mine)
         terminalreporter.write_line(
-            f"{target}: {what} ({len(held)} obligations hold, largest test ratio {ratio:.2g}, {cases} cases)",
+            f"{subject}: {what} ({len(held)} obligations hold, largest test ratio {ratio:.2g}, {cases} cases)",
             red=bool(bad),
             green=not bad and what == "conforms",
             yellow=not bad and what != "conforms",

@@ -17,7 +17,7 @@ from gradcheck.judging.adapter import Adapter, AdapterError
 from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.obligations import OBLIGATIONS
 from gradcheck.oracle.runner import judge
-from gradcheck.oracle.target import Settings, Target
+from gradcheck.oracle.subject import Settings, Subject
 
 AWM = declare("awm")
 
@@ -55,10 +55,10 @@ BAD: list[tuple[str, Callable[[Any], Any], str]] = [
 @pytest.mark.parametrize(("function", "message"), [b[1:] for b in BAD], ids=[b[0] for b in BAD])
 def test_bad_adapters_are_told_so(function: Callable[[Any], Any], message: str) -> None:
     with pytest.raises(AdapterError) as raised:
-        judge(Target(function, "mine", AWM), Settings(timeout=0.2))
+        judge(Subject(function, "mine", AWM), Settings(timeout=0.2))
     assert message in str(raised.value)
     assert "mine" in str(raised.value) or "--timeout" in str(raised.value)
-    assert judge(Target(right, "right", AWM), Settings(max_examples=2)).holds
+    assert judge(Subject(right, "right", AWM), Settings(max_examples=2)).holds
 
 
 def test_a_loss_that_hangs_in_another_thread_is_told_so() -> None:
@@ -73,7 +73,7 @@ def test_a_loss_that_hangs_in_another_thread_is_told_so() -> None:
 
     def work() -> None:
         try:
-            judge(Target(stubborn, "mine", AWM), Settings(timeout=0.2))
+            judge(Subject(stubborn, "mine", AWM), Settings(timeout=0.2))
         except AdapterError as error:
             said.append(str(error))
 
@@ -89,7 +89,7 @@ def test_a_loss_per_sample_is_taken_where_it_is_declared() -> None:
     def per_sample(case: Any) -> Tensor:
         return case.advantage * ((case.v_theta - (case.noise - case.x_0)) ** 2).flatten(1).sum(1)
 
-    assert judge(Target(per_sample, "mine", declare("awm", batch_reduction="none"))).holds
+    assert judge(Subject(per_sample, "mine", declare("awm", batch_reduction="none"))).holds
 
 
 def _changes_input(case: Any) -> Tensor:
@@ -134,7 +134,7 @@ def test_untidy_adapters_fail_one_obligation_and_leave_nothing_behind(
 ) -> None:
     before = (torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads(), torch.initial_seed())
     generator, python_generator = torch.get_rng_state(), random.getstate()
-    found = judge(Target(function, "mine", AWM), Settings(max_examples=2))
+    found = judge(Subject(function, "mine", AWM), Settings(max_examples=2))
     failed = [r for r in found.results if r.status == "failed"]
     assert [r.id for r in failed] == ["inputs-untouched"]
     assert message in failed[0].outcome.detail
@@ -155,7 +155,7 @@ def test_hidden_state_is_found() -> None:
         calls.append(1)
         return right(case) * (1 + 1e-3 * len(calls))
 
-    found = judge(Target(stateful, "mine", AWM))
+    found = judge(Subject(stateful, "mine", AWM))
     assert "determinism" in {r.id for r in found.results if r.status == "failed"}
 
 
@@ -163,7 +163,7 @@ def test_random_numbers_are_found() -> None:
     def noisy(case: Any) -> Tensor:
         return right(case) * (1 + 1e-3 * torch.rand(()))
 
-    found = judge(Target(noisy, "mine", AWM), Settings(max_examples=2))
+    found = judge(Subject(noisy, "mine", AWM), Settings(max_examples=2))
     assert "determinism" in {r.id for r in found.results if r.status == "failed"}
 
 
@@ -174,7 +174,7 @@ def test_a_neighbour_is_found() -> None:
         error = ((case.v_theta - (case.noise - case.x_0)) ** 2).flatten(1).sum(1)
         return ((case.advantage + 1e-6 * case.x_0.mean()) * error).mean()
 
-    found = judge(Target(shared, "mine", AWM), Settings(max_examples=2))
+    found = judge(Subject(shared, "mine", AWM), Settings(max_examples=2))
     assert "sample-independence" in {r.id for r in found.results if r.status == "failed"}
 
 
@@ -183,7 +183,7 @@ def test_what_it_prints_does_not_disturb(capsys: pytest.CaptureFixture[str]) -> 
         print("step 1/50")
         return right(case)
 
-    judge(Target(talks, "mine", AWM), Settings(max_examples=2))
+    judge(Subject(talks, "mine", AWM), Settings(max_examples=2))
     assert capsys.readouterr().out == ""
     case = Judge(Adapter(talks, "mine"), AWM).case(next(iter(Judge(Adapter(talks, "mine"), AWM).specs())))
     assert Adapter(talks, "mine").observe(case).printed == "step 1/50\n"

@@ -21,9 +21,9 @@ from gradcheck.errors import InputError
 from gradcheck.judging.results import Outcome
 from gradcheck.losses._parameterisation import in_velocities
 from gradcheck.oracle import pace
-from gradcheck.oracle.reference import oracle_case
+from gradcheck.oracle.required import oracle_case
 from gradcheck.oracle.runner import judge
-from gradcheck.oracle.target import Settings, Target
+from gradcheck.oracle.subject import Settings, Subject
 from gradcheck.problems.building import Spec
 from gradcheck.reports.text import failure_text
 
@@ -246,7 +246,7 @@ def test_an_unknown_name_is_never_answered_with_a_wall_of_names() -> None:
 
 def test_the_likely_obligation_and_quantity_are_suggested() -> None:
     with pytest.raises(InputError, match=r"did you mean 'on-policy'\?"):
-        Target(lambda case: None, "mine", declare("awm"), {"on_policy": "known"})
+        Subject(lambda case: None, "mine", declare("awm"), {"on_policy": "known"})
     case = oracle_case(declare("flow_grpo"), Spec(2, (3,), 0), torch.float64, "cpu")
     with pytest.raises(AttributeError, match=r"has no quantity 'advantages'; .*; did you mean 'advantage'\?"):
         _ = case.advantages
@@ -277,7 +277,7 @@ def test_presets_are_declarations_that_can_be_kept(preset: str) -> None:
         value: torch.Tensor = by_hand(case, **conventions.options)
         return conventions.factor * conventions.policy_factor * value.mean()
 
-    found = judge(Target(loss, preset, conventions), Settings(max_examples=3))
+    found = judge(Subject(loss, preset, conventions), Settings(max_examples=3))
     assert [r.id for r in found.results if not r.good] == []
 
 
@@ -398,12 +398,12 @@ def test_several_failures_fit_a_screen(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_what_was_used_is_told() -> None:
-    found = {r.id: r for r in judge(_target("awm"), Settings(max_examples=3)).results}
+    found = {r.id: r for r in judge(_subject("awm"), Settings(max_examples=3)).results}
     assert (found["gradient"].dtype, found["precision"].dtype) == ("float64", "float32")
     assert found["gradient"].seconds > 0
 
 
-def _target(algorithm: str, factor: float = 1.0, **declared: str) -> Target:
+def _subject(algorithm: str, factor: float = 1.0, **declared: str) -> Subject:
     """The catalogue's own loss times a factor."""
     by_hand = entry(algorithm).by_hand
     conventions = declare(algorithm, **declared)
@@ -412,7 +412,7 @@ def _target(algorithm: str, factor: float = 1.0, **declared: str) -> Target:
         value: torch.Tensor = by_hand(case, **conventions.options)
         return factor * value.mean()
 
-    return Target(loss, algorithm, conventions)
+    return Subject(loss, algorithm, conventions)
 
 
 @pytest.mark.parametrize("algorithm", ["awm", "diffusion_nft", "flow_grpo", "grpo_guard"])
@@ -420,8 +420,8 @@ def _target(algorithm: str, factor: float = 1.0, **declared: str) -> Target:
 def test_bfloat16_hides_no_wrong_sign_and_no_factor(algorithm: str, factor: float) -> None:
     """Where its bounds leave nothing to judge, that is said, and nothing conforms."""
     name = "log_prob_reduction" if "grpo" in algorithm else "reduction"
-    target = _target(algorithm, factor, working_dtype="bfloat16", **{name: "mean"})
-    judgement = judge(target, Settings(max_examples=5), only=("gradient", "on-policy"))
+    subject = _subject(algorithm, factor, working_dtype="bfloat16", **{name: "mean"})
+    judgement = judge(subject, Settings(max_examples=5), only=("gradient", "on-policy"))
     assert not judgement.holds
     (gradient, *_) = judgement.results
     if "grpo" in algorithm:  # log-probabilities are differences of large squares
@@ -432,11 +432,11 @@ def test_bfloat16_hides_no_wrong_sign_and_no_factor(algorithm: str, factor: floa
 
 
 def test_what_bfloat16_leaves_to_judge_is_told() -> None:
-    target = _target("diffusion_nft", working_dtype="bfloat16", reduction="mean")
-    judgement = judge(target, Settings(max_examples=5), only=("gradient",))
+    subject = _subject("diffusion_nft", working_dtype="bfloat16", reduction="mean")
+    judgement = judge(subject, Settings(max_examples=5), only=("gradient",))
     assert judgement.holds
     assert re.search(r"in bfloat16 only \d+ % of the components can be judged", judgement.results[0].outcome.note)
-    sharp = judge(_target("diffusion_nft", reduction="mean"), Settings(max_examples=5), only=("gradient",))
+    sharp = judge(_subject("diffusion_nft", reduction="mean"), Settings(max_examples=5), only=("gradient",))
     assert sharp.results[0].outcome.note == ""
 
 
@@ -446,8 +446,8 @@ def test_what_bfloat16_leaves_to_judge_is_told() -> None:
 def test_a_mean_over_the_latent_is_told_to_be_declared(algorithm: str, declared: dict[str, str]) -> None:
     """The default is the papers' sum, and public code has the mean."""
     conventions = declare(algorithm, **declared)
-    target = _target(algorithm, **declared, reduction="mean")
-    found = judge(Target(target.function, "mine", conventions), Settings(max_examples=5), only=("gradient",))
+    subject = _subject(algorithm, **declared, reduction="mean")
+    found = judge(Subject(subject.function, "mine", conventions), Settings(max_examples=5), only=("gradient",))
     text = failure_text(found.results[0], "mine", "")
     because = " ".join(text.partition("  because ")[2].partition("  demanded ")[0].split())
     assert "if that is meant, declare reduction='mean'" in because
@@ -466,9 +466,9 @@ def test_strided_memory_reaches_the_implementation() -> None:
     def views(case: Case) -> torch.Tensor:
         return right(case) + 0 * case.v_theta.view(-1).sum()
 
-    assert judge(Target(loss, "mine", declare("awm")), Settings(max_examples=3), only=("shapes",)).holds
+    assert judge(Subject(loss, "mine", declare("awm")), Settings(max_examples=3), only=("shapes",)).holds
     assert any(seen), "with gaps, and transposed"
-    (result,) = judge(Target(views, "mine", declare("awm")), Settings(max_examples=3), only=("shapes",)).results
+    (result,) = judge(Subject(views, "mine", declare("awm")), Settings(max_examples=3), only=("shapes",)).results
     assert result.status == "passed", "a loud refusal is no wrong gradient"
     assert "not judged on latents that are not contiguous, which it refuses: mine raised" in result.outcome.note
 
@@ -487,9 +487,9 @@ def public_fpo(case: Case, clamp: float = 3.0) -> torch.Tensor:
 def test_fpo_s_public_form_is_a_preset() -> None:
     conventions = declare(preset="fpo-official")
     assert conventions.derivation.prove().holds
-    found = judge(Target(public_fpo, "fpo", conventions), Settings(max_examples=3))
+    found = judge(Subject(public_fpo, "fpo", conventions), Settings(max_examples=3))
     assert [r.id for r in found.results if not r.good] == []
-    other = judge(Target(lambda case: public_fpo(case, 30.0), "fpo", conventions), Settings(max_examples=3))
+    other = judge(Subject(lambda case: public_fpo(case, 30.0), "fpo", conventions), Settings(max_examples=3))
     assert not other.holds
 
 
@@ -510,7 +510,7 @@ def test_code_whose_time_grows_with_the_square_of_the_size_is_judged_on_what_it_
 
     def outcome(function: Any) -> Outcome:
         (result,) = judge(
-            Target(function, "slow", declare("awm")), Settings(max_examples=2, timeout=2.0), ("shapes",)
+            Subject(function, "slow", declare("awm")), Settings(max_examples=2, timeout=2.0), ("shapes",)
         ).results
         return result.outcome
 
@@ -540,6 +540,6 @@ def test_a_batch_size_may_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFix
         seen.add(len(case.v_theta))
         return (0 * case.v_theta).sum()
 
-    target = Target(paired, "paired", declare("diffusion_dpo", pairs="halves"))
-    judge(target, Settings(max_examples=1, batch=7), ("determinism",))
+    subject = Subject(paired, "paired", declare("diffusion_dpo", pairs="halves"))
+    judge(subject, Settings(max_examples=1, batch=7), ("determinism",))
     assert seen == {8}

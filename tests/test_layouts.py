@@ -14,7 +14,7 @@ from gradcheck.case import Case
 from gradcheck.conventions import declare
 from gradcheck.errors import InputError
 from gradcheck.judging.results import Judgement
-from gradcheck.oracle.runner import Settings, Target, judge
+from gradcheck.oracle.runner import Settings, Subject, judge
 
 
 def _step(case: Case, v: Tensor, t: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
@@ -176,7 +176,7 @@ def test_a_mean_over_all_samples_for_one_over_those_that_count_is_named() -> Non
 
 
 def _judged(loss: Callable[[Case], Tensor], declared: dict[str, Any], only: tuple[str, ...] = ()) -> Judgement:
-    return judge(Target(loss, "loss", declare(**declared)), Settings(max_examples=5), only)
+    return judge(Subject(loss, "loss", declare(**declared)), Settings(max_examples=5), only)
 
 
 @pytest.mark.parametrize("name", _TWINS)
@@ -272,5 +272,5 @@ def test_what_belongs_together_still_does_where_float32_is_told_from_other_error
 
     for seed in (0, 12):
         settings = Settings(max_examples=4, seed=seed)
-        judgement = judge(Target(loss, "loss", declare(**declared, working_dtype="float32")), settings, ("gradient",))
+        judgement = judge(Subject(loss, "loss", declare(**declared, working_dtype="float32")), settings, ("gradient",))
         assert judgement.holds, [r.outcome.detail for r in judgement.results]

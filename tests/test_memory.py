@@ -20,8 +20,8 @@ from gradcheck.catalogue import entry
 from gradcheck.conventions import declare
 from gradcheck.derived import compiled
 from gradcheck.derived.compiled import evaluate
-from gradcheck.oracle.reference import reference
-from gradcheck.oracle.runner import Settings, Target, judge
+from gradcheck.oracle.required import required_of
+from gradcheck.oracle.runner import Settings, Subject, judge
 from gradcheck.problems.building import Spec, build
 from gradcheck.rounding.compare import gradient_of
 
@@ -61,7 +61,7 @@ def _judged(i: int) -> None:
     def wrong(case: Case) -> Tensor:
         return -(case.advantage * (case.v_theta - case.v_gt).square().flatten(1).sum(1)).mean()
 
-    judgement = judge(Target(wrong, "wrong", declared), Settings(max_examples=1), only=("gradient",))
+    judgement = judge(Subject(wrong, "wrong", declared), Settings(max_examples=1), only=("gradient",))
     assert not judgement.holds
 
 
@@ -109,11 +109,11 @@ def test_samples_one_by_one_are_judged_as_all_at_once(seed: int, policy: str, mo
     case = build(one.derivation, Spec(4, (3, 5), seed, policy, time="middle", clip=3), torch.float32)
     declaration = declare("grpo_guard", batch_reduction="mean", log_prob_reduction="mean")
     gradient = gradient_of(one.loss(case), case.output) / 4
-    whole = reference(declaration, case)
+    whole = required_of(declaration, case)
     wanted = [whole.compare(g) for g in (gradient, 1.01 * gradient, gradient.roll(1, 0))]
-    for module in ("gradcheck.rounding.compare", "gradcheck.oracle.reference"):
+    for module in ("gradcheck.rounding.compare", "gradcheck.oracle.required"):
         monkeypatch.setattr(f"{module}.LARGE", 1)
-    apart = reference(declaration, case)
+    apart = required_of(declaration, case)
     assert torch.equal(apart.undecided, whole.undecided.expand(apart.undecided.shape))
     for (a, scale), (b, other) in zip(apart.branches, whole.branches, strict=True):
         # a decided sample has no other branch: what stands in its place there is looked at by nobody

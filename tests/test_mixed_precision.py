@@ -20,8 +20,8 @@ from gradcheck.errors import InputError
 from gradcheck.judging.adapter import Adapter
 from gradcheck.oracle.checks import check_gradient
 from gradcheck.oracle.judge import Judge
-from gradcheck.oracle.reference import output_dtype
-from gradcheck.oracle.runner import Settings, Target, judge
+from gradcheck.oracle.required import output_dtype
+from gradcheck.oracle.runner import Settings, Subject, judge
 from gradcheck.problems.building import Spec, build
 from gradcheck.rounding.bounds import THRESHOLD
 from gradcheck.rounding.compare import Comparison
@@ -86,7 +86,7 @@ def test_a_gradient_that_is_rounded_up_or_down_at_random() -> None:
         return factor * (case.advantage.float() * error.flatten(1).sum(1)).mean()
 
     declared = declare("awm", output_dtype="bfloat16", output_rounding="stochastic")
-    judgement = judge(Target(loss, "loss", declared), Settings(max_examples=5))
+    judgement = judge(Subject(loss, "loss", declared), Settings(max_examples=5))
     assert judgement.holds, [(r.id, r.outcome.detail) for r in judgement.results if not r.good]
     assert _verdict(lambda case: loss(case, 1.02), declared) == "failed"
     assert _verdict(loss, declare("awm", output_dtype="bfloat16")) == "failed"
@@ -113,10 +113,10 @@ def test_an_output_that_is_cast_up_in_each_place_is_declared() -> None:
     assert _verdict(_cps, each) == "passed"
     assert _verdict(lambda case: 1.1 * _cps(case), each) == "failed"
     only = ("gradient",)
-    (told,) = judge(Target(_cps, "loss", declared), Settings(max_examples=6), only).results
+    (told,) = judge(Subject(_cps, "loss", declared), Settings(max_examples=6), only).results
     assert told.diagnosis is not None
     assert told.diagnosis.declare == "output_casts='each'"
-    (told,) = judge(Target(lambda case: 1.02 * _cps(case), "loss", declared), Settings(max_examples=6), only).results
+    (told,) = judge(Subject(lambda case: 1.02 * _cps(case), "loss", declared), Settings(max_examples=6), only).results
     assert told.diagnosis is not None
     assert told.diagnosis.declare != "output_casts='each'"
 
@@ -139,8 +139,8 @@ def test_every_obligation_holds_for_right_code_that_reads_the_output_twice() -> 
         r = case.reward_prob.float()
         return (r * plus + (1 - r) * minus).mean()
 
-    target = Target(loss, "loss", declare("diffusion_nft", output_dtype="bfloat16"))
-    judgement = judge(target, Settings(max_examples=5))
+    subject = Subject(loss, "loss", declare("diffusion_nft", output_dtype="bfloat16"))
+    judgement = judge(subject, Settings(max_examples=5))
     assert judgement.holds, [r.outcome.detail for r in judgement.results if not r.good]
 
 

@@ -21,9 +21,9 @@ from torch import Tensor
 from gradcheck.case import Case
 from gradcheck.conventions import declare
 from gradcheck.judging.adapter import Adapter, AdapterError
-from gradcheck.oracle.reference import oracle_case
+from gradcheck.oracle.required import oracle_case
 from gradcheck.oracle.runner import judge
-from gradcheck.oracle.target import Settings, Target
+from gradcheck.oracle.subject import Settings, Subject
 from gradcheck.problems.building import Spec
 
 
@@ -85,8 +85,8 @@ def _numpy_gradient(beta_of: Callable[[float], float]) -> Callable[[Case], Tenso
     ("beta_of", "cause"), [(lambda b: b, ""), (lambda b: 1.0, "over-beta"), (lambda b: -b, "sign")]
 )
 def test_a_gradient_by_hand_is_judged_as_the_guide_says(beta_of: Callable[[float], float], cause: str) -> None:
-    target = Target(_numpy_gradient(beta_of), "mine", declare("diffusion_nft", reduction="mean"))
-    judgement = judge(target, Settings(max_examples=4))
+    subject = Subject(_numpy_gradient(beta_of), "mine", declare("diffusion_nft", reduction="mean"))
+    judgement = judge(subject, Settings(max_examples=4))
     assert judgement.holds == (not cause)
     found = {r.diagnosis.name for r in judgement.results if r.diagnosis is not None}
     assert found == ({cause} if cause else set())
@@ -171,10 +171,10 @@ def test_the_guides_first_example_is_judged_right_and_its_opposite_is_not() -> N
     code = guide.partition("```python\n")[2].partition("```")[0]
     namespace: dict[str, Any] = {}
     exec(code, namespace)
-    (target,) = [x.gradcheck_target for x in namespace.values() if hasattr(x, "gradcheck_target")]
+    (subject,) = [x.gradcheck_subject for x in namespace.values() if hasattr(x, "gradcheck_subject")]
     settings = Settings(max_examples=3)
-    assert target.conventions.output_dtype == "bfloat16"
-    judgement = judge(target, settings)
+    assert subject.conventions.output_dtype == "bfloat16"
+    judgement = judge(subject, settings)
     assert judgement.holds, [(r.id, r.outcome.detail) for r in judgement.results if not r.good]
-    wrong = replace(target, function=lambda case: -target.function(case))
+    wrong = replace(subject, function=lambda case: -subject.function(case))
     assert not judge(wrong, settings, ("gradient",)).holds

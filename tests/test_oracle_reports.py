@@ -23,7 +23,7 @@ from gradcheck.conventions import declare
 from gradcheck.errors import InputError
 from gradcheck.judging.results import KERNEL, Diagnosis, Judgement, Outcome, Result, Status
 from gradcheck.oracle.runner import judge
-from gradcheck.oracle.target import Settings, Target
+from gradcheck.oracle.subject import Settings, Subject
 from gradcheck.problems.building import Spec
 from gradcheck.reports import (
     Directions,
@@ -77,15 +77,15 @@ def result(id_: str, status: Status = "passed", **changes: Any) -> Result:
     return replace(base, **changes)
 
 
-def judgement(*results: Result, target: str = "mine", **changes: Any) -> Judgement:
-    return replace(Judgement(target, "'awm', beta=1.0", results, "@article{x}", 0, 1.5), **changes)
+def judgement(*results: Result, subject: str = "mine", **changes: Any) -> Judgement:
+    return replace(Judgement(subject, "'awm', beta=1.0", results, "@article{x}", 0, 1.5), **changes)
 
 
 def twice(case: Case) -> torch.Tensor:
     return 2 * entry("flow_grpo", "mean").loss(case).mean()
 
 
-TWICE = Target(twice, "twice", declare("flow_grpo", log_prob_reduction="mean"))
+TWICE = Subject(twice, "twice", declare("flow_grpo", log_prob_reduction="mean"))
 
 
 @cache
@@ -104,7 +104,7 @@ def hostile() -> Judgement:
     bad = replace(bad, outcome=replace(bad.outcome, detail=HOSTILE), diagnosis=diagnosis, script=HOSTILE)
     told = result("told", "expected-failure", expected=HOSTILE)
     skipped = replace(result("skipped", "skipped"), outcome=Outcome("skipped", detail=HOSTILE, note=HOSTILE))
-    return judgement(bad, told, skipped, target=HOSTILE, declaration=HOSTILE, reference=HOSTILE, printed=HOSTILE)
+    return judgement(bad, told, skipped, subject=HOSTILE, declaration=HOSTILE, reference=HOSTILE, printed=HOSTILE)
 
 
 def two_devices() -> Judgement:
@@ -118,7 +118,7 @@ EXAMPLES: dict[str, Callable[[], list[Judgement]]] = {
     "every status": lambda: [every_status()],
     "unjudged": lambda: [judgement(result("gradient"), result("kl", "unjudged"), printed="step 1\n")],
     "two devices": lambda: [two_devices()],
-    "several": lambda: [every_status(), judgement(result("gradient"), target="other")],
+    "several": lambda: [every_status(), judgement(result("gradient"), subject="other")],
     "real": lambda: [real()],
     "hostile": lambda: [hostile()],
     "no obligations": lambda: [judgement()],
@@ -143,7 +143,7 @@ def test_a_wrong_gradient_conforms_in_no_report_though_it_is_declared(kernel: st
     for text in (judgement_text(declared), to_html([declared], SETTINGS), to_markdown([declared], SETTINGS)):
         assert "fails as declared" in text
         assert "conforms" not in text
-    both = [declared, judgement(result(kernel), target="other")]
+    both = [declared, judgement(result(kernel), subject="other")]
     for text in (to_html(both, SETTINGS), to_markdown(both, SETTINGS)):
         assert "1 of 2 implementations fails as declared" in text
 
@@ -186,6 +186,7 @@ def test_json_holds_everything_that_was_found(judgements: list[Judgement]) -> No
 def test_every_field_of_the_results_is_in_the_schema() -> None:
     parts = schema()["$defs"]
     elsewhere = {"outcome", "results", "spec", "observed", "required"}  # inlined, or under another name
+    elsewhere |= {"subject"}  # a report's word for it is target
     elsewhere |= {"shell", "rows"}  # how a terminal words the script and the decomposition
     elsewhere |= {"shown_alone"}  # what the search for a cause tells its caller
     answers = {"lost", "reason"}  # of a comparison that somebody asked for, which no report has
@@ -418,8 +419,8 @@ def test_markdown_leaves_scripts_out_where_it_would_be_too_long(monkeypatch: pyt
 # ---------------------------------------------------------------------------------------------- baseline
 
 
-def report(*results: Result, target: str = "mine", settings: Settings = SETTINGS) -> dict[str, Any]:
-    return to_json([judgement(*results, target=target)], settings)
+def report(*results: Result, subject: str = "mine", settings: Settings = SETTINGS) -> dict[str, Any]:
+    return to_json([judgement(*results, subject=subject)], settings)
 
 
 def with_ratio(ratio: float) -> Result:
@@ -476,7 +477,7 @@ def test_reports_of_the_first_version_are_compared(tmp_path: Path) -> None:
 
 
 def test_a_missing_target_is_found() -> None:
-    (found,) = compare(report(result("gradient")), report(result("gradient"), target="other"))
+    (found,) = compare(report(result("gradient")), report(result("gradient"), subject="other"))
     assert (found.kind, str(found)) == ("target-missing", "mine was judged, and is missing now")
 
 
@@ -510,7 +511,7 @@ def test_what_is_better_is_noted(before: Result, after: Result, told: str) -> No
 
 
 def test_other_settings_and_new_targets_are_noted() -> None:
-    before, after = report(result("kl")), report(result("kl"), target="new", settings=replace(SETTINGS, seed=5))
+    before, after = report(result("kl")), report(result("kl"), subject="new", settings=replace(SETTINGS, seed=5))
     assert notes(before, after) == ["the setting seed was 0 and is 5", "new is new"]
 
 

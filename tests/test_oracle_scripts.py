@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from gradcheck.conventions import declare
-from gradcheck.doors.loading import load_targets
+from gradcheck.doors.loading import load_subjects
 from gradcheck.judging.results import Judgement, Result
 from gradcheck.oracle.obligations import OBLIGATIONS
 from gradcheck.oracle.runner import judge
-from gradcheck.oracle.target import Settings, Target
+from gradcheck.oracle.subject import Settings, Subject
 from gradcheck.reports.text import failure_text
 
 MODULE = """
@@ -131,9 +131,9 @@ def judgements(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Judgement]
     file = tmp_path_factory.mktemp("scripts") / "mine.py"
     file.write_text(MODULE)
     out = {}
-    for target in load_targets(str(file), None):
-        settings = Settings(max_examples=5, compiled=target.name == "frozen")
-        out[target.name] = judge(target, settings, only=("compiled",) if target.name == "frozen" else ())
+    for subject in load_subjects(str(file), None):
+        settings = Settings(max_examples=5, compiled=subject.name == "frozen")
+        out[subject.name] = judge(subject, settings, only=("compiled",) if subject.name == "frozen" else ())
     return out
 
 
@@ -230,5 +230,5 @@ def test_what_is_compared_is_told_in_words(judgements: dict[str, Judgement]) -> 
 
 
 def test_a_function_that_cannot_be_imported_is_asked_for() -> None:
-    found = judge(Target(lambda case: 0 * case.v_theta.sum(), "mine", declare("awm")), SETTINGS, only=("gradient",))
+    found = judge(Subject(lambda case: 0 * case.v_theta.sum(), "mine", declare("awm")), SETTINGS, only=("gradient",))
     assert "# put your function 'mine' here" in found.results[0].script

@@ -25,10 +25,10 @@ from gradcheck.catalogue import CATALOGUE, Entry, entry
 from gradcheck.conventions import declare
 from gradcheck.derived.compiled import evaluate
 from gradcheck.doors.cli import main
-from gradcheck.doors.loading import load_targets
+from gradcheck.doors.loading import load_subjects
 from gradcheck.errors import InputError
 from gradcheck.oracle.runner import judge
-from gradcheck.oracle.target import Settings, Target
+from gradcheck.oracle.subject import Settings, Subject
 from gradcheck.problems.building import Spec, build, complete
 from gradcheck.rounding.compare import compare, compare_entry, gradient_of
 from gradcheck.rounding.error_scale import error_scale
@@ -294,9 +294,9 @@ def test_a_declared_prediction_is_judged_from_end_to_end(tmp_path: Path, capsys:
 def test_the_script_of_a_failure_fails(latent: tuple[int, ...] | None, tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(NOISE.replace("v = (case.x_t - noise) / t", "v = case.x_t - noise"))
-    (target,) = load_targets(str(file), None)
-    assert isinstance(target, Target)
-    (result,) = judge(target, Settings(max_examples=2, latent=latent), ("gradient",)).results
+    (subject,) = load_subjects(str(file), None)
+    assert isinstance(subject, Subject)
+    (result,) = judge(subject, Settings(max_examples=2, latent=latent), ("gradient",)).results
     assert result.statement == "d loss / d noise_theta is the derived gradient"
     assert result.diagnosis is not None
     assert result.diagnosis.cause == "the velocity made of the predicted noise is not divided by t"

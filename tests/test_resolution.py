@@ -15,7 +15,7 @@ from gradcheck.catalogue import CATALOGUE, Entry, entry
 from gradcheck.conventions import declare
 from gradcheck.judging.results import Outcome
 from gradcheck.oracle.runner import judge
-from gradcheck.oracle.target import Settings, Target
+from gradcheck.oracle.subject import Settings, Subject
 from gradcheck.problems.building import Spec, build
 from gradcheck.rounding.compare import Comparison, compare_branches, gradient_of, required_gradients, with_ties
 from gradcheck.rounding.streaming import compare_gradient
@@ -80,8 +80,8 @@ def test_an_obligations_resolution_is_what_its_problems_see_together() -> None:
     """An implementation wrong by a factor is wrong on every problem, and one refusal is enough."""
     one = entry("awm", "mean")
 
-    def times(factor: float) -> Target:
-        return Target(lambda case: factor * one.loss(case).mean(), "scaled", declare("awm", reduction="mean"))
+    def times(factor: float) -> Subject:
+        return Subject(lambda case: factor * one.loss(case).mean(), "scaled", declare("awm", reduction="mean"))
 
     settings = Settings(max_examples=3)
 

@@ -12,7 +12,7 @@ from gradcheck.case import Case
 from gradcheck.catalogue import entry
 from gradcheck.conventions import declare
 from gradcheck.oracle.runner import judge
-from gradcheck.oracle.target import Settings, Target
+from gradcheck.oracle.subject import Settings, Subject
 from gradcheck.problems.building import Spec, build
 from gradcheck.rounding.signal import digits, lost_by
 
@@ -32,7 +32,7 @@ def problem(name: str, variant: str = "paper", **regimes: str) -> Case:
 
 
 def test_two_velocities_that_nearly_agree() -> None:
-    """Near the target the gradient is a small difference of large velocities."""
+    """Near the subject the gradient is a small difference of large velocities."""
     case = problem("awm")
     near = case.replace(v_theta=(case.v_gt + 1e-6 * case.noise).detach())
     found = lost_by(entry("awm").derivation, near)
@@ -89,8 +89,8 @@ def refusing(case: gradcheck.Case) -> torch.Tensor:
 
 
 def note(function: object) -> str:
-    target = Target(function, "f", declare("awm"))  # type: ignore[arg-type]
-    (result,) = judge(target, Settings(max_examples=2), ("precision",)).results
+    subject = Subject(function, "f", declare("awm"))  # type: ignore[arg-type]
+    (result,) = judge(subject, Settings(max_examples=2), ("precision",)).results
     return result.outcome.note
 
 
@@ -102,8 +102,8 @@ def test_the_obligation_measures_each_precision() -> None:
 
 
 def test_a_wide_clamp_is_none_in_float16() -> None:
-    target = Target(awm, "f", declare("awm", adv_clip_max=1e9))
-    (result,) = judge(target, Settings(max_examples=2), ("precision",)).results
+    subject = Subject(awm, "f", declare("awm", adv_clip_max=1e9))
+    (result,) = judge(subject, Settings(max_examples=2), ("precision",)).results
     assert result.status == "passed"
 
 

@@ -17,7 +17,7 @@ from gradcheck.conventions import declare
 from gradcheck.derived.compiled import evaluate
 from gradcheck.oracle.obligations import OBLIGATIONS
 from gradcheck.oracle.runner import judge
-from gradcheck.oracle.target import Settings, Target
+from gradcheck.oracle.subject import Settings, Subject
 from gradcheck.problems.building import Spec, build
 from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
 from gradcheck.rounding.chunks import _inner
@@ -258,9 +258,9 @@ def test_an_implementation_is_judged_on_latents_of_its_own_size() -> None:
         return (case.advantage * ((case.v_theta - case.v_gt) ** 2).mean()).mean()
 
     of_size = [o.id for o in OBLIGATIONS if o.id not in ("shapes", "precision")]
-    assert judge(Target(right, "right", declare("awm", reduction="mean")), settings, of_size).holds
+    assert judge(Subject(right, "right", declare("awm", reduction="mean")), settings, of_size).holds
     assert shapes == {(3, 8, 9)}
-    assert not judge(Target(leaking, "leaking", declare("awm", reduction="mean")), settings, of_size).holds
+    assert not judge(Subject(leaking, "leaking", declare("awm", reduction="mean")), settings, of_size).holds
 
 
 def test_sizes_that_are_none_are_refused() -> None:

@@ -341,7 +341,7 @@ def test_fields_are_those_of_a_case(name: str, capsys: pytest.CaptureFixture[str
     import torch
 
     from gradcheck.conventions import declare
-    from gradcheck.oracle.reference import oracle_case
+    from gradcheck.oracle.required import oracle_case
     from gradcheck.problems.building import Spec
 
     assert main(["fields", name, "--json"]) == 0
@@ -425,7 +425,7 @@ def test_a_new_test_declares_what_was_asked_for(declared: list[str], capsys: pyt
     assert main(["new", *declared]) == 0
     names: dict[str, object] = {"__name__": "test_new"}
     exec(compile(capsys.readouterr().out, "test_new.py", "exec"), names)
-    (subject,) = [x.gradcheck_target for x in names.values() if hasattr(x, "gradcheck_target")]
+    (subject,) = [x.gradcheck_subject for x in names.values() if hasattr(x, "gradcheck_subject")]
     described = subject.conventions.describe()
     assert ("kl='step'" in described) == ("--declare" in declared)
     assert ("A*norm2(v_theta - v_gt)" in described) == ("--loss" in declared)

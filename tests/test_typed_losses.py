@@ -16,13 +16,13 @@ from gradcheck.judging.adapter import Adapter
 from gradcheck.judging.results import Judgement
 from gradcheck.oracle.checks import check_gradient
 from gradcheck.oracle.judge import Judge
-from gradcheck.oracle.runner import Settings, Target, judge
+from gradcheck.oracle.runner import Settings, Subject, judge
 from tests.derive.table import EXPRESSIONS
 
 
 def _judged(function: Callable[[Case], Tensor], **declared: object) -> Judgement:
-    target = Target(function, "loss", declare(**declared))  # type: ignore[arg-type]
-    return judge(target, Settings(max_examples=3))
+    subject = Subject(function, "loss", declare(**declared))  # type: ignore[arg-type]
+    return judge(subject, Settings(max_examples=3))
 
 
 def _gradient_holds(function: Callable[[Case], Tensor], **declared: object) -> bool:
@@ -216,5 +216,5 @@ def test_code_that_measures_its_error_in_the_predicted_data_is_right(seed: int) 
         off = (case.x_t - t * case.v_theta - case.x_0) / t
         return (case.advantage * (off**2).flatten(1).mean(1)).mean()
 
-    judgement = judge(Target(loss, "loss", declare("awm", reduction="mean")), Settings(max_examples=8, seed=seed))
+    judgement = judge(Subject(loss, "loss", declare("awm", reduction="mean")), Settings(max_examples=8, seed=seed))
     assert judgement.holds, [(r.id, r.outcome.detail) for r in judgement.results if not r.good]

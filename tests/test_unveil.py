@@ -372,23 +372,23 @@ def dance_with_its_own_numbers(case: Any) -> Tensor:
 
 def test_declared_numbers_are_used() -> None:
     """β = 0.1 is a number of the code: 2β² is read as such, and not as 1/50."""
-    target = getattr(nft_with_its_own_beta, ATTRIBUTE)
-    found = unveil(target.function, "nft", assumed=Assumed.of(declared=target.conventions))
+    subject = getattr(nft_with_its_own_beta, ATTRIBUTE)
+    found = unveil(subject.function, "nft", assumed=Assumed.of(declared=subject.conventions))
     assert found.target is not None
     assert calculus.is_zero(found.target - (n.v_old + n.advantage / n.beta * (n.v_gt - n.v_old)))
     assert found.matches[0].startswith("as declared, diffusion_nft")
 
 
 def test_the_declared_step_and_clip_are_used() -> None:
-    target = getattr(dance_with_its_own_numbers, ATTRIBUTE)
-    found = unveil(target.function, "dance", assumed=Assumed.of(declared=target.conventions))
+    subject = getattr(dance_with_its_own_numbers, ATTRIBUTE)
+    found = unveil(subject.function, "dance", assumed=Assumed.of(declared=subject.conventions))
     assert found.sde == "dance"
     assert found.clip.startswith("PPO's: ")
     assert found.matches[0].startswith("as declared, flow_grpo")
-    without = unveil(target.function, "dance")
+    without = unveil(subject.function, "dance")
     assert not without.clip.startswith("PPO's: ") or without.gradient is None, "else the declaration does nothing"
     by_hand = Assumed.of(["sde=dance", "noise_level=0.3", "clip_range=0.1,0.3"])
-    assert unveil(target.function, "dance", assumed=by_hand).clip.startswith("PPO's: ")
+    assert unveil(subject.function, "dance", assumed=by_hand).clip.startswith("PPO's: ")
 
 
 def test_wrong_settings_are_all_named() -> None:

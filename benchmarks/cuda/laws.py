@@ -21,7 +21,7 @@ from torch import Tensor
 from gradcheck.catalogue import CATALOGUE, Entry
 from gradcheck.devices import DTYPES
 from gradcheck.oracle.runner import judge
-from gradcheck.oracle.target import Settings, Target
+from gradcheck.oracle.subject import Settings, Subject
 from gradcheck.problems.building import Spec, build
 from gradcheck.rounding.compare import gradient_of
 from gradcheck.rounding.streaming import compare_gradient
@@ -141,14 +141,14 @@ def oracle(share: Share) -> Iterator[Row]:
         return Settings(device=share.device, max_examples=examples)
 
     def wrong(one: Any) -> Row:
-        (result,) = judge(Target(one.function, one.name, one.conventions), settings(10), (one.obligation,)).results
+        (result,) = judge(Subject(one.function, one.name, one.conventions), settings(10), (one.obligation,)).results
         caught = result.status == "failed"
         named = result.diagnosis is not None and result.diagnosis.name == one.cause
         told = [] if caught and named else [f"{one.name}: {'unnamed' if caught else 'passes'}"]
         return Row(_WRONG, 1, len(told), 0.0, told)
 
     def right(one: Any) -> Row:
-        found = judge(Target(one.function, one.name, one.conventions), settings(4))
+        found = judge(Subject(one.function, one.name, one.conventions), settings(4))
         told = [f"{one.name}: {r.id}: {r.outcome.detail}" for r in found.results if not r.good]
         worst = max((r.outcome.ratio for r in found.results if r.status == "passed"), default=0.0)
         return Row(_RIGHT, 1, bool(told), worst, told)

@@ -20,7 +20,7 @@ from gradcheck.distributed.declaration import Declaration, advantages_text
 from gradcheck.distributed.evidence import Claim, Evidence, Observed, number_text, weights_table
 from gradcheck.distributed.hypotheses import BASES, Choice, hypotheses, predicted
 from gradcheck.distributed.problems import estimated
-from gradcheck.distributed.reference import Required, required
+from gradcheck.distributed.required import Required, required
 from gradcheck.judging.check import Hypothesis
 from gradcheck.judging.results import Diagnosis
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from gradcheck.distributed.declaration import Trainer
-from gradcheck.distributed.reference import Required
-from gradcheck.oracle.target import Settings
+from gradcheck.distributed.required import Required
+from gradcheck.oracle.subject import Settings
 from gradcheck.rounding.bounds import THRESHOLD
 
 __all__ = ["Claim", "Evidence", "Observed", "number_text", "weights_table"]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gradcheck.distributed.declaration import Declaration
 from gradcheck.distributed.problems import Layout
-from gradcheck.distributed.reference import weights
+from gradcheck.distributed.required import weights
 
 __all__ = ["BASES", "Choice", "hypotheses", "predicted"]
 

@@ -19,11 +19,11 @@ from gradcheck.distributed.evidence import Evidence, Observed
 from gradcheck.distributed.gradients import flat_parameters, read_gradient
 from gradcheck.distributed.problems import Layout, Problem, layouts, make_problem
 from gradcheck.distributed.processes import Processes, processes
-from gradcheck.distributed.reference import required
+from gradcheck.distributed.required import required
 from gradcheck.distributed.verdicts import IDS, declared, no_advantages
 from gradcheck.errors import InputError, one_of
 from gradcheck.judging.results import Judgement, Outcome, Result
-from gradcheck.oracle.target import Settings
+from gradcheck.oracle.subject import Settings
 
 __all__ = ["judge", "judge_on", "usable_gpus"]
 

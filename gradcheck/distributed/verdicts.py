@@ -10,7 +10,7 @@ from functools import partial
 from gradcheck.distributed.declaration import Trainer
 from gradcheck.distributed.diagnose import hypotheses_of, unexplained, with_weights
 from gradcheck.distributed.evidence import Evidence, Observed
-from gradcheck.distributed.reference import Required
+from gradcheck.distributed.required import Required
 from gradcheck.judging.check import Check, Info
 from gradcheck.judging.engine import Declared
 from gradcheck.judging.results import Diagnosis, Outcome

@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         from gradcheck.judging.isolation.parent import possible
         from gradcheck.oracle.obligations import OBLIGATIONS
         from gradcheck.oracle.runner import check_only
-        from gradcheck.oracle.target import Settings, sizes
+        from gradcheck.oracle.subject import Settings, sizes
         from gradcheck.reports.text import brief_text, judgement_text, verdict_text
         from gradcheck.reports.writing import check_writable, save_script, write_reports
 
@@ -134,7 +134,7 @@ def run(arguments: argparse.Namespace) -> int:
         shown = judgement_text(one.judgement, verbose=arguments.verbose, several=several, save=save_script)
         print(_in_colours(prose(shown)), end="\n\n", flush=True)
         if one.judgement.unjudged:
-            told = f"[gradcheck] {one.judgement.target} could not be judged: {one.judgement.unjudged}"
+            told = f"[gradcheck] {one.judgement.subject} could not be judged: {one.judgement.unjudged}"
             print(told, file=sys.stderr, flush=True)
     progress.clear()
     if not judgements:

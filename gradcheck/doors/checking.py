@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from gradcheck.conventions import declare
-from gradcheck.doors.collecting import Found, Subject
+from gradcheck.doors.collecting import AnySubject, Found
 from gradcheck.doors.loading import load_found
 from gradcheck.errors import InputError
 from gradcheck.judging.isolation.child import Send
@@ -27,7 +27,7 @@ from gradcheck.oracle.drawn import handed_over
 from gradcheck.oracle.obligations import OBLIGATIONS
 from gradcheck.oracle.preparing import PrepareJob
 from gradcheck.oracle.runner import unjudged
-from gradcheck.oracle.target import Settings, Target
+from gradcheck.oracle.subject import Settings, Subject
 
 __all__ = ["CheckJob", "Judged", "judged"]
 
@@ -65,16 +65,16 @@ class CheckJob:
             send("broken", "importing it again gives other implementations")
             return
         one = found[self.index]
-        target = one.subject
-        declaration, reference, rows = target.about(self.settings)
-        send("begins", target.name, declaration, reference, [r for r in rows if not self.only or r.id in self.only])
+        subject = one.subject
+        declaration, reference, rows = subject.about(self.settings)
+        send("begins", subject.name, declaration, reference, [r for r in rows if not self.only or r.id in self.only])
         problem = one.problem or spoiled
         if problem:
             send("broken", problem)
             return
         try:
-            judgement = target.attempt(self.settings, self.only, lambda result: send("result", result))
-            send("judgement", judgement, self._pictures(target, judgement))
+            judgement = subject.attempt(self.settings, self.only, lambda result: send("result", result))
+            send("judgement", judgement, self._pictures(subject, judgement))
         except InputError as error:
             send("refused", error.problems)
 
@@ -97,17 +97,17 @@ class CheckJob:
         clauses += [f"replaces {', '.join(replaced[:5])}"] if replaced else []
         return found, f"importing {self.text.partition('::')[0]} {'; '.join(clauses)}" if clauses else ""
 
-    def _pictures(self, target: Subject, judgement: Judgement) -> dict[Any, Any]:
-        if not self.pictures or judgement.unjudged or not isinstance(target, Target):
+    def _pictures(self, subject: AnySubject, judgement: Judgement) -> dict[Any, Any]:
+        if not self.pictures or judgement.unjudged or not isinstance(subject, Subject):
             return {}
         from gradcheck.reports.directions import failure_directions
 
-        return failure_directions(target, self.settings, judgement)
+        return failure_directions(subject, self.settings, judgement)
 
 
-def _shares(target: Subject) -> str:
+def _shares(subject: AnySubject) -> str:
     """The declaration of a loss, whose problems it shares with others of the same; empty for other subjects."""
-    return target.conventions.describe() if isinstance(target, Target) else ""
+    return subject.conventions.describe() if isinstance(subject, Subject) else ""
 
 
 @dataclass

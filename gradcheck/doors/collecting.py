@@ -15,12 +15,12 @@ from gradcheck.judging.isolation.words import name_of_type
 
 if TYPE_CHECKING:
     from gradcheck.judging.results import Judgement, Result
-    from gradcheck.oracle.target import Settings
+    from gradcheck.oracle.subject import Settings
 
 __all__ = [
     "ATTRIBUTE",
+    "AnySubject",
     "Found",
-    "Subject",
     "Tell",
     "beside",
     "found_in",
@@ -35,8 +35,8 @@ __all__ = [
 
 T = TypeVar("T")
 
-ATTRIBUTE = "gradcheck_target"
-"""The decorated function's attribute that holds its target."""
+ATTRIBUTE = "gradcheck_subject"
+"""The decorated function's attribute that holds its subject."""
 
 EACH = "gradcheck_obligations"
 """That of its obligations, of each of which the pytest plugin makes a test."""
@@ -53,7 +53,7 @@ def silent(result: Result) -> None:
     """Tells nobody."""
 
 
-class Subject(Protocol):
+class AnySubject(Protocol):
     """A decorated function, whatever kind of subject it is: a loss, a part or a trainer's step."""
 
     @property
@@ -81,12 +81,12 @@ class Found:
 
     Attributes:
         name: as its module calls it.
-        subject: its target, a loss's, a part's or a trainer's.
+        subject: its subject, a loss's, a part's or a trainer's.
         problem: why it cannot be judged; empty if it can.
     """
 
     name: str
-    subject: Subject
+    subject: AnySubject
     problem: str = ""
 
 
@@ -205,7 +205,7 @@ def _where(function: Callable[..., Any]) -> tuple[Mapping[str, Any], int]:
 
 
 def subject_of(value: Any) -> Any:
-    """The target of a decorated function; ``None`` for anything else, whatever it does when it is asked."""
+    """The subject of a decorated function; ``None`` for anything else, whatever it does when it is asked."""
     try:
         names = object.__getattribute__(value, "__dict__")
         found = names.get(ATTRIBUTE)
@@ -249,7 +249,7 @@ def _named(one: Found) -> Found:
 
 
 def renamed(subject: T, name: str, importable: bool = True) -> T:
-    """A target as its module calls it, and whether it can be imported under that name."""
+    """A subject as its module calls it, and whether it can be imported under that name."""
     own: Any = subject
     changes = {"name": name}
     if getattr(own, "source", ""):

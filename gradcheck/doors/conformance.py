@@ -14,13 +14,13 @@ from gradcheck.errors import InputError
 from gradcheck.judging.isolation.words import name_of_type
 from gradcheck.judging.results import Judgement, Result
 from gradcheck.oracle.obligations import OBLIGATIONS
-from gradcheck.oracle.target import Settings, Target
+from gradcheck.oracle.subject import Settings, Subject
 
-__all__ = ["LossTarget", "conforms"]
+__all__ = ["LossSubject", "conforms"]
 
 
 @dataclass(frozen=True)
-class LossTarget(Target):
+class LossSubject(Subject):
     """A loss, as ``gradcheck check`` and pytest judge it."""
 
     def about(self, settings: Settings) -> tuple[str, str, list[Result]]:
@@ -80,13 +80,13 @@ def conforms(
         if not callable(function):
             raise InputError(("function", f"a {name_of_type(function)}", "a function that takes a case"))
         expected = dict(expected_failures or {})
-        target = LossTarget(function, label_of(function), conventions, expected, source_of(function))
-        return test_for(function, target, [o.id for o in OBLIGATIONS], _run)
+        subject = LossSubject(function, label_of(function), conventions, expected, source_of(function))
+        return test_for(function, subject, [o.id for o in OBLIGATIONS], _run)
 
     return decorate
 
 
-def _run(target: LossTarget, obligation: str, request: Any) -> None:
+def _run(subject: LossSubject, obligation: str, request: Any) -> None:
     from gradcheck.pytest_plugin import run_obligation
 
-    run_obligation(target, obligation, request)
+    run_obligation(subject, obligation, request)

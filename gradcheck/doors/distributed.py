@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     Under the launcher, whose own status says nothing, the status is in a file and every process ends with 0.
     """
-    from gradcheck.oracle.target import Settings
+    from gradcheck.oracle.subject import Settings
     from gradcheck.reports.writing import check_writable
 
     files = {kind: getattr(arguments, kind) for kind in _REPORTS}

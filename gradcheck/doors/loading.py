@@ -14,16 +14,16 @@ from typing import Any
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
 from gradcheck.distributed.declaration import Trainer
-from gradcheck.doors.collecting import Found, Subject, found_in, subject_of
-from gradcheck.doors.conformance import LossTarget
+from gradcheck.doors.collecting import AnySubject, Found, found_in, subject_of
+from gradcheck.doors.conformance import LossSubject
 from gradcheck.errors import InputError, did_you_mean
 from gradcheck.judging.isolation.limits import TimeUp, watched
 from gradcheck.judging.isolation.words import place, said
 
-__all__ = ["load_found", "load_function", "load_targets", "load_trainers"]
+__all__ = ["load_found", "load_function", "load_subjects", "load_trainers"]
 
 
-def load_targets(text: str, conventions: Conventions | None) -> list[Subject]:
+def load_subjects(text: str, conventions: Conventions | None) -> list[AnySubject]:
     """The targets, of losses, parts and trainers, that a command line names; as :func:`load_found` finds them."""
     return [one.subject for one in load_found(text, conventions)]
 
@@ -51,10 +51,10 @@ def load_found(text: str, conventions: Conventions | None) -> list[Found]:
             )
         return every
     function = _function(text, module, name)
-    target = subject_of(function)
-    if target is not None:
-        same = [one for one in every if one.name == name or one.subject.function is target.function]
-        return same[:1] or [Found(name, target)]
+    subject = subject_of(function)
+    if subject is not None:
+        same = [one for one in every if one.name == name or one.subject.function is subject.function]
+        return same[:1] or [Found(name, subject)]
     if conventions is None:
         raise InputError(
             (
@@ -64,7 +64,7 @@ def load_found(text: str, conventions: Conventions | None) -> list[Found]:
             )
         )
     _takes_a_case(text, function)
-    return [Found(text, LossTarget(function, text, conventions, source=text))]
+    return [Found(text, LossSubject(function, text, conventions, source=text))]
 
 
 def load_function(text: str) -> tuple[Callable[[Case], Any], Conventions | None]:
@@ -77,13 +77,13 @@ def load_function(text: str) -> tuple[Callable[[Case], Any], Conventions | None]
     if not name:
         raise InputError(("TARGET", repr(text), "file.py::function or package.module:function"))
     function = _function(text, module, name)
-    target = subject_of(function)
-    if target is None:
+    subject = subject_of(function)
+    if subject is None:
         _takes_a_case(text, function)
         return function, None
-    if not isinstance(target, LossTarget):
+    if not isinstance(subject, LossSubject):
         raise InputError(("TARGET", f"{text!r}, which declares no loss", "a loss, that is a function of a case"))
-    return target.function, target.conventions
+    return subject.function, subject.conventions
 
 
 def load_trainers(text: str) -> list[Trainer]:
@@ -144,7 +144,7 @@ def _module(text: str) -> tuple[ModuleType, str]:
         path = Path(file)
         if not path.is_file():
             raise InputError(("TARGET", repr(text), "a file that exists, as file.py::function"))
-        spec = importlib.util.spec_from_file_location(f"gradcheck_target_{path.stem}", path)
+        spec = importlib.util.spec_from_file_location(f"gradcheck_subject_{path.stem}", path)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)

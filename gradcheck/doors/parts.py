@@ -21,11 +21,11 @@ from gradcheck.parts.sde_step import sde_step_part
 from gradcheck.parts.time_sampler import time_sampler_part
 
 if TYPE_CHECKING:
-    from gradcheck.oracle.target import Settings
+    from gradcheck.oracle.subject import Settings
 
 __all__ = [
     "PART_OBLIGATIONS",
-    "PartTarget",
+    "PartSubject",
     "conforms_advantage",
     "conforms_ema",
     "conforms_reward_map",
@@ -37,7 +37,7 @@ _Decorator = Callable[[Callable[..., Any]], Callable[..., None]]
 
 
 @dataclass(frozen=True)
-class PartTarget:
+class PartSubject:
     """A part's function and what it declares.
 
     Attributes:
@@ -91,16 +91,16 @@ def _decorator(part: Callable[..., Declared[Any]], declared: Mapping[str, Any]) 
     def decorate(function: Callable[..., Any]) -> Callable[..., None]:
         if not callable(function):
             raise InputError(("function", f"a {name_of_type(function)}", "a function"))
-        target = PartTarget(function, part(function).info.target, part, dict(declared))
-        return test_for(function, target, list(target.obligations), _run)
+        subject = PartSubject(function, part(function).info.subject, part, dict(declared))
+        return test_for(function, subject, list(subject.obligations), _run)
 
     return decorate
 
 
-def _run(target: PartTarget, obligation: str, request: Any) -> None:
+def _run(subject: PartSubject, obligation: str, request: Any) -> None:
     from gradcheck.pytest_plugin import run_whole
 
-    run_whole(target, obligation, request)
+    run_whole(subject, obligation, request)
 
 
 def conforms_sde_step(**declared: Any) -> _Decorator:

@@ -20,16 +20,16 @@ from gradcheck.judging.adapter import NotCheckedError
 from gradcheck.judging.engine import Declared
 from gradcheck.judging.isolation.words import name_of_type
 from gradcheck.judging.results import Judgement, Outcome, Result
-from gradcheck.oracle.target import Settings
+from gradcheck.oracle.subject import Settings
 
-__all__ = ["TrainerTarget", "conforms"]
+__all__ = ["TrainerSubject", "conforms"]
 
 _SHARE = 5
 """Cases of an obligation for one batch of each division: a step is called many times on each."""
 
 
 @dataclass(frozen=True)
-class TrainerTarget(Trainer):
+class TrainerSubject(Trainer):
     """A decorated step, as ``gradcheck check`` and pytest judge it."""
 
     def about(self, settings: Settings) -> tuple[str, str, list[Result]]:
@@ -90,15 +90,15 @@ def conforms(
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         if not callable(function):
             raise InputError(("function", f"a {name_of_type(function)}", "a function that takes a model and a shard"))
-        target = TrainerTarget(function, label_of(function), declaration, expected, source_of(function, methods=True))
-        step = beside(function, target, list(IDS), _run)
-        setattr(step, ATTRIBUTE, target)
+        subject = TrainerSubject(function, label_of(function), declaration, expected, source_of(function, methods=True))
+        step = beside(function, subject, list(IDS), _run)
+        setattr(step, ATTRIBUTE, subject)
         return step
 
     return decorate
 
 
-def _run(target: TrainerTarget, obligation: str, request: Any) -> None:
+def _run(subject: TrainerSubject, obligation: str, request: Any) -> None:
     from gradcheck.pytest_plugin import run_whole
 
-    run_whole(target, obligation, request)
+    run_whole(subject, obligation, request)

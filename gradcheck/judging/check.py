@@ -88,7 +88,7 @@ class Hypothesis(Generic[S]):
 class Info:
     """What a judgement says besides its results."""
 
-    target: str
+    subject: str
     declaration: str
     reference: str
     seed: int
@@ -100,7 +100,7 @@ class Info:
 
     def judgement(self, results: Sequence[Result], seconds: float = 0.0, printed: str = "") -> Judgement:
         """What was found, beside this."""
-        return Judgement(self.target, self.declaration, tuple(results), self.reference, self.seed, seconds, printed)
+        return Judgement(self.subject, self.declaration, tuple(results), self.reference, self.seed, seconds, printed)
 
 
 def unknown(argument: str, names: Iterable[str], known: Sequence[str], guide: str = "") -> list[tuple[str, str, str]]:

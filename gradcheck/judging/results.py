@@ -134,7 +134,7 @@ class Result:
 class Judgement:
     """Everything about one implementation; where it could not be judged, what was seen up to there."""
 
-    target: str
+    subject: str
     declaration: str
     results: tuple[Result, ...]
     reference: str

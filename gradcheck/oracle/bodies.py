@@ -12,7 +12,7 @@ from torch import Tensor
 from gradcheck.case import Case
 from gradcheck.oracle import checks
 from gradcheck.oracle.judge import Judge
-from gradcheck.oracle.reference import per_sample
+from gradcheck.oracle.required import per_sample
 from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
 from gradcheck.rounding.compare import judgeable
 
@@ -46,7 +46,7 @@ def literal(value: Tensor | float | Case) -> str:
 
 def gradient(judge: Judge, case: Case) -> list[str]:
     """Its gradient beside the derived one."""
-    wanted = judge.reference(case)
+    wanted = judge.required(case)
     required, scale = wanted.nearest(judge.observe(case).gradient)
     return [*_OBSERVED, *_compared(required, scale, wanted.dtype)]
 
@@ -67,7 +67,7 @@ def value(judge: Judge, case: Case) -> list[str]:
 
 def compiled(judge: Judge, case: Case) -> list[str]:
     """Its gradient, compiled, beside the one as it is."""
-    wanted, plain = judge.reference(case), judge.observe(case).gradient
+    wanted, plain = judge.required(case), judge.observe(case).gradient
     bound = _bound(plain, checks.of_two(judge, case, wanted, plain), wanted.dtype)
     return [
         "case.output.requires_grad_()",
@@ -135,7 +135,7 @@ def sample_independence(judge: Judge, case: Case) -> list[str]:
     """One sample's gradient in two batches."""
     first, second = checks.companies(len(case.output), judge.unit)
     part = checks.rows_of(case, first)
-    wanted, before = judge.reference(part), judge.observe(part).gradient
+    wanted, before = judge.required(part), judge.observe(part).gradient
     alike = checks.share_of(judge, checks.rows_of(case, second), part)
     return _related(
         judge,
@@ -152,7 +152,7 @@ def sample_independence(judge: Judge, case: Case) -> list[str]:
 def permutation(judge: Judge, case: Case) -> list[str]:
     """The gradients in two orders of the batch."""
     order = checks.rolled(len(case.output), judge.unit)
-    wanted, before = judge.reference(case), judge.observe(case).gradient
+    wanted, before = judge.required(case), judge.observe(case).gradient
     return _related(
         judge,
         case,
@@ -168,7 +168,7 @@ def permutation(judge: Judge, case: Case) -> list[str]:
 def micro_batching(judge: Judge, case: Case) -> list[str]:
     """The batch at once, and in two halves."""
     batch = len(case.output)
-    wanted, whole = judge.reference(case), judge.observe(case).gradient
+    wanted, whole = judge.required(case), judge.observe(case).gradient
     halves = checks.halves(judge, case)
     parts = ", ".join(
         f"gradient({_arguments(rows)})" + (f" * {share!r}" if share != 1 else "") for rows, share in halves
@@ -242,7 +242,7 @@ def stop_gradient(judge: Judge, case: Case) -> list[str]:
 
 def finite(judge: Judge, case: Case) -> list[str]:
     """Its gradient, where the required one is finite."""
-    wanted = judge.reference(case)
+    wanted = judge.required(case)
     finite = judgeable(wanted.gradient, wanted.scale, wanted.dtype)
     return [
         *_OBSERVED,

@@ -36,13 +36,13 @@ from gradcheck.oracle.judge import (
     together,
 )
 from gradcheck.oracle.pace import Pace
-from gradcheck.oracle.reference import (
-    Reference,
+from gradcheck.oracle.required import (
+    Required,
     averaged_over,
     effective_case,
     overall_factor,
     per_sample,
-    reference,
+    required_of,
     working_dtype,
 )
 from gradcheck.oracle.roughness import roughness
@@ -123,7 +123,7 @@ def _seeds(judge: Judge, case: Case) -> str:
 
 def check_finite(judge: Judge) -> Outcome:
     def wrong(case: Case) -> str:
-        wanted = judge.reference(case)
+        wanted = judge.required(case)
         observed = judge.observe(case).gradient
         bad = ~observed.isfinite() & judgeable(wanted.gradient, wanted.scale, wanted.dtype)
         if not bool(bad.any()):
@@ -241,7 +241,7 @@ def squared_distance_gradient(judge: Judge, case: Case) -> tuple[Tensor, Tensor,
 
 def _squared_distance_gradient(conventions: Conventions, case: Case) -> tuple[Tensor, Tensor, torch.dtype]:
     effective, factor = effective_case(conventions, case), overall_factor(conventions, case)
-    wanted = made(reference, conventions, case)
+    wanted = made(required_of, conventions, case)
     _, _, required, pull, _ = required_gradients(conventions.derivation, effective, False, wanted.dtype)
     scale = wanted.scale + abs(factor) * (pull + required.abs())  # the implementation's own rounding, and that of this
     scale = torch.where(wanted.undecided, torch.inf, scale)  # 'clip' judges these
@@ -389,7 +389,7 @@ def _is_latent(case: Case, name: str) -> bool:
 # ------------------------------------------------------------------------------------- across the batch
 
 
-def two_roundings(wanted: Reference, observed: Tensor) -> Tensor:
+def two_roundings(wanted: Required, observed: Tensor) -> Tensor:
     """The error scale of two evaluations of the same gradient, by the bound of the declared loss."""
     size = observed.abs().to(torch.float64)
     lost = 0.0  # by each where it is rounded to what the network puts out
@@ -455,13 +455,13 @@ def _swayed(x: Tensor, unit: float, generator: torch.Generator) -> Tensor:
     return (x.detach().to(torch.float64) * sway.to(x.device)).to(x.dtype)
 
 
-def of_two(judge: Judge, case: Case, wanted: Reference, observed: Tensor) -> Tensor:
+def of_two(judge: Judge, case: Case, wanted: Required, observed: Tensor) -> Tensor:
     """The error scale of two evaluations of a gradient, by the declared loss's bound or by what it shows itself."""
     return torch.maximum(two_roundings(wanted, observed), own_rounding(judge, case))
 
 
 def same_twice(
-    judge: Judge, case: Case, first: Tensor, second: Tensor, rows: list[int], wanted: Reference | None = None
+    judge: Judge, case: Case, first: Tensor, second: Tensor, rows: list[int], wanted: Required | None = None
 ) -> Look:
     """Compare two gradients that are one, of which nothing else is known: it may be another loss than the declared one.
 
@@ -473,7 +473,7 @@ def same_twice(
         rows: which they are.
         wanted: what is required on the case, where it is known.
     """
-    wanted = wanted or judge.reference(case)
+    wanted = wanted or judge.required(case)
     found = look(second, first[rows], two_roundings(wanted, first)[rows], wanted.dtype)
     if found.holds or not bool(second.isfinite().all()):
         return found
@@ -505,10 +505,10 @@ def check_sample_independence(judge: Judge) -> Outcome:
     return compare_over(judge, specs, one, at_least=3 * judge.unit, meaning=meaning)
 
 
-def _in_first_company(conventions: Conventions, case: Case) -> Reference:
+def _in_first_company(conventions: Conventions, case: Case) -> Required:
     """What is required of the first company alone."""
     rows, _ = companies(len(case.output), unit(conventions))
-    return reference(conventions, rows_of(case, rows))
+    return required_of(conventions, rows_of(case, rows))
 
 
 def rows_of(case: Case, rows: list[int]) -> Case:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
-from gradcheck.oracle.reference import Reference, oracle_case
+from gradcheck.oracle.required import Required, oracle_case
 from gradcheck.problems.building import Spec
 
 __all__ = ["drawn", "handed_over", "made", "packed"]
@@ -115,7 +115,7 @@ def handed_over(problems: Iterable[tuple[str, bytes]]) -> None:
 
 def _bytes_of(one: _Drawn) -> bytes:
     quantities = {name: getattr(one, name) for name in one.names}
-    plain = {make: x for make, x in one._made.items() if isinstance(x, Tensor | Reference | tuple | str)}
+    plain = {make: x for make, x in one._made.items() if isinstance(x, Tensor | Required | tuple | str)}
     out = io.BytesIO()
     _Pickler(out, protocol=pickle.HIGHEST_PROTOCOL).dump((one.label, quantities, plain))
     return out.getvalue()

@@ -18,7 +18,7 @@ from gradcheck.judging.adapter import Adapter, AdapterError, Observation
 from gradcheck.judging.results import Outcome
 from gradcheck.oracle.arrangement import fitted, needs_presenting, presented, unit
 from gradcheck.oracle.drawn import drawn, made
-from gradcheck.oracle.reference import Reference, output_dtype, reference
+from gradcheck.oracle.required import Required, output_dtype, required_of
 from gradcheck.problems.building import Spec
 from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
 from gradcheck.rounding.compare import Comparison, compare
@@ -118,8 +118,8 @@ class Judge:
         none = self.conventions.output_dtype is None or self.conventions.guidance is not None
         return set() if none else {s.name for s in PREDICTIONS} & set(case.names)
 
-    def reference(self, case: Case) -> Reference:
-        return self.made(reference, case)
+    def required(self, case: Case) -> Required:
+        return self.made(required_of, case)
 
     def made(self, make: Callable[[Conventions, Case], T], case: Case) -> T:
         """What a function makes of the declaration and a problem, which other losses may share."""
@@ -162,7 +162,7 @@ def _visible(required: Tensor, scale: Tensor, dtype: torch.dtype) -> float | Non
 
 def look_at_gradient(judge: Judge, case: Case, observed: Case | None = None) -> Look:
     """The implementation's gradient on a case (or on another form of it) beside the derived one."""
-    wanted = judge.reference(case)
+    wanted = judge.required(case)
     comparison = wanted.compare(judge.observe(case if observed is None else observed).gradient)
     return Look(comparison, wanted.dtype, _visible(wanted.gradient, wanted.scale, wanted.dtype))
 

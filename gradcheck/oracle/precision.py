@@ -11,7 +11,7 @@ from gradcheck.conventions import Conventions
 from gradcheck.judging.adapter import AdapterError
 from gradcheck.judging.results import Outcome
 from gradcheck.oracle.judge import Judge, Look, compare_over, look_at_gradient, together
-from gradcheck.oracle.reference import required_gradient
+from gradcheck.oracle.required import required_gradient
 from gradcheck.problems.building import Spec
 from gradcheck.rounding.signal import digits, lost_by
 

@@ -21,8 +21,8 @@ from gradcheck.oracle.drawn import packed
 from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.obligations import OBLIGATIONS
 from gradcheck.oracle.precision import where_lost
-from gradcheck.oracle.reference import required_gradient
-from gradcheck.oracle.target import Settings
+from gradcheck.oracle.required import required_gradient
+from gradcheck.oracle.subject import Settings
 
 __all__ = ["PrepareJob"]
 

@@ -118,6 +118,6 @@ def _right_arranged(judge: Judge, axes: int, taken: int) -> bool:
             seen = judge.observe(case.replace(**arranged)).gradient.reshape(shape)
         except AdapterError:
             return False
-        if not judge.reference(case).compare(seen).holds:
+        if not judge.required(case).compare(seen).holds:
             return False
     return True

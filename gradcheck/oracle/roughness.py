@@ -21,13 +21,13 @@ from gradcheck.conventions import Conventions
 from gradcheck.oracle.arrangement import arranged
 from gradcheck.oracle.displaced import by_guards
 from gradcheck.oracle.judge import Judge
-from gradcheck.oracle.reference import (
-    Reference,
+from gradcheck.oracle.required import (
+    Required,
     as_trainers_have_it,
     effective_case,
     output_dtype,
     overall_factor,
-    reference,
+    required_of,
 )
 from gradcheck.problems.building import Spec, as_put_out, complete
 from gradcheck.rounding.bounds import unit_roundoff
@@ -141,11 +141,11 @@ def _by_guards(judge: Judge, case: Case) -> Tensor:
 
 def _errors(
     judge: Judge, case: Case, dtype: torch.dtype, step: float, count: int, seen: bool
-) -> Iterator[tuple[Tensor, Reference, Tensor]]:
+) -> Iterator[tuple[Tensor, Required, Tensor]]:
     """On each move the error, (B, D), what was required, and the samples that nothing can be said of, (B,)."""
     for seed in range(count):
         one = moved(judge.conventions, case, dtype, step, seed)
-        decided = reference(judge.conventions, one, torch.float64 if seen else dtype)
+        decided = required_of(judge.conventions, one, torch.float64 if seen else dtype)
         error = judge.observe(one).gradient.to(torch.float64).flatten(1) - decided.gradient.flatten(1)
         undecided = decided.undecided.expand(len(error), *decided.undecided.shape[1:]).reshape(-1)
         finite = error.isfinite().all(1) & decided.scale.isfinite().flatten(1).all(1)

@@ -33,27 +33,27 @@ from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.obligations import OBLIGATIONS, Obligation, gradient_is_wrong
 from gradcheck.oracle.ranks import another_batch, axes_in_words, narrowed, taken_axes
 from gradcheck.oracle.script import script
-from gradcheck.oracle.target import Settings, Target
+from gradcheck.oracle.subject import Settings, Subject
 from gradcheck.problems.building import Spec
 
-__all__ = ["Settings", "Target", "attempt", "check_obligation", "judge", "unjudged"]
+__all__ = ["Settings", "Subject", "attempt", "check_obligation", "judge", "unjudged"]
 
 
-def judge(target: Target, settings: Settings | None = None, only: Sequence[str] = ()) -> Judgement:
+def judge(subject: Subject, settings: Settings | None = None, only: Sequence[str] = ()) -> Judgement:
     """Check every obligation (or ``only`` some) and explain what failed.
 
     Raises:
         AdapterError: the implementation cannot be judged: it raises on every problem, hangs, or returns no loss.
         InputError: an unknown obligation or device.
     """
-    judgement, error = _judge(target, settings or Settings(), only)
+    judgement, error = _judge(subject, settings or Settings(), only)
     if error:
         raise AdapterError(error)
     return judgement
 
 
 def attempt(
-    target: Target,
+    subject: Subject,
     settings: Settings | None = None,
     only: Sequence[str] = (),
     tell: Callable[[Result], None] = lambda result: None,
@@ -65,11 +65,11 @@ def attempt(
     Raises:
         InputError: an unknown obligation or device.
     """
-    return _judge(target, settings or Settings(), only, tell)[0]
+    return _judge(subject, settings or Settings(), only, tell)[0]
 
 
 def _judge(
-    target: Target,
+    subject: Subject,
     settings: Settings,
     only: Sequence[str],
     tell: Callable[[Result], None] = lambda result: None,
@@ -85,20 +85,20 @@ def _judge(
             if stopped or (only and obligation.id not in only):
                 continue
             try:
-                results.append(check_obligation(target, obligation, settings, device, diagnosed, printed))
+                results.append(check_obligation(subject, obligation, settings, device, diagnosed, printed))
             except StoppedError as error:
                 stopped = str(error)
                 results.append(unjudged(obligation, settings, device, stopped))
             tell(results[-1])
     told, reason = (results, stopped) if stopped else _never_returned(results)
-    info = _info(target, settings)
+    info = _info(subject, settings)
     return info.judgement(told, time.perf_counter() - start, shortened(printed)), reason
 
 
-def _info(target: Target, settings: Settings, device: str = "cpu") -> Info:
-    declaration, reference = target.conventions.describe(), target.conventions.derivation.reference
-    expected = target.expected_failures
-    return Info(target.name, declaration, reference, settings.seed, settings.dtype, expected, device)
+def _info(subject: Subject, settings: Settings, device: str = "cpu") -> Info:
+    declaration, reference = subject.conventions.describe(), subject.conventions.derivation.reference
+    expected = subject.expected_failures
+    return Info(subject.name, declaration, reference, settings.seed, settings.dtype, expected, device)
 
 
 def _never_returned(results: list[Result]) -> tuple[list[Result], str]:
@@ -142,7 +142,7 @@ def shortened(printed: Iterable[str]) -> str:
 
 
 def check_obligation(
-    target: Target,
+    subject: Subject,
     obligation: Obligation,
     settings: Settings,
     device: str,
@@ -152,7 +152,7 @@ def check_obligation(
     """Check one obligation.
 
     Args:
-        target: the implementation.
+        subject: the implementation.
         obligation: what it must do.
         settings: how thoroughly to look.
         device: where.
@@ -165,11 +165,11 @@ def check_obligation(
     start = time.perf_counter()
     seen_printed = {} if printed is None else printed
     adapter = Adapter(
-        target.function, target.name, target.conventions.batch_reduction, settings.timeout, printed=seen_printed
+        subject.function, subject.name, subject.conventions.batch_reduction, settings.timeout, printed=seen_printed
     )
     one = Judge(
         adapter=adapter,
-        conventions=target.conventions,
+        conventions=subject.conventions,
         device=device,
         dtype=DTYPES[settings.dtype],
         max_examples=settings.max_examples,
@@ -181,7 +181,7 @@ def check_obligation(
     outcome, one = _where_it_runs(obligation, one)
     diagnosis, text = None, ""
     if outcome.status == "failed" and not isinstance(outcome, Raised):
-        text = script(target, one, obligation, outcome)
+        text = script(subject, one, obligation, outcome)
         try:
             diagnosis = _diagnosis(one, obligation, outcome, diagnosed if diagnosed is not None else {})
         except AdapterError as error:  # on another problem than the one that showed the failure
@@ -195,10 +195,10 @@ def check_obligation(
     return result_of(
         obligation,
         outcome,
-        _info(target, settings, device),
+        _info(subject, settings, device),
         diagnosis,
         text,
-        statement=_worded(obligation.statement, target.conventions.prediction),
+        statement=_worded(obligation.statement, subject.conventions.prediction),
         dtype=obligation.dtype or settings.dtype,
         seconds=time.perf_counter() - start,
     )

@@ -18,7 +18,7 @@ from gradcheck.oracle.arrangement import needs_presenting
 from gradcheck.oracle.bodies import literal
 from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.obligations import Obligation
-from gradcheck.oracle.target import Target
+from gradcheck.oracle.subject import Subject
 from gradcheck.problems.building import Spec
 
 __all__ = ["literal", "script"]
@@ -26,7 +26,7 @@ __all__ = ["literal", "script"]
 _MOST = 400  # numbers that a person would still paste
 
 
-def script(target: Target, judge: Judge, obligation: Obligation, outcome: Outcome) -> str:
+def script(subject: Subject, judge: Judge, obligation: Obligation, outcome: Outcome) -> str:
     """Python source that builds the case, calls the implementation and asserts what the obligation demands.
 
     A case of more numbers than one would paste is built from its seed instead.  Empty if there is no such case.
@@ -45,7 +45,7 @@ def script(target: Target, judge: Judge, obligation: Obligation, outcome: Outcom
         "import torch",
         "from gradcheck.case import Case",
         "nan, inf = float('nan'), float('inf')",
-        *_import(target),
+        *_import(subject),
         *_presenting(judge),
         "",
         *_quantities(judge, case, outcome.spec, strided=obligation.layouts),
@@ -61,7 +61,7 @@ def _quantities(judge: Judge, case: Case, spec: Spec, strided: bool) -> list[str
     if numbers > _MOST:
         lines = [
             "from gradcheck.conventions import declare",
-            "from gradcheck.oracle.reference import oracle_case",
+            "from gradcheck.oracle.required import oracle_case",
             "from gradcheck.problems.building import Spec",
             f"conventions = declare({judge.conventions.describe()})",
             f"drawn = oracle_case(conventions, {spec!r}, {case.output.dtype}, {judge.device!r})",
@@ -100,9 +100,9 @@ def _presenting(judge: Judge) -> list[str]:
     ]
 
 
-def _import(target: Target) -> list[str]:
-    if "::" in target.source:
-        file, _, name = target.source.partition("::")
+def _import(subject: Subject) -> list[str]:
+    if "::" in subject.source:
+        file, _, name = subject.source.partition("::")
         path = Path(file).resolve()
         return [
             "import importlib.util, sys",
@@ -112,12 +112,12 @@ def _import(target: Target) -> list[str]:
             "spec.loader.exec_module(judged)",
             f"implementation = getattr(judged.{name}, 'gradcheck_function', judged.{name})",
         ]
-    if ":" in target.source:
-        module, _, name = target.source.partition(":")
+    if ":" in subject.source:
+        module, _, name = subject.source.partition(":")
         return [
             "import sys",
             f"sys.path.insert(0, {str(Path.cwd())!r})",
             f"import {module} as judged",
             f"implementation = getattr(judged.{name}, 'gradcheck_function', judged.{name})",
         ]
-    return [f"# put your function {target.name!r} here, as", "# implementation = ..."]
+    return [f"# put your function {subject.name!r} here, as", "# implementation = ..."]

@@ -74,7 +74,7 @@ def sde_step_part(
         raise InputError(*problems)
     subject = Subject(function, name_of(function), convention, seed, hands_level=convention.noise_level is None)
     info = Info(
-        target=subject.name,
+        subject=subject.name,
         declaration=described(convention),
         reference=reverse_step(convention.sde).theorem.reference,
         seed=seed,

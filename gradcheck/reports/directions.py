@@ -13,7 +13,7 @@ from gradcheck.errors import GradcheckError
 from gradcheck.judging.adapter import Adapter
 from gradcheck.judging.results import Judgement, Result
 from gradcheck.oracle.judge import Judge
-from gradcheck.oracle.target import Settings, Target
+from gradcheck.oracle.subject import Settings, Subject
 from gradcheck.problems.building import Spec
 from gradcheck.reading.xray import DIRECTIONS
 from gradcheck.reports.shared import explained_first
@@ -21,7 +21,7 @@ from gradcheck.reports.shared import explained_first
 __all__ = ["Directions", "Key", "directions_of", "failure_directions"]
 
 Key = tuple[str, str, str]
-"""Target, obligation, device."""
+"""Subject, obligation, device."""
 
 _SEEDS = range(3)
 _BATCH, _LATENT = 4, (3, 5)  # more coordinates than directions, so that none is parallel by accident
@@ -42,23 +42,23 @@ class Directions:
     named: tuple[tuple[str, tuple[float, ...]], ...]
 
 
-def failure_directions(target: Target, settings: Settings, judgement: Judgement) -> dict[Key, Directions]:
+def failure_directions(subject: Subject, settings: Settings, judgement: Judgement) -> dict[Key, Directions]:
     """For the first failure of each cause, as far as it is about a gradient."""
     out: dict[Key, Directions] = {}
     for result, first in explained_first(judgement):
-        found = directions_of(target, settings, result) if first else None
+        found = directions_of(subject, settings, result) if first else None
         if found is not None:
-            out[judgement.target, result.id, result.device] = found
+            out[judgement.subject, result.id, result.device] = found
     return out
 
 
-def directions_of(target: Target, settings: Settings, result: Result) -> Directions | None:
+def directions_of(subject: Subject, settings: Settings, result: Result) -> Directions | None:
     """Of the sample that is furthest off, among problems of the failing one's regimes; ``None`` if none is."""
     spec = result.outcome.spec
     if spec is None or result.outcome.comparison is None:
         return None
-    adapter = Adapter(target.function, target.name, target.conventions.batch_reduction, settings.timeout)
-    judge = Judge(adapter, target.conventions, result.device, torch.float64)
+    adapter = Adapter(subject.function, subject.name, subject.conventions.batch_reduction, settings.timeout)
+    judge = Judge(adapter, subject.conventions, result.device, torch.float64)
     try:
         found = [_worst(judge, replace(spec, batch=_BATCH, latent=_LATENT, seed=seed)) for seed in _SEEDS]
     except GradcheckError:
@@ -70,7 +70,7 @@ def directions_of(target: Target, settings: Settings, result: Result) -> Directi
 def _worst(judge: Judge, spec: Spec) -> tuple[float, Directions | None]:
     """The relative distance of the sample that is furthest off, and its directions."""
     case = judge.case(spec)
-    observed, required = _rows(judge.observe(case).gradient), _rows(judge.reference(case).gradient)
+    observed, required = _rows(judge.observe(case).gradient), _rows(judge.required(case).gradient)
     size = torch.maximum(observed.norm(dim=1), required.norm(dim=1))
     distance = (observed - required).norm(dim=1) / size
     distance = torch.where(distance.isfinite(), distance, 0.0)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
 from gradcheck.judging.results import Diagnosis, Judgement, Result, Status
-from gradcheck.oracle.target import Settings
+from gradcheck.oracle.subject import Settings
 from gradcheck.reports.directions import Directions, Key
 from gradcheck.reports.markup import Markup, join, tag
 from gradcheck.reports.shared import (
@@ -71,7 +71,7 @@ def _verdict(judgements: Sequence[Judgement]) -> Markup:
     if len(judgements) == 1:
         lines += _introduction(judgements[0])
     else:
-        links = [tag("li", tag("a", j.target, href=f"#t{i}"), f" {verdict(j)}") for i, j in enumerate(judgements)]
+        links = [tag("li", tag("a", j.subject, href=f"#t{i}"), f" {verdict(j)}") for i, j in enumerate(judgements)]
         lines.append(tag("ul", *links) if links else tag("p", "No implementation was found."))
     return tag("header", *lines, class_=f"verdict {'good' if holds else 'bad'}")
 
@@ -119,7 +119,7 @@ def _target(i: int, judgement: Judgement, directions: Mapping[Key, Directions], 
 
 def _heading(judgement: Judgement) -> Markup:
     colour = "good-text" if judgement.holds else "bad-text"
-    return tag("h2", judgement.target, " ", tag("span", verdict(judgement), class_=colour))
+    return tag("h2", judgement.subject, " ", tag("span", verdict(judgement), class_=colour))
 
 
 def _ratios(judgement: Judgement, name: str) -> list[Markup]:
@@ -166,7 +166,7 @@ def _failures(i: int, judgement: Judgement, directions: Mapping[Key, Directions]
     several = several_devices(judgement)
     shown = []
     for n, (result, first) in enumerate(explained_first(judgement)):
-        drawn = directions.get((judgement.target, result.id, result.device))
+        drawn = directions.get((judgement.subject, result.id, result.device))
         shown.append(_failure(result, several, first, drawn, f"t{i}f{n}"))
     return [tag("h3", "What fails"), *shown] if shown else []
 

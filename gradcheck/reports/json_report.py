@@ -14,7 +14,7 @@ from importlib.resources import files
 from typing import Any
 
 from gradcheck.judging.results import Diagnosis, Judgement, Result
-from gradcheck.oracle.target import Settings
+from gradcheck.oracle.subject import Settings
 from gradcheck.problems.building import Spec
 from gradcheck.reports.shared import decomposition, environment, timestamp
 from gradcheck.rounding.compare import Comparison
@@ -75,7 +75,7 @@ def decoded(x: float | str) -> float:
 
 def _target(judgement: Judgement) -> dict[str, Any]:
     return {
-        "target": judgement.target,
+        "target": judgement.subject,
         "declaration": judgement.declaration,
         "holds": judgement.holds,
         "unjudged": judgement.unjudged,

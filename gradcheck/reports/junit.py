@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from gradcheck.judging.results import Judgement, Result
-from gradcheck.oracle.target import Settings
+from gradcheck.oracle.subject import Settings
 from gradcheck.reports.shared import clean, environment, failures, remark, several_devices, timestamp
 from gradcheck.reports.text import failure_text
 
@@ -39,7 +39,7 @@ def _counts(judgements: Sequence[Judgement]) -> dict[str, str]:
 
 def _suite(judgement: Judgement, settings: Settings, versions: dict[str, str]) -> Element:
     when = timestamp().removesuffix("+00:00")
-    suite = Element("testsuite", {"name": clean(judgement.target), **_counts([judgement]), "timestamp": when})
+    suite = Element("testsuite", {"name": clean(judgement.subject), **_counts([judgement]), "timestamp": when})
     properties = SubElement(suite, "properties")
     told = {
         "declaration": judgement.declaration,
@@ -58,7 +58,7 @@ def _suite(judgement: Judgement, settings: Settings, versions: dict[str, str]) -
 
 def _case(result: Result, judgement: Judgement, several: bool) -> Element:
     name = f"{result.id}[{result.device}]" if several else result.id
-    where = {"classname": clean(judgement.target), "name": clean(name), "time": f"{result.seconds:.3f}"}
+    where = {"classname": clean(judgement.subject), "name": clean(name), "time": f"{result.seconds:.3f}"}
     case = Element("testcase", where)
     if result.status == "unjudged":
         attributes = {"message": clean(f"could not be judged: {remark(result)}"), "type": result.status}
@@ -66,7 +66,7 @@ def _case(result: Result, judgement: Judgement, several: bool) -> Element:
     elif not result.good:
         attributes = {"message": clean(remark(result) or result.statement), "type": result.status}
         SubElement(case, "failure", attributes).text = clean(
-            failure_text(result, judgement.target, judgement.reference)
+            failure_text(result, judgement.subject, judgement.reference)
         )
     elif result.status != "passed":
         SubElement(case, "skipped", {"message": clean(remark(result)), "type": result.status})

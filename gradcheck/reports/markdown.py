@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from gradcheck.judging.results import Judgement, Result, Status
-from gradcheck.oracle.target import Settings
+from gradcheck.oracle.subject import Settings
 from gradcheck.reports.shared import (
     against,
     because,
@@ -63,7 +63,7 @@ def _page(judgements: Sequence[Judgement], settings: Settings, *, scripts: bool)
 
 def _target(judgement: Judgement, scripts: bool) -> list[str]:
     several = several_devices(judgement)
-    lines = [f"## {_safe(judgement.target)} {verdict(judgement)}", ""]
+    lines = [f"## {_safe(judgement.subject)} {verdict(judgement)}", ""]
     lines += [f"{_safe(tally(judgement))}. Declared: {_code(judgement.declaration)}", ""]
     lines += ["| obligation | | cases | worst test ratio | smallest error seen | |", "|:--|:--|--:|--:|--:|:--|"]
     lines += [_row(r, several, judgement.threshold) for r in judgement.results]

@@ -79,7 +79,7 @@ def overall(judgements: Sequence[Judgement]) -> str:
     if not judgements:
         return "nothing was judged"
     if len(judgements) == 1:
-        return f"{judgements[0].target} {verdict(judgements[0])}"
+        return f"{judgements[0].subject} {verdict(judgements[0])}"
     found = [verdict(j) for j in judgements]
     of = f"of {len(judgements)} implementations"
     words = (

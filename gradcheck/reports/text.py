@@ -74,7 +74,7 @@ def judgement_text(
     """
     shown_rows = [r for r in judgement.results if verbose or not several or not r.good]
     declaration = f"  ({judgement.declaration})" if judgement.declaration else ""
-    lines = [f"{judgement.target}{declaration}", *_table(shown_rows, verbose)]
+    lines = [f"{judgement.subject}{declaration}", *_table(shown_rows, verbose)]
     bad = [r for r in judgement.results if not r.good and r.status != "unjudged"]
     shown: set[tuple[str, str]] = set()
     for r in bad if verbose else bad[:1]:
@@ -83,7 +83,7 @@ def judgement_text(
         with_script = scripts and not seen_before
         lines += [
             "",
-            failure_text(r, judgement.target, "", brief=seen_before, with_script=with_script, save=save),
+            failure_text(r, judgement.subject, "", brief=seen_before, with_script=with_script, save=save),
         ]
         shown.add(cause)
     if len(bad) > 1 and not verbose:
@@ -101,7 +101,7 @@ def judgement_text(
 
 def verdict_text(judgement: Judgement) -> str:
     """The implementation's name and what became of it, in a line."""
-    told = f"{judgement.target} {verdict(judgement)}"
+    told = f"{judgement.subject} {verdict(judgement)}"
     bad = [r for r in judgement.results if not r.good and r.status != "unjudged"]
     failing = f"{len(bad)} of {len(judgement.results)} obligations failed"
     if bad:
@@ -123,12 +123,12 @@ def _table(results: Sequence[Result], verbose: bool) -> list[str]:
 
 def brief_text(judgement: Judgement) -> str:
     """One row: the name, the verdict, and the cause or what failed."""
-    told = verdict_text(judgement).removeprefix(judgement.target).strip()
+    told = verdict_text(judgement).removeprefix(judgement.subject).strip()
     bad = [r for r in judgement.results if not r.good and r.status != "unjudged"]
     causes = list(dict.fromkeys(r.diagnosis.name for r in bad if r.diagnosis and r.diagnosis.name != "unknown"))
     word = told.partition(":")[0].partition(";")[0]
     why = judgement.unjudged or ", ".join(causes) or ", ".join(dict.fromkeys(r.id for r in bad))
-    return f"{judgement.target}: {word}" + (f" ({why})" if why else "")
+    return f"{judgement.subject}: {word}" + (f" ({why})" if why else "")
 
 
 def _remark(r: Result) -> str:
@@ -145,7 +145,7 @@ def _remark(r: Result) -> str:
 
 def failure_text(
     result: Result,
-    target: str,
+    subject: str,
     reference: str,
     *,
     brief: bool = False,
@@ -154,7 +154,7 @@ def failure_text(
 ) -> str:
     """One failure: why, what was demanded and seen, how to see it again, and where it is written."""
     o = result.outcome
-    head = f"[gradcheck] {target}: {result.id} {_VERBS[result.status]}"
+    head = f"[gradcheck] {subject}: {result.id} {_VERBS[result.status]}"
     d = result.diagnosis
     lines = [head]
     if d is not None:  # first what a reader wants to know
@@ -184,7 +184,7 @@ def failure_text(
         lines.append(f"  {word:9}  {of}, yours beside the required one:")
         lines += _side_by_side(d.observed, d.required)
     if with_script and result.script:
-        file = save(target, result) if save is not None and not result.shell else None
+        file = save(subject, result) if save is not None and not result.shell else None
         if file is not None:
             lines.append(f"  reproduce  python {file}")
         else:

@@ -14,7 +14,7 @@ from gradcheck.extras import need
 from gradcheck.judging.results import Judgement, Result
 
 if TYPE_CHECKING:
-    from gradcheck.oracle.target import Settings
+    from gradcheck.oracle.subject import Settings
 
 __all__ = ["SCRIPTS", "check_writable", "save_script", "write_reports", "write_text"]
 
@@ -70,13 +70,13 @@ SCRIPTS = Path(".gradcheck")
 _saved: dict[Path, str] = {}
 
 
-def save_script(target: str, result: Result) -> Path | None:
+def save_script(subject: str, result: Result) -> Path | None:
     """Write the script that reproduces a failure to a file; ``None`` if it cannot be written.
 
     The file is named after the implementation and the obligation, so that the next run writes the same one; a second
     implementation of the same name in one run gets a number.
     """
-    name = re.sub(r"[^\w.]+", "-", f"{target}-{result.id}" + (f"-{result.device}" if result.device != "cpu" else ""))
+    name = re.sub(r"[^\w.]+", "-", f"{subject}-{result.id}" + (f"-{result.device}" if result.device != "cpu" else ""))
     for number in range(1, 100):
         file = SCRIPTS / f"{name.strip('-.')[:120]}{'' if number == 1 else f'-{number}'}.py"
         if _saved.setdefault(file.absolute(), result.script) == result.script:

@@ -19,7 +19,7 @@ from gradcheck.conventions import Conventions
 from gradcheck.judging.adapter import Adapter
 from gradcheck.oracle.arrangement import needs_presenting
 from gradcheck.oracle.judge import Judge
-from gradcheck.oracle.reference import reference
+from gradcheck.oracle.required import required_of
 from gradcheck.reading.formulas import simple_number
 from gradcheck.reading.xray import Direction, decompose, directions
 
@@ -68,7 +68,7 @@ def state(function: Callable[[Case], Any], name: str, timeout: float, convention
     factor = _factor(conventions, cases, seen)
     if factor is not None:
         declared = replace(conventions, factor=conventions.factor * float(factor))
-        if all(reference(declared, c).compare(g).holds for c, g in zip(cases, seen, strict=True)):
+        if all(required_of(declared, c).compare(g).holds for c, g in zip(cases, seen, strict=True)):
             return Stated(len(cases), factor)
     samples = [s for case, g in zip(cases, seen, strict=True) for s in decompose(case, g)]
     residual = max((s.residual for s in samples), default=0.0)
@@ -79,7 +79,7 @@ def _factor(conventions: Conventions, cases: Sequence[Case], seen: Sequence[Tens
     """The observed gradients' length along the required ones: a simple number, or none."""
     along = size = 0.0
     for case, gradient in zip(cases, seen, strict=True):
-        wanted = reference(conventions, case)
+        wanted = required_of(conventions, case)
         decided = (~wanted.undecided.reshape(-1).expand(len(gradient))).to(gradient.dtype)
         kept = wanted.gradient * decided.reshape(-1, *(1,) * (gradient.ndim - 1))
         along += float((gradient * kept).sum())

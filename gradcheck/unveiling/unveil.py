@@ -23,7 +23,7 @@ from derivations.steps.sde import step_with
 from gradcheck.case import Case
 from gradcheck.conventions import BatchReduction, Conventions
 from gradcheck.judging.adapter import Adapter, AdapterError
-from gradcheck.oracle.reference import reference
+from gradcheck.oracle.required import required_of
 from gradcheck.problems.building import Spec
 from gradcheck.reading.formulas import simple_number
 from gradcheck.reading.xray import B, Direction
@@ -369,19 +369,19 @@ def _matches(look: Look, reading: Reading, assumed: Assumed) -> Iterator[_Match]
 
 
 def _constant_factor(conventions: Conventions, case: Case, gradient: Tensor) -> float:
-    wanted = reference(conventions, case).gradient
+    wanted = required_of(conventions, case).gradient
     size = float((wanted * wanted).sum())
     return float((gradient * wanted).sum()) / size if size > 0 else 0.0
 
 
 def _parallel(conventions: Conventions, case: Case, gradient: Tensor, unit: float) -> bool:
-    wanted = reference(conventions, case).gradient
+    wanted = required_of(conventions, case).gradient
     cosine = torch.nn.functional.cosine_similarity(gradient.flatten(), wanted.flatten(), dim=0)
     return float(cosine.abs()) > 1 - max(1e-6, 1e3 * unit)
 
 
 def _agrees(conventions: Conventions, case: Case, gradient: Tensor) -> bool:
-    wanted = reference(conventions, case)
+    wanted = required_of(conventions, case)
     slack = 1e3 if conventions.working_dtype is None else 4.0
     return compare(gradient, wanted.gradient, slack * wanted.scale + 1e-300, wanted.dtype).holds
 

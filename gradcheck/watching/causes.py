@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gradcheck.errors import GradcheckError
-from gradcheck.oracle.reference import reference
+from gradcheck.oracle.required import required_of
 from gradcheck.watching.evidence import Evidence
 from gradcheck.watching.faults import Fault
 from gradcheck.watching.judge import Seen
@@ -123,7 +123,7 @@ def _by_shape(e: Evidence, seen: Seen) -> Fault:
             f"{shown} … of the required one (advantage, weight, time or standard deviation of another sample?)",
         )
     for name in ("float32", "bfloat16", "float16"):
-        low = reference(replace(e.conventions, working_dtype=name), e.case)
+        low = required_of(replace(e.conventions, working_dtype=name), e.case)
         off = float((e.observed - e.required).norm() / e.required.norm())
         if off > _ROUGHLY[name] or not low.compare(e.observed).holds or not _rough(e):
             continue

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
-from gradcheck.oracle.reference import Reference, overall_factor, reference
+from gradcheck.oracle.required import Required, overall_factor, required_of
 from gradcheck.problems.building import complete
 from gradcheck.rounding.compare import Comparison
 from gradcheck.watching.precision import Precision
 from gradcheck.watching.problem import StepProblem
 
-__all__ = ["MOST", "as_rows", "dense_case", "densely", "required_of"]
+__all__ = ["MOST", "as_rows", "dense_case", "densely", "required_at"]
 
 MOST = 2**20
 """Numbers of one latent that are looked at together; one sample is, however large."""
@@ -40,11 +40,11 @@ def dense_case(problem: StepProblem, keep: Tensor) -> Case:
     return complete(problem.derivation, {k: as_rows(x) if isinstance(x, Tensor) else x for k, x in values.items()})
 
 
-def required_of(problem: StepProblem, case: Case, precision: Precision) -> tuple[Conventions, Reference]:
+def required_at(problem: StepProblem, case: Case, precision: Precision) -> tuple[Conventions, Required]:
     """The declaration with the step's precisions, and what it requires."""
     names = [None if d is None else str(d).removeprefix("torch.") for d in (precision.loss, precision.output)]
     conventions = replace(problem.conventions, working_dtype=names[0], output_dtype=names[1])
-    return conventions, reference(conventions, case)
+    return conventions, required_of(conventions, case)
 
 
 def densely(
@@ -68,7 +68,7 @@ def densely(
         keep = torch.zeros(gradient.shape[0], dtype=torch.bool)
         keep[some] = True
         case = dense_case(problem, keep)
-        conventions, wanted = required_of(problem, case, precision)
+        conventions, wanted = required_at(problem, case, precision)
         observed = as_rows(gradient[keep.to(gradient.device)]) * (overall_factor(conventions, case) / factor)
         found = wanted.compare(observed)
         if not found.holds:

@@ -10,7 +10,7 @@ from torch import Tensor
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
 from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
-from gradcheck.watching.dense import MOST, as_rows, dense_case, required_of
+from gradcheck.watching.dense import MOST, as_rows, dense_case, required_at
 from gradcheck.watching.given import Given
 from gradcheck.watching.precision import Precision
 from gradcheck.watching.problem import StepProblem
@@ -60,7 +60,7 @@ def evidence_of(
     # the loss averages over the whole batch, also where a part of it is looked at
     share = batch / int(keep.sum()) if problem.conventions.batch_reduction == "mean" else 1.0
     case = dense_case(problem, keep)
-    conventions, wanted = required_of(problem, case, precision)
+    conventions, wanted = required_at(problem, case, precision)
     own = replace(
         given,
         output=as_rows(given.output[keep.to(given.output.device)]),

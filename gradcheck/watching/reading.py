@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from gradcheck.oracle.reference import required_gradient
+from gradcheck.oracle.required import required_gradient
 from gradcheck.reading.xray import decompose, directions
 from gradcheck.rounding.bounds import unit_roundoff
 from gradcheck.watching.evidence import Evidence

@@ -17,7 +17,7 @@ from gradcheck.distributed import judge
 from gradcheck.distributed.verdicts import IDS
 from gradcheck.doors.checking import CheckJob
 from gradcheck.doors.cli import main
-from gradcheck.oracle.target import Settings
+from gradcheck.oracle.subject import Settings
 
 pytest_plugins = ["pytester"]
 

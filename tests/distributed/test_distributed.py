@@ -21,12 +21,12 @@ from gradcheck.distributed import Shard, VelocityMLP, conforms, judge, launch
 from gradcheck.distributed.declaration import Declaration
 from gradcheck.distributed.hypotheses import hypotheses, predicted
 from gradcheck.distributed.problems import Layout, layouts, make_problem
-from gradcheck.distributed.reference import required, weights
+from gradcheck.distributed.required import required, weights
 from gradcheck.distributed.rounding import Imitated, network_rounding
 from gradcheck.distributed.verdicts import IDS
 from gradcheck.doors.cli import main
 from gradcheck.errors import GradcheckError, InputError
-from gradcheck.oracle.target import Settings
+from gradcheck.oracle.subject import Settings
 from gradcheck.reports.json_report import schema
 from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
 from tests.conftest import CUDA

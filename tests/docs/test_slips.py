@@ -16,7 +16,7 @@ from gradcheck.judging.adapter import Adapter
 from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.obligations import OBLIGATIONS
 from gradcheck.oracle.runner import judge
-from gradcheck.oracle.target import Settings, Target
+from gradcheck.oracle.subject import Settings, Subject
 from gradcheck.parts import judge_ema
 
 AVERAGE = "moving average"
@@ -30,14 +30,14 @@ def executed(source: str) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=200)
-def target(source: str) -> Target:
-    (found,) = [x.gradcheck_target for x in executed(source).values() if hasattr(x, "gradcheck_target")]
+def subject_of(source: str) -> Subject:
+    (found,) = [x.gradcheck_subject for x in executed(source).values() if hasattr(x, "gradcheck_subject")]
     return found
 
 
 def status(source: str, obligation: str) -> str:
     """Of one obligation, without a search for the cause."""
-    subject = target(source)
+    subject = subject_of(source)
     adapter = Adapter(subject.function, subject.name, subject.conventions.batch_reduction, 60.0)
     check = next(o for o in OBLIGATIONS if o.id == obligation).check
     return check(Judge(adapter, subject.conventions, max_examples=6)).status
@@ -46,7 +46,7 @@ def status(source: str, obligation: str) -> str:
 @pytest.mark.parametrize("name", [name for name in IMPLEMENTATIONS if name != AVERAGE])
 def test_what_is_shown_as_right_conforms(name: str) -> None:
     wanted = {"gradient", *(s.obligation for s in LOSSES if s.of == name)}
-    results = judge(target(IMPLEMENTATIONS[name]), Settings(max_examples=3), tuple(wanted)).results
+    results = judge(subject_of(IMPLEMENTATIONS[name]), Settings(max_examples=3), tuple(wanted)).results
     assert {r.id for r in results} == wanted
     assert all(r.good for r in results)
 

@@ -16,7 +16,7 @@ from gradcheck.judging.results import Judgement, Result
 from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.obligations import OBLIGATIONS
 from gradcheck.oracle.runner import judge
-from gradcheck.oracle.target import Settings, Target
+from gradcheck.oracle.subject import Settings, Subject
 
 Function = Callable[[Case], Tensor]
 
@@ -82,8 +82,8 @@ def correct(algorithm: str, **declared: Any) -> Callable[[Function], Correct]:
 
 def judged(one: Correct, max_examples: int, only: tuple[str, ...] = (), seed: int = 0) -> Judgement:
     """Let the oracle judge it."""
-    target = Target(one.function, one.name, one.conventions)
-    return judge(target, Settings(max_examples=max_examples, seed=seed), only)
+    subject = Subject(one.function, one.name, one.conventions)
+    return judge(subject, Settings(max_examples=max_examples, seed=seed), only)
 
 
 def caught(one: Mutant, max_examples: int = 10) -> Result:

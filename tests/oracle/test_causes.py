@@ -15,15 +15,15 @@ from gradcheck.case import Case
 from gradcheck.conventions import declare
 from gradcheck.judging.results import Diagnosis
 from gradcheck.oracle.runner import judge
-from gradcheck.oracle.target import Settings, Target
+from gradcheck.oracle.subject import Settings, Subject
 
 
 def told(
     function: Callable[[Case], Tensor], algorithm: str, *only: str, examples: int = 3, **declared: Any
 ) -> Diagnosis:
     """What the first failing obligation is said to come from."""
-    target = Target(function, "mine", declare(algorithm, **declared))
-    found = judge(target, Settings(max_examples=examples), only or ("gradient",))
+    subject = Subject(function, "mine", declare(algorithm, **declared))
+    found = judge(subject, Settings(max_examples=examples), only or ("gradient",))
     diagnosis = next(r.diagnosis for r in found.results if r.outcome.status == "failed")
     assert diagnosis is not None
     return diagnosis

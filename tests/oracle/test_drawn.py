@@ -13,7 +13,7 @@ from gradcheck.catalogue import entry
 from gradcheck.conventions import Conventions, declare
 from gradcheck.judging.results import Judgement
 from gradcheck.oracle import drawn
-from gradcheck.oracle.runner import Settings, Target, judge
+from gradcheck.oracle.runner import Settings, Subject, judge
 from gradcheck.problems.building import Spec
 
 LOSS = entry("grpo_guard", "mean").loss
@@ -36,7 +36,7 @@ def spoiling(case: Case) -> Tensor:
 
 
 def judged(function: object, conventions: Conventions) -> Judgement:
-    found = judge(Target(function, "loss", conventions), FEW, ONLY)  # type: ignore[arg-type]
+    found = judge(Subject(function, "loss", conventions), FEW, ONLY)  # type: ignore[arg-type]
     return replace(found, seconds=0, results=tuple(replace(r, seconds=0) for r in found.results))
 
 

@@ -20,7 +20,7 @@ from gradcheck.conventions import declare
 from gradcheck.judging.results import Judgement
 from gradcheck.oracle import drawn
 from gradcheck.oracle.preparing import PrepareJob
-from gradcheck.oracle.runner import Settings, Target, judge
+from gradcheck.oracle.runner import Settings, Subject, judge
 
 DECLARED = declare("grpo_guard", log_prob_reduction="mean", batch_reduction="sum")
 FEW = Settings(max_examples=2)
@@ -45,7 +45,7 @@ def prepared(job: PrepareJob) -> list[tuple[str, bytes]]:
 
 
 def judged() -> Judgement:
-    found = judge(Target(right, "loss", DECLARED), FEW)
+    found = judge(Subject(right, "loss", DECLARED), FEW)
     return replace(found, seconds=0, results=tuple(replace(r, seconds=0) for r in found.results))
 
 
@@ -60,7 +60,7 @@ def test_with_what_was_prepared_a_judgement_is_the_same_and_draws_nothing(monkey
         raise AssertionError(f"made again: {given}")
 
     monkeypatch.setattr(drawn, "oracle_case", refused)
-    monkeypatch.setattr("gradcheck.oracle.reference._reference", refused)
+    monkeypatch.setattr("gradcheck.oracle.required._required_of", refused)
     assert judged() == alone
     assert alone.holds
 

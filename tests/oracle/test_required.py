@@ -8,7 +8,7 @@ from gradcheck.catalogue import CATALOGUE, Entry, entry
 from gradcheck.conventions import Conventions
 from gradcheck.judging.results import Result
 from gradcheck.oracle.runner import judge
-from gradcheck.oracle.target import Settings, Target
+from gradcheck.oracle.subject import Settings, Subject
 
 LABELS = {
     *("flow_grpo[kl]", "flow_grpo[window-behaviour]", "grpo_guard[kl-sigma]", "flow_dppo", "ddpo[kl]"),
@@ -19,8 +19,8 @@ SOME = [e for e in CATALOGUE if e.label in LABELS]
 
 def failing(one: Entry, factor: float = 3.0) -> Result:
     conventions = Conventions(one.algorithm.name, options=dict(one.derivation.variant.options))
-    target = Target(lambda case: factor * one.loss(case).mean(), one.label, conventions)
-    (result,) = judge(target, Settings(max_examples=3), ("gradient",)).results
+    subject = Subject(lambda case: factor * one.loss(case).mean(), one.label, conventions)
+    (result,) = judge(subject, Settings(max_examples=3), ("gradient",)).results
     return result
 
 

@@ -71,12 +71,12 @@ def test_no_precision_is_advised_that_would_hide_it(name: str) -> None:
 
 def test_the_script_of_a_smooth_error_shows_it() -> None:
     from gradcheck.oracle.runner import judge
-    from gradcheck.oracle.target import Settings, Target
+    from gradcheck.oracle.subject import Settings, Subject
 
-    target = Target(
+    subject = Subject(
         WRONG["a factor"], "loss", Correct("", "flow_grpo", {"working_dtype": "float32"}, right).conventions
     )
-    (result,) = judge(target, Settings(max_examples=5), ("gradient",)).results
+    (result,) = judge(subject, Settings(max_examples=5), ("gradient",)).results
     lines = [x for x in result.script.splitlines() if "import" not in x or "torch" in x or "Case" in x]
     with pytest.raises(AssertionError):
         exec("\n".join(lines), {"implementation": WRONG["a factor"], "loss": WRONG["a factor"]})

@@ -12,7 +12,7 @@ from torch import Tensor
 from gradcheck.case import Case
 from gradcheck.conventions import declare
 from gradcheck.judging.results import Diagnosis, Judgement
-from gradcheck.oracle.runner import Settings, Target, judge
+from gradcheck.oracle.runner import Settings, Subject, judge
 
 __all__ = ["PRECISIONS", "Loss", "Part", "Rank", "Wrong", "judged", "told"]
 
@@ -71,7 +71,7 @@ class Loss:
         def loss(case: Case) -> Tensor:
             return code(case if precision == "float64" else _in_float32(case)).mean()
 
-        target = Target(loss, "loss", declare(**declared))
+        target = Subject(loss, "loss", declare(**declared))
         return judge(target, Settings(max_examples=examples, seed=seed), only)
 
 

@@ -17,7 +17,7 @@ from gradcheck.case import Case
 from gradcheck.catalogue import Entry, entries
 from gradcheck.conventions import declare
 from gradcheck.oracle.runner import judge
-from gradcheck.oracle.target import Settings, Target
+from gradcheck.oracle.subject import Settings, Subject
 
 PerSample = Callable[[Case], Tensor]
 
@@ -67,8 +67,8 @@ def mistakes(entry: Entry) -> Iterator[tuple[str, Callable[[PerSample, Case], Te
 def told(entry: Entry, wrong: Callable[[PerSample, Case], Tensor]) -> tuple[str, str]:
     """Status of the obligation "gradient", and the cause that is named."""
     conventions = declare(entry.algorithm.name, **entry.derivation.variant.options)
-    target = Target(lambda case: wrong(entry.loss, case), "mine", conventions)
-    (result,) = judge(target, Settings(max_examples=2), ("gradient",)).results
+    subject = Subject(lambda case: wrong(entry.loss, case), "mine", conventions)
+    (result,) = judge(subject, Settings(max_examples=2), ("gradient",)).results
     found = result.diagnosis
     return result.outcome.status, "" if found is None else f"{found.name}: {found.cause} {found.declare}"
 

@@ -16,7 +16,7 @@ from gradcheck.judging.results import Diagnosis
 from gradcheck.oracle.diagnosis.evidence import Evidence
 from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.mistakes import EXCHANGED, ONE_EDGE
-from gradcheck.oracle.reference import effective_case, overall_factor, reference
+from gradcheck.oracle.required import effective_case, overall_factor, required_of
 from gradcheck.problems.building import Spec
 
 __all__ = ["clip_edges", "misused_edges"]
@@ -84,7 +84,7 @@ def _clipped(judge: Judge, case: Case) -> list[tuple[float, float, bool]] | None
     derivation, effective = judge.conventions.derivation, effective_case(judge.conventions, case)
     gradients = [derivation.gradient.replace(ClipMask, lambda *_, m=m: m) for m in (sp.S.One, sp.S.Zero)]
     free, off, ratio = evaluate(derivation, effective, *gradients, n.ratio, dtype=torch.float64)
-    wanted = reference(judge.conventions, case)
+    wanted = required_of(judge.conventions, case)
     factor = overall_factor(judge.conventions, case)
     shape = case.output.shape
     e = Evidence(Spec(1, (1,), 0), judge.conventions, case, judge.observe(case).gradient, wanted)

@@ -36,7 +36,7 @@ from gradcheck.oracle.mistakes.places import (
     SURROGATE,
     Stated,
 )
-from gradcheck.oracle.reference import overall_factor
+from gradcheck.oracle.required import overall_factor
 
 __all__ = ["extra_term", "scaled_mistake", "two_mistakes"]
 

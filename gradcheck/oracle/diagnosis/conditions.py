@@ -10,7 +10,7 @@ from gradcheck.judging.results import Diagnosis
 from gradcheck.oracle.diagnosis.evidence import Evidence, lengths, rows_of
 from gradcheck.oracle.diagnosis.facts import right_in_rows
 from gradcheck.oracle.judge import Judge
-from gradcheck.oracle.reference import reference
+from gradcheck.oracle.required import required_of
 from gradcheck.oracle.roughness import roughness
 
 __all__ = ["cast_in_each_place", "lower_precision", "one_layout"]
@@ -31,7 +31,7 @@ def lower_precision(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
     for dtype, most in (("float32", 1e-3), ("float16", 0.1), ("bfloat16", 0.1)):
         lower = replace(judge.conventions, working_dtype=dtype)
         if float(relative.median()) > most or not all(
-            reference(lower, e.case).compare(e.observed).holds for e in evidence
+            required_of(lower, e.case).compare(e.observed).holds for e in evidence
         ):
             continue
         if not _rounds(judge, evidence, getattr(torch, dtype)):
@@ -51,7 +51,7 @@ def cast_in_each_place(judge: Judge, evidence: list[Evidence]) -> Diagnosis | No
     if judge.conventions.output_dtype is None or judge.conventions.output_casts == "each":
         return None
     each = replace(judge.conventions, output_casts="each")
-    if not all(reference(each, e.case).compare(e.observed).holds for e in evidence):
+    if not all(required_of(each, e.case).compare(e.observed).holds for e in evidence):
         return None
     sides = [torch.sign((rows_of(e.observed) - rows_of(e.required)) * rows_of(e.required)).flatten() for e in evidence]
     signs = torch.cat(sides)

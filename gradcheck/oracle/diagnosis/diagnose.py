@@ -27,7 +27,7 @@ from gradcheck.oracle.diagnosis.required import from_the_derivation
 from gradcheck.oracle.diagnosis.small_numbers import guard_added
 from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.ranks import another_batch
-from gradcheck.oracle.reference import effective_case
+from gradcheck.oracle.required import effective_case
 from gradcheck.problems.building import Spec
 from gradcheck.reading.xray import DIRECTIONS, Sample, decompose, directions
 

@@ -18,12 +18,12 @@ from gradcheck.conventions import Conventions
 from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.mistakes import Mistake, Prediction, Trial
 from gradcheck.oracle.mistakes.places import stated
-from gradcheck.oracle.reference import (
-    Reference,
+from gradcheck.oracle.required import (
+    Required,
     effective_case,
     output_unit,
     overall_factor,
-    reference,
+    required_of,
     working_dtype,
 )
 from gradcheck.problems.building import Spec, complete
@@ -69,7 +69,7 @@ class Evidence:
     conventions: Conventions
     case: Case
     observed: Tensor
-    wanted: Reference
+    wanted: Required
     slack: float = 1.0
 
     @property
@@ -225,7 +225,7 @@ def evidence_on(judge: Judge, spec: Spec, slack: float = 1.0) -> Evidence:
 
 def evidence_of(judge: Judge, spec: Spec, case: Case, slack: float = 1.0) -> Evidence:
     """The same of a case that was drawn from a specification, or changed since."""
-    wanted = reference(judge.conventions, case)
+    wanted = required_of(judge.conventions, case)
     return Evidence(spec, judge.conventions, case, judge.observe(case).gradient, wanted, slack)
 
 

@@ -37,7 +37,7 @@ from gradcheck.oracle.mistakes.places import (
     Stated,
     stated,
 )
-from gradcheck.oracle.reference import overall_factor
+from gradcheck.oracle.required import overall_factor
 
 __all__ = ["fitted_number"]
 

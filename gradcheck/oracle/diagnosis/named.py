@@ -24,7 +24,7 @@ from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.mistakes import ALIKE, CROSSED, OUTER_PRODUCT, Mistake, Prediction, mistakes
 from gradcheck.oracle.mistakes.functions import Given
 from gradcheck.oracle.mistakes.places import stated
-from gradcheck.oracle.reference import effective_case, overall_factor, working_dtype
+from gradcheck.oracle.required import effective_case, overall_factor, working_dtype
 
 __all__ = [
     "Hypothesis",

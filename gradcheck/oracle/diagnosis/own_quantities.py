@@ -15,7 +15,7 @@ from derivations.writing.render import text
 from gradcheck.case import Case
 from gradcheck.oracle.diagnosis.evidence import Evidence
 from gradcheck.oracle.judge import Judge
-from gradcheck.oracle.reference import effective_case, reference
+from gradcheck.oracle.required import effective_case, required_of
 from gradcheck.problems.building import complete
 from gradcheck.reading.xray import decompose
 
@@ -85,7 +85,7 @@ def own_that_matter(judge: Judge, evidence: list[Evidence]) -> tuple[str, ...]:
         case = _moved(judge, e.case, name)
         if case is None:
             continue
-        after = _quotients(e, case, judge.observe(case).gradient, reference(judge.conventions, case).gradient)
+        after = _quotients(e, case, judge.observe(case).gradient, required_of(judge.conventions, case).gradient)
         if after is None:
             return ()
         pairs = [(before[key], after[key]) for key in before.keys() & after.keys()]

@@ -15,7 +15,7 @@ from derivations.derivation import Derivation, inline
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
 from gradcheck.derived.compiled import evaluate
-from gradcheck.oracle.reference import overall_factor
+from gradcheck.oracle.required import overall_factor
 from gradcheck.reading.xray import DIRECTIONS, B, Direction, Sample
 
 __all__ = ["from_the_derivation"]

@@ -15,11 +15,11 @@ from gradcheck.judging.check import unknown
 from gradcheck.judging.isolation.memory import available_memory
 from gradcheck.oracle.obligations import OBLIGATIONS
 
-__all__ = ["Settings", "Target", "sizes"]
+__all__ = ["Settings", "Subject", "sizes"]
 
 
 @dataclass(frozen=True)
-class Target:
+class Subject:
     """An implementation and what it declares.
 
     Attributes:

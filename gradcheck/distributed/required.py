@@ -25,8 +25,8 @@ from gradcheck.distributed.declaration import Declaration
 from gradcheck.distributed.problems import Layout, Problem, required_advantages
 from gradcheck.distributed.rounding import network_rounding
 from gradcheck.errors import GradcheckError
-from gradcheck.oracle.reference import reference as at_velocity
-from gradcheck.oracle.reference import required_gradient
+from gradcheck.oracle.required import required_gradient
+from gradcheck.oracle.required import required_of as at_velocity
 from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
 
 __all__ = ["Required", "required", "weights"]

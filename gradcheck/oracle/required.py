@@ -26,14 +26,14 @@ from gradcheck.rounding.compare import branch as branch_of
 from gradcheck.rounding.error_scale import LARGE, error_scale
 
 __all__ = [
-    "Reference",
+    "Required",
     "as_trainers_have_it",
     "averaged_over",
     "detours",
     "oracle_case",
     "per_sample",
-    "reference",
     "required_gradient",
+    "required_of",
 ]
 
 
@@ -45,7 +45,7 @@ _CONVERTED = 0.25
 
 
 @dataclass(frozen=True)
-class Reference:
+class Required:
     """The required gradient, on each clip branch that rounding leaves open, with the error scale: the wider one of two.
 
     ``output_dtype`` is the precision that the gradient is rounded to at the end, where that is lower than ``dtype``,
@@ -105,19 +105,19 @@ def _lower(own: torch.dtype, declared: str | None) -> torch.dtype:
     return other if torch.finfo(other).eps > torch.finfo(own).eps else own
 
 
-def reference(conventions: Conventions, case: Case, dtype: torch.dtype | None = None) -> Reference:
+def required_of(conventions: Conventions, case: Case, dtype: torch.dtype | None = None) -> Required:
     """What the implementation's gradient in ``v_theta`` must be on this case, for the precision that it works in."""
     factor = overall_factor(conventions, case)
     dtype = dtype or working_dtype(conventions, case)
     alone = conventions.pairs is None and conventions.groups is None and not conventions.steps
     if not alone or len(case.output) == 1 or case.output[0].numel() <= LARGE:
-        return _reference(conventions, case, factor, dtype)
+        return _required_of(conventions, case, factor, dtype)
     rows = [slice(i, i + 1) for i in range(len(case.output))]
-    each = (_reference(conventions, sample_of(case, row), factor, dtype) for row in rows)
+    each = (_required_of(conventions, sample_of(case, row), factor, dtype) for row in rows)
     return _together(case, rows, each)
 
 
-def _together(case: Case, rows: list[slice], each: Iterator[Reference]) -> Reference:
+def _together(case: Case, rows: list[slice], each: Iterator[Required]) -> Required:
     """What is required of large samples, made one by one: what is held on the way is of one of them."""
     first = None
     branches: list[tuple[Tensor, Tensor]] = []
@@ -148,7 +148,7 @@ def sample_of(case: Case, row: slice) -> Case:
     return case.replace(**{name: getattr(case, name)[row] for name in per_sample(case)})
 
 
-def _reference(conventions: Conventions, case: Case, factor: float, dtype: torch.dtype) -> Reference:
+def _required_of(conventions: Conventions, case: Case, factor: float, dtype: torch.dtype) -> Required:
     derivation = conventions.derivation
     effective = effective_case(conventions, case)
     # Of several masks any may be open on its own: such samples are not judged.
@@ -184,7 +184,7 @@ def _reference(conventions: Conventions, case: Case, factor: float, dtype: torch
         (required, allowed), (other_required, other_allowed) = branches
         allowed = torch.maximum(allowed, other_allowed)
         branches = [(required, allowed), (other_required, allowed)]
-    return Reference(
+    return Required(
         branches,
         undecided,
         dtype,
@@ -377,10 +377,3 @@ def _noised_data(derivation: Derivation, case: Case, spec: Spec) -> dict[str, Te
         share = case.expand(t if derivation.noise_at == 1 else 1 - t)
         have["x_t"] = ((1 - share) * x_0 + share * noise).to(dtype)
     return {name: x for name, x in have.items() if name not in case.names}
-
-
-def wrong_reference(conventions: Conventions, case: Case, gradient: sp.Expr) -> Tensor:
-    """The gradient that a hypothesis about a mistake predicts, under the same conventions."""
-    effective = effective_case(conventions, case)
-    (value,) = evaluate(conventions.derivation, effective, gradient, dtype=torch.float64)
-    return overall_factor(conventions, case) * value.expand(case.output.shape)
