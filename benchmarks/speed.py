@@ -25,7 +25,8 @@ from gradcheck.rounding.streaming import compare_gradient
 from . import text
 
 LOSSES = (("flow_grpo", "mean"), ("grpo_guard", "mean"), ("awm", "clipped"), ("diffusion_nft", "adaptive"))
-SIZES = (16, 256, 4096, 65_536, 1_048_576, 10_000_000)
+SIZES = ((1, 16), (1, 256), (1, 4096), (8, 4096), (64, 4096), (1, 65_536), (1, 1_048_576), (1, 10_000_000))
+"""Samples, and D of each."""
 SLOW, FAST = 256, 65_536  # the largest D at which torch's own check is tried
 PASSES = 3  # over the inputs: the log-probabilities, or what is inside of them, and the comparison
 
@@ -101,8 +102,8 @@ def goal(size: int) -> str:
     return "" if size < 4096 else "2" if size < 1_000_000 else "1.2"
 
 
-def row(one: Entry, size: int, device: str) -> tuple[str, ...]:
-    case = build(one.derivation, Spec(1, (size,), 0, policy="off", time="middle"), torch.float32, device)
+def row(one: Entry, batch: int, size: int, device: str) -> tuple[str, ...]:
+    case = build(one.derivation, Spec(batch, (size,), 0, policy="off", time="middle"), torch.float32, device)
     own = best(lambda: gradient_of(one.loss(case), case.v_theta), device)
     observed = gradient_of(one.loss(case), case.v_theta)
 
@@ -110,13 +111,14 @@ def row(one: Entry, size: int, device: str) -> tuple[str, ...]:
         return compare_gradient(one.derivation, case, observed)
 
     mine = best(check, device)
-    slow = best(torch_check(one, case, fast=False), device, 0.3) / own if size <= SLOW else None
-    fast = best(torch_check(one, case, fast=True), device, 0.3) / own if size <= FAST else None
+    slow = best(torch_check(one, case, fast=False), device, 0.3) / own if batch == 1 and size <= SLOW else None
+    fast = best(torch_check(one, case, fast=True), device, 0.3) / own if batch == 1 and size <= FAST else None
     inputs = latents(case)
     read = best(lambda: [x.sum() for x in inputs], device, 0.3) * PASSES
     held = peak(check) / sum(x.numel() * x.element_size() for x in inputs)
     return (
         one.label,
+        str(batch),
         f"{size:,}",
         f"{mine / own:.2f}",
         goal(size),
@@ -127,9 +129,10 @@ def row(one: Entry, size: int, device: str) -> tuple[str, ...]:
     )
 
 
-def speed_table(device: str, sizes: tuple[int, ...] = SIZES) -> str:
+def speed_table(device: str, sizes: tuple[tuple[int, int], ...] = SIZES) -> str:
     header = (
         "loss",
+        "samples",
         "D",
         "check / (forward + backward)",
         "goal",
@@ -138,7 +141,7 @@ def speed_table(device: str, sizes: tuple[int, ...] = SIZES) -> str:
         "reading alone / check",
         "memory held / inputs",
     )
-    return text.table(header, [row(entry(*label), size, device) for label in LOSSES for size in sizes])
+    return text.table(header, [row(entry(*label), *size, device) for label in LOSSES for size in sizes])
 
 
 def main() -> None:

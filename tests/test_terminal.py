@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -240,16 +240,20 @@ def test_progress_leaves_nothing_of_a_longer_line(
 
 # -------------------------------------------------------------------------------------------------- formulas
 
-FORMULAS = [claim_text(s.claim, of=e.derivation) for e in CATALOGUE for s in e.derivation.all_steps]
-FORMULAS += [claim_text(s.claim) for theorem in LEMMAS for s in theorem.steps]
 _ASIDES = ("the", "held")
+
+
+@cache
+def _formulas() -> list[str]:
+    of_losses = [claim_text(s.claim, of=e.derivation) for e in CATALOGUE for s in e.derivation.all_steps]
+    return of_losses + [claim_text(s.claim) for theorem in LEMMAS for s in theorem.steps]
 
 
 @pytest.mark.parametrize("width", [80, 100])
 @pytest.mark.parametrize("write", [str, spelled], ids=["unicode", "ascii"])
 def test_formulas_are_broken_at_operators_alone_and_nothing_is_lost(width: int, write: object) -> None:
     broken = 0
-    for formula in map(write, FORMULAS):  # type: ignore[call-overload]
+    for formula in map(write, _formulas()):  # type: ignore[call-overload]
         first, *rest = wrap_formula(formula, width, "       ")
         broken += bool(rest)
         assert all(len(line) <= width for line in (first, *rest)), formula
@@ -302,7 +306,7 @@ def test_ascii_says_what_was_meant(given: str, ascii_text: str) -> None:
 
 
 def test_all_that_formulas_hold_can_be_spelled() -> None:
-    for formula in FORMULAS:
+    for formula in _formulas():
         assert spelled(formula).isascii()
         assert "\\" not in spelled(formula)
 
