@@ -16,6 +16,7 @@ from functools import lru_cache
 
 import sympy as sp
 
+from derivations.algebra.field import vanishes
 from derivations.algebra.nodes import (
     CalculusError,
     ClipMask,
@@ -33,6 +34,7 @@ from derivations.algebra.nodes import (
     coordinatewise,
     sg,
 )
+from derivations.algebra.series import coefficients
 from derivations.algebra.vectors import components, coordinates, drop_sg, expand, freeze, kind, maximal
 from derivations.algebra.zero import in_totals, is_zero, normal, residual
 
@@ -151,21 +153,22 @@ def _diff(expr: sp.Expr, x: sp.Symbol, shown: sp.Expr) -> sp.Expr:
     return slope
 
 
-def _shift(expr: sp.Expr, v: VectorSymbol, by: sp.Expr) -> tuple[sp.Expr, dict[sp.Expr, sp.Expr]]:
-    frozen, thaw = freeze(expr)
-    return frozen.xreplace({v: v + by}), thaw
-
-
 @lru_cache(maxsize=500)  # variants share most of their statements
 def gradient_residual(expr: sp.Expr, v: VectorSymbol, claimed: sp.Expr) -> sp.Expr:
     r"""What is left of :math:`\frac{d}{ds}f(v+sh)|_{s=0} - \langle g, h\rangle`; zero proves the claim g."""
     s, h = _STEP, fresh_vector(expr, sp.sympify(claimed))
     if kind(sp.sympify(expr)) != "scalar":
         raise CalculusError(f"the gradient is taken of a scalar, but {expr} is a vector")
-    shifted, thaw = _shift(expr, v, s * h)
-    slope = _diff(expand(shifted), s, expr).xreplace({s: sp.S.Zero}).xreplace(thaw)
-    claim = expand(Dot(drop_sg(sp.sympify(claimed)), h)) if claimed != 0 else sp.S.Zero
-    left = expand(drop_sg(slope)) - claim
+    frozen, thaw = freeze(expr)
+    if any(isinstance(node, _KINKED) and node.has(v) for node in sp.preorder_traversal(frozen)):
+        slope = _diff(expand(frozen.xreplace({v: v + s * h})), s, expr).xreplace({s: sp.S.Zero})  # it may cancel
+    else:
+        slope = coefficients(frozen, {v: v}, {v: h}, 2)[1]
+    claim = Dot(drop_sg(sp.sympify(claimed)), h) if claimed != 0 else sp.S.Zero
+    left = drop_sg(slope.xreplace(thaw)) - claim
+    if vanishes(left):
+        return sp.S.Zero
+    left = expand(left)
     return normal(_along(left, h) if left.has(Total, Each) else left)
 
 

@@ -2,16 +2,12 @@ r"""Deciding that an expression is zero: rational functions of atoms, brought to
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import sympy as sp
-from sympy.polys.rings import ring
 
 from derivations.algebra.canonical import canonical, idempotent
+from derivations.algebra.field import vanishes
 from derivations.algebra.nodes import (
     CalculusError,
     Dot,
@@ -37,7 +33,7 @@ def normal(expr: sp.Expr) -> sp.Expr:
     if expr == 0:
         return sp.S.Zero
     expr = _unify(in_totals(expr) if expr.has(Total, Each) else expr)
-    if _vanishes_in_field(expr):
+    if vanishes(expr):
         return sp.S.Zero
     expr = canonical(expr)
     numerator, _ = sp.fraction(sp.together(_expand_arguments(expr)))
@@ -80,83 +76,6 @@ def _one_total(term: sp.Expr) -> sp.Expr:
     return constant * Total(varying)
 
 
-def _vanishes_in_field(expr: sp.Expr) -> bool:
-    """Whether it is 0 as a rational function of its atoms (symbols, functions, roots).
-
-    True is a proof; False may only mean that a relation between atoms is needed, as between √x and x.
-    """
-    atoms: dict[sp.Expr, int] = {}
-    _find_atoms(expr, atoms)
-    if not atoms:
-        return bool(expr == 0)
-    domain, *generators = ring([f"x{i}" for i in range(len(atoms))], sp.QQ)
-    known = {atom: _Fraction(generators[i], {}) for atom, i in atoms.items()}
-    return not _as_fraction(expr, known, domain).numerator
-
-
-@dataclass(frozen=True)
-class _Fraction:
-    """numerator / Π baseᵉ: the bases are polynomials other than 0, kept apart and never factored or cancelled.
-
-    So no greatest common divisor is ever taken, which costs most of the time in SymPy's own fraction field; what is
-    written with the same denominators is brought over one of them.
-    """
-
-    numerator: Any
-    denominator: Mapping[Any, int]
-
-    def over(self, denominator: Mapping[Any, int]) -> Any:
-        """The numerator over a multiple of the denominator."""
-        out = self.numerator
-        for base, power in denominator.items():
-            missing = power - self.denominator.get(base, 0)
-            if missing:
-                out = out * base**missing
-        return out
-
-
-def _find_atoms(expr: sp.Expr, atoms: dict[sp.Expr, int]) -> None:
-    if expr.is_Rational:
-        return
-    if isinstance(expr, (sp.Add, sp.Mul)):
-        for arg in expr.args:
-            _find_atoms(arg, atoms)
-    elif isinstance(expr, sp.Pow) and expr.exp.is_Integer:
-        _find_atoms(expr.base, atoms)
-    else:
-        atoms.setdefault(expr, len(atoms))
-
-
-def _as_fraction(expr: sp.Expr, known: dict[sp.Expr, _Fraction], domain: Any) -> _Fraction:
-    if expr not in known:
-        known[expr] = _fraction_of(expr, known, domain)
-    return known[expr]
-
-
-def _fraction_of(expr: sp.Expr, known: dict[sp.Expr, _Fraction], domain: Any) -> _Fraction:
-    if expr.is_Rational:
-        return _Fraction(domain(sp.QQ.from_sympy(expr)), {})
-    if isinstance(expr, sp.Pow):
-        base, power = _as_fraction(expr.base, known, domain), int(expr.exp)
-        if power > 0:
-            return _Fraction(base.numerator**power, {b: n * power for b, n in base.denominator.items()})
-        if not base.numerator:
-            raise ZeroDivisionError(f"1/0 in {expr}")
-        turned = _Fraction(domain.one, {}).over({b: -n * power for b, n in base.denominator.items()})
-        return _Fraction(turned, {base.numerator: -power})
-    parts = [_as_fraction(arg, known, domain) for arg in expr.args]
-    if isinstance(expr, sp.Add):
-        common: dict[Any, int] = {}
-        for part in parts:
-            common.update({b: max(n, common.get(b, 0)) for b, n in part.denominator.items()})
-        return _Fraction(sum((part.over(common) for part in parts), domain.zero), common)
-    numerator, joint = domain.one, Counter[Any]()
-    for part in parts:
-        numerator = numerator * part.numerator
-        joint.update(part.denominator)
-    return _Fraction(numerator, joint)
-
-
 def _unify(expr: sp.Expr) -> sp.Expr:
     """Replace functions whose arguments are equal, though written differently, by one of them."""
     same: dict[sp.Expr, sp.Expr] = {}
@@ -174,8 +93,8 @@ def _same_arguments(a: sp.Expr, b: sp.Expr) -> bool:
     if a.func is not b.func:
         return False
     if isinstance(a, MeanAbs):
-        return all(_vanishes_in_field(expand(c)) for c in components(a.args[0] - b.args[0]).values())
-    return all(x == y or _vanishes_in_field(x - y) for x, y in zip(a.args, b.args, strict=True))
+        return all(vanishes(expand(c)) for c in components(a.args[0] - b.args[0]).values())
+    return all(x == y or vanishes(x - y) for x, y in zip(a.args, b.args, strict=True))
 
 
 def _expand_arguments(expr: sp.Expr) -> sp.Expr:
@@ -198,6 +117,11 @@ def is_zero(expr: sp.Expr) -> bool:
 
     ``False`` means "not proved": simplification is no decision procedure for all of mathematics.
     """
+    expr = drop_sg(sp.sympify(expr))
+    if expr != 0 and not coordinatewise(expr):
+        told = vanishes(expr)
+        if told is not None:
+            return told
     return residual(expr) == 0
 
 
@@ -208,10 +132,14 @@ def residual(expr: sp.Expr) -> sp.Expr:
     if expr == 0:
         return sp.S.Zero
     if expr.has(Each) or (coordinatewise(expr) and not _is_vector(expr)):
-        return normal(expand(coordinates(expr)))
+        return _left(coordinates(expr))
     if kind(expr) == "scalar":
-        return normal(expand(expr))
-    return sp.Add(*(normal(expand(c)) * u for u, c in components(expr).items()))
+        return _left(expr)
+    return sp.Add(*(_left(c) * u for u, c in components(expr).items()))
+
+
+def _left(scalar: sp.Expr) -> sp.Expr:
+    return sp.S.Zero if vanishes(scalar) else normal(expand(scalar))
 
 
 def _is_vector(expr: sp.Expr) -> bool:

@@ -11,14 +11,13 @@ import sympy as sp
 
 from derivations import calculus
 from derivations.algebra.nodes import MeanAbs
+from derivations.algebra.series import coefficients
 from derivations.algebra.signs import is_positive
-from derivations.algebra.vectors import components, kind
 from derivations.calculus import ClipMask, Mask, OtherMask, OtherUnless, Surrogate, Unless, VectorSymbol
 from derivations.proof.premises import RefusedError, Substitution, defined
 
 __all__ = ["leading"]
 
-_STEP = sp.Dummy("s", real=True)
 _KINKED = (sp.Min, sp.Max, sp.Abs, sp.sign, sp.floor, sp.ceiling, sp.Heaviside, sp.Piecewise, MeanAbs, Surrogate)
 
 
@@ -32,35 +31,18 @@ def leading(expr: sp.Expr, limit: Substitution, order: int) -> sp.Expr:
         raise RefusedError("no limit is named")
     if order < 1:
         raise RefusedError("an approximation is of order 1 at least: what remains must vanish in the limit")
-    moved, placed = {}, {}
-    for i, (symbol, value) in enumerate(limit.items()):
-        vector = isinstance(symbol, VectorSymbol)
-        direction = VectorSymbol.dummy(f"h{i}") if vector else sp.Dummy(f"h{i}", real=True)
-        moved[symbol], placed[symbol] = value + _STEP * direction, value
+    placed = dict(limit)
+    along = {
+        symbol: VectorSymbol.dummy(f"h{i}") if isinstance(symbol, VectorSymbol) else sp.Dummy(f"h{i}", real=True)
+        for i, symbol in enumerate(limit)
+    }
     for node in expr.atoms(*_KINKED):
         if any(node.has(symbol) for symbol in limit):
             raise RefusedError(f"{type(node).__name__} may have a kink at the limit")
     expr = expr.xreplace(_decided(expr, placed))
     _check_roots(expr, placed)
     defined(expr.xreplace(placed))
-    for part in _scalars(expr.xreplace(moved)):
-        left = _coefficients(part, order)
-        if left != 0:
-            return left
-    return sp.S.Zero
-
-
-def _scalars(expr: sp.Expr) -> list[sp.Expr]:
-    if expr == 0:
-        return []
-    return [calculus.expand(c) for c in ([expr] if kind(expr) == "scalar" else components(expr).values())]
-
-
-def _coefficients(part: sp.Expr, order: int) -> sp.Expr:
-    for power in range(order):
-        if power:
-            part = sp.diff(part, _STEP)
-        left = calculus.residual(part.xreplace({_STEP: sp.S.Zero}))
+    for left in map(calculus.residual, coefficients(expr, placed, along, order)):
         if left != 0:
             return left
     return sp.S.Zero
@@ -75,7 +57,7 @@ def _check_roots(expr: sp.Expr, placed: Substitution) -> None:
         base = node.args[0]
         if isinstance(node, sp.Pow) and node.exp.is_Integer and node.exp > 0:
             continue
-        if base.has(*placed) and calculus.residual(base.xreplace(placed)) == 0:
+        if base.has(*placed) and calculus.is_zero(base.xreplace(placed)):
             raise RefusedError("it is not smooth at the limit: a denominator, root or logarithm vanishes in it")
 
 

@@ -178,7 +178,7 @@ def defined(expr: sp.Expr, inner: Substitution | None = None) -> sp.Expr:
         if node.base.is_positive:
             continue
         base = calculus.expand(node.base).xreplace(dict(inner)) if inner else node.base
-        if calculus.residual(base) == 0:
+        if calculus.is_zero(base):
             raise RefusedError(f"the denominator {node.base} is 0: nothing is said where a side is not defined")
     return expr
 
