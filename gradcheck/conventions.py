@@ -148,8 +148,11 @@ class Conventions:
         out = []
         for name, allowed in _algorithm(self.algorithm, self.loss, self.given).options.items():
             current = self.options.get(name, allowed[0])
+            numbers = {k: x for k, x in _NUMBERS_OF.get(name, {}).items() if k not in self.fixed}
+            own = replace(self, fixed={**self.fixed, **numbers})
+            also = "".join(f", {k}={x:g}" for k, x in numbers.items())
             out += [
-                Alternative(name, value, replace(self, options={**self.options, name: value}))
+                Alternative(name, value, replace(own, options={**self.options, name: value}), also)
                 for value in allowed
                 if value != current
             ]
@@ -180,6 +183,9 @@ class Conventions:
         return out
 
 
+_NUMBERS_OF: Mapping[str, Mapping[str, float]] = {"advantage_mode": {"advantage_clip": 5.0}}
+"""Numbers that a convention needs, where a case without it has none: those of the public code."""
+
 _NOTHING = ("none", "off", "uniform", None)
 """Values of a convention that leave a term out."""
 
@@ -191,16 +197,19 @@ class Alternative:
     Attributes:
         keyword, value: that convention, and what it is here.
         conventions: all of them.
+        also: what has to be declared with it, after a comma.
     """
 
     keyword: str
     value: Any
     conventions: Conventions
+    also: str = ""
 
     @property
     def written(self) -> str:
         """As one declares it."""
-        return f"{self.keyword}={self.value:g}" if isinstance(self.value, float) else f"{self.keyword}={self.value!r}"
+        value = f"{self.value:g}" if isinstance(self.value, float) else f"{self.value!r}"
+        return f"{self.keyword}={value}{self.also}"
 
     @property
     def leaves_out(self) -> bool:

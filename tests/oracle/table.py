@@ -36,6 +36,7 @@ from . import (
     mutants_reinforce,
     mutants_reverse_step,
     mutants_time_weights,
+    mutants_trainers,
 )
 from .base import Correct, Mutant, caught, judged
 from .composed import Composed, first_failure
@@ -54,6 +55,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *mutants_diffusion_nft.MUTANTS,
     *mutants_fpo_and_dpo.MUTANTS,
     *mutants_predictions.MUTANTS,
+    *mutants_trainers.MUTANTS,
 )
 
 CORRECT: tuple[Correct, ...] = (

@@ -6,9 +6,11 @@ import math
 
 import sympy as sp
 import torch
+from torch import Tensor
 
 from derivations import notation as n
 from derivations.calculus import ClipMask
+from derivations.derivation import Derivation
 from derivations.pieces import Piece
 from gradcheck.case import Case
 from gradcheck.derived.compiled import evaluate
@@ -17,7 +19,7 @@ from gradcheck.oracle.diagnosis.evidence import Evidence
 from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.mistakes import EXCHANGED, ONE_EDGE
 from gradcheck.oracle.required import effective_case, overall_factor, required_of
-from gradcheck.problems.building import Spec
+from gradcheck.problems.building import Spec, complete
 
 __all__ = ["clip_edges", "misused_edges"]
 
@@ -52,17 +54,18 @@ def _edges(judge: Judge, clip: int) -> Diagnosis | None:
         seen = _clipped(judge, case)
         if seen is None:
             return None
-        for advantage, ratio, clipped in seen:
-            edge, beyond = (high, ratio - 1) if advantage > 0 else (low, 1 - ratio)
-            if clipped:
-                edge[1] = min(edge[1], beyond)
-            else:
-                edge[0] = max(edge[0], beyond)
-    if low[0] > low[1] or high[0] > high[1] or low[1] == high[1] == math.inf:
-        return None  # not a clip at fixed ratios, or none
+        _narrow(low, high, seen)
     declared = float(case.clip_low), float(case.clip_high)
-    if low[0] <= declared[0] <= low[1] and high[0] <= declared[1] <= high[1]:
-        return None
+    for _ in range(_ROUNDS):
+        if low[0] > low[1] or high[0] > high[1] or low[1] == high[1] == math.inf:
+            return None  # not a clip at fixed ratios, or none
+        if low[0] <= declared[0] <= low[1] and high[0] <= declared[1] <= high[1]:
+            return None
+        between = _between(judge, clip, low, high)
+        seen = None if between is None else _clipped(judge, between)
+        if seen is None:
+            break
+        _narrow(low, high, seen)
     if low[0] <= declared[1] <= low[1] and high[0] <= declared[0] <= high[1]:
         return Diagnosis("clip-edges-exchanged", EXCHANGED)
     for which, one in zip(("lower", "upper"), declared, strict=True):
@@ -77,6 +80,60 @@ def _edges(judge: Judge, clip: int) -> Diagnosis | None:
     finite = all(0 < x < math.inf for x in found)
     written = f"clip_range={found[0]:g}" if found[0] == found[1] else f"clip_range=({found[0]:g}, {found[1]:g})"
     return Diagnosis(_OTHER_EDGES, cause, written if finite else "")
+
+
+_ROUNDS = 3
+"""How often what lies between two ratios is looked at: each time some thirty ratios tell where in it an edge is."""
+
+
+def _narrow(low: list[float], high: list[float], seen: list[tuple[float, float, bool]]) -> None:
+    """What samples that are clipped, or are not, say of where the edges are."""
+    for advantage, ratio, clipped in seen:
+        edge, beyond = (high, ratio - 1) if advantage > 0 else (low, 1 - ratio)
+        if clipped:
+            edge[1] = min(edge[1], beyond)
+        else:
+            edge[0] = max(edge[0], beyond)
+
+
+def _between(judge: Judge, clip: int, low: list[float], high: list[float]) -> Case | None:
+    """A problem whose ratios lie where the edges may be, as far as its samples can be moved there."""
+    case = judge.case(Spec(_MANY, (3,), seed=9_100, policy="off", time="middle", clip=clip))
+    derivation = judge.conventions.derivation
+    old = next((names[1] for names in _MODELS if names[0] == case.output_name and names[1] in case.names), None)
+    if old is None:
+        return None
+    v, good = case.output.detach(), case.advantage > 0
+    wanted = torch.zeros(len(v), dtype=torch.float64)
+    for chosen, (least, most) in ((good, high), (~good, low)):
+        share = torch.linspace(0, 1, int(chosen.sum()) + 2, dtype=torch.float64)[1:-1]
+        wanted[chosen] = least + (min(most, 10 * least + 1) - least) * share
+    steps = torch.logspace(-5, 1, _STEPS, dtype=torch.float64)
+    at = torch.cat([steps, -steps])
+    beyond = torch.stack([_beyond(judge, case, old, torch.full((len(v),), float(s)).to(v)) for s in at])
+    off = (beyond - wanted).abs().nan_to_num(math.inf, math.inf, math.inf)
+    return _moved(derivation, case, old, at[off.argmin(0)].to(v))
+
+
+_MODELS = (("v_theta", "v_old"), ("noise_theta", "noise_old"), ("x_0_theta", "x_0_old"))
+_STEPS = 120
+
+
+def _moved(derivation: Derivation, case: Case, old: str, by: Tensor) -> Case:
+    """The problem with each sample's output so many times as far from the behaviour model's."""
+    start = getattr(case, old)
+    given = {name: getattr(case, name) for name in derivation.given}
+    given[case.output_name] = start + case.expand(by) * (case.output.detach() - start)
+    rest = {x: getattr(case, x) for x in case.names if x not in given and x not in derivation.defined}
+    return complete(derivation, given, case.output.device, rest)
+
+
+def _beyond(judge: Judge, case: Case, old: str, by: Tensor) -> Tensor:
+    """By how much the ratios are then beyond 1, to the side on which their advantage is clipped."""
+    derivation = judge.conventions.derivation
+    moved = effective_case(judge.conventions, _moved(derivation, case, old, by))
+    (ratio,) = evaluate(derivation, moved, n.ratio, dtype=torch.float64)
+    return torch.where(case.advantage > 0, ratio.flatten() - 1, 1 - ratio.flatten())
 
 
 def _clipped(judge: Judge, case: Case) -> list[tuple[float, float, bool]] | None:

@@ -15,6 +15,7 @@ from derivations.derivation import Derivation
 from derivations.pieces import Piece
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
+from gradcheck.oracle.arrangement import unit
 from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.mistakes import Mistake, Prediction, Trial
 from gradcheck.oracle.mistakes.places import stated
@@ -119,16 +120,16 @@ class Evidence:
     @cached_property
     def rounding(self) -> Tensor:
         """What rounding may leave of a gradient that should be 0, per sample."""
-        unit = unit_roundoff(working_dtype(self.conventions, self.case))
-        noise = THRESHOLD * unit * lengths(rows_of(self.scale).nan_to_num(0.0, 0.0, 0.0))
-        return noise + min(1e3 * unit, _FAINT) * float(lengths(rows_of(self.required)).nan_to_num(0.0, 0.0, 0.0).amax())
+        u = unit_roundoff(working_dtype(self.conventions, self.case))
+        noise = THRESHOLD * u * lengths(rows_of(self.scale).nan_to_num(0.0, 0.0, 0.0))
+        return noise + min(1e3 * u, _FAINT) * float(lengths(rows_of(self.required)).nan_to_num(0.0, 0.0, 0.0).amax())
 
     @cached_property
     def equal(self) -> float:
         """Relative distance below which two gradients are one."""
         rounded = 4 * output_unit(self.conventions)
-        unit = unit_roundoff(working_dtype(self.conventions, self.case))
-        return max(self.slack * max(_EQUAL, 64 * unit), rounded)
+        u = unit_roundoff(working_dtype(self.conventions, self.case))
+        return max(self.slack * max(_EQUAL, 64 * u), rounded)
 
     @cached_property
     def wrong(self) -> Tensor:
@@ -143,7 +144,7 @@ class Evidence:
         """The problem as the loss sees it, on which mistakes in it are tried."""
         effective = effective_case(self.conventions, self.case)
         own = stated(self.conventions.derivation)
-        return Trial(effective, own, working_dtype(self.conventions, self.case))
+        return Trial(effective, own, working_dtype(self.conventions, self.case), unit(self.conventions))
 
     @cached_property
     def loose(self) -> Tensor:
@@ -167,7 +168,9 @@ class Evidence:
             if missing:
                 raise KeyError(missing[0])
             effective = effective_case(other, self.case)
-            known = Trial(effective, stated(derivation), working_dtype(self.conventions, self.case))
+            known = Trial(
+                effective, stated(derivation), working_dtype(self.conventions, self.case), unit(self.conventions)
+            )
             self._trials[id(derivation)] = known
         return known
 
@@ -183,7 +186,7 @@ class Evidence:
         trial = self.trial
         if mistake.stated is not trial.stated:  # a mistake in other variables is known as a loss of its own
             effective = effective_case(self.conventions, self.case)
-            trial = Trial(effective, mistake.stated, working_dtype(self.conventions, self.case))
+            trial = Trial(effective, mistake.stated, working_dtype(self.conventions, self.case), unit(self.conventions))
         found = trial.predict(mistake.edits).times(overall_factor(self.conventions, self.case))
         if mistake.listed:  # one that was composed for a try is gone before the next one, and its id with it
             self._predictions[id(mistake)] = found

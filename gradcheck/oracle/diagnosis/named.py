@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
@@ -18,13 +18,20 @@ from gradcheck.conventions import Conventions
 from gradcheck.derived.compiled import evaluate
 from gradcheck.errors import GradcheckError
 from gradcheck.judging.results import Diagnosis
+from gradcheck.oracle.arrangement import arranged
 from gradcheck.oracle.diagnosis.evidence import Evidence, explains, spread
 from gradcheck.oracle.diagnosis.other_variables import other_variables
 from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.mistakes import ALIKE, CROSSED, OUTER_PRODUCT, Mistake, Prediction, mistakes
-from gradcheck.oracle.mistakes.functions import Given
+from gradcheck.oracle.mistakes.functions import Given, Right
 from gradcheck.oracle.mistakes.places import stated
-from gradcheck.oracle.required import effective_case, overall_factor, working_dtype
+from gradcheck.oracle.required import (
+    effective_case,
+    overall_factor,
+    per_sample,
+    required_gradient,
+    working_dtype,
+)
 
 __all__ = [
     "Hypothesis",
@@ -43,7 +50,7 @@ def no_gradient(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
     if any(bool((e.observed != 0).any()) for e in evidence):
         return None
     case = evidence[0].case
-    cause = f"no gradient reaches {case.output_name} at all: it is detached on the way"
+    cause = f"no gradient reaches {case.output_name} at all: it is detached on the way, or cancels out"
     if "x_prev" in case.names:
         cause += ", or the sampled state moves with the mean (x_prev must be detached, and not be drawn by rsample())"
     return Diagnosis("no-gradient", cause)
@@ -88,8 +95,9 @@ def fitting(evidence: list[Evidence]) -> list[Hypothesis]:
     """The hypotheses that predict every sample that can be judged, the declarations first."""
     conventions = evidence[0].conventions
     fit = [h for h in _hypotheses(conventions, evidence[0].case) if explains(evidence, h.predict)]
-    if any(h.name == "huber" for h in fit) and explains(evidence, lambda e: e.required / 2):
-        fit = [h for h in fit if h.name != "huber"]  # no error is beyond its δ: nothing but the factor ½ is seen
+    half = any(h.name == "huber" for h in fit) and explains(evidence, lambda e: e.required / 2)
+    if half or any(h.name != "huber" and not h.generic for h in fit):
+        fit = [h for h in fit if h.name != "huber"]  # no error is beyond its δ: nothing but its factor ½ is seen
     return fit
 
 
@@ -198,8 +206,47 @@ def _hypotheses(conventions: Conventions, case: Case) -> Iterator[Hypothesis]:
         free = replace(conventions, adv_clip_max=None)
         sentence = f"the advantage is not clamped to ±{conventions.adv_clip_max:g} as adv_clip_max declares"
         yield Hypothesis("advantage-unclamped", sentence, partial(_under, free), "adv_clip_max=None", leaves_out=True)
+    yield from _other_units(conventions)
     for mistake in mistakes(conventions.derivation):
         yield Hypothesis(mistake.name, mistake.sentence, partial(_of_mistake, mistake), generic=mistake.generic)
+
+
+def _other_units(conventions: Conventions) -> Iterator[Hypothesis]:
+    """Pairs, or groups, that lie in the batch otherwise than the code takes them to, or of which a mean is taken."""
+    if conventions.pairs in ("adjacent", "halves"):
+        other = "halves" if conventions.pairs == "adjacent" else "adjacent"
+        how = "neighbours are taken for a pair" if other == "adjacent" else "the batch's halves are taken for the pairs"
+        sentence = f"{how}, as pairs={other!r} says"
+        written = f"pairs={other!r}"
+        yield Hypothesis("convention:pairs", sentence, _if_it_can_of(partial(_in_other_units, 2)), written)
+    if conventions.groups is not None:
+        size = conventions.groups
+        apart = "every n-th sample is taken for a group's, n being the number of groups; neighbours are one"
+        yield Hypothesis("group-layout", apart, _if_it_can_of(partial(_in_other_units, size)))
+        averaged = "a group's terms are averaged; they must be summed"
+        edits = {n.beta_dpo: Right(n.beta_dpo) / size}
+        yield Hypothesis("group-averaged", averaged, partial(_with_edits, edits))
+
+
+def _if_it_can_of(predict: Callable[[Evidence], Tensor]) -> Callable[[Evidence], Tensor | Prediction]:
+    return partial(_if_it_can, predict)
+
+
+def _with_edits(edits: Mapping[sp.Symbol, sp.Expr], e: Evidence) -> Prediction:
+    return e.trial.predict(edits).times(overall_factor(e.conventions, e.case))
+
+
+def _in_other_units(size: int, e: Evidence) -> Tensor:
+    """The gradient of code that takes other samples of the batch, as it is handed over, for a unit.
+
+    A case has a unit's samples next to each other.  Halves are handed over with the winners first.
+    """
+    count = len(e.case.output)
+    strided = torch.arange(count).reshape(size, -1).T.flatten()  # 0, n, 2n … and 1, n + 1 …
+    order = strided.argsort() if e.conventions.pairs == "halves" else strided
+    rows = {name: getattr(e.case, name)[order] for name in per_sample(e.case)}
+    gradient = required_gradient(e.conventions, arranged(e.conventions, e.case.replace(**rows)))
+    return gradient[order.argsort()]
 
 
 def _of_mistake(mistake: Mistake, e: Evidence) -> Prediction:
@@ -220,6 +267,9 @@ def _under(other: Conventions, e: Evidence) -> Tensor | Prediction:
     if Piece.RATIO in other.derivation.pieces and working_dtype(e.conventions, case) != torch.float64:
         # its ratio may lose more digits than the declared one's, and its clip is open where its own rounding says
         return e.under(other).predict({}).times(overall_factor(other, case))
+    for name in other.derivation.given:
+        if name not in case.names and name in other.fixed:  # a number of the other declaration's own
+            case = Case(case.label, {**{q: getattr(case, q) for q in case.names}, name: other.fixed[name]})
     missing = [name for name in other.derivation.given if name not in case.names and name != "D"]
     if missing:
         raise KeyError(missing[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from itertools import combinations
 
 import sympy as sp
 import torch
@@ -46,8 +47,11 @@ def other_variables(declared: Conventions, evidence: list[Evidence]) -> Diagnosi
 
 @lru_cache(maxsize=200)
 def _readings(derivation: Derivation) -> tuple[Derivation, ...]:
-    """Everything computed by the function itself, or the noised latent and the path's velocity read from its case."""
-    return tuple(_taken_as_given(derivation, *names) for names in ((), (n.x_t,), (n.x_t, n.v_gt)))
+    """Everything computed by the function itself, or the path's and the rollout's quantities read from its case."""
+    stored = [s for s in (n.log_prob_old, n.mean_old) if s in derivation.definitions]
+    rollouts = [chosen for size in range(len(stored) + 1) for chosen in combinations(stored, size)]
+    paths = ((), (n.x_t,), (n.x_t, n.v_gt)) if n.v_gt in derivation.definitions else ((),)
+    return tuple(_taken_as_given(derivation, *path, *rollout) for path in paths for rollout in rollouts)
 
 
 def _taken_as_given(derivation: Derivation, *symbols: sp.Symbol) -> Derivation:

@@ -28,7 +28,7 @@ from gradcheck.oracle.mistakes.general import (
 )
 from gradcheck.oracle.mistakes.generic import node_mistakes, quantity_mistakes
 from gradcheck.oracle.mistakes.guard import corrected_ratio_mistakes
-from gradcheck.oracle.mistakes.pairs import pair_mistakes
+from gradcheck.oracle.mistakes.pairs import of_the_unit, pair_mistakes
 from gradcheck.oracle.mistakes.places import LOSS, MEAN_BEHIND, Place, Stated, stated, symbols_of
 from gradcheck.oracle.mistakes.steps import step_mistakes
 from gradcheck.oracle.mistakes.surrogate import EXCHANGED, ONE_EDGE, log_ratio_mistakes, surrogate_mistakes
@@ -112,7 +112,7 @@ def mistakes(derivation: Derivation) -> tuple[Mistake, ...]:
         edits = {s: e for s, e in overrides.items() if own.table.get(s, s) != e}
         if loss != derivation.loss:
             edits[LOSS] = loss
-        for one in (edits, *_kept(own, edits)):
+        for one in (edits, *_kept(own, edits), *of_the_unit(derivation, edits, own.reach(frozenset(edits)))):
             key = frozenset(one.items())
             if one and key not in seen and _needs(own, one) <= available:
                 seen.add(key)

@@ -42,6 +42,8 @@ def divergence_mistakes(d: Derivation) -> Iterator[Candidate]:
         put(Unless(-away, beyond)),
         {},
     )
+    kept = put(mask / BatchMean(mask))
+    yield "mask-mean", "the loss is averaged over the samples that are not masked; it must be over the batch", kept, {}
     for way, sign in (("above", n.ratio - 1), ("below", 1 - n.ratio)):
         yield (
             "mask-by-the-ratio-alone",
@@ -102,6 +104,8 @@ def divergence_mistakes(d: Derivation) -> Iterator[Candidate]:
         ("log-ratio-for-divergence", sp.Abs(n.log_ratio)),
         ("log-ratio-for-divergence", n.ratio - 1 - n.log_ratio),
         ("log-ratio-for-divergence", n.log_ratio**2 / 2),
+        ("log-ratio-for-divergence", sp.Abs(n.ratio - 1)),
+        ("log-ratio-for-divergence", sp.Abs(n.ratio - 1) / 2),
     ):
         sentence = (
             "an estimate of the divergence from the ratio stands for the exact one, which the noise does not enter"

@@ -118,7 +118,7 @@ def _of_coordinates(put: Callable[..., Candidate]) -> Iterator[Candidate]:
     yield put(
         "not-squared", "the error is the absolute one (L1), not the squared one", lambda x: n.D * MeanAbs(x.args[0])
     )
-    for rooted in (sp.sqrt, lambda x: sp.sqrt(n.D * x)):
+    for rooted in (sp.sqrt, lambda x: sp.sqrt(n.D * x), lambda x: n.D * sp.sqrt(x)):
         yield put("not-squared", "the error is a distance (the root is taken), not a squared one", rooted)
     for delta in _DELTAS:
         for factor, what in ((1, "½x² inside"), (2, "x² inside")):

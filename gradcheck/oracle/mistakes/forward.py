@@ -11,7 +11,7 @@ from derivations.calculus import MeanAbs, Norm2, drop_sg, sg
 from derivations.derivation import Derivation, inline
 from derivations.pieces import Piece
 from gradcheck.oracle.mistakes.candidates import Candidate, Overrides
-from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, Neighbour, Right, Rounded
+from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, BatchSize, Neighbour, Right, Rounded
 from gradcheck.oracle.mistakes.places import EXPONENTIAL, SHARE_MINUS, SHARE_PLUS, WEIGHT, stated
 
 __all__ = ["mixture_mistakes", "target_mistakes", "weight_mistakes"]
@@ -48,9 +48,30 @@ def weight_mistakes(d: Derivation) -> Iterator[Candidate]:
             ),
         ):
             yield name, sentence, d.loss, {n.omega: weight}
+        yield from _weighting_of_the_ratio(d)
     if Piece.TEMPERATURE in d.pieces:
         for name, sentence, edits in _exponential_mistakes(d):
             yield name, sentence, d.loss, edits
+
+
+def _weighting_of_the_ratio(d: Derivation) -> Iterator[Candidate]:
+    """The time weighting stands in both log-probabilities, so that it weighs the log-ratio."""
+    plain = {
+        s: d.definitions[s].xreplace({n.omega: sp.S.One})
+        for s in (n.log_prob_theta, n.log_prob_old)
+        if s in d.definitions and n.omega in d.definitions[s].free_symbols
+    }
+    if len(plain) < 2:
+        return
+    for symbol, whose in ((n.log_prob_theta, "the new"), (n.log_prob_old, "the old")):
+        sentence = f"the time weighting ω(t) is missing from {whose} log-probability alone"
+        yield "weighting-on-one-side", sentence, d.loss, {symbol: plain[symbol]}
+    yield (
+        "weighting-outside",
+        "the time weighting ω(t) multiplies the loss; it must weigh the log-probabilities, inside the ratio",
+        d.loss,
+        {**plain, n.advantage: d.coefficients[n.omega] * Right(n.advantage)},
+    )
 
 
 def _exponential_mistakes(d: Derivation) -> Iterator[tuple[str, str, Overrides]]:
@@ -66,6 +87,12 @@ def _exponential_mistakes(d: Derivation) -> Iterator[tuple[str, str, Overrides]]
         ("exponent-sign", f"a greater {word} has a smaller weight", sp.exp(-signal / n.temperature)),
     ):
         yield name, sentence, {EXPONENTIAL: weight}
+    sized = WEIGHT if WEIGHT in table else EXPONENTIAL
+    weight = table[sized]
+    mean = "the weights are divided by their mean over the batch, so that one sample's rests on the others"
+    total = "the weights are a softmax over the batch: they are divided by their sum"
+    yield "weight-normalised", mean, {sized: weight / BatchMean(weight)}
+    yield "weight-normalised", total, {sized: weight / (BatchSize(weight) * BatchMean(weight))}
     if WEIGHT not in table:
         yield f"{word}-missing", f"the {word} is missing: every sample counts alike", {EXPONENTIAL: sp.S.One}
         return

@@ -15,6 +15,8 @@ __all__ = [
     "DualClip",
     "FourthPowers",
     "Given",
+    "GridStep",
+    "GridTime",
     "Huber",
     "LatentSize",
     "Leaky",
@@ -24,6 +26,7 @@ __all__ = [
     "MaxSurrogate",
     "Neighbour",
     "OneSided",
+    "Others",
     "Outer",
     "PseudoHuber",
     "Right",
@@ -81,6 +84,25 @@ class Rounded(sp.Function):
     """1 where the argument exceeds one half, else 0."""
 
     nargs = 1
+
+
+class Others(sp.Function):
+    """A quantity of the rest of a sample's unit, summed: of a pair the partner's, of a group all but its own."""
+
+    nargs = 1
+
+    def _eval_is_real(self) -> bool:
+        return True
+
+
+class GridTime(BatchMean):
+    """The sampler's time so many places (the second argument) after the sample's own; the first one is its time."""
+
+    nargs = 2
+
+
+class GridStep(GridTime):
+    """How far it is from there to the next time of the grid."""
 
 
 class TimeRounded(BatchMean):

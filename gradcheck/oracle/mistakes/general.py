@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import sympy as sp
 
 from derivations import notation as n
-from derivations.calculus import Norm2
+from derivations.calculus import Norm2, sg
 from derivations.derivation import Derivation
 from derivations.notation import quantity
 from derivations.pieces import Piece
 from gradcheck.oracle.mistakes.candidates import Candidate
 from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, BatchSize, BatchStd, LatentSize, Neighbour, Right
-from gradcheck.oracle.mistakes.places import KL, KL_STD, POLICY, stated
+from gradcheck.oracle.mistakes.places import KL, KL_STD, POLICY, SURROGATE, stated
 
 __all__ = [
     "CROSSED",
@@ -83,6 +83,14 @@ def wrong_advantages(a: sp.Expr) -> Iterator[tuple[str, str, sp.Expr]]:
         "the advantage is normalised over the batch once more",
         centred / sp.sqrt(BatchMean(centred**2)),
     )
+    scaled = "the advantage is divided by {} over the batch once more; it must be used as it is"
+    for what, size in (
+        ("its standard deviation", BatchStd(a, 0)),
+        ("its standard deviation", BatchStd(a, 1)),
+        ("its mean size |A|", BatchMean(sp.Abs(a))),
+        ("the sum of its sizes |A|", BatchSize(a) * BatchMean(sp.Abs(a))),
+    ):
+        yield "advantage-normalised-twice", scaled.format(what), a / size
     for unbiased in (0, 1):
         for eps in ("1e-4", "1e-6", "1e-8"):
             yield (
@@ -163,6 +171,11 @@ def reference_mistakes(d: Derivation) -> Iterator[Candidate]:
         yield put(
             "kl-without-variance", f"{term} is not divided by the step's variance", kl.xreplace({KL_STD: sp.S.One})
         )
+    if n.advantage in table[POLICY].free_symbols or n.advantage in table.get(SURROGATE, sp.S.Zero).free_symbols:
+        into = f"{term} is subtracted from the advantage; it must be added to the loss"
+        for held, how in ((sg, " (there it is detached)"), (sp.sympify, "")):
+            edits = {n.advantage: Right(n.advantage) - held(kl), KL: sp.S.Zero}
+            yield "kl-in-advantage", f"{into}{how}", d.loss, edits
     for symbol, word in ((n.advantage, "the advantage"), (n.ratio, "the ratio"), (n.t, "t")):
         if symbol.name in d.given or symbol in d.definitions:
             yield put("kl-weighed", f"{term} is multiplied by {word}; it must not be", Right(symbol) * kl)

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import sympy as sp
 
 from derivations import notation as n
-from derivations.calculus import Norm2
+from derivations.calculus import Norm2, sg
 from derivations.derivation import Derivation
 from derivations.pieces import Piece
-from gradcheck.oracle.mistakes.candidates import Candidate
-from gradcheck.oracle.mistakes.functions import BatchMean, Right
+from gradcheck.oracle.mistakes.candidates import Candidate, Overrides
+from gradcheck.oracle.mistakes.functions import BatchMean, Others, Right
 
-__all__ = ["pair_mistakes"]
+__all__ = ["of_the_unit", "pair_mistakes"]
 
 
 def pair_mistakes(d: Derivation) -> Iterator[Candidate]:
@@ -31,6 +31,38 @@ def pair_mistakes(d: Derivation) -> Iterator[Candidate]:
         d.loss,
         {n.error_gap: gap.xreplace(subtracted)},
     )
+    yield (
+        "reference-sign",
+        f"the {other} model's error is added; it must be subtracted from the trained model's",
+        d.loss,
+        {n.error_gap: gap.xreplace({x: -x for x in subtracted})},
+    )
+    if Piece.PAIR in d.pieces:
+        yield from _shared_targets(d)
+
+
+def _shared_targets(d: Derivation) -> Iterator[Candidate]:
+    """Two samples of a pair share noise and time, and have data of their own."""
+    target, y = d.definitions.get(n.v_gt, n.v_gt), n.preference
+    won, lost = (1 + y) / 2, (1 - y) / 2
+    for name, sentence, wrong in (
+        ("target-of-winner", "the loser is compared with the winner's target", won * target + lost * Others(target)),
+        ("target-of-loser", "the winner is compared with the loser's target", lost * target + won * Others(target)),
+        ("target-of-partner", "each sample is compared with its partner's target", Others(target)),
+    ):
+        yield name, f"{sentence}; each has its own", d.loss, {n.v_gt: wrong}
+
+
+def of_the_unit(d: Derivation, edits: Overrides, reached: frozenset[sp.Symbol]) -> Iterator[Overrides]:
+    """The same mistake in code that computes the gaps of a sample's partner, or group, with it."""
+    if n.error_gap not in reached or Piece.PREFERENCE not in d.pieces:
+        return
+    if Piece.PAIR in d.pieces:
+        other, gap = n.partner_gap, n.error_gap
+    else:
+        other, gap = n.group_gap, n.advantage * n.error_gap
+    if other not in edits:
+        yield {**edits, other: Others(sg(gap))}
 
 
 def _likelihood_mistakes(d: Derivation) -> Iterator[Candidate]:

@@ -21,6 +21,8 @@ from gradcheck.oracle.mistakes.functions import (
     BatchFirst,
     BatchMean,
     Bounded,
+    GridStep,
+    GridTime,
     Huber,
     Neighbour,
     Right,
@@ -96,6 +98,15 @@ def _deviation_mistakes(d: Derivation) -> Iterator[Candidate]:
                 "std-not-squared", "its root: the squared error is divided by 2C2 where 2C2² belongs", sp.sqrt(right)
             )
         yield put(f"{prefix}-squared", "the variance, its square", right**2)
+        if has_dt and right == n.C2 and at.SIGMA_T in own.table:
+            sigma_at = own.table[n.sigma_t]
+            for which, what, moment in (
+                ("time-after", "σ √Δt with σ taken at t − Δt, where the step ends; it must be at t", n.t - n.dt),
+                ("time-before", "σ √Δt with σ taken at t + Δt; it must be at t, where the step starts", n.t + n.dt),
+                ("time-after", "σ √Δt with σ taken one place later in the grid; it must be at t", GridTime(n.t, 1)),
+                ("time-before", "σ √Δt with σ taken one place earlier in the grid; it must be at t", GridTime(n.t, -1)),
+            ):
+                yield put(f"{prefix}-{which}", what, sigma_at.xreplace({at.SIGMA_T: moment}) * root)
         for other in _STEPS:
             if kind is not None and other != kind.name and kind.path == "rectified":
                 yield put(
@@ -250,6 +261,15 @@ def _mean_mistakes(d: Derivation, table: Mapping[sp.Symbol, sp.Expr]) -> Iterato
                 f"{word} is another sample's: the batch is out of step with the times",
                 {place: Neighbour(start, by)},
             )
+    for by, side, word in ((1, "after", "later"), (-1, "before", "earlier")):
+        off = f"one place {word} in the sampler's grid: the step's index is off by one"
+        time, length = GridTime(n.t, by), GridStep(n.t, by)
+        yield put(f"step-time-{side}", f"t and Δt are those {off}", {at.STEP_T: time, at.STEP_DT: length})
+        yield put(f"step-time-{side}", f"t is that {off}", {at.STEP_T: time})
+        yield put(f"sigma-time-{side}", f"σ_t is taken {off}", {at.SIGMA_T: time})
+        yield put(f"step-dt-{side}", f"Δt is that {off}", {at.STEP_DT: length})
+        yield put(f"step-dt-{side}", f"Δt in the mean is that {off}", {at.MEAN_DT: length})
+        yield put(f"step-dt-{side}", f"Δt in the standard deviation is that {off}", {at.STD_DT: length})
     yield put("sigma-reversed", "σ_t is taken at 1 − t: the time axis is reversed in it", {at.SIGMA_T: 1 - at.STEP_T})
     sigma = table[n.sigma_t]
     yield put("sigma-not-rooted", "σ_t lacks its root: η t/(1 − t)", {n.sigma_t: sigma**2 / at.ETA})
@@ -320,6 +340,55 @@ def _other_means(d: Derivation) -> Iterator[Candidate]:
         yield put(name, sentence, {s: formula(s, moved) for s in changed})
     if own.name == "ddim":
         yield from _ddim_mistakes(d, formulas)
+    if own.name == "cps":
+        yield from _cps_mistakes(d, formulas)
+
+
+def _cps_mistakes(d: Derivation, formulas: Mapping[sp.Symbol, sp.Expr]) -> Iterator[Candidate]:
+    after, level = n.t - n.dt, n.noise_level
+    for name, sentence, std in (
+        ("noise-level-angle", "the step's deviation is t' η; it must be t' sin(η π/2)", after * level),
+        ("noise-level-angle", "the step's deviation is t' sin(η); it must be t' sin(η π/2)", after * sp.sin(level)),
+        (
+            "noise-level-angle",
+            "the step's deviation is t' sin(η π); it must be t' sin(η π/2)",
+            after * sp.sin(level * sp.pi),
+        ),
+        (
+            "noise-level-angle",
+            "the step's deviation is t' cos(η π/2); it must be t' sin(η π/2)",
+            after * sp.cos(level * sp.pi / 2),
+        ),
+        (
+            "std-time-before",
+            "the step's deviation is t sin(η π/2); it must be t' sin(η π/2)",
+            n.t * sp.sin(level * sp.pi / 2),
+        ),
+    ):
+        yield name, sentence, d.loss, {n.C2: std}
+    right = sp.sqrt(after**2 - n.C2**2)
+    for name, sentence, kept in (
+        (
+            "noise-not-taken-off",
+            "the predicted noise keeps t'; what the step adds must be taken off, √(t'² − C2²)",
+            after,
+        ),
+        ("noise-not-taken-off", "the predicted noise keeps t' − C2; it must keep √(t'² − C2²)", after - n.C2),
+        (
+            "noise-kept-before-the-step",
+            "the predicted noise keeps √(t² − C2²); it must keep √(t'² − C2²)",
+            sp.sqrt(n.t**2 - n.C2**2),
+        ),
+    ):
+        mean = {s: formulas[s].xreplace({n.t_prev: after}).xreplace({right: kept}) for s in (n.C1, n.mean_offset)}
+        yield name, sentence, d.loss, mean
+    signal = 1 - n.t
+    yield (
+        "signal-before-the-step",
+        "the predicted data has the coefficient 1 − t, of x before the step; x after it has 1 − t'",
+        d.loss,
+        {n.C1: n.t * signal - signal * right, n.mean_offset: (signal + right) * n.x_t},
+    )
 
 
 def _ddim_mistakes(d: Derivation, formulas: Mapping[sp.Symbol, sp.Expr]) -> Iterator[Candidate]:
@@ -356,6 +425,19 @@ def _ddim_mistakes(d: Derivation, formulas: Mapping[sp.Symbol, sp.Expr]) -> Iter
             noise = sp.sqrt(noised) * v + noise_sign * sp.sqrt(1 - noised) * n.x_t
             means[mean] = sp.sqrt(a_prev) * kept_data + kept * noise
         yield name, sentence, d.loss, means
+        if limit != plain:  # the noise that goes with the clipped data
+            for mean, v in ((n.mean_theta, n.v_theta), (n.mean_old, n.v_old)):
+                data = Bounded(sp.sqrt(signal) * n.x_t - sp.sqrt(1 - signal) * v, -limit, limit)
+                noise = (n.x_t - sp.sqrt(a) * data) / sp.sqrt(1 - a)
+                means[mean] = sp.sqrt(a_prev) * data + kept * noise
+            yield name, f"{sentence}, and the noise is made of it", d.loss, dict(means)
+    yield (
+        "std-squared",
+        "the step's deviation is its variance, the root is missing",
+        d.loss,
+        {n.C2: formulas[n.C2] ** 2 / n.noise_level},
+    )
+    yield "std-squared", "the step's deviation is the variance, its square", d.loss, {n.C2: formulas[n.C2] ** 2}
     for name, sentence, value in (
         ("std-without-eta", f"{wrong_std} the one of η = 1", formulas[n.C2] / n.noise_level),
         (

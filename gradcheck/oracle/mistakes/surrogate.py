@@ -127,6 +127,16 @@ def surrogate_mistakes(d: Derivation) -> Iterator[Candidate]:
         d.loss,
         {a: -Right(a)},
     )
+    for how, weight in (
+        ("clipped on both sides", Bounded(r, 1 - low, 1 + high)),
+        ("clipped from above", sp.Min(r, 1 + high)),
+    ):
+        yield (
+            "ratio-as-weight",
+            f"the ratio, {how} and detached, only weighs the log-probability (CISPO); PPO differentiates the ratio",
+            d.loss,
+            swap(-a * sg(weight) * n.log_ratio),
+        )
     free = sp.S.Zero  # an edge that no ratio passes
     yield (
         "clip-at-one",

@@ -29,6 +29,8 @@ from gradcheck.oracle.mistakes.functions import (
     DualClip,
     FourthPowers,
     Given,
+    GridStep,
+    GridTime,
     Huber,
     LatentSize,
     Leaky,
@@ -38,6 +40,7 @@ from gradcheck.oracle.mistakes.functions import (
     MaxSurrogate,
     Neighbour,
     OneSided,
+    Others,
     Outer,
     PseudoHuber,
     Right,
@@ -86,9 +89,10 @@ class Trial:
         case: the problem.
         loss: what is mistaken.
         dtype: the precision that the implementation works in, which decides what is undecided.
+        unit: how many neighbours belong together, as a pair or a group; 1 where every sample is judged alone.
     """
 
-    def __init__(self, case: Case, loss: Stated, dtype: torch.dtype) -> None:
+    def __init__(self, case: Case, loss: Stated, dtype: torch.dtype, unit: int = 1) -> None:
         values = {name: x.detach() for name, x in case.broadcast(torch.float64).items()}
         self.output = values[case.output_name].clone().requires_grad_()
         values[case.output_name] = self.output
@@ -96,7 +100,8 @@ class Trial:
         values.setdefault("D", size)
         self.stated, self.coarse = loss, dtype != torch.float64
         latent = tuple(self.output.shape[1:])
-        self.right = _Values(values, loss, self._open_ratios(values, dtype), latent)
+        around = _Around(latent, unit, *(getattr(case, x) if x in case.names else None for x in _GRID))
+        self.right = _Values(values, loss, self._open_ratios(values, dtype), around)
 
     def predict(self, edits: Mapping[sp.Symbol, sp.Expr]) -> Prediction:
         """The gradient with some places changed."""
@@ -151,14 +156,47 @@ class Trial:
         return torch.maximum(off.nan_to_num(1.0, 1.0, 1.0), size)
 
 
+_GRID = ("sigmas", "step_index")
+
+
+@dataclass(frozen=True)
+class _Around:
+    """What a problem has besides its quantities: the shape of a latent, its units, the sampler's grid."""
+
+    latent: tuple[int, ...]
+    unit: int
+    sigmas: Tensor | None
+    step_index: Tensor | None
+
+    def time(self, own: Tensor, by: int) -> Tensor:
+        """The grid's time so many places after each sample's own; at its ends that of the last whole step."""
+        if self.sigmas is None or self.step_index is None:
+            return torch.full_like(own, torch.nan)
+        at = (self.step_index + by).clamp(0, len(self.sigmas) - 2)
+        return self.sigmas.to(own)[at].reshape(own.shape)
+
+    def step(self, own: Tensor, by: int) -> Tensor:
+        """The length of the step that begins there."""
+        if self.sigmas is None or self.step_index is None:
+            return torch.full_like(own, torch.nan)
+        at = (self.step_index + by).clamp(0, len(self.sigmas) - 2)
+        sigmas = self.sigmas.to(own)
+        return (sigmas[at] - sigmas[at + 1]).reshape(own.shape)
+
+    def others(self, x: Tensor) -> Tensor:
+        """The sum over the rest of each sample's unit."""
+        if self.unit == 1 or x.ndim == 0 or len(x) % self.unit:
+            return torch.full_like(x, torch.nan)
+        units = x.reshape(-1, self.unit, *x.shape[1:])
+        return (units.sum(1, keepdim=True) - units).reshape(x.shape)
+
+
 class _Values:
     """Evaluates losses in float64, differentiably, and remembers which samples a comparison leaves undecided."""
 
-    def __init__(
-        self, values: Mapping[str, Tensor], loss: Stated, open_ratios: Tensor, latent: tuple[int, ...]
-    ) -> None:
+    def __init__(self, values: Mapping[str, Tensor], loss: Stated, open_ratios: Tensor, around: _Around) -> None:
         self.values, self.stated, self.table, self.open_ratios = values, loss, loss.table, open_ratios
-        self.latent = latent
+        self.around = around
         self.one = torch.ones((), dtype=torch.float64, device=open_ratios.device)
         self.memo: dict[sp.Expr, Tensor] = {}
         self.kinks: dict[sp.Expr, Tensor] = {}
@@ -180,11 +218,16 @@ class _Values:
         if expr.is_number:
             return self.one * float(expr)
         if isinstance(expr, LatentSize):
-            return self.one * self.latent[int(expr.args[1])]
+            return self.one * self.around.latent[int(expr.args[1])]
         if isinstance(expr, BatchSize):  # also of a number that is the whole batch's
             return self.one * len(self.open_ratios)
         if isinstance(expr, Right):
             return self.of_the_right(expr.args[0])
+        if isinstance(expr, GridTime):
+            of_the_grid = self.around.step if isinstance(expr, GridStep) else self.around.time
+            return of_the_grid(self(expr.args[0]), int(expr.args[1]))
+        if isinstance(expr, Others):
+            return self.around.others(self(expr.args[0]))
         if isinstance(expr, Given):
             return self.values[expr.args[0].name]
         found = [self(arg) for arg in expr.args] if not expr.is_Pow else [self(expr.base), self.exponent(expr)]
@@ -239,7 +282,7 @@ class _Edited(_Values):
     """The same with some places changed; what they do not enter is the right loss's own."""
 
     def __init__(self, right: _Values, edits: Mapping[sp.Symbol, sp.Expr], branch: float | None) -> None:
-        super().__init__(right.values, right.stated, right.open_ratios, right.latent)
+        super().__init__(right.values, right.stated, right.open_ratios, right.around)
         self.table = {**right.table, **edits}
         self.right, self.branch = right, branch
         changed = frozenset(edits) if branch is None else frozenset(edits) | _compared(right.table)
