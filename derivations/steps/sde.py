@@ -16,8 +16,9 @@ one (:mod:`derivations.steps.ddim`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import sympy as sp
 
@@ -51,7 +52,7 @@ class ReverseStep:
         name: ``"flow"``, ``"dance"``, ``"cps"``, ``"wan"`` or ``"ddim"``.
         mean: the mean as the source writes it, in ``v_theta``.
         formulas: the numbers behind the symbols: ``sigma_t`` (where there is one), ``C1``, ``C2``, ``mean_offset``.
-        theorem: the machine-checked facts about it.
+        facts: the machine-checked facts about it, which are stated when they are asked for.
         path: what x_t is made of, as ``Derivation.path``; its velocity is that path's.
         within: where it is a step that adds noise: its quantities' domains, where they are narrower than the table's.
     """
@@ -60,9 +61,14 @@ class ReverseStep:
     title: str
     mean: sp.Expr
     formulas: Mapping[sp.Symbol, sp.Expr]
-    theorem: Theorem
+    facts: Callable[[], Theorem]
     path: PathName = "rectified"
     within: Mapping[sp.Symbol, sp.Interval] = field(default_factory=dict)
+
+    @cached_property
+    def theorem(self) -> Theorem:
+        """What is proved of it."""
+        return self.facts()
 
 
 def _affine_steps(mean: sp.Expr) -> tuple[Step, ...]:
@@ -83,7 +89,7 @@ def _sde(
     sigma: sp.Expr,
     schedule: sp.Expr | None,
     schedule_words: str = "",
-    more: tuple[Step, ...] = (),
+    more: Callable[[], tuple[Step, ...]] = tuple,
 ) -> ReverseStep:
     """A reverse SDE with the diffusion coefficient ``sigma``, which obeys σ² · schedule = η², or what ``more`` says."""
     drift = v_theta + sigma_t**2 / (2 * t) * (x_t + (1 - t) * v_theta)
@@ -94,19 +100,25 @@ def _sde(
         C2: sigma_t * sp.sqrt(dt),
         mean_offset: x_t * (1 - sigma_t**2 * dt / (2 * t)),
     }
-    late = {t: 1 / (1 + sp.Symbol("u", positive=True))}  # t in (0, 1)
-    inlined = {s: e for s, e in formulas.items() if s != sigma_t}
-    steps = (
-        *_score_steps(),
-        *_affine_steps(mean),
-        Step(
-            "slope-positive", "C1 > 0 for every t in (0, 1): more velocity always means less mean.", Positive(C1, late)
-        ),
-        Step("variance", "The step's variance is σ_t² Δt.", Equal(C2**2, sigma_t**2 * dt)),
-        *(() if schedule is None else _schedule_step(sigma, schedule, schedule_words)),
-        *more,
-    )
-    return ReverseStep(name, title, mean, formulas, Theorem(f"sde-{name}", title, steps, inlined, reference))
+
+    def facts() -> Theorem:
+        late = {t: 1 / (1 + sp.Symbol("u", positive=True))}  # t in (0, 1)
+        inlined = {s: e for s, e in formulas.items() if s != sigma_t}
+        steps = (
+            *_score_steps(),
+            *_affine_steps(mean),
+            Step(
+                "slope-positive",
+                "C1 > 0 for every t in (0, 1): more velocity always means less mean.",
+                Positive(C1, late),
+            ),
+            Step("variance", "The step's variance is σ_t² Δt.", Equal(C2**2, sigma_t**2 * dt)),
+            *(() if schedule is None else _schedule_step(sigma, schedule, schedule_words)),
+            *more(),
+        )
+        return Theorem(f"sde-{name}", title, steps, inlined, reference)
+
+    return ReverseStep(name, title, mean, formulas, facts)
 
 
 def _schedule_step(sigma: sp.Expr, schedule: sp.Expr, words: str) -> tuple[Step, ...]:
@@ -180,54 +192,50 @@ def _cps() -> ReverseStep:
         C1: t * (1 - t_prev) - (1 - t) * direction,
         mean_offset: (1 - t_prev + direction) * x_t,
     }
-    steps = (
-        Step(
-            "signal",
-            "With the true velocity the mean keeps exactly the data coefficient that x at time t' has, 1 − t'.",
-            Equal(
-                mean.xreplace({x_t: (1 - t) * VectorSymbol("x_0") + t * noise, v_theta: noise - VectorSymbol("x_0")}),
-                (1 - t_prev) * VectorSymbol("x_0") + direction * noise,
+
+    def facts() -> Theorem:
+        steps = (
+            Step(
+                "signal",
+                "With the true velocity the mean keeps exactly the data coefficient that x at time t' has, 1 − t'.",
+                Equal(
+                    mean.xreplace(
+                        {x_t: (1 - t) * VectorSymbol("x_0") + t * noise, v_theta: noise - VectorSymbol("x_0")}
+                    ),
+                    (1 - t_prev) * VectorSymbol("x_0") + direction * noise,
+                ),
             ),
-        ),
-        Step(
-            "noise-budget",
-            "The noise kept and the noise added have together the variance t'² of x at time t'.",
-            Equal(_kept**2 + C2**2, t_prev**2, {_kept: direction}),
-        ),
-        Step(
-            "all-noise",
-            "At η = 1 the step's noise is fresh: nothing of the predicted noise is kept.",
-            Equal(formulas[C2], t_prev, {noise_level: sp.S.One}),
-        ),
-        Step("no-noise", "At η = 0 the step is the ODE's.", Equal(formulas[C2], sp.S.Zero, {noise_level: sp.S.Zero})),
-        *_affine_steps(mean),
-        Step(
-            "slope-split",
-            "C1 is the sum of Δt and of what the noise that is not kept adds.",
-            Equal(C1, (t - t_prev) + (t_prev - direction) * (1 - t)),
-        ),
-        Step("slope-positive", "C1 > 0 where 0 < C2 ≤ t' < t: more velocity always means less mean.", Positive(C1)),
-        Step(
-            "noise-positive",
-            "For η up to 1 every step but the last, which ends at t' = 0, adds noise.",
-            Positive(formulas[C2], within=_UP_TO_ONE),
-        ),
-    )
-    inlined = {C1: formulas[C1], mean_offset: formulas[mean_offset]}
+            Step(
+                "noise-budget",
+                "The noise kept and the noise added have together the variance t'² of x at time t'.",
+                Equal(_kept**2 + C2**2, t_prev**2, {_kept: direction}),
+            ),
+            Step(
+                "all-noise",
+                "At η = 1 the step's noise is fresh: nothing of the predicted noise is kept.",
+                Equal(formulas[C2], t_prev, {noise_level: sp.S.One}),
+            ),
+            Step(
+                "no-noise", "At η = 0 the step is the ODE's.", Equal(formulas[C2], sp.S.Zero, {noise_level: sp.S.Zero})
+            ),
+            *_affine_steps(mean),
+            Step(
+                "slope-split",
+                "C1 is the sum of Δt and of what the noise that is not kept adds.",
+                Equal(C1, (t - t_prev) + (t_prev - direction) * (1 - t)),
+            ),
+            Step("slope-positive", "C1 > 0 where 0 < C2 ≤ t' < t: more velocity always means less mean.", Positive(C1)),
+            Step(
+                "noise-positive",
+                "For η up to 1 every step but the last, which ends at t' = 0, adds noise.",
+                Positive(formulas[C2], within=_UP_TO_ONE),
+            ),
+        )
+        inlined = {C1: formulas[C1], mean_offset: formulas[mean_offset]}
+        return Theorem("sde-cps", "Coefficients-Preserving Sampling", steps, inlined, _CPS, _BEFORE_THE_LAST)
+
     return ReverseStep(
-        "cps",
-        "Coefficients-Preserving Sampling",
-        mean,
-        formulas,
-        Theorem(
-            "sde-cps",
-            "Coefficients-Preserving Sampling",
-            steps,
-            inlined,
-            _CPS,
-            _BEFORE_THE_LAST,
-        ),
-        within=_UP_TO_ONE | _BEFORE_THE_LAST,
+        "cps", "Coefficients-Preserving Sampling", mean, formulas, facts, within=_UP_TO_ONE | _BEFORE_THE_LAST
     )
 
 
@@ -239,7 +247,7 @@ def _wan() -> ReverseStep:
         _WAN,
         sigma,
         None,
-        more=(
+        more=lambda: (
             Step(
                 "noise-schedule",
                 "The diffusion coefficient: a straight line in t.",
@@ -258,11 +266,13 @@ def _wan() -> ReverseStep:
 
 
 def _ddim() -> ReverseStep:
-    cps = _cps()
-    steps = (*ddim_facts(), *_affine_steps(DDIM_MEAN), *cps_is_ddim(cps.mean, cps.formulas[C1]))
-    inlined = {s: DDIM_FORMULAS[s] for s in (C1, mean_offset)}
-    theorem = Theorem("sde-ddim", "DDIM and DDPM", steps, inlined, DDIM_REFERENCE)
-    return ReverseStep("ddim", "DDIM", DDIM_MEAN, DDIM_FORMULAS, theorem, "vp", _UP_TO_ONE)
+    def facts() -> Theorem:
+        cps = _cps()
+        steps = (*ddim_facts(), *_affine_steps(DDIM_MEAN), *cps_is_ddim(cps.mean, cps.formulas[C1]))
+        inlined = {s: DDIM_FORMULAS[s] for s in (C1, mean_offset)}
+        return Theorem("sde-ddim", "DDIM and DDPM", steps, inlined, DDIM_REFERENCE)
+
+    return ReverseStep("ddim", "DDIM", DDIM_MEAN, DDIM_FORMULAS, facts, "vp", _UP_TO_ONE)
 
 
 _FLOW_GRPO = """@article{liu2025flowgrpo,
