@@ -38,6 +38,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
+from typing import Any
 
 import sympy as sp
 import torch
@@ -88,15 +89,19 @@ class Analysis:
 
     def __init__(self, values: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device | None = None) -> None:
         self.u = unit_roundoff(dtype)
-        self.cu = THRESHOLD * self.u
         self.tiny = float(torch.finfo(dtype).tiny)
         self.floor = self.tiny / self.u
         self.range = torch.finfo(dtype) if dtype == torch.float16 else None
         self.memo: dict[sp.Expr, Value] = {}
         self.values = values
         device = device or next(iter(values.values())).device
+        self.magnitudes: dict[sp.Expr, Tensor] = {}
+        self.reaches: dict[sp.Expr, Tensor] = {}
         self.undecided = torch.zeros((), dtype=torch.bool, device=device)
+        # Tensors: of a Python number torch makes one at every operation, which takes as long as the operation.
         self.one = torch.ones((), dtype=torch.float64, device=device)
+        self.none, self.infinite = self.one * 0, self.one * math.inf
+        self.cu: Any = self.one * (THRESHOLD * self.u)
 
     def hold(self, coarse: Mapping[sp.Symbol, sp.Expr]) -> None:
         """Let symbols be rounded to the size of something else than their own, where that is larger."""
@@ -116,12 +121,26 @@ class Analysis:
             known = self.memo[expr] = self.ranged(*self._evaluate(expr))
         return known
 
+    def magnitude(self, expr: sp.Expr) -> Tensor:
+        r"""\|x\|, which many sums and products ask for."""
+        known = self.magnitudes.get(expr)
+        if known is None:
+            known = self.magnitudes[expr] = self(expr)[0].abs()
+        return known
+
+    def reach(self, expr: sp.Expr) -> Tensor:
+        r"""\|x\| + c u e, which \|x\| may become."""
+        known = self.reaches.get(expr)
+        if known is None:
+            known = self.reaches[expr] = self.magnitude(expr) + self.cu * self(expr)[1]
+        return known
+
     def ranged(self, value: Tensor, error: Tensor) -> Value:
         """The bound of a number that is held in a narrow range: it may underflow, and must not overflow."""
         if self.range is None:
             return value, error
         fits = value.abs() + self.cu * error < self.range.max
-        return value, torch.where(fits, error + self.range.tiny, torch.inf)
+        return value, torch.where(fits, error + self.range.tiny, self.infinite)
 
     def in_any_order(self, factors: Iterable[Tensor], error: Tensor) -> Tensor:
         """The bound of a product in a narrow range: its factors above 1 must not overflow together, as they do in some
@@ -131,7 +150,7 @@ class Analysis:
         partial = self.one
         for x in factors:
             partial = partial * x.abs().clamp(min=1)
-        return torch.where(partial < self.range.max, error + self.floor * partial, torch.inf)
+        return torch.where(partial < self.range.max, error + self.floor * partial, self.infinite)
 
     def _evaluate(self, expr: sp.Expr) -> Value:
         if expr.is_Symbol:
@@ -155,8 +174,12 @@ def _number(expr: sp.Expr) -> float | None:
 
 def _sum(run: Analysis, *args: sp.Expr) -> Value:
     values, errors = zip(*map(run, args), strict=True)
-    magnitude = _total(v.abs() for v in values)
-    return _total(values), _total(errors) + (len(args) - 1) * magnitude
+    magnitude = _total(map(run.magnitude, args))
+    return _total(values), _total(errors) + _times(len(args) - 1, magnitude)
+
+
+def _times(count: int, x: Tensor) -> Tensor:
+    return x if count == 1 else count * x
 
 
 def _total(tensors: Iterable[Tensor]) -> Tensor:
@@ -212,14 +235,14 @@ _SOFTPLUS_THRESHOLD = 20.0
 def _logistic(run: Analysis, z: sp.Expr) -> Value:
     x, e = run(z)
     up, down = 1 / (1 + torch.exp(-x)), 1 / (1 + torch.exp(x))
-    moved = torch.where(run.cu * e < _LOST, torch.minimum(up, down) * torch.expm1(run.cu * e) / run.cu, torch.inf)
+    moved = torch.where(run.cu * e < _LOST, torch.minimum(up, down) * torch.expm1(run.cu * e) / run.cu, run.infinite)
     error = torch.minimum(moved, run.one / run.cu) + 4 + _beyond_threshold(run, x, e)
-    return up, torch.where(e >= torch.inf, torch.inf, error)
+    return up, torch.where(e >= torch.inf, run.infinite, error)
 
 
 def _beyond_threshold(run: Analysis, x: Tensor, e: Tensor) -> Tensor:
     """What ``softplus`` and its slope leave out."""
-    return torch.where(x > _SOFTPLUS_THRESHOLD - run.cu * e, torch.exp(-x) / run.cu, 0.0)
+    return torch.where(x > _SOFTPLUS_THRESHOLD - run.cu * e, torch.exp(-x) / run.cu, run.none)
 
 
 _LEAST_RIGHT = 2.0**-20
@@ -236,13 +259,29 @@ def _softplus(run: Analysis, z: sp.Expr) -> Value:
 
 def _product(run: Analysis, *given: sp.Expr) -> Value:
     args = factors_of(given)
-    value, error = run(args[0])
-    factors = [value]
-    for arg in args[1:]:
+    if len(args) == 1:
+        value, error = run(args[0])
+        return value, run.in_any_order([value], error)
+    value, error, size = _first_two(run, *args[:2])
+    for arg in args[2:]:
         x, e = run(arg)
-        factors.append(x)
-        value, error = value * x, error * (x.abs() + run.cu * e) + value.abs() * e
-    return value, run.in_any_order(factors, error + (len(args) - 1) * value.abs())
+        # the magnitude of a product is the product of the magnitudes, to the last digit
+        value, error, size = value * x, error * run.reach(arg) + size * e, size * run.magnitude(arg)
+    factors = [run(arg)[0] for arg in args] if run.range is not None else []
+    return value, run.in_any_order(factors, error + _times(len(args) - 1, size))
+
+
+def _first_two(run: Analysis, a: sp.Expr, b: sp.Expr) -> tuple[Tensor, Tensor, Tensor]:
+    """Value, bound and magnitude of a product; an integer has no error, and a sign changes none.
+
+    In a narrow range an integer has what underflow takes of every number.
+    """
+    (x, ex), (y, ey) = run(a), run(b)
+    if run.range is None and a == -1:
+        return -y, ey, run.magnitude(b)
+    if run.range is None and a.is_Integer:
+        return x * y, run.magnitude(a) * ey, run.magnitude(a) * run.magnitude(b)
+    return x * y, ex * run.reach(b) + run.magnitude(a) * ey, run.magnitude(a) * run.magnitude(b)
 
 
 def _power(run: Analysis, base: sp.Expr, exponent: sp.Expr) -> Value:
@@ -252,23 +291,25 @@ def _power(run: Analysis, base: sp.Expr, exponent: sp.Expr) -> Value:
     if not exponent.is_number:
         q, eq = run(exponent)
         part, log = run.cu * e / b, b.log()
-        moved = torch.where(part < 1, -torch.log1p(-part) / run.cu, torch.inf)  # the logarithm
+        moved = torch.where(part < 1, -torch.log1p(-part) / run.cu, run.infinite)  # the logarithm
         return _grown(run, b**q, q.abs() * moved + log.abs() * eq + run.cu * moved * eq)
     p = float(exponent)
     value = b**p
-    error = torch.where(e == 0, 0.0, _moved(b.abs(), e, p, run.cu))
-    return value, error + (abs(p) if p.is_integer() else 1.0) * value.abs()
+    error = torch.where(e == 0, run.none, _moved(run, run.magnitude(base), e, p))
+    times = abs(p) if p.is_integer() else 1.0
+    return value, error + (value.abs() if times == 1.0 else times * value.abs())
 
 
-def _moved(b: Tensor, e: Tensor, p: float, cu: float) -> Tensor:
+def _moved(run: Analysis, b: Tensor, e: Tensor, p: float) -> Tensor:
     """How far bᵖ moves at most while b ≥ 0 moves by c u e, over c u; infinite where a pole is in reach."""
+    cu = run.cu
     part = cu * e / b
     if p < 0:
-        return torch.where(part < 1, b**p * torch.expm1(p * torch.log1p(-part)) / cu, torch.inf)
+        return torch.where(part < 1, b**p * torch.expm1(p * torch.log1p(-part)) / cu, run.infinite)
     up = torch.where(b == 0, (cu * e) ** p, b**p * torch.expm1(p * torch.log1p(part))) / cu
     if p >= 1:
         return up
-    down = torch.where(b == 0, 0.0, -(b**p) * torch.expm1(p * torch.log1p(-part.clamp(max=1)))) / cu
+    down = torch.where(b == 0, run.none, -(b**p) * torch.expm1(p * torch.log1p(-part.clamp(max=1)))) / cu
     return torch.maximum(up, down)  # a root is steeper below
 
 
@@ -280,7 +321,7 @@ def _exp(run: Analysis, exponent: sp.Expr) -> Value:
 def _grown(run: Analysis, value: Tensor, e: Tensor) -> Value:
     """An exponential whose exponent may be off by c u e."""
     grown = value * (torch.expm1(run.cu * e) / run.cu + 1) + run.floor
-    return value, torch.where(run.cu * e < _LOST, grown, torch.inf)
+    return value, torch.where(run.cu * e < _LOST, grown, run.infinite)
 
 
 def _log(run: Analysis, arg: sp.Expr) -> Value:
@@ -290,7 +331,7 @@ def _log(run: Analysis, arg: sp.Expr) -> Value:
     x, e = run(arg)
     part = run.cu * e / x
     value = torch.log(x)
-    return value, torch.where(part < 1, -torch.log1p(-part) / run.cu, torch.inf) + value.abs()
+    return value, torch.where(part < 1, -torch.log1p(-part) / run.cu, run.infinite) + value.abs()
 
 
 def _wave(f: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor]) -> Callable[..., Value]:

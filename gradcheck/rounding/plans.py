@@ -8,6 +8,7 @@ compute is written down as a program.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
@@ -19,7 +20,7 @@ import torch
 from derivations.calculus import Dot, MeanAbs, Norm2, VectorSymbol, kind, sg
 from derivations.derivation import Derivation
 from derivations.writing.torchgen import ordered_formulas
-from gradcheck.rounding.bounds import Analysis, factors_of
+from gradcheck.rounding.bounds import THRESHOLD, Analysis, factors_of
 from gradcheck.rounding.straight import Compiled, Program
 
 __all__ = ["GROWTH", "READ", "SIZE", "Pass", "Plan", "planned", "values_of"]
@@ -61,6 +62,9 @@ class _Recording(Analysis):
         inputs: dict[str, Any] = {name: self.program.input(name) for name in scalars}
         super().__init__(inputs, dtype, torch.device("cpu"))
         self.one: Any = self.program.constant(1.0)
+        self.none: Any = self.program.constant(0.0)
+        self.infinite: Any = self.program.constant(math.inf)
+        self.cu = THRESHOLD * self.u
         self.undecided: Any = self.program.constant(False)
         self.growth, self.size = self.program.input(GROWTH), self.program.input(SIZE)
         self.formulas = dict(ordered_formulas(derivation, *outputs))
