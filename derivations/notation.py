@@ -7,14 +7,20 @@ scalar has shape (B,).  Everything is dimensionless: latents are normalised, and
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import sympy as sp
 
 from derivations.calculus import VectorSymbol
 
-__all__ = ["NOTATION", "OWN_KINDS", "Quantity", "latex_names", "own_quantity", "quantity", "rows"]
+__all__ = ["NOTATION", "OWN_KINDS", "Axes", "Quantity", "latex_names", "own_quantity", "quantity", "rows"]
+
+
+Axes = Literal["latent", "sample", "problem"]
+"""What a quantity has one number for: each coordinate of a latent, each sample, or the problem."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Quantity:
 
     name: str
     latex: str
-    axes: str
+    axes: Axes
     domain: sp.Set
     meaning: str
 
@@ -211,7 +217,7 @@ def quantity(name: str) -> Quantity:
     return _BY_NAME[name] if name in _BY_NAME else _OWN[name]
 
 
-OWN_KINDS = {
+OWN_KINDS: Mapping[str, tuple[Axes, sp.Set]] = {
     "latent": ("latent", _REAL),
     "sample": ("sample", _REAL),
     "sample > 0": ("sample", _POSITIVE),

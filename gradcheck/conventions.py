@@ -22,13 +22,18 @@ from derivations.variant import Variant
 from gradcheck.catalogue import ALGORITHMS, wanted_entry
 from gradcheck.derived.composed import OnTopValues, composed, on_top_problems, others_on_top
 from gradcheck.derived.typed import TypedLoss, own_quantities
+from gradcheck.devices import DTYPES, DtypeName, HalfName
 from gradcheck.errors import InputError, did_you_mean, forgiven, one_of
-from gradcheck.problems.layouts import check_units, layout_problems, layout_values
+from gradcheck.problems.layouts import PairLayout, check_units, layout_problems, layout_values
 
 __all__ = ["PRESETS", "BatchReduction", "Conventions", "declare", "options_text", "variables_problems"]
 
 BatchReduction = Literal["mean", "sum", "none"]
 """What code makes of a batch's losses: one number, or with ``"none"`` one for each sample."""
+
+OutputRounding = Literal["nearest", "stochastic"]
+OutputCasts = Literal["once", "each"]
+"""How a gradient is rounded behind an output of half precision, and how such an output is cast up."""
 
 
 @dataclass(frozen=True)
@@ -95,15 +100,15 @@ class Conventions:
     adv_clip_max: float | None = None
     fixed: Mapping[str, float] = field(default_factory=dict)
     eps: float = 0.0
-    working_dtype: str | None = None
-    output_dtype: str | None = None
-    output_rounding: str = "nearest"
-    output_casts: str = "once"
+    working_dtype: DtypeName | None = None
+    output_dtype: HalfName | None = None
+    output_rounding: OutputRounding = "nearest"
+    output_casts: OutputCasts = "once"
     latent_axes: int | None = None
     latents: tuple[tuple[int, ...], ...] | None = None
     one_time: bool = False
     steps: bool = False
-    pairs: str | None = None
+    pairs: PairLayout | None = None
     groups: int | None = None
     guidance: float | bool | None = None
     inputs_detached: bool = True
@@ -122,7 +127,7 @@ class Conventions:
         return changed(canonical, self.prediction, self.noise_at, self.error_space)
 
     @property
-    def computes_in(self) -> str | None:
+    def computes_in(self) -> DtypeName | None:
         """The precision that the loss is computed in, where that is lower than its inputs'; ``None`` if it is theirs.
 
         Mixed precision upcasts with ``.float()``.
@@ -477,19 +482,19 @@ def _domain_problems(fixed: Mapping[str, Any], rest: Mapping[str, Any], path: st
             problems.append((name, repr(value), f"a number in {row.domain}"))
     if rest.get("batch_reduction", "mean") not in get_args(BatchReduction):
         problems.append(("batch_reduction", repr(rest["batch_reduction"]), "'mean', 'sum' or 'none'"))
-    if rest.get("working_dtype") not in (None, "float64", "float32", "bfloat16", "float16"):
+    if rest.get("working_dtype") not in (None, *DTYPES):
         problems.append(
             ("working_dtype", repr(rest["working_dtype"]), "'float64', 'float32', 'bfloat16', 'float16' or None")
         )
-    if rest.get("output_dtype") not in (None, "bfloat16", "float16"):
+    if rest.get("output_dtype") not in (None, *get_args(HalfName)):
         problems.append(("output_dtype", repr(rest["output_dtype"]), "'bfloat16', 'float16', or None"))
     rounding = rest.get("output_rounding", "nearest")
-    if rounding not in ("nearest", "stochastic"):
+    if rounding not in get_args(OutputRounding):
         problems.append(("output_rounding", repr(rounding), "'nearest' or 'stochastic'"))
     elif rounding == "stochastic" and rest.get("output_dtype") is None:
         problems.append(("output_rounding", repr(rounding), "output_dtype= with it, the precision that is rounded to"))
     casts = rest.get("output_casts", "once")
-    if casts not in ("once", "each"):
+    if casts not in get_args(OutputCasts):
         problems.append(("output_casts", repr(casts), "'once' or 'each'"))
     elif casts == "each" and rest.get("output_dtype") is None:
         problems.append(("output_casts", repr(casts), "output_dtype= with it, the precision that is cast from"))

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Literal, cast
+
 import torch
 
 from gradcheck.errors import InputError
 
-__all__ = ["DTYPES", "devices"]
+__all__ = ["DTYPES", "Device", "DeviceChoice", "DtypeName", "HalfName", "devices", "dtype_name"]
 
-DTYPES = {
+HalfName = Literal["bfloat16", "float16"]
+DtypeName = Literal["float64", "float32", HalfName]
+
+Device = Literal["cpu", "cuda"]
+DeviceChoice = Literal[Device, "all"]
+
+DTYPES: Mapping[DtypeName, torch.dtype] = {
     "float64": torch.float64,
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -17,7 +26,12 @@ DTYPES = {
 """The precisions by name."""
 
 
-def devices(choice: str) -> tuple[str, ...]:
+def dtype_name(dtype: torch.dtype) -> DtypeName:
+    """A precision's name: ``float64``."""
+    return cast(DtypeName, str(dtype).removeprefix("torch."))
+
+
+def devices(choice: str) -> tuple[Device, ...]:
     """``cpu``, ``cuda`` or ``all`` (the CPU, and CUDA where there is a device).
 
     Raises:
@@ -26,8 +40,10 @@ def devices(choice: str) -> tuple[str, ...]:
     available = torch.cuda.is_available()
     if choice == "all":
         return ("cpu", "cuda") if available else ("cpu",)
-    if choice not in ("cpu", "cuda"):
+    if choice == "cpu":
+        return ("cpu",)
+    if choice != "cuda":
         raise InputError(("device", repr(choice), "cpu, cuda or all"))
-    if choice == "cuda" and not available:
+    if not available:
         raise InputError(("device", "'cuda', but torch sees no CUDA device", "cpu or all on this machine"))
-    return (choice,)
+    return ("cuda",)

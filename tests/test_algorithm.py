@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 from derivations.algorithm import Algorithm, AlgorithmError
 from derivations.variant import Variant
-from gradcheck.catalogue import ALGORITHMS, entry
+from gradcheck.catalogue import ALGORITHMS, CATALOGUE, ByHand, entry
 
 FPO = entry("fpo").algorithm
 PAPER, MEAN, *_ = FPO.variants
@@ -61,3 +61,19 @@ def test_an_unknown_variant_is_refused() -> None:
 
 def test_options_that_are_left_out_are_at_their_defaults() -> None:
     assert FPO.chosen({"error": "noise"}) == {"reduction": "sum", "reference": "off", "error": "noise"}
+
+
+def _words(annotation: Any) -> set[Any]:
+    """What a Literal, or a union of some, allows."""
+    args = get_args(annotation)
+    return {annotation} if not args else set().union(*map(_words, args))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "by_hand"), [(e.algorithm, e.by_hand) for e in CATALOGUE if e.variant == "paper"]
+)
+def test_the_loss_by_hand_takes_the_words_that_the_derivation_has(algorithm: Algorithm, by_hand: ByHand) -> None:
+    hints = get_type_hints(by_hand)
+    assert {name: _words(hints[name]) for name in algorithm.options} == {
+        name: set(words) for name, words in algorithm.options.items()
+    }

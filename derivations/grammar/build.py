@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import sympy as sp
 
@@ -38,6 +38,9 @@ _WORDS = {
 _REDUCE = "reduce it with sum(…) or mean(…) over the coordinates"
 
 
+Kind = Literal["scalar", "vector", "product", "absolute", "coordinates"]
+
+
 @dataclass(frozen=True)
 class Value:
     """An expression, its kind, its number of nodes and of terms when multiplied out, definitions put in.
@@ -47,7 +50,7 @@ class Value:
     """
 
     expr: sp.Expr
-    kind: str
+    kind: Kind
     size: int = 1
     terms: int = 1
     each: sp.Expr | None = None
@@ -381,7 +384,7 @@ def _times(a: Value, b: Value) -> Value:
         return Value(Dot(a.expr, b.expr), "product", size, terms, a.expr * b.expr)
     if "scalar" not in kinds or "absolute" in kinds or "coordinates" in kinds:
         return Value(a.coordinate * b.coordinate, "coordinates", size, terms)
-    kind = next((k for k in kinds if k != "scalar"), "scalar")
+    kind: Kind = next((k for k in kinds if k != "scalar"), "scalar")
     return Value(a.expr * b.expr, kind, size, terms, a.coordinate * b.coordinate if kind == "product" else None)
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import sympy as sp
 
@@ -41,7 +42,11 @@ from derivations.notation import (
 )
 from derivations.steps.ddim import DDIM_FORMULAS, DDIM_MEAN, DDIM_REFERENCE, cps_is_ddim, ddim_facts
 
-__all__ = ["REVERSE_STEPS", "SDES", "ReverseStep", "reverse_step", "step_with"]
+__all__ = ["REVERSE_STEPS", "SDES", "ReverseStep", "StepName", "reverse_step", "step_with"]
+
+
+StepName = Literal["flow", "dance", "cps", "wan", "ddim"]
+"""The reverse steps by name."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class ReverseStep:
         within: where it is a step that adds noise: its quantities' domains, where they are narrower than the table's.
     """
 
-    name: str
+    name: StepName
     title: str
     mean: sp.Expr
     formulas: Mapping[sp.Symbol, sp.Expr]
@@ -83,7 +88,7 @@ def _affine_steps(mean: sp.Expr) -> tuple[Step, ...]:
 
 
 def _sde(
-    name: str,
+    name: StepName,
     title: str,
     reference: str,
     sigma: sp.Expr,

@@ -17,13 +17,13 @@ from derivations.grammar import ParseError, read
 from derivations.grammar.from_text import derive_statement
 from derivations.grammar.names import CONSTANTS, FUNCTIONS
 from derivations.notation import Quantity, own_quantity
-from derivations.steps.sde import REVERSE_STEPS
+from derivations.steps.sde import REVERSE_STEPS, StepName
 from derivations.variant import Variant
 from gradcheck.errors import InputError
 
 __all__ = ["STEPS", "TypedLoss", "own_quantities", "stated"]
 
-STEPS = tuple(step.name for step in REVERSE_STEPS)
+STEPS: tuple[StepName, ...] = tuple(step.name for step in REVERSE_STEPS)
 """The reverse steps that may stand behind a typed loss's C1 and C2; the first is the default."""
 
 

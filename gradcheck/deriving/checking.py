@@ -30,6 +30,7 @@ from gradcheck.problems.building import (
     in_its_variables,
     more_names,
 )
+from gradcheck.problems.drawing import PolicyRegime
 from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
 from gradcheck.rounding.compare import (
     Comparison,
@@ -146,7 +147,7 @@ def _compare(
     return both, int(undecided.sum()) if several else 0
 
 
-def _specs(problems: int, seed: int, policies: tuple[str, ...]) -> Iterator[Spec]:
+def _specs(problems: int, seed: int, policies: tuple[PolicyRegime, ...]) -> Iterator[Spec]:
     """Every shape and regime in turn; most problems mix regimes among their samples."""
     for i in range(problems):
         batch, latent = _SHAPES[i % len(_SHAPES)]

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from gradcheck.devices import devices
+from gradcheck.devices import Device, devices
 from gradcheck.distributed.declaration import ATTRIBUTE, Trainer
 from gradcheck.distributed.evidence import Evidence, Observed
 from gradcheck.distributed.gradients import flat_parameters, read_gradient
@@ -91,7 +91,7 @@ def judge_on(ranks: Processes, trainer: Trainer, settings: Settings, only: Seque
 
 
 def _skipped(
-    ranks: Processes, trainer: Trainer, settings: Settings, only: Sequence[str], device: str, reason: str
+    ranks: Processes, trainer: Trainer, settings: Settings, only: Sequence[str], device: Device, reason: str
 ) -> tuple[Result, ...]:
     return declared(Observed(trainer, settings, ranks.size), device).rows(Outcome("skipped", detail=reason), only)
 
@@ -106,7 +106,7 @@ class _Seen:
 
 
 def _on_device(
-    ranks: Processes, trainer: Trainer, settings: Settings, only: Sequence[str], device: str
+    ranks: Processes, trainer: Trainer, settings: Settings, only: Sequence[str], device: Device
 ) -> tuple[tuple[Result, ...], str]:
     dtype: torch.dtype = getattr(torch, settings.dtype)
     network = _network(ranks, trainer, settings.seed, dtype)
@@ -198,7 +198,7 @@ def _observe(
     problem: Problem,
     network: nn.Module,
     names: dict[str, tuple[int, ...]],
-    device: str,
+    device: Device,
 ) -> tuple[list[_Seen], str]:
     place = torch.device(device, torch.cuda.current_device()) if device == "cuda" else torch.device("cpu")
     model = copy.deepcopy(network).to(place)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from gradcheck.case import Case
+from gradcheck.devices import dtype_name
 from gradcheck.distributed.declaration import Declaration
 from gradcheck.distributed.problems import Layout, Problem, required_advantages
 from gradcheck.distributed.rounding import network_rounding
@@ -164,9 +165,7 @@ class _Pass:
         self.x_t, self.t = (offered[name].to(device, torch.float64) for name in ("x_t", "t"))
         self.velocities = [self.model(x[None], t[None]) for x, t in zip(self.x_t, self.t, strict=True)]
         v = torch.cat([one.detach() for one in self.velocities]).to("cpu", torch.float64)
-        self.conventions = replace(
-            declaration.conventions, batch_reduction="sum", working_dtype=str(judged).removeprefix("torch.")
-        )
+        self.conventions = replace(declaration.conventions, batch_reduction="sum", working_dtype=dtype_name(judged))
         self.case = case.replace(v_theta=v)
         found = at_velocity(self.conventions, self.case)
         if bool(found.undecided.any()):

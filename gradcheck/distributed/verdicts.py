@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
+from gradcheck.devices import Device
 from gradcheck.distributed.declaration import Trainer
 from gradcheck.distributed.diagnose import hypotheses_of, unexplained, with_weights
 from gradcheck.distributed.evidence import Evidence, Observed
@@ -21,7 +22,7 @@ __all__ = ["IDS", "OBLIGATIONS", "declared", "no_advantages"]
 _REFERENCE = "docs/distributed.md; the gradient of a mean over the global batch is linear in its samples"
 
 
-def declared(observed: Observed, device: str = "cpu") -> Declared[Observed]:
+def declared(observed: Observed, device: Device = "cpu") -> Declared[Observed]:
     """What is judged of a step, as the engine takes it."""
     trainer, settings = observed.trainer, observed.settings
     info = Info(

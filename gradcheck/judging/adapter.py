@@ -7,17 +7,21 @@ import inspect
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gradcheck.case import Case
+from gradcheck.devices import Device
 from gradcheck.errors import GradcheckError
 from gradcheck.judging.isolation.limits import TimeUp, time_limit, watched
 from gradcheck.judging.isolation.state import Left, State
 from gradcheck.judging.isolation.words import name_of_type, place, plain, said
+
+if TYPE_CHECKING:
+    from gradcheck.conventions import BatchReduction
 
 __all__ = ["Adapter", "AdapterError", "NotCheckedError", "Observation", "StoppedError", "adapter_case", "problem_of"]
 
@@ -111,11 +115,11 @@ class Adapter:
 
     function: Callable[[Case], Any]
     name: str
-    batch_reduction: str = "mean"
+    batch_reduction: BatchReduction = "mean"
     timeout: float = 60.0
     printed: dict[str, None] = field(default_factory=dict, compare=False, repr=False)
 
-    def observe(self, case: Case, watch_leaks: bool = False, device: str | None = None) -> Observation:
+    def observe(self, case: Case, watch_leaks: bool = False, device: Device | None = None) -> Observation:
         """Call it on a case of its own, on ``device``, and differentiate what it returns.
 
         Loss and gradient come back to where the case is.
@@ -136,7 +140,7 @@ class Adapter:
             if captured.text():
                 self.printed.setdefault(captured.text())
 
-    def _observe(self, case: Case, watch_leaks: bool, device: str | None) -> Observation:
+    def _observe(self, case: Case, watch_leaks: bool, device: Device | None) -> Observation:
         own = _fresh(case, watch_leaks, device)
         before = {name: value.detach().clone() for name, value in own.items() if isinstance(value, Tensor)}
         v = own[case.output_name]
@@ -261,12 +265,12 @@ def _return_hint(value: Any) -> str:
     return ""
 
 
-def adapter_case(case: Case, device: str | None = None) -> Case:
+def adapter_case(case: Case, device: Device | None = None) -> Case:
     """A copy of a case as an adapter is handed it, on ``device``."""
     return Case(case.label, _fresh(case, False, device))
 
 
-def _fresh(case: Case, watch_leaks: bool, device: str | None) -> dict[str, Tensor | float]:
+def _fresh(case: Case, watch_leaks: bool, device: Device | None) -> dict[str, Tensor | float]:
     """A copy that the adapter may do with as it likes; with ``watch_leaks`` every tensor requires grad."""
     out: dict[str, Tensor | float] = {}
     for name in case.names:
@@ -279,7 +283,7 @@ def _fresh(case: Case, watch_leaks: bool, device: str | None) -> dict[str, Tenso
     return out
 
 
-def _copy(x: Tensor, device: str | None) -> Tensor:
+def _copy(x: Tensor, device: Device | None) -> Tensor:
     """The same numbers in memory of the same layout, also where that has gaps, which clone() would close."""
     if 0 in x.stride():
         return x.to(device, copy=True)

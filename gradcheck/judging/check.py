@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from gradcheck.devices import Device, DtypeName
 from gradcheck.errors import GradcheckError, one_of
 from gradcheck.judging.adapter import AdapterError, NotCheckedError
 from gradcheck.judging.isolation.words import said
@@ -92,9 +93,9 @@ class Info:
     declaration: str
     reference: str
     seed: int
-    dtype: str
+    dtype: DtypeName
     expected_failures: Mapping[str, str] = field(default_factory=dict)
-    device: str = "cpu"
+    device: Device = "cpu"
     shell: bool = False
     """Whether the checks' scripts are commands for a shell."""
 

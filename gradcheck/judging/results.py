@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from gradcheck.devices import Device, DtypeName
 from gradcheck.problems.building import Spec
 from gradcheck.rounding.bounds import THRESHOLD
 from gradcheck.rounding.compare import Comparison
@@ -105,8 +106,8 @@ class Result:
     statement: str
     catches: str
     outcome: Outcome
-    device: str
-    dtype: str
+    device: Device
+    dtype: DtypeName
     diagnosis: Diagnosis | None = None
     script: str = ""
     shell: bool = False

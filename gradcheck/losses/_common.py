@@ -12,7 +12,13 @@ from torch import Tensor
 from gradcheck.case import Case
 
 __all__ = [
+    "Kl",
+    "Path",
+    "Prediction",
     "Reduction",
+    "Reference",
+    "Scale",
+    "Step",
     "ddim_step",
     "expand",
     "gaussian_log_prob",
@@ -25,6 +31,17 @@ __all__ = [
 
 Reduction = Literal["sum", "mean"]
 """Over everything but the batch."""
+
+Step = Literal["flow", "dance", "cps", "wan"]
+"""A reverse step of the rectified path."""
+
+Scale = Literal["gaussian", "unit"]
+"""With a log-density's factor 1/(2 std²), or without it."""
+
+Kl = Literal["none", "step", "sigma"]
+Reference = Literal["off", "on"]
+Prediction = Literal["v", "epsilon", "x0"]
+Path = Literal["rectified", "vp"]
 
 
 def expand(scalar: Tensor, latent: Tensor) -> Tensor:
@@ -39,7 +56,7 @@ def latent_reduce(x: Tensor, reduction: Reduction) -> Tensor:
 
 
 def sde_step(
-    kind: str, v: Tensor, x_t: Tensor, t: Tensor, dt: Tensor, noise_level: float, sigma_min: float | None = None
+    kind: Step, v: Tensor, x_t: Tensor, t: Tensor, dt: Tensor, noise_level: float, sigma_min: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """Mean (B, \\*latent) and standard deviation (B, 1, …, 1) of one reverse step from t to t − dt.
 
@@ -60,7 +77,7 @@ def sde_step(
     return mean, sigma * torch.sqrt(dt)
 
 
-def sampler_step(case: Case, sde: str) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def sampler_step(case: Case, sde: Step) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """The case's reverse step as a function of the velocity, which gives what :func:`sde_step` gives."""
     sigma_min = case.sigma_min if sde == "wan" else None
     return lambda v: sde_step(sde, v, case.x_t, case.t, case.dt, case.noise_level, sigma_min)
@@ -75,7 +92,7 @@ def ddim_step(v: Tensor, x_t: Tensor, alpha_bar: Tensor, alpha_bar_prev: Tensor,
     return torch.sqrt(a_prev) * x_0_hat + torch.sqrt(1 - a_prev - std**2) * noise_hat, std
 
 
-def gaussian_log_prob(x: Tensor, mean: Tensor, std: Tensor, reduction: Reduction, scale: str = "gaussian") -> Tensor:
+def gaussian_log_prob(x: Tensor, mean: Tensor, std: Tensor, reduction: Reduction, scale: Scale = "gaussian") -> Tensor:
     """Log-density of a diagonal Gaussian, (B,); ``scale="unit"`` keeps the bare squared error."""
     if scale == "unit":
         return latent_reduce(-((x - mean) ** 2), reduction)
@@ -93,7 +110,7 @@ def ppo_loss(ratio: Tensor, advantage: Tensor, clip_low: float, clip_high: float
 def held_to_reference(
     policy_loss: Tensor,
     case: Case,
-    kl: str,
+    kl: Kl,
     step: Callable[[Tensor], tuple[Tensor, Tensor]],
     mean: Tensor,
     std: Tensor,

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from gradcheck.case import Case
-from gradcheck.losses._common import Reduction, latent_reduce
+from gradcheck.losses._common import Reduction, Reference, latent_reduce
 
 __all__ = ["error_gap", "held"]
 
 
-def held(policy_loss: Tensor, case: Case, reduction: Reduction, reference: str) -> Tensor:
+def held(policy_loss: Tensor, case: Case, reduction: Reduction, reference: Reference) -> Tensor:
     """The policy's loss (B,), and with ``reference="on"`` the squared distance to the reference velocity."""
     if reference == "off":
         return policy_loss

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from gradcheck.case import Case
-from gradcheck.losses._common import expand
+from gradcheck.losses._common import Path, Prediction, expand
 
 __all__ = ["as_velocities", "in_velocities"]
 
@@ -27,7 +27,7 @@ _MODELS = ("theta", "old", "ref")
 _PREFIX = {"epsilon": "noise", "x0": "x_0"}
 
 
-def in_velocities(case: Case, *, prediction: str, noise_at: int, path: str) -> Case:
+def in_velocities(case: Case, *, prediction: Prediction, noise_at: int, path: Path) -> Case:
     """The same problem with velocities, and with the noise at t = 1."""
     held = {name: getattr(case, name) for name in case.names}
     if noise_at == 0:
@@ -44,7 +44,7 @@ def in_velocities(case: Case, *, prediction: str, noise_at: int, path: str) -> C
     return Case(case.label, {name: x for name, x in held.items() if x is not None})
 
 
-def as_velocities(case: Case, *, prediction: str, noise_at: int, path: str) -> Case:
+def as_velocities(case: Case, *, prediction: Prediction, noise_at: int, path: Path) -> Case:
     """A problem in which the predicted noise (or data) and the true one take the velocities' places in the formulas."""
     kind, sign = _PREFIX[prediction], 1 if noise_at == 1 else -1
     truth = sign * (case.noise if prediction == "epsilon" else case.x_0)
@@ -58,7 +58,7 @@ def as_velocities(case: Case, *, prediction: str, noise_at: int, path: str) -> C
     return Case(case.label, {**held, "noise": truth, "x_0": torch.zeros_like(truth)})
 
 
-def _state(case: Case, held: dict[str, Tensor], path: str) -> Tensor:
+def _state(case: Case, held: dict[str, Tensor], path: Path) -> Tensor:
     """x_t: given where a sampler was there, else made of the clean latent and the noise."""
     if "x_0" not in held:
         state: Tensor = case.x_t
@@ -70,7 +70,7 @@ def _state(case: Case, held: dict[str, Tensor], path: str) -> Tensor:
     return (1 - t) * held["x_0"] + t * held["noise"]
 
 
-def _velocity(predicted: Tensor, x_t: Tensor, held: dict[str, Tensor], prediction: str, path: str) -> Tensor:
+def _velocity(predicted: Tensor, x_t: Tensor, held: dict[str, Tensor], prediction: Prediction, path: Path) -> Tensor:
     if path == "vp":
         alpha_bar = expand(held["alpha_bar"], x_t)
         signal, noise = torch.sqrt(alpha_bar), torch.sqrt(1 - alpha_bar)

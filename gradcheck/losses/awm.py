@@ -2,23 +2,27 @@ r"""Advantage-weighted matching by hand: Xue et al., 2025, plain and PPO-clipped
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from gradcheck.case import Case
-from gradcheck.losses._common import Reduction, latent_reduce, ppo_loss
+from gradcheck.losses._common import Reduction, Reference, latent_reduce, ppo_loss
 from gradcheck.losses._forward import held
 
 __all__ = ["loss"]
+
+Omega = Literal["uniform", "t", "t2", "huber", "ghuber"]
 
 
 def loss(
     case: Case,
     *,
     reduction: Reduction = "sum",
-    clip: str = "none",
-    omega: str = "uniform",
-    reference: str = "off",
+    clip: Literal["none", "ppo"] = "none",
+    omega: Omega = "uniform",
+    reference: Reference | Literal["elbo", "ema"] = "off",
 ) -> Tensor:
     """Per-sample loss, shape (B,), differentiable in ``case.v_theta``."""
     v_gt = case.noise - case.x_0
@@ -39,7 +43,7 @@ def loss(
     return held(policy_loss, case, reduction, reference)
 
 
-def _log_prob(error: Tensor, case: Case, omega: str) -> Tensor:
+def _log_prob(error: Tensor, case: Case, omega: Omega) -> Tensor:
     if omega == "uniform":
         return -error
     if omega == "t":

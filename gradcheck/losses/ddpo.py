@@ -2,6 +2,8 @@ r"""DDPO's loss by hand: Black et al., arXiv:2305.13301, on the DDIM step of Son
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,7 @@ from gradcheck.losses._common import Reduction, ddim_step, gaussian_log_prob, he
 __all__ = ["loss"]
 
 
-def loss(case: Case, *, log_prob_reduction: Reduction = "sum", kl: str = "none") -> Tensor:
+def loss(case: Case, *, log_prob_reduction: Reduction = "sum", kl: Literal["none", "step"] = "none") -> Tensor:
     """Per-sample loss, shape (B,), differentiable in ``case.v_theta``."""
 
     def step(v: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,13 +7,13 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from gradcheck.case import Case
-from gradcheck.losses._common import Reduction
+from gradcheck.losses._common import Reduction, Reference
 from gradcheck.losses._forward import error_gap, held
 
 __all__ = ["loss"]
 
 
-def loss(case: Case, *, reduction: Reduction = "sum", reference: str = "off") -> Tensor:
+def loss(case: Case, *, reduction: Reduction = "sum", reference: Reference = "off") -> Tensor:
     """Per-sample loss, shape (B,), differentiable in ``case.v_theta``; the value is that of the sample's group."""
     gap = error_gap(case, case.v_ref, reduction)
     weighted = case.advantage.abs() * gap

@@ -2,18 +2,26 @@ r"""Diffusion-DPO by hand: Wallace et al., arXiv:2311.12908, Eq. 14, with veloci
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from gradcheck.case import Case
-from gradcheck.losses._common import Reduction
+from gradcheck.losses._common import Reduction, Reference
 from gradcheck.losses._forward import error_gap, held
 
 __all__ = ["loss"]
 
 
-def loss(case: Case, *, reduction: Reduction = "sum", anchor: str = "reference", reference: str = "off") -> Tensor:
+def loss(
+    case: Case,
+    *,
+    reduction: Reduction = "sum",
+    anchor: Literal["reference", "behaviour"] = "reference",
+    reference: Reference = "off",
+) -> Tensor:
     """Per-sample loss, shape (B,), differentiable in ``case.v_theta``; the value is that of the sample's pair."""
     gap = error_gap(case, case.v_ref if anchor == "reference" else case.v_old, reduction)
     won = case.preference > 0

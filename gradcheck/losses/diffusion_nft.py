@@ -2,23 +2,27 @@ r"""DiffusionNFT's loss by hand: arXiv:2509.16117, Eq. 5, and the authors' adapt
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from gradcheck.case import Case
-from gradcheck.losses._common import Reduction, expand, latent_reduce
+from gradcheck.losses._common import Reduction, Reference, expand, latent_reduce
 from gradcheck.losses._forward import held
 
 __all__ = ["loss"]
+
+Mode = Literal["none", "all", "positive_only", "negative_only", "one_only", "binary"]
 
 
 def loss(
     case: Case,
     *,
     reduction: Reduction = "sum",
-    weighting: str = "none",
-    advantage_mode: str = "none",
-    reference: str = "off",
+    weighting: Literal["none", "adaptive"] = "none",
+    advantage_mode: Mode = "none",
+    reference: Reference = "off",
 ) -> Tensor:
     """Per-sample loss, shape (B,), differentiable in ``case.v_theta``."""
     v_old, beta, r = case.v_old.detach(), case.beta, _optimality(case, advantage_mode)
@@ -38,7 +42,7 @@ def loss(
     return held(policy_loss, case, reduction, reference)
 
 
-def _optimality(case: Case, mode: str) -> Tensor:
+def _optimality(case: Case, mode: Mode) -> Tensor:
     if mode == "none":
         return case.reward_prob
     a, c = case.advantage, case.advantage_clip

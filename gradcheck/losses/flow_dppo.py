@@ -6,12 +6,20 @@ import torch
 from torch import Tensor
 
 from gradcheck.case import Case
-from gradcheck.losses._common import Reduction, gaussian_log_prob, held_to_reference, latent_reduce, sampler_step
+from gradcheck.losses._common import (
+    Kl,
+    Reduction,
+    Step,
+    gaussian_log_prob,
+    held_to_reference,
+    latent_reduce,
+    sampler_step,
+)
 
 __all__ = ["loss"]
 
 
-def loss(case: Case, *, sde: str = "flow", log_prob_reduction: Reduction = "sum", kl: str = "none") -> Tensor:
+def loss(case: Case, *, sde: Step = "flow", log_prob_reduction: Reduction = "sum", kl: Kl = "none") -> Tensor:
     """Per-sample loss, shape (B,), differentiable in ``case.v_theta``."""
     step = sampler_step(case, sde)
     mean, std = step(case.v_theta)

@@ -2,11 +2,22 @@ r"""Flow-GRPO's loss by hand: Liu et al., arXiv:2505.05470, Eq. 4–8, and Dance
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from gradcheck.case import Case
-from gradcheck.losses._common import Reduction, gaussian_log_prob, held_to_reference, ppo_loss, sampler_step
+from gradcheck.losses._common import (
+    Kl,
+    Reduction,
+    Scale,
+    Step,
+    gaussian_log_prob,
+    held_to_reference,
+    ppo_loss,
+    sampler_step,
+)
 
 __all__ = ["loss"]
 
@@ -14,11 +25,11 @@ __all__ = ["loss"]
 def loss(
     case: Case,
     *,
-    sde: str = "flow",
+    sde: Step = "flow",
     log_prob_reduction: Reduction = "sum",
-    log_prob_scale: str = "gaussian",
-    kl: str = "none",
-    time_weight: str = "none",
+    log_prob_scale: Scale = "gaussian",
+    kl: Kl | Literal["behaviour"] = "none",
+    time_weight: Literal["none", "noise", "window"] = "none",
 ) -> Tensor:
     """Per-sample loss, shape (B,), differentiable in ``case.v_theta``."""
     step = sampler_step(case, sde)

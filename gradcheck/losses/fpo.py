@@ -2,17 +2,25 @@ r"""Flow policy optimisation by hand: McAllister et al., arXiv:2507.21053, with 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from gradcheck.case import Case
-from gradcheck.losses._common import Reduction, expand, latent_reduce, ppo_loss
+from gradcheck.losses._common import Reduction, Reference, expand, latent_reduce, ppo_loss
 from gradcheck.losses._forward import held
 
 __all__ = ["loss"]
 
 
-def loss(case: Case, *, reduction: Reduction = "sum", reference: str = "off", error: str = "velocity") -> Tensor:
+def loss(
+    case: Case,
+    *,
+    reduction: Reduction = "sum",
+    reference: Reference = "off",
+    error: Literal["velocity", "noise"] = "velocity",
+) -> Tensor:
     """Per-sample loss, shape (B,), differentiable in ``case.v_theta``."""
     velocity = case.noise - case.x_0
     cfm = latent_reduce((case.v_theta - velocity) ** 2, reduction)

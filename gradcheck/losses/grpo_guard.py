@@ -2,12 +2,16 @@ r"""GRPO-Guard's loss by hand: arXiv:2510.22319 (RatioNorm, and the division by 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from gradcheck.case import Case
 from gradcheck.losses._common import (
+    Kl,
     Reduction,
+    Step,
     gaussian_log_prob,
     held_to_reference,
     latent_reduce,
@@ -21,10 +25,10 @@ __all__ = ["loss"]
 def loss(
     case: Case,
     *,
-    sde: str = "flow",
+    sde: Step = "flow",
     log_prob_reduction: Reduction = "sum",
-    kl: str = "none",
-    time_weight: str = "none",
+    kl: Kl = "none",
+    time_weight: Literal["none", "window"] = "none",
 ) -> Tensor:
     """Per-sample loss, shape (B,), differentiable in ``case.v_theta``."""
     step = sampler_step(case, sde)

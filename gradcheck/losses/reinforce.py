@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from gradcheck.case import Case
-from gradcheck.losses._common import Reduction, gaussian_log_prob, held_to_reference, sampler_step
+from gradcheck.losses._common import Kl, Reduction, Scale, Step, gaussian_log_prob, held_to_reference, sampler_step
 
 __all__ = ["loss"]
 
@@ -13,10 +13,10 @@ __all__ = ["loss"]
 def loss(
     case: Case,
     *,
-    sde: str = "flow",
+    sde: Step = "flow",
     log_prob_reduction: Reduction = "sum",
-    log_prob_scale: str = "gaussian",
-    kl: str = "none",
+    log_prob_scale: Scale = "gaussian",
+    kl: Kl = "none",
 ) -> Tensor:
     """Per-sample loss, shape (B,), differentiable in ``case.v_theta``."""
     step = sampler_step(case, sde)

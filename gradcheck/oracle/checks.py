@@ -18,6 +18,7 @@ from derivations.pieces import Piece
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
 from gradcheck.derived.compiled import evaluate
+from gradcheck.devices import dtype_name
 from gradcheck.judging.adapter import AdapterError, adapter_case
 from gradcheck.judging.isolation.limits import watched
 from gradcheck.judging.isolation.state import JUDGED
@@ -47,6 +48,7 @@ from gradcheck.oracle.required import (
 )
 from gradcheck.oracle.roughness import roughness
 from gradcheck.problems.building import Spec
+from gradcheck.problems.drawing import AdvantageRegime, NoiseRegime
 from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
 from gradcheck.rounding.compare import judgeable, required_gradients, value_scale
 
@@ -175,9 +177,11 @@ def check_gradient(judge: Judge) -> Outcome:
 def _rare(judge: Judge) -> Iterator[Outcome]:
     """Problems of regimes that no mixed batch holds, each in several of them at once."""
     given = set(judge.conventions.derivation.canonical.given)
-    noise = ("full", "tiny") if "noise_level" in given and "noise_level" not in judge.conventions.fixed else ("", "")
+    own = "noise_level" in given and "noise_level" not in judge.conventions.fixed
+    noises: tuple[NoiseRegime, ...] = ("full", "tiny") if own else ("typical", "typical")
     advantages = {Piece.ADVANTAGE, Piece.OPTIMALITY} & judge.conventions.derivation.pieces
-    for i, advantage in enumerate(("good", "bad", "unit", "equal", "tiny", "huge") if advantages else ("typical",)):
+    rare: tuple[AdvantageRegime, ...] = ("good", "bad", "unit", "equal", "tiny", "huge") if advantages else ("typical",)
+    for i, advantage in enumerate(rare):
         batch, latent = ((4, (3, 5)), (3, (2, 7)), (5, (2, 1, 3)))[i % 3]
         spec = Spec(
             judge.batch or batch,
@@ -186,7 +190,7 @@ def _rare(judge: Judge) -> Iterator[Outcome]:
             policy="off",
             advantage=advantage,
             time=("same", "between", "pairs")[i % 3],
-            noise=noise[i % 2] if noise[0] and i < 4 else "typical",
+            noise=noises[i % 2] if i < 4 else "typical",
         )
         yield compare_over(judge, iter([spec]), lambda case: look_at_gradient(judge, case))
     if _has_margin(judge):
@@ -210,7 +214,7 @@ def _systematic(judge: Judge) -> Outcome | None:
             return None  # the cases are of that precision themselves
         found = roughness(judge, case, dtype)
         if bool(found.is_systematic.any()):
-            name = str(dtype).removeprefix("torch.")
+            name = dtype_name(dtype)
             detail = (
                 f"off by a relative {found.relative:.2g} that stays when the inputs move: "
                 f"not {name}'s rounding, which would be drawn anew"

@@ -14,6 +14,7 @@ from torch import Tensor
 from derivations.derivation import PREDICTIONS
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
+from gradcheck.devices import Device, dtype_name
 from gradcheck.judging.adapter import Adapter, AdapterError, Observation
 from gradcheck.judging.results import Outcome
 from gradcheck.oracle.arrangement import fitted, needs_presenting, presented, unit
@@ -68,7 +69,7 @@ class Judge:
 
     adapter: Adapter
     conventions: Conventions
-    device: str = "cpu"
+    device: Device = "cpu"
     dtype: torch.dtype = torch.float64
     max_examples: int = 10
     seed: int = 0
@@ -200,7 +201,7 @@ def compare_over(
             "failed", len(looks), result.ratio, detail, result, spec, _share(looks), ratios, meaning, resolution
         )
     if looks and (_nothing_visible(looks) or all(x.comparison.lost for x in looks)):
-        dtype = _name(looks[0].dtype)
+        dtype = dtype_name(looks[0].dtype)
         detail = f"nothing to judge: in {dtype}, rounding may change every component by more than its size"
         return Outcome("skipped", len(looks), 0.0, detail)
     return Outcome("passed", len(looks), max(ratios), note=_share(looks), ratios=ratios, resolution=resolution)
@@ -220,12 +221,8 @@ def _share(looks: list[Look]) -> str:
     share = sum(shares) / len(shares) if shares else 1.0
     if share >= _NOTICEABLE:
         return ""
-    dtype = _name(looks[0].dtype)
+    dtype = dtype_name(looks[0].dtype)
     return f"in {dtype} only {100 * share:.2g} % of the components can be judged, rounding may exceed the others"
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _figures(result: Comparison) -> str:

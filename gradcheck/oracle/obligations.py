@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
 from derivations.pieces import Piece
 from gradcheck.case import Case
+from gradcheck.devices import DtypeName
 from gradcheck.judging.check import Check
 from gradcheck.judging.results import Diagnosis
 from gradcheck.oracle import bodies, checks
@@ -37,7 +39,7 @@ class Obligation(Check[Judge]):
         other_inputs: whether code that raises everywhere else may pass it.
     """
 
-    dtype: str = ""
+    dtype: DtypeName | Literal[""] = ""
     body: Callable[[Judge, Case], list[str]] = bodies.gradient
     alone: Diagnosis = _UNNAMED
     general: bool = False

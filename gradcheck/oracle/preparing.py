@@ -13,7 +13,7 @@ import torch
 
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions, declare
-from gradcheck.devices import DTYPES
+from gradcheck.devices import DTYPES, Device
 from gradcheck.judging.adapter import Adapter, Observation
 from gradcheck.judging.check import outcome_of
 from gradcheck.judging.isolation.child import Send
@@ -82,7 +82,7 @@ class _Required(Adapter):
 
     conventions: Conventions | None = None
 
-    def observe(self, case: Case, watch_leaks: bool = False, device: str | None = None) -> Observation:
+    def observe(self, case: Case, watch_leaks: bool = False, device: Device | None = None) -> Observation:
         assert self.conventions is not None
         gradient = required_gradient(self.conventions, case)
         return Observation(gradient.sum(), gradient, leaked=(), changed=(), left=())

@@ -11,6 +11,7 @@ from gradcheck.judging.adapter import AdapterError
 from gradcheck.judging.results import Diagnosis
 from gradcheck.oracle.judge import Judge, look_at_gradient
 from gradcheck.problems.building import Spec
+from gradcheck.problems.drawing import PolicyRegime
 
 __all__ = ["another_batch", "axes_in_words", "narrowed", "taken_axes"]
 
@@ -97,7 +98,7 @@ def _right_on(judge: Judge, axes: int) -> bool:
 
 def _on_both_sides(specs: list[Spec], judge: Judge) -> list[Spec]:
     """The same, and where ratios are clipped too: code without a clip is right inside it."""
-    clipped = ("far", "mixed") if Piece.RATIO in judge.conventions.derivation.pieces else ()
+    clipped: tuple[PolicyRegime, ...] = ("far", "mixed") if Piece.RATIO in judge.conventions.derivation.pieces else ()
     return [*specs, *(replace(spec, policy=policy) for policy in clipped for spec in specs)]
 
 

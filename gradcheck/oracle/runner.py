@@ -20,7 +20,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from gradcheck.devices import DTYPES, devices
+from gradcheck.devices import DTYPES, Device, devices
 from gradcheck.errors import InputError
 from gradcheck.judging.adapter import Adapter, AdapterError, StoppedError
 from gradcheck.judging.check import Info, outcome_of, place_of_ours, result_of, unknown
@@ -95,7 +95,7 @@ def _judge(
     return info.judgement(told, time.perf_counter() - start, shortened(printed)), reason
 
 
-def _info(subject: Subject, settings: Settings, device: str = "cpu") -> Info:
+def _info(subject: Subject, settings: Settings, device: Device = "cpu") -> Info:
     declaration, reference = subject.conventions.describe(), subject.conventions.derivation.reference
     expected = subject.expected_failures
     return Info(subject.name, declaration, reference, settings.seed, settings.dtype, expected, device)
@@ -124,7 +124,7 @@ def check_only(only: Sequence[str]) -> None:
         raise InputError(*problems)
 
 
-def unjudged(obligation: Obligation, settings: Settings, device: str, message: str) -> Result:
+def unjudged(obligation: Obligation, settings: Settings, device: Device, message: str) -> Result:
     """What an obligation comes to of which an implementation gives nothing to judge."""
     info = Info("", "", "", settings.seed, obligation.dtype or settings.dtype, device=device)
     return result_of(obligation, Outcome("unjudged", detail=message), info)
@@ -145,7 +145,7 @@ def check_obligation(
     subject: Subject,
     obligation: Obligation,
     settings: Settings,
-    device: str,
+    device: Device,
     diagnosed: dict[str, Diagnosis] | None = None,
     printed: dict[str, None] | None = None,
 ) -> Result:

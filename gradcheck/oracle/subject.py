@@ -9,7 +9,7 @@ from typing import Any
 
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
-from gradcheck.devices import DTYPES
+from gradcheck.devices import DTYPES, DeviceChoice, DtypeName
 from gradcheck.errors import InputError
 from gradcheck.judging.check import unknown
 from gradcheck.judging.isolation.memory import available_memory
@@ -57,8 +57,8 @@ class Settings:
         latent: the shape of one sample, where the usual small ones will not do: ``(16, 21, 60, 104)`` for a video.
     """
 
-    device: str = "cpu"
-    dtype: str = "float64"
+    device: DeviceChoice = "cpu"
+    dtype: DtypeName = "float64"
     max_examples: int = 10
     seed: int = 0
     compiled: bool = False

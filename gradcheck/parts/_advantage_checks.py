@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from gradcheck.devices import dtype_name
 from gradcheck.judging.check import Check, Wrong
 from gradcheck.judging.results import Diagnosis, Outcome
 from gradcheck.parts._advantage_subject import AdvantageConvention, Subject
@@ -83,7 +84,7 @@ def check_equal_rewards(subject: Subject) -> Outcome:
             for what, rewards in (("equal", base), ("equal up to rounding", base + last)):
                 count += 1
                 found = subject.call(rewards, ids)
-                name = str(dtype).removeprefix("torch.")
+                name = dtype_name(dtype)
                 where = f"a group whose {name} rewards are all {value} ({what})"
                 if not bool(found.isfinite().all()):
                     raise Wrong(f"{where} gets an advantage that is not finite")

@@ -5,13 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from gradcheck.devices import DtypeName
 from gradcheck.parts._calls import calling, tensor_result, unchanged, working
 
 __all__ = ["AdvantageConvention", "Subject"]
+
+
+Centre = Literal["group", "global", "others"]
+Spread = Literal["group", "global", "none"]
+EpsAt = Literal["std", "root", "floor"]
+Then = Literal["nothing", "batch"]
+Layout = Literal["any", "equal", "contiguous"]
 
 
 @dataclass(frozen=True)
@@ -39,17 +48,17 @@ class AdvantageConvention:
         smallest_group: 1 (default), or 2 where no group has one member, whose unbiased standard deviation is 0/0.
     """
 
-    mean: str = "group"
-    std: str = "group"
+    mean: Centre = "group"
+    std: Spread = "group"
     unbiased: bool = False
     eps: float = 1e-4
-    eps_at: str = "std"
+    eps_at: EpsAt = "std"
     trim: float = 0.0
     columns: int = 1
-    then: str = "nothing"
+    then: Then = "nothing"
     clamp: float | None = None
-    layout: str = "any"
-    working_dtype: str | None = None
+    layout: Layout = "any"
+    working_dtype: DtypeName | None = None
     smallest_group: int = 1
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradcheck.devices import DtypeName
 from gradcheck.judging.adapter import StoppedError, problem_of
 from gradcheck.judging.check import Wrong
 from gradcheck.judging.isolation.limits import time_limit
@@ -168,7 +169,7 @@ def described(convention: Any) -> str:
     return ", ".join(parts) or "as by default"
 
 
-def working(working_dtype: str | None) -> torch.dtype:
+def working(working_dtype: DtypeName | None) -> torch.dtype:
     """The precision in which a part is judged."""
     return torch.float64 if working_dtype is None else getattr(torch, working_dtype)
 

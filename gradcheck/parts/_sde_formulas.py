@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Literal
 
 import sympy as sp
 import torch
@@ -26,6 +27,15 @@ from gradcheck.rounding.bounds import Analysis
 __all__ = ["Formulas", "formulas", "required", "wrong_formulas"]
 
 
+SdeName = Literal["flow", "dance", "cps", "wan"]
+ReturnedStd = Literal["step", "sigma"]
+Reduction = Literal["mean", "sum"]
+Scale = Literal["gaussian", "unit"]
+Normaliser = Literal["full", "none"]
+Times = Literal["own", "exchanged", "first"]
+"""What a function takes for its times: each sample's own, those of the two ends exchanged, or the first sample's."""
+
+
 @dataclass(frozen=True)
 class Formulas:
     """One requirement on a reverse step.
@@ -40,14 +50,14 @@ class Formulas:
         times: what the function takes for its times: ``"own"``, ``"exchanged"`` or ``"first"`` (of the batch).
     """
 
-    sde: str
+    sde: SdeName
     mean: sp.Expr
     std: sp.Expr
     returned: sp.Expr
     precision: sp.Expr
     constant: sp.Expr
     slope: sp.Expr
-    times: str = "own"
+    times: Times = "own"
 
     @property
     def log_prob(self) -> sp.Expr:
@@ -56,7 +66,9 @@ class Formulas:
 
 
 @lru_cache(maxsize=100)
-def formulas(sde: str, returns_std: str, reduction: str, scale: str, normaliser: str) -> Formulas:
+def formulas(
+    sde: SdeName, returns_std: ReturnedStd, reduction: Reduction, scale: Scale, normaliser: Normaliser
+) -> Formulas:
     """The declared requirement."""
     step = reverse_step(sde)
     policy = GaussianPolicy(sde=sde, log_prob_reduction=reduction, log_prob_scale=scale)
@@ -66,7 +78,7 @@ def formulas(sde: str, returns_std: str, reduction: str, scale: str, normaliser:
 
 
 @lru_cache(maxsize=100)
-def _carrier(sde: str, at_one: str | float) -> Derivation:
+def _carrier(sde: SdeName, at_one: str | float) -> Derivation:
     """A derivation that has the step's symbols, with t, t_prev, dt and x_prev given; at t = 1 as declared."""
     derivation = FLOW_GRPO.derive(Variant("declared", "a reverse step alone", {"sde": sde}))
     definitions = {s: e for s, e in derivation.definitions.items() if s != n.x_prev}
@@ -79,18 +91,18 @@ def _carrier(sde: str, at_one: str | float) -> Derivation:
 
 
 @lru_cache(maxsize=1000)
-def _ordered(sde: str, at_one: str | float, expr: sp.Expr) -> tuple[tuple[sp.Symbol, sp.Expr], ...]:
+def _ordered(sde: SdeName, at_one: str | float, expr: sp.Expr) -> tuple[tuple[sp.Symbol, sp.Expr], ...]:
     return ordered_formulas(_carrier(sde, at_one), expr)
 
 
 @lru_cache(maxsize=256)
 def required(
-    sde: str,
+    sde: SdeName,
     case: Case,
     expr: sp.Expr,
     dtype: torch.dtype,
     at_one: str | float = "regular",
-    times: str = "own",
+    times: Times = "own",
     bounded: bool = True,
 ) -> tuple[Tensor, Tensor]:
     r"""A formula's value and its error scale on a case: the larger of the formula's own and of that after one change of
@@ -117,7 +129,7 @@ def required(
     return value + size, scale + analysis.floor + 2 * value.abs() + size
 
 
-def _analysed(analysis: Analysis, sde: str, at_one: str | float, expr: sp.Expr) -> tuple[Tensor, Tensor]:
+def _analysed(analysis: Analysis, sde: SdeName, at_one: str | float, expr: sp.Expr) -> tuple[Tensor, Tensor]:
     for symbol, formula in _ordered(sde, at_one, expr):
         analysis.define(symbol, formula)
     return analysis(expr)

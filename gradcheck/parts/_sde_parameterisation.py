@@ -23,7 +23,7 @@ from torch import Tensor
 
 from derivations import notation as n
 from derivations.calculus import VectorSymbol
-from derivations.steps.sde import reverse_step
+from derivations.steps.sde import StepName, reverse_step
 from gradcheck.rounding.bounds import Analysis
 
 __all__ = ["ROUTES", "STATE", "predictions", "reparameterise", "slope_through_predictions"]
@@ -40,7 +40,7 @@ STATE: sp.Expr = (1 - n.t) * _DATA + n.t * _NOISE
 """The state, from the predictions."""
 
 
-def slope_through_predictions(sde: str) -> sp.Expr:
+def slope_through_predictions(sde: StepName) -> sp.Expr:
     """C1, as it comes out of the predictions' coefficients a and b, in the symbols of the step."""
     p = reverse_step(sde).formulas[n.mean_offset] / n.x_t
     a, b = p * (1 - n.t) + n.C1, p * n.t - n.C1

@@ -12,10 +12,21 @@ import torch
 from torch import Tensor
 
 from gradcheck.case import Case
+from gradcheck.devices import DtypeName
 from gradcheck.judging.check import Hypothesis, Wrong
 from gradcheck.parts._calls import calling, tensor_result, unchanged, working
 from gradcheck.parts._precision import rounds
-from gradcheck.parts._sde_formulas import Formulas, formulas, required, wrong_formulas
+from gradcheck.parts._sde_formulas import (
+    Formulas,
+    Normaliser,
+    Reduction,
+    ReturnedStd,
+    Scale,
+    SdeName,
+    formulas,
+    required,
+    wrong_formulas,
+)
 from gradcheck.problems.building import Spec
 from gradcheck.rounding.compare import Comparison, compare
 
@@ -43,17 +54,17 @@ class SdeStepConvention:
         schedule: the time grid that it is stepped along, from 1 or less down to 0; ``None``: nine shifted points.
     """
 
-    sde: str = "flow"
-    returns_std: str = "step"
-    log_prob_reduction: str = "mean"
-    log_prob_scale: str = "gaussian"
-    log_prob_normaliser: str = "full"
+    sde: SdeName = "flow"
+    returns_std: ReturnedStd = "step"
+    log_prob_reduction: Reduction = "mean"
+    log_prob_scale: Scale = "gaussian"
+    log_prob_normaliser: Normaliser = "full"
     at_one: str | float = "denominator"
     noise_level: float | None = None
     sigma_min: float = 0.0
     differentiable: bool = True
     per_sample_time: bool = True
-    working_dtype: str | None = None
+    working_dtype: DtypeName | None = None
     latents: tuple[tuple[int, ...], ...] = ((4, 5), (2, 3, 4), (7,), (3, 5, 2), (2, 4, 5, 1))
     schedule: tuple[float, ...] | None = None
 

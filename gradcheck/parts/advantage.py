@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+from gradcheck.devices import DtypeName
 from gradcheck.errors import InputError
 from gradcheck.judging.check import Hypothesis, Info
 from gradcheck.judging.engine import Declared
 from gradcheck.judging.results import Judgement
 from gradcheck.parts._advantage_checks import CHECKS
-from gradcheck.parts._advantage_subject import AdvantageConvention, Subject
+from gradcheck.parts._advantage_subject import AdvantageConvention, Centre, EpsAt, Layout, Spread, Subject, Then
 from gradcheck.parts._calls import described, name_of, number_problem, one_of, whole_problem
 from gradcheck.parts._declaring import declare
 from gradcheck.parts._precision import rounds
@@ -42,29 +43,29 @@ def judge_advantage(function: Callable[[Tensor, Tensor], Tensor], **declared: An
 def advantage_part(
     function: Callable[[Tensor, Tensor], Tensor],
     *,
-    mean: str = "group",
-    std: str = "group",
+    mean: Centre = "group",
+    std: Spread = "group",
     unbiased: bool = False,
     eps: float = 1e-4,
-    eps_at: str = "std",
+    eps_at: EpsAt = "std",
     trim: float = 0.0,
     columns: int = 1,
-    then: str = "nothing",
+    then: Then = "nothing",
     clamp: float | None = None,
-    layout: str = "any",
+    layout: Layout = "any",
     smallest_group: int = 1,
-    working_dtype: str | None = None,
+    working_dtype: DtypeName | None = None,
     seed: int = 0,
     expected_failures: Mapping[str, str] | None = None,
 ) -> Declared[Subject]:
     """A part and its declaration, checked and not yet called; arguments as :func:`judge_advantage`'s."""
     problems = [
-        *one_of("mean", mean, "group", "global", "others"),
-        *one_of("std", std, "group", "global", "none"),
+        *one_of("mean", mean, *get_args(Centre)),
+        *one_of("std", std, *get_args(Spread)),
         *one_of("unbiased", unbiased, False, True),
-        *one_of("eps_at", eps_at, "std", "root", "floor"),
-        *one_of("then", then, "nothing", "batch"),
-        *one_of("layout", layout, "any", "equal", "contiguous"),
+        *one_of("eps_at", eps_at, *get_args(EpsAt)),
+        *one_of("then", then, *get_args(Then)),
+        *one_of("layout", layout, *get_args(Layout)),
         *one_of("smallest_group", smallest_group, 1, 2),
         *one_of("working_dtype", working_dtype, None, "float64", "float32"),
         *number_problem("eps", eps, 0, 1),

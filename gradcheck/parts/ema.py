@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from gradcheck.devices import DtypeName
 from gradcheck.errors import InputError
 from gradcheck.judging.check import Check, Hypothesis, Info
 from gradcheck.judging.engine import Declared
@@ -64,7 +65,7 @@ def ema_part(
     every: int | tuple[int, int] = 1,
     store: Callable[..., Any] | None = None,
     restore: Callable[..., Any] | None = None,
-    working_dtype: str | None = None,
+    working_dtype: DtypeName | None = None,
     seed: int = 0,
     expected_failures: Mapping[str, str] | None = None,
 ) -> Declared[Subject]:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from gradcheck.devices import DtypeName
 from gradcheck.errors import InputError
 from gradcheck.judging.check import Check, Hypothesis, Info, Wrong
 from gradcheck.judging.engine import Declared
@@ -36,7 +37,8 @@ from gradcheck.rounding.compare import compare
 
 __all__ = ["RewardMapConvention", "judge_reward_map", "reward_map_part"]
 
-_MODES: dict[str, Callable[[Tensor], Tensor]] = {
+Mode = Literal["all", "positive_only", "negative_only", "one_only", "binary"]
+_MODES: dict[Mode, Callable[[Tensor], Tensor]] = {
     "all": lambda a: a,
     "positive_only": lambda a: a.clamp(min=0),
     "negative_only": lambda a: a.clamp(max=0),
@@ -58,8 +60,8 @@ class RewardMapConvention:
     """
 
     clip: float = 5.0
-    mode: str = "all"
-    working_dtype: str | None = None
+    mode: Mode = "all"
+    working_dtype: DtypeName | None = None
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,8 @@ def reward_map_part(
     function: Callable[[Tensor], Tensor],
     *,
     clip: float = 5.0,
-    mode: str = "all",
-    working_dtype: str | None = None,
+    mode: Mode = "all",
+    working_dtype: DtypeName | None = None,
     seed: int = 0,
     expected_failures: Mapping[str, str] | None = None,
 ) -> Declared[Subject]:

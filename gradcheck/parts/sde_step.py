@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from derivations.steps.sde import reverse_step
 from gradcheck.errors import InputError
@@ -19,6 +19,7 @@ from gradcheck.judging.results import Diagnosis, Judgement
 from gradcheck.parts import _sde_checks as checks
 from gradcheck.parts._calls import CHANGES, described, name_of, number_problem, one_of
 from gradcheck.parts._sde_checks import has
+from gradcheck.parts._sde_formulas import Normaliser, Reduction, ReturnedStd, Scale, SdeName
 from gradcheck.parts._sde_guards import guarded_formulas
 from gradcheck.parts._sde_sampling import check_sampling
 from gradcheck.parts._sde_subject import SdeStepConvention, Subject, hypotheses
@@ -99,11 +100,11 @@ def _as_it_is_called(subject: Subject) -> Subject:
 
 def _problems(c: SdeStepConvention) -> list[tuple[str, str, str]]:
     problems = [
-        *one_of("sde", c.sde, "flow", "dance", "cps", "wan"),
-        *one_of("returns_std", c.returns_std, "step", "sigma"),
-        *one_of("log_prob_reduction", c.log_prob_reduction, "mean", "sum"),
-        *one_of("log_prob_scale", c.log_prob_scale, "gaussian", "unit"),
-        *one_of("log_prob_normaliser", c.log_prob_normaliser, "full", "none"),
+        *one_of("sde", c.sde, *get_args(SdeName)),
+        *one_of("returns_std", c.returns_std, *get_args(ReturnedStd)),
+        *one_of("log_prob_reduction", c.log_prob_reduction, *get_args(Reduction)),
+        *one_of("log_prob_scale", c.log_prob_scale, *get_args(Scale)),
+        *one_of("log_prob_normaliser", c.log_prob_normaliser, *get_args(Normaliser)),
         *_at_one_problem(c.at_one),
         *one_of("working_dtype", c.working_dtype, *_DTYPES),
         *number_problem("sigma_min", c.sigma_min, 0, 100),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -30,6 +30,9 @@ _N = 1 << 16
 _REFERENCE = "Esser et al., Scaling Rectified Flow Transformers, arXiv:2403.03206, Eq. 19 and 23"
 
 
+Distribution = Literal["logit_normal", "uniform", "beta", "mode", "cosmap", "table"]
+
+
 @dataclass(frozen=True)
 class TimeSamplerConvention:
     """What a time sampler declares about itself.
@@ -45,7 +48,7 @@ class TimeSamplerConvention:
         low, high: the times are low + (high − low)·σ' (defaults 0 and 1), unless they come from a table.
     """
 
-    distribution: str = "logit_normal"
+    distribution: Distribution = "logit_normal"
     shift: float = 1.0
     mean: float = 0.0
     std: float = 1.0
@@ -73,7 +76,7 @@ class TimeSamplerConvention:
         )()
 
 
-def _by_a_uniform(distribution: str, t: Tensor, scale: float) -> Tensor:
+def _by_a_uniform(distribution: Distribution, t: Tensor, scale: float) -> Tensor:
     """The distribution function of a monotone function of a uniform number."""
     if distribution == "cosmap":
         return torch.atan2(t, 1 - t) * (2 / math.pi)
@@ -143,7 +146,7 @@ def judge_time_sampler(function: Callable[[int, torch.Generator], Tensor], **dec
 def time_sampler_part(
     function: Callable[[int, torch.Generator], Tensor],
     *,
-    distribution: str = "logit_normal",
+    distribution: Distribution = "logit_normal",
     shift: float = 1.0,
     mean: float = 0.0,
     std: float = 1.0,
@@ -182,7 +185,7 @@ def time_sampler_part(
     return Declared(subject, CHECKS, _hypotheses, info)
 
 
-_DISTRIBUTIONS = ("logit_normal", "uniform", "beta", "mode", "cosmap", "table")
+_DISTRIBUTIONS: tuple[Distribution, ...] = get_args(Distribution)
 
 
 def _table_problems(distribution: Any, times: Any, weights: Any, shift: Any) -> list[tuple[str, str, str]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import sympy as sp
 import torch
@@ -38,33 +39,40 @@ __all__ = [
     "Spec",
 ]
 
-POLICY = ("on-policy", "near", "off", "inside", "outside", "far")
+CommonPolicy = Literal["on-policy", "near", "off", "inside", "outside", "far"]
+PolicyRegime = Literal[CommonPolicy, "mixed", "ratios", "huge-ratios", "start"]
+AdvantageRegime = Literal["mixed", "typical", "zero", "extreme", "unit", "equal", "good", "bad", "tiny", "huge"]
+TimeRegime = Literal["mixed", "middle", "near-data", "near-noise", "between", "same", "pairs"]
+NoiseRegime = Literal["typical", "tiny", "full"]
+MarginRegime = Literal["typical", "wide", "far", "beyond"]
+
+POLICY: tuple[CommonPolicy, ...] = get_args(CommonPolicy)
 """Regimes of v_theta against v_old, and against the clip."""
 
-ADVANTAGE = ("typical", "zero", "extreme")
+ADVANTAGE: tuple[AdvantageRegime, ...] = ("typical", "zero", "extreme")
 """Regimes of the advantage."""
 
-TIME = ("middle", "near-data", "near-noise")
+TIME: tuple[TimeRegime, ...] = ("middle", "near-data", "near-noise")
 """Regimes of t."""
 
-NOISE = ("typical", "tiny")
+NOISE: tuple[NoiseRegime, ...] = ("typical", "tiny")
 """Regimes of the noise level."""
 
-RARE_POLICY = ("ratios", "huge-ratios", "start")
+RARE_POLICY: tuple[PolicyRegime, ...] = ("ratios", "huge-ratios", "start")
 """Regimes of v_theta that ``"mixed"`` holds none of: ratios between 1/1000 and 50, however the log-probability is
 reduced; ratios beyond e^±20; the first step of a training, where v_theta, v_old and v_ref are one."""
 
-RARE_ADVANTAGE = ("unit", "equal", "good", "bad", "tiny", "huge")
+RARE_ADVANTAGE: tuple[AdvantageRegime, ...] = ("unit", "equal", "good", "bad", "tiny", "huge")
 """The same for the advantage: ±1, one number for all samples, none that is negative, none that is positive, about
 1e-9, about 10⁴."""
 
-RARE_TIME = ("between", "same", "pairs")
+RARE_TIME: tuple[TimeRegime, ...] = ("between", "same", "pairs")
 """The same for t: between the middle of the time axis and its ends; one t for all samples; one for every two."""
 
-RARE_NOISE = ("full",)
+RARE_NOISE: tuple[NoiseRegime, ...] = ("full",)
 """The same for the noise level: about 1, up to where a step allows it."""
 
-MARGIN = ("typical", "wide", "far", "beyond")
+MARGIN: tuple[MarginRegime, ...] = ("typical", "wide", "far", "beyond")
 """Regimes of what stands in a sigmoid, or in the exponent of a weight, of both signs: a few; 15 to 80; 90 to 320, where
 float32's exponentials end; 720 to 2,000, where float64's do."""
 
@@ -104,12 +112,12 @@ class Spec:
     batch: int
     latent: tuple[int, ...]
     seed: int
-    policy: str = "mixed"
-    advantage: str = "mixed"
-    time: str = "mixed"
-    noise: str = "typical"
+    policy: PolicyRegime = "mixed"
+    advantage: AdvantageRegime = "mixed"
+    time: TimeRegime = "mixed"
+    noise: NoiseRegime = "typical"
     clip: int = 0
-    margin: str = "typical"
+    margin: MarginRegime = "typical"
     one_time: bool = False
 
 

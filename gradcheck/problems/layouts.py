@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from derivations.notation import error_gap, group_gap, partner_gap
 from gradcheck.errors import InputError, did_you_mean
@@ -11,9 +11,10 @@ from gradcheck.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     from gradcheck.conventions import Conventions
 
-__all__ = ["PAIRS", "check_units", "layout_problems", "layout_values"]
+__all__ = ["PAIRS", "PairLayout", "check_units", "layout_problems", "layout_values"]
 
-PAIRS = ("adjacent", "halves", "given")
+PairLayout = Literal["adjacent", "halves", "given"]
+PAIRS: tuple[PairLayout, ...] = get_args(PairLayout)
 """Where the two samples of a pair stand in the batch."""
 
 

@@ -16,6 +16,7 @@ from derivations import notation as n
 from gradcheck.case import Case
 from gradcheck.judging.adapter import Adapter
 from gradcheck.problems.building import Spec
+from gradcheck.problems.drawing import AdvantageRegime, PolicyRegime
 from gradcheck.reading.formulas import recognise
 from gradcheck.reading.xray import B, Sample, decompose
 from gradcheck.rounding.bounds import unit_roundoff
@@ -273,7 +274,7 @@ class Look:
         edges: list[tuple[float, float]] = []
         ratios: dict[sp.Symbol, list[float]] = {}
         for seed in range(6):
-            policy = "far" if seed < 3 else "off"
+            policy: PolicyRegime = "far" if seed < 3 else "off"
             spec = Spec(8, (3, 5), seed, policy, "typical", "middle", clip=(0, 3)[seed % 2])  # a wide and a narrow one
             case = self.universe.case(self.universe.draw(spec))
             edges += [(case.clip_low, case.clip_high)] * 8
@@ -298,7 +299,7 @@ def _meant(readings: list[Reading]) -> list[Reading]:
     return kept or readings
 
 
-def _spec(batch: int, latent: tuple[int, ...], seed: int, advantage: str = "typical") -> Spec:
+def _spec(batch: int, latent: tuple[int, ...], seed: int, advantage: AdvantageRegime = "typical") -> Spec:
     return Spec(batch, latent, seed, policy="off", advantage=advantage, time="middle")
 
 

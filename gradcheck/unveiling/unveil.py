@@ -22,6 +22,7 @@ from derivations.grammar.kinks import is_kink
 from derivations.steps.sde import step_with
 from gradcheck.case import Case
 from gradcheck.conventions import BatchReduction, Conventions
+from gradcheck.devices import DtypeName
 from gradcheck.judging.adapter import Adapter, AdapterError
 from gradcheck.oracle.required import required_of
 from gradcheck.problems.building import Spec
@@ -341,7 +342,7 @@ def _once(problems: Sequence[tuple[Universe, AdapterError]]) -> str:
 def _matches(look: Look, reading: Reading, assumed: Assumed) -> Iterator[_Match]:
     """Declarations of the catalogue, and the function's own, whose gradient is this one, up to a constant factor."""
     universe, cases, gradients = look.universe, look.cases, look.gradients
-    lower = "float32" if reading.unit > FLOAT64 else None
+    lower: DtypeName | None = "float32" if reading.unit > FLOAT64 else None
     known = [
         (e.label, Conventions(e.algorithm.name, options=dict(e.derivation.variant.options)))
         for e in family(universe.process, universe.sde)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from gradcheck.catalogue import entries
+from gradcheck.devices import dtype_name
 from gradcheck.errors import InputError
 from gradcheck.rounding.bounds import THRESHOLD
 from gradcheck.rounding.compare import Comparison, compare, compare_branches, error_ratios, judgeable, with_ties
-from gradcheck.vectors.layout import VectorCase, VectorSet, as_dtype, dtype_name, read_manifest, read_tensors
+from gradcheck.vectors.layout import VectorCase, VectorSet, as_dtype, read_manifest, read_tensors
 
 __all__ = ["Answered", "CaseVerdict", "check"]
 
@@ -144,8 +145,8 @@ def _problems(
         if name not in given:
             if has_losses or name.endswith("/gradient"):
                 yield name, "nothing", wanted
-        elif given[name].shape != shape or dtype_name(given[name]) != dtype:
-            yield name, f"{dtype_name(given[name])} of shape {tuple(given[name].shape)}", wanted
+        elif given[name].shape != shape or dtype_name(given[name].dtype) != dtype:
+            yield name, f"{dtype_name(given[name].dtype)} of shape {tuple(given[name].shape)}", wanted
         else:
             yield from _not_finite(vectors, name, given[name], demanded)
 

@@ -26,7 +26,6 @@ __all__ = [
     "VectorCase",
     "VectorSet",
     "as_dtype",
-    "dtype_name",
     "read_manifest",
     "read_tensors",
 ]
@@ -165,11 +164,6 @@ def _content(file: Path, most: float) -> bytes:
 
 def _said(error: Exception) -> str:
     return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-
-
-def dtype_name(tensor: Tensor) -> str:
-    """``float64`` for ``torch.float64``."""
-    return str(tensor.dtype).removeprefix("torch.")
 
 
 def as_dtype(name: str) -> torch.dtype:

@@ -16,6 +16,7 @@ from gradcheck.case import Case
 from gradcheck.derived.compiled import evaluate
 from gradcheck.errors import GradcheckError
 from gradcheck.problems.building import Spec, complete, draw_given
+from gradcheck.problems.drawing import PolicyRegime
 from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
 from gradcheck.rounding.compare import branch, value_scale
 from gradcheck.rounding.error_scale import error_scale
@@ -140,7 +141,7 @@ def _draws(derivation: Derivation, recipe: Recipe, seed: int) -> Iterator[Given]
 
 
 def _drawn(derivation: Derivation, recipe: Recipe, seed: int) -> Given:
-    policy = recipe.policy if Piece.RATIO in derivation.pieces or recipe.policy == "on-policy" else "off"
+    policy: PolicyRegime = recipe.policy if Piece.RATIO in derivation.pieces or recipe.policy == "on-policy" else "off"
 
     def draw(batch: int, fixed: Given) -> Given:
         spec = Spec(batch, GROUPS[recipe.group], seed, policy, "typical", recipe.time, recipe.noise)

@@ -8,6 +8,10 @@ ratio inside the clip but for those that are about the clip.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+from gradcheck.devices import DtypeName
+from gradcheck.problems.drawing import NoiseRegime, PolicyRegime, TimeRegime
 
 __all__ = ["CLIP", "GROUPS", "RECIPES", "Recipe"]
 
@@ -49,17 +53,17 @@ class Recipe:
     needs: tuple[str, ...] = ()
     batch: int = 1
     group: str = "axes2"
-    policy: str = "inside"
+    policy: PolicyRegime = "inside"
     side: str = ""
     at_edge: bool = False
-    time: str = "middle"
-    noise: str = "typical"
+    time: TimeRegime = "middle"
+    noise: NoiseRegime = "typical"
     mixed: bool = False
-    signal: str = "typical"
-    seen: tuple[str, ...] = ("float64", "float32")
+    signal: Literal["typical", "zero", "extreme", "pair"] = "typical"
+    seen: tuple[DtypeName, ...] = ("float64", "float32")
 
 
-_SHARP = ("float64",)
+_SHARP: tuple[DtypeName, ...] = ("float64",)
 
 RECIPES = (
     Recipe("typical", "typical"),

@@ -16,7 +16,7 @@ from derivations.steps.paths import PARAMETERISATIONS
 from derivations.steps.sde import REVERSE_STEPS
 from derivations.theorems import THEOREMS
 from gradcheck.catalogue import Entry, entries
-from gradcheck.devices import DTYPES, devices
+from gradcheck.devices import DTYPES, Device, DeviceChoice, DtypeName, devices
 from gradcheck.errors import InputError
 from gradcheck.problems.building import Spec, build
 from gradcheck.problems.strategies import specs
@@ -39,8 +39,8 @@ class Check:
         failure: the smallest problem that failed, which comparison, and its figures.
     """
 
-    dtype: str
-    device: str
+    dtype: DtypeName
+    device: Device
     examples: int
     gradient: float
     equivalence: float
@@ -59,8 +59,8 @@ class NetworkCheck:
     """One entry at the parameters of one network."""
 
     network: str
-    dtype: str
-    device: str
+    dtype: DtypeName
+    device: Device
     ratio: float
     holds: bool
     worst: str
@@ -108,7 +108,7 @@ class _RefusedError(AssertionError):
         self.found = (spec, which, comparison)
 
 
-def check_random(entry: Entry, dtype: str, device: str, max_examples: int, base_seed: int) -> Check:
+def check_random(entry: Entry, dtype: DtypeName, device: Device, max_examples: int, base_seed: int) -> Check:
     """Check one entry on random problems, and shrink the first that fails."""
     worst = {"gradient": 0.0, "equivalence": 0.0}
     judged: list[float] = []
@@ -157,8 +157,8 @@ def check_random(entry: Entry, dtype: str, device: str, max_examples: int, base_
 
 def verify(
     *names: str,
-    device: str = "all",
-    dtypes: Sequence[str] = ("float64", "float32"),
+    device: DeviceChoice = "all",
+    dtypes: Sequence[DtypeName] = ("float64", "float32"),
     max_examples: int = 20,
     seed: int = 0,
     with_networks: bool = True,
@@ -205,7 +205,7 @@ def verify(
 
 
 def _check_networks(
-    entry: Entry, dtypes: Iterable[str], where: Iterable[str], base_seed: int, progress: Callable[[str], None]
+    entry: Entry, dtypes: Iterable[DtypeName], where: Iterable[Device], base_seed: int, progress: Callable[[str], None]
 ) -> Iterable[NetworkCheck]:
     for place in where:
         for network in networks.NETWORKS:

@@ -8,12 +8,14 @@ so that it is looked at only where the chunks' bound is passed.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
+from gradcheck.devices import HalfName, dtype_name
 from gradcheck.oracle.required import Required, overall_factor, required_of
 from gradcheck.problems.building import complete
 from gradcheck.rounding.compare import Comparison
@@ -42,8 +44,8 @@ def dense_case(problem: StepProblem, keep: Tensor) -> Case:
 
 def required_at(problem: StepProblem, case: Case, precision: Precision) -> tuple[Conventions, Required]:
     """The declaration with the step's precisions, and what it requires."""
-    names = [None if d is None else str(d).removeprefix("torch.") for d in (precision.loss, precision.output)]
-    conventions = replace(problem.conventions, working_dtype=names[0], output_dtype=names[1])
+    output = None if precision.output is None else cast(HalfName, dtype_name(precision.output))
+    conventions = replace(problem.conventions, working_dtype=dtype_name(precision.loss), output_dtype=output)
     return conventions, required_of(conventions, case)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["held_in", "word"]
+__all__ = ["held_in"]
 
 _LOOK_AT = 2**16
 
@@ -23,8 +23,3 @@ def held_in(x: Tensor) -> torch.dtype | None:
         if not fitting:
             return None
     return fitting[0] if bool((some != 0).any()) else None
-
-
-def word(dtype: torch.dtype) -> str:
-    """A precision's name: ``bfloat16``."""
-    return str(dtype).removeprefix("torch.")

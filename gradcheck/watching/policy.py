@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gradcheck.devices import dtype_name
 from gradcheck.watching.faults import Checked, Fault
 from gradcheck.watching.given import Given
-from gradcheck.watching.half import held_in, word
+from gradcheck.watching.half import held_in
 from gradcheck.watching.linear import blocks_of
 from gradcheck.watching.problem import StepProblem
 
@@ -59,7 +60,12 @@ def check_on_policy(
     rounded = held_in(old)
     if rounded is not None and held_in(theta) != rounded and float(distance.max()) <= 4 * _SPREAD[rounded]:
         return Checked(
-            name, (Fault("old-precision", f"{sentence}v_old was computed in {word(rounded)}, the trained one was not"),)
+            name,
+            (
+                Fault(
+                    "old-precision", f"{sentence}v_old was computed in {dtype_name(rounded)}, the trained one was not"
+                ),
+            ),
         )
     if training_dropout:
         cause = f"{sentence}dropout is on ({training_dropout}): rollout and training use other masks, or other modes"

@@ -20,10 +20,11 @@ from torch import Tensor
 
 from derivations import notation as n
 from gradcheck.conventions import Conventions
+from gradcheck.devices import dtype_name
 from gradcheck.errors import GradcheckError
 from gradcheck.watching.faults import Checked, Fault
 from gradcheck.watching.given import Given
-from gradcheck.watching.half import held_in, word
+from gradcheck.watching.half import held_in
 from gradcheck.watching.linear import blocks_of, coefficients, residual, solved
 from gradcheck.watching.problem import StepProblem, step_problem
 
@@ -119,7 +120,7 @@ def _against_stored(problem: StepProblem, given: Given, c2: Tensor, unit: float)
         return []
     dtype = held_in(given.latents["x_prev"])
     if dtype is not None and worst <= 2 * float(torch.finfo(dtype).eps):
-        return [Fault("state-rounded", _ROUNDED.format(word(dtype)))]
+        return [Fault("state-rounded", _ROUNDED.format(dtype_name(dtype)))]
     typical = float((squares / c2**2).mean().sqrt())
     sentence = (
         f"x_prev is not mean + C2·noise of v_old's step and the stored noise: it is off by {typical:.2g} standard "
@@ -152,7 +153,7 @@ def _rounded(given: Given, dtype: torch.dtype) -> list[Fault]:
     """States of one trajectory that are not held alike: x_prev is the next step's x_t."""
     if given.latents["x_prev"].dtype == dtype or held_in(given.latents["x_t"]) is not None:
         return []
-    return [Fault("state-rounded", _ROUNDED.format(word(dtype)))]
+    return [Fault("state-rounded", _ROUNDED.format(dtype_name(dtype)))]
 
 
 def _numbers(problem: StepProblem) -> tuple[dict[str, Tensor], dict[str, float]]:

@@ -20,6 +20,7 @@ from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.mistakes import EXCHANGED, ONE_EDGE
 from gradcheck.oracle.required import effective_case, overall_factor, required_of
 from gradcheck.problems.building import Spec, complete
+from gradcheck.problems.drawing import PolicyRegime
 
 __all__ = ["clip_edges", "misused_edges"]
 
@@ -49,7 +50,8 @@ def misused_edges(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
 
 def _edges(judge: Judge, clip: int) -> Diagnosis | None:
     low, high = [0.0, math.inf], [0.0, math.inf]  # what the edges' distances from 1 are between
-    for policy, seed in (("near", 1), ("inside", 2), ("outside", 3), ("off", 4), ("off", 5)):
+    policies: tuple[PolicyRegime, ...] = ("near", "inside", "outside", "off", "off")
+    for seed, policy in enumerate(policies, 1):
         case = judge.case(Spec(_MANY, (3,), seed=9_000 + seed, policy=policy, time="middle", clip=clip))
         seen = _clipped(judge, case)
         if seen is None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from gradcheck.devices import DtypeName
 from gradcheck.judging.results import Diagnosis
 from gradcheck.oracle.diagnosis.evidence import Evidence, lengths, rows_of
 from gradcheck.oracle.diagnosis.facts import right_in_rows
@@ -28,7 +29,8 @@ def lower_precision(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
     relative = torch.cat(distances)
     if len(relative) == 0 or not 1e-10 < float(relative.median()) < 0.1 or float(relative.quantile(0.75)) > 0.3:
         return None
-    for dtype, most in (("float32", 1e-3), ("float16", 0.1), ("bfloat16", 0.1)):
+    coarser: dict[DtypeName, float] = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.1}
+    for dtype, most in coarser.items():
         lower = replace(judge.conventions, working_dtype=dtype)
         if float(relative.median()) > most or not all(
             required_of(lower, e.case).compare(e.observed).holds for e in evidence

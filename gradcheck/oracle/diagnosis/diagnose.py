@@ -29,16 +29,20 @@ from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.ranks import another_batch
 from gradcheck.oracle.required import effective_case
 from gradcheck.problems.building import Spec
+from gradcheck.problems.drawing import AdvantageRegime, PolicyRegime
 from gradcheck.reading.xray import DIRECTIONS, Sample, decompose, directions
 
 __all__ = ["diagnose"]
 
 
-_POLICIES = ("off", "outside", "inside", "far")
+_POLICIES: tuple[PolicyRegime, ...] = ("off", "outside", "inside", "far")
 
 
 def diagnose(
-    judge: Judge, policies: tuple[str, ...] = ("off",), advantage: str = "typical", printed: Spec | None = None
+    judge: Judge,
+    policies: tuple[PolicyRegime, ...] = ("off",),
+    advantage: AdvantageRegime = "typical",
+    printed: Spec | None = None,
 ) -> Diagnosis:
     """Find what the implementation's gradient is consistent with, on well-conditioned problems in float64.
 

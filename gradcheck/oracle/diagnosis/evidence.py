@@ -28,6 +28,7 @@ from gradcheck.oracle.required import (
     working_dtype,
 )
 from gradcheck.problems.building import Spec, complete
+from gradcheck.problems.drawing import AdvantageRegime, PolicyRegime
 from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
 
 __all__ = [
@@ -211,11 +212,11 @@ def lengths(rows: Tensor) -> Tensor:
     return length
 
 
-def observe(judge: Judge, i: int, policies: tuple[str, ...], advantage: str) -> Evidence:
+def observe(judge: Judge, i: int, policies: tuple[PolicyRegime, ...], advantage: AdvantageRegime) -> Evidence:
     """The i-th problem, and what the implementation makes of it."""
     batch, latent = SHAPES[i % len(SHAPES)]
     clip = 1 if "clip_low" not in judge.conventions.fixed else 0  # an asymmetric one tells its edges apart
-    mixed = "mixed" if advantage == "typical" and i % 2 else advantage
+    mixed: AdvantageRegime = "mixed" if advantage == "typical" and i % 2 else advantage
     policy = policies[i % len(policies)]
     spec = Spec(batch, latent, seed=7_000 + i, policy=policy, advantage=mixed, time="middle", clip=clip)
     return evidence_on(judge, spec)
