@@ -18,7 +18,7 @@ from gradcheck.catalogue import ALGORITHMS, Entry, entry
 from gradcheck.conventions import Conventions, declare
 from gradcheck.errors import InputError
 from gradcheck.judging.adapter import Adapter
-from gradcheck.oracle.checks import check_gradient
+from gradcheck.oracle.checks.gradient import check_gradient
 from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.required import output_dtype
 from gradcheck.oracle.runner import Settings, Subject, judge

@@ -19,7 +19,7 @@ from gradcheck.conventions import declare, options_text
 from gradcheck.derived.composed import composed, on_top_problems, others_on_top
 from gradcheck.errors import InputError
 from gradcheck.judging.adapter import Adapter
-from gradcheck.oracle.checks import check_clip, check_gradient
+from gradcheck.oracle.checks.gradient import check_clip, check_gradient
 from gradcheck.oracle.judge import Judge, together
 
 _GRPO = {"algorithm": "flow_grpo", "log_prob_reduction": "mean", "clip_range": 0.2}

@@ -14,7 +14,7 @@ from gradcheck.conventions import declare
 from gradcheck.errors import InputError
 from gradcheck.judging.adapter import Adapter
 from gradcheck.judging.results import Judgement
-from gradcheck.oracle.checks import check_gradient
+from gradcheck.oracle.checks.gradient import check_gradient
 from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.runner import Settings, Subject, judge
 from tests.derive.table import EXPRESSIONS

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from gradcheck.case import Case
-from gradcheck.oracle import checks
+from gradcheck.oracle.checks.batch import companies, halves, rolled, rows_of, share_of
+from gradcheck.oracle.checks.behaviour import DETACHED
+from gradcheck.oracle.checks.gradient import squared_distance_gradient, stated_value
+from gradcheck.oracle.checks.twice import of_two
 from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.required import per_sample
 from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
@@ -56,19 +59,19 @@ def equivalence(judge: Judge, case: Case) -> list[str]:
     return [
         *_OBSERVED,
         f"# required: the gradient of weight · ‖{case.output_name} − sg(target)‖²",
-        *_compared(*checks.squared_distance_gradient(judge, case)),
+        *_compared(*squared_distance_gradient(judge, case)),
     ]
 
 
 def value(judge: Judge, case: Case) -> list[str]:
     """Its value beside the stated one."""
-    return ["observed = implementation(case).detach().reshape(-1)", *_compared(*checks.stated_value(judge, case))]
+    return ["observed = implementation(case).detach().reshape(-1)", *_compared(*stated_value(judge, case))]
 
 
 def compiled(judge: Judge, case: Case) -> list[str]:
     """Its gradient, compiled, beside the one as it is."""
     wanted, plain = judge.required(case), judge.observe(case).gradient
-    bound = _bound(plain, checks.of_two(judge, case, wanted, plain), wanted.dtype)
+    bound = _bound(plain, of_two(judge, case, wanted, plain), wanted.dtype)
     return [
         "case.output.requires_grad_()",
         "(required,) = torch.autograd.grad(implementation(case).sum(), case.output)",
@@ -133,17 +136,17 @@ def _arguments(rows: list[int]) -> str:
 
 def sample_independence(judge: Judge, case: Case) -> list[str]:
     """One sample's gradient in two batches."""
-    first, second = checks.companies(len(case.output), judge.unit)
-    part = checks.rows_of(case, first)
+    first, second = companies(len(case.output), judge.unit)
+    part = rows_of(case, first)
     wanted, before = judge.required(part), judge.observe(part).gradient
-    alike = checks.share_of(judge, checks.rows_of(case, second), part)
+    alike = share_of(judge, rows_of(case, second), part)
     return _related(
         judge,
         case,
         "# sample 0's gradient, in two batches of one size that share nothing else",
         f"required = gradient({_arguments(first)})[:{judge.unit}]",
         f"observed = gradient({_arguments(second)})[:{judge.unit}]" + (f" * {alike!r}" if alike != 1 else ""),
-        scale=checks.of_two(judge, part, wanted, before)[: judge.unit],
+        scale=of_two(judge, part, wanted, before)[: judge.unit],
         dtype=wanted.dtype,
         like=before[: judge.unit],
     )
@@ -151,7 +154,7 @@ def sample_independence(judge: Judge, case: Case) -> list[str]:
 
 def permutation(judge: Judge, case: Case) -> list[str]:
     """The gradients in two orders of the batch."""
-    order = checks.rolled(len(case.output), judge.unit)
+    order = rolled(len(case.output), judge.unit)
     wanted, before = judge.required(case), judge.observe(case).gradient
     return _related(
         judge,
@@ -159,7 +162,7 @@ def permutation(judge: Judge, case: Case) -> list[str]:
         "# the samples' gradients, in two orders of the batch",
         f"required = gradient({_arguments(sorted(order))})[{order!r}]",
         f"observed = gradient({_arguments(order)})",
-        scale=checks.of_two(judge, case, wanted, before)[order],
+        scale=of_two(judge, case, wanted, before)[order],
         dtype=wanted.dtype,
         like=before[order],
     )
@@ -169,17 +172,15 @@ def micro_batching(judge: Judge, case: Case) -> list[str]:
     """The batch at once, and in two halves."""
     batch = len(case.output)
     wanted, whole = judge.required(case), judge.observe(case).gradient
-    halves = checks.halves(judge, case)
-    parts = ", ".join(
-        f"gradient({_arguments(rows)})" + (f" * {share!r}" if share != 1 else "") for rows, share in halves
-    )
+    both = halves(judge, case)
+    parts = ", ".join(f"gradient({_arguments(rows)})" + (f" * {share!r}" if share != 1 else "") for rows, share in both)
     return _related(
         judge,
         case,
-        "# the batch at once, and in two halves" + (", each times its share" if halves[0][1] != 1 else ""),
+        "# the batch at once, and in two halves" + (", each times its share" if both[0][1] != 1 else ""),
         f"required = gradient({_arguments(list(range(batch)))})",
         f"observed = torch.cat([{parts}])",
-        scale=checks.of_two(judge, case, wanted, whole),
+        scale=of_two(judge, case, wanted, whole),
         dtype=wanted.dtype,
         like=whole,
     )
@@ -230,7 +231,7 @@ def inputs_untouched(judge: Judge, case: Case) -> list[str]:
 def stop_gradient(judge: Judge, case: Case) -> list[str]:
     """What its gradient flows into."""
     return [
-        f"DETACHED = {[n for n in checks.DETACHED if n in case.names]!r}",
+        f"DETACHED = {[n for n in DETACHED if n in case.names]!r}",
         "inputs = {n: x.requires_grad_() for n, x in quantities.items()"
         " if isinstance(x, torch.Tensor) and x.is_floating_point()}",
         "gradients = torch.autograd.grad(implementation(case).sum(), list(inputs.values()), allow_unused=True)",

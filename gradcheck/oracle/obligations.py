@@ -16,7 +16,8 @@ from gradcheck.case import Case
 from gradcheck.devices import DtypeName
 from gradcheck.judging.check import Check
 from gradcheck.judging.results import Diagnosis
-from gradcheck.oracle import bodies, checks
+from gradcheck.oracle import bodies
+from gradcheck.oracle.checks import batch, behaviour, gradient, shapes
 from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.precision import check_precision
 
@@ -104,7 +105,7 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "determinism",
         "the same case gives the same gradient, bit for bit",
         "hidden state, random numbers, buffers that are reused",
-        checks.check_determinism,
+        behaviour.check_determinism,
         lambda j: "declared output_rounding='stochastic'" if j.conventions.output_rounding == "stochastic" else None,
         body=bodies.determinism,
         direct=_always("state", "the implementation keeps state between calls or draws random numbers"),
@@ -113,7 +114,7 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "inputs-untouched",
         "neither the case's tensors nor the process's settings are changed",
         "in-place operations, global seeds, dtypes and grad modes",
-        checks.check_inputs_untouched,
+        behaviour.check_inputs_untouched,
         body=bodies.inputs_untouched,
         direct=_always("in-place", "an in-place operation on an input, or a change of a global setting"),
     ),
@@ -121,21 +122,21 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "gradient",
         "d loss / d v_theta is the derived gradient",
         "signs, factors, missing terms, reductions, wrong coefficients, detached or live quantities",
-        checks.check_gradient,
+        gradient.check_gradient,
         general=True,
     ),
     Obligation(
         "equivalence",
         "weight · ‖v_theta − sg(target)‖² has the same gradient",
         "the same mistakes, seen against the squared distance",
-        checks.check_equivalence,
+        gradient.check_equivalence,
         body=bodies.equivalence,
     ),
     Obligation(
         "value",
         "the loss's value is the stated one",
         "terms under no_grad, wrong constants",
-        checks.check_value,
+        gradient.check_value,
         _needs_values,
         body=bodies.value,
         alone=Diagnosis(
@@ -146,7 +147,7 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "on-policy",
         "at v_theta = v_old the ratio is 1 and the gradient the derived one",
         "a ratio that is not 1 on-policy, ties of min and max that lose half the gradient",
-        checks.check_on_policy,
+        gradient.check_on_policy,
         _needs_old,
         alone=Diagnosis(
             "on-policy",
@@ -157,7 +158,7 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "clip",
         "no gradient exactly where the clip is active, all of it elsewhere, for both signs of A",
         "clip missing, on the wrong side, on the log-ratio; min for max",
-        checks.check_clip,
+        gradient.check_clip,
         _needs_clip,
         general=True,
     ),
@@ -165,7 +166,7 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "sample-independence",
         "a sample's gradient depends on that sample alone",
         "coefficients, biases and weights averaged over the batch, broadcasts of (B,) against (B, 1)",
-        checks.check_sample_independence,
+        batch.check_sample_independence,
         body=bodies.sample_independence,
         alone=Diagnosis("cross-sample", "one sample's gradient depends on the others"),
     ),
@@ -173,7 +174,7 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "permutation",
         "permuting the batch permutes the gradient",
         "indices and schedules that ignore the sample",
-        checks.check_permutation,
+        batch.check_permutation,
         body=bodies.permutation,
         direct=_unless_the_gradient_is_wrong("position-dependence", "a sample's place in the batch matters"),
     ),
@@ -181,7 +182,7 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "micro-batching",
         "two halves, accumulated, give the whole",
         "reductions that do not scale with the batch",
-        checks.check_micro_batching,
+        batch.check_micro_batching,
         body=bodies.micro_batching,
         direct=_unless_the_gradient_is_wrong(
             "batch-dependence", "something is normalised over the batch, or another batch_reduction is meant"
@@ -191,7 +192,7 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "shapes",
         "any rank, one sample, one coordinate, strided memory",
         "reshapes for one layout, broadcasts that happen to fit",
-        checks.check_shapes,
+        shapes.check_shapes,
         alone=Diagnosis("layout", "right for other shapes: this layout is broadcast or reshaped wrongly ({shape})"),
         layouts=True,
         other_inputs=True,
@@ -200,7 +201,7 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "edge-times",
         "near data and near noise the gradient is still the derived one",
         "special cases of t, dt's sign, σ's of the wrong end",
-        checks.check_edge_times,
+        gradient.check_edge_times,
         _needs_time,
         alone=Diagnosis(
             "edge-times",
@@ -211,7 +212,7 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "zero-advantage",
         "without advantage there is no policy gradient",
         "terms that miss the advantage",
-        checks.check_zero_advantage,
+        gradient.check_zero_advantage,
         _needs_advantage,
         alone=Diagnosis("zero-advantage", "something is wrong exactly where the advantage is 0"),
     ),
@@ -219,7 +220,7 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "kl",
         "the reference term's gradient is the declared one",
         "KL under no_grad, its denominator, v_old for v_ref",
-        checks.check_kl,
+        gradient.check_kl,
         _needs_reference_term,
         alone=Diagnosis("kl", "the reference term is wrong where nothing else is left"),
     ),
@@ -227,7 +228,7 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "stop-gradient",
         "nothing flows into the behaviour model, the reference, the sample or the weights",
         "missing detach",
-        checks.check_stop_gradient,
+        behaviour.check_stop_gradient,
         _needs_live_inputs,
         body=bodies.stop_gradient,
         direct=_always("missing-detach", "a detach() or no_grad() is missing"),
@@ -236,7 +237,7 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "finite",
         "no NaN and no infinity where the mathematics is finite",
         "exponentials of large numbers, 0/0, where() over an overflowing branch",
-        checks.check_finite,
+        gradient.check_finite,
         body=bodies.finite,
         direct=_always("overflow", "an intermediate overflows, or a branch that is not taken back-propagates NaN"),
     ),
@@ -255,7 +256,7 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         "compiled",
         "torch.compile changes nothing",
         "graph breaks that capture data, in-place tricks",
-        checks.check_compiled,
+        behaviour.check_compiled,
         lambda j: None if j.compiled else "not asked for (--compiled)",
         body=bodies.compiled,
         direct=_always("compiled", "the function captures data or state that the compiler freezes"),

@@ -27,7 +27,7 @@ from gradcheck.judging.check import Info, outcome_of, place_of_ours, result_of, 
 from gradcheck.judging.isolation.patched import Namespaces
 from gradcheck.judging.isolation.words import said
 from gradcheck.judging.results import Diagnosis, Judgement, Outcome, Raised, Result
-from gradcheck.oracle.checks import as_computed
+from gradcheck.oracle.checks.gradient import as_computed
 from gradcheck.oracle.diagnosis.diagnose import diagnose
 from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.obligations import OBLIGATIONS, Obligation, gradient_is_wrong

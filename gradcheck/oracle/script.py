@@ -13,9 +13,9 @@ from torch import Tensor
 from gradcheck.case import Case
 from gradcheck.errors import GradcheckError
 from gradcheck.judging.results import Outcome
-from gradcheck.oracle import checks
 from gradcheck.oracle.arrangement import needs_presenting
 from gradcheck.oracle.bodies import literal
+from gradcheck.oracle.checks.gradient import as_computed
 from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.obligations import Obligation
 from gradcheck.oracle.subject import Subject
@@ -35,7 +35,7 @@ def script(subject: Subject, judge: Judge, obligation: Obligation, outcome: Outc
         return ""
     dtype = getattr(torch, obligation.dtype) if obligation.dtype else judge.dtype
     if obligation.id == "gradient" and outcome.comparison is None:
-        judge = checks.as_computed(judge)  # it is within the declared precision's bound, and yet no rounding
+        judge = as_computed(judge)  # it is within the declared precision's bound, and yet no rounding
     case = judge.case(outcome.spec, dtype)
     try:
         body = obligation.body(judge, case)

@@ -30,7 +30,7 @@ from gradcheck.case import Case
 from gradcheck.conventions import declare
 from gradcheck.deriving.checking import check
 from gradcheck.judging.adapter import Adapter
-from gradcheck.oracle.checks import check_gradient
+from gradcheck.oracle.checks.gradient import check_gradient
 from gradcheck.oracle.judge import Judge
 from gradcheck.problems.building import Spec, build
 from gradcheck.rounding.compare import gradient_of

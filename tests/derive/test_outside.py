@@ -15,7 +15,7 @@ from gradcheck.catalogue import CATALOGUE, Entry
 from gradcheck.conventions import Conventions, declare
 from gradcheck.derived.compiled import evaluate
 from gradcheck.judging.adapter import Adapter
-from gradcheck.oracle.checks import check_gradient
+from gradcheck.oracle.checks.gradient import check_gradient
 from gradcheck.oracle.judge import Judge
 from gradcheck.problems.building import Spec
 from gradcheck.unveiling.assumed import Assumed
