@@ -31,9 +31,10 @@ from gradcheck.case import Case
 from gradcheck.catalogue import CATALOGUE
 from gradcheck.conventions import PRESETS, Conventions, declare
 from gradcheck.judging.adapter import Adapter
-from gradcheck.oracle.checks import squared_distance_gradient
+from gradcheck.oracle.checks.gradient import squared_distance_gradient
 from gradcheck.oracle.judge import Judge
-from gradcheck.oracle.required import Reference, oracle_case
+from gradcheck.oracle.problem import oracle_case
+from gradcheck.oracle.required import Required
 from gradcheck.problems.building import ADVANTAGE, POLICY, TIME, Spec
 from gradcheck.rounding.bounds import THRESHOLD
 from gradcheck.rounding.compare import error_ratios, gradient_of
@@ -180,7 +181,7 @@ def observed(subject: Subject, case: Case, style: Style) -> Tensor:
     return gradient_of(loss, v)
 
 
-def worst_of_each(wanted: Reference, seen: Tensor) -> tuple[Tensor, Tensor]:
+def worst_of_each(wanted: Required, seen: Tensor) -> tuple[Tensor, Tensor]:
     """Each sample's largest test ratio, and the fraction of its components that can be judged, (B,)."""
     ways = torch.stack([error_ratios(seen, g, s, wanted.dtype).flatten(1).amax(1) for g, s in wanted.ways()])
     undecided = wanted.undecided.reshape(-1).expand(len(seen))
@@ -188,10 +189,10 @@ def worst_of_each(wanted: Reference, seen: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(undecided, ways.amin(0), ways[0]), judged
 
 
-def wanted_of(conventions: Conventions, case: Case) -> tuple[Reference, tuple[Tensor, Tensor, torch.dtype]]:
+def wanted_of(conventions: Conventions, case: Case) -> tuple[Required, tuple[Tensor, Tensor, torch.dtype]]:
     """What is required of right code under a declaration, by the gradient and by the equivalent loss."""
     judge = Judge(Adapter(lambda case: case.output.sum(), "right"), conventions)
-    return judge.reference(case), squared_distance_gradient(judge, case)
+    return judge.required(case), squared_distance_gradient(judge, case)
 
 
 def batch(subject: Subject, spec: Spec, styles: int, device: str = "cpu") -> tuple[Tally, list[str]]:

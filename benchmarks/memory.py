@@ -12,7 +12,7 @@ import torch
 import gradcheck
 from gradcheck.catalogue import CATALOGUE, entry
 from gradcheck.conventions import declare
-from gradcheck.oracle.required import reference
+from gradcheck.oracle.required import required_of
 from gradcheck.problems.building import Spec, build
 from gradcheck.rounding.compare import gradient_of
 from gradcheck.rounding.streaming import compare_gradient
@@ -37,7 +37,7 @@ def held(name: str, variant: str, latent: Sequence[int]) -> tuple[float, float, 
     shares = []
     for check in (
         lambda: compare_gradient(one.derivation, case, gradient),
-        lambda: reference(declaration, case).compare(gradient),
+        lambda: required_of(declaration, case).compare(gradient),
     ):
         assert check().holds
         shares.append(peak(check) / inputs)

@@ -21,7 +21,7 @@ from gradcheck.errors import InputError
 from gradcheck.judging.results import Outcome
 from gradcheck.losses._parameterisation import in_velocities
 from gradcheck.oracle import pace
-from gradcheck.oracle.required import oracle_case
+from gradcheck.oracle.problem import oracle_case
 from gradcheck.oracle.runner import judge
 from gradcheck.oracle.subject import Settings, Subject
 from gradcheck.problems.building import Spec

@@ -20,7 +20,7 @@ from gradcheck.errors import InputError
 from gradcheck.judging.adapter import Adapter
 from gradcheck.oracle.checks.gradient import check_gradient
 from gradcheck.oracle.judge import Judge
-from gradcheck.oracle.required import output_dtype
+from gradcheck.oracle.problem import output_dtype
 from gradcheck.oracle.runner import Settings, Subject, judge
 from gradcheck.problems.building import Spec, build
 from gradcheck.rounding.bounds import THRESHOLD

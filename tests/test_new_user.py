@@ -21,7 +21,7 @@ from torch import Tensor
 from gradcheck.case import Case
 from gradcheck.conventions import declare
 from gradcheck.judging.adapter import Adapter, AdapterError
-from gradcheck.oracle.required import oracle_case
+from gradcheck.oracle.problem import oracle_case
 from gradcheck.oracle.runner import judge
 from gradcheck.oracle.subject import Settings, Subject
 from gradcheck.problems.building import Spec

@@ -16,7 +16,7 @@ from gradcheck.catalogue import CATALOGUE, Entry, entry
 from gradcheck.conventions import declare
 from gradcheck.judging.adapter import Adapter
 from gradcheck.oracle.judge import Judge, Look, compare_over
-from gradcheck.oracle.required import oracle_case
+from gradcheck.oracle.problem import oracle_case
 from gradcheck.parts._calls import compared
 from gradcheck.problems.building import Spec, build
 from gradcheck.rounding.compare import compare, gradient_of

@@ -345,7 +345,7 @@ def test_fields_are_those_of_a_case(name: str, capsys: pytest.CaptureFixture[str
     import torch
 
     from gradcheck.conventions import declare
-    from gradcheck.oracle.required import oracle_case
+    from gradcheck.oracle.problem import oracle_case
     from gradcheck.problems.building import Spec
 
     assert main(["fields", name, "--json"]) == 0

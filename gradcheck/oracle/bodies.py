@@ -15,7 +15,7 @@ from gradcheck.oracle.checks.behaviour import DETACHED
 from gradcheck.oracle.checks.gradient import squared_distance_gradient, stated_value
 from gradcheck.oracle.checks.twice import of_two
 from gradcheck.oracle.judge import Judge
-from gradcheck.oracle.required import per_sample
+from gradcheck.oracle.problem import per_sample
 from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
 from gradcheck.rounding.compare import judgeable
 

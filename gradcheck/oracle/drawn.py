@@ -20,7 +20,8 @@ from torch import Tensor
 
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
-from gradcheck.oracle.required import Required, oracle_case
+from gradcheck.oracle.problem import oracle_case
+from gradcheck.oracle.required import Required
 from gradcheck.problems.building import Spec
 
 __all__ = ["drawn", "handed_over", "made", "packed"]

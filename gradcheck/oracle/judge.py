@@ -19,7 +19,8 @@ from gradcheck.judging.adapter import Adapter, AdapterError, Observation
 from gradcheck.judging.results import Outcome
 from gradcheck.oracle.arrangement import fitted, needs_presenting, presented, unit
 from gradcheck.oracle.drawn import drawn, made
-from gradcheck.oracle.required import Required, output_dtype, required_of
+from gradcheck.oracle.problem import output_dtype
+from gradcheck.oracle.required import Required, required_of
 from gradcheck.problems.building import Spec
 from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
 from gradcheck.rounding.compare import Comparison, compare

@@ -11,34 +11,20 @@ from torch import Tensor
 
 from derivations.derivation import Derivation
 from derivations.notation import error_gap, group_gap, partner_gap
-from derivations.pieces import Piece
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
 from gradcheck.derived.compiled import evaluate
 from gradcheck.derived.reads import reads
-from gradcheck.oracle.arrangement import arranged, counts_samples, guidance_scale, others_error, unit
+from gradcheck.oracle.arrangement import counts_samples, guidance_scale, others_error, unit
 from gradcheck.oracle.displaced import by_guards, by_times, by_way_of_data
-from gradcheck.problems.building import Spec, build
-from gradcheck.problems.drawing import Draw
+from gradcheck.oracle.problem import effective_case, output_dtype, sample_of, working_dtype
 from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
 from gradcheck.rounding.compare import Comparison, compare, compare_ways, sample_masks, tied
 from gradcheck.rounding.compare import branch as branch_of
 from gradcheck.rounding.error_scale import LARGE, error_scale
 
-__all__ = [
-    "Required",
-    "as_trainers_have_it",
-    "averaged_over",
-    "detours",
-    "oracle_case",
-    "per_sample",
-    "required_gradient",
-    "required_of",
-]
+__all__ = ["Required", "averaged_over", "detours", "output_unit", "overall_factor", "required_gradient", "required_of"]
 
-
-_APART = 0x9E3779B9
-"""How far the seed of what is drawn besides a problem is from the problem's own."""
 
 _EDGE = 0.05
 _CONVERTED = 0.25
@@ -92,19 +78,6 @@ class Required:
         return [(way, own[0][1]) for way in tied(own[0][0], own[1][0])] if len(own) == 2 else own
 
 
-def working_dtype(conventions: Conventions, case: Case) -> torch.dtype:
-    """The lower of the case's precision and of the one that the implementation works in."""
-    return _lower(case.output.dtype, conventions.computes_in)
-
-
-def _lower(own: torch.dtype, declared: str | None) -> torch.dtype:
-    """The lower of two precisions."""
-    if declared is None:
-        return own
-    other: torch.dtype = getattr(torch, declared)
-    return other if torch.finfo(other).eps > torch.finfo(own).eps else own
-
-
 def required_of(conventions: Conventions, case: Case, dtype: torch.dtype | None = None) -> Required:
     """What the implementation's gradient in ``v_theta`` must be on this case, for the precision that it works in."""
     factor = overall_factor(conventions, case)
@@ -136,16 +109,6 @@ def _together(case: Case, rows: list[slice], each: Iterator[Required]) -> Requir
         undecided[row] = one.undecided
     assert first is not None
     return replace(first, branches=branches, undecided=undecided)
-
-
-def per_sample(case: Case) -> list[str]:
-    """Quantities with a row for each sample."""
-    return [name for name in case.names if isinstance(getattr(case, name), Tensor) and name != "sigmas"]
-
-
-def sample_of(case: Case, row: slice) -> Case:
-    """Some neighbours of a batch, as a case of their own that shares its numbers."""
-    return case.replace(**{name: getattr(case, name)[row] for name in per_sample(case)})
 
 
 def _required_of(conventions: Conventions, case: Case, factor: float, dtype: torch.dtype) -> Required:
@@ -224,12 +187,6 @@ def _own_form(derivation: Derivation, case: Case, gradient: sp.Expr, dtype: torc
     """What the derived formula itself may lose in float64, in units of ``dtype``: nobody has chosen its form."""
     (own,), _ = error_scale(derivation, case, gradient, dtype=torch.float64)
     return own * (unit_roundoff(torch.float64) / unit_roundoff(dtype))
-
-
-def output_dtype(conventions: Conventions) -> torch.dtype | None:
-    """The precision that networks put out, where it is declared."""
-    found: torch.dtype | None = getattr(torch, conventions.output_dtype) if conventions.output_dtype else None
-    return found
 
 
 def output_unit(conventions: Conventions) -> float:
@@ -313,67 +270,3 @@ def averaged_over(conventions: Conventions, case: Case) -> float:
     if counts_samples(conventions):
         return float(case.window.sum())
     return case.output.shape[0] // (1 if conventions.steps else unit(conventions))  # a row of steps is no unit here
-
-
-def effective_case(conventions: Conventions, case: Case) -> Case:
-    """The case as the loss sees it: the advantage clamped where that is declared, and a factor of the policy term alone
-    taken out of the KL's or reference term's weight, so that it multiplies the whole."""
-    if conventions.policy_factor != 1 and "kl_weight" in case.names:
-        case = case.replace(kl_weight=case.kl_weight / conventions.policy_factor)
-    limit = conventions.adv_clip_max
-    if limit is None or Piece.ADVANTAGE not in conventions.derivation.pieces:
-        return case
-    limit = min(limit, torch.finfo(case.advantage.dtype).max)
-    return case.replace(advantage=case.advantage.clamp(-limit, limit))
-
-
-def oracle_case(conventions: Conventions, spec: Spec, dtype: torch.dtype, device: str) -> Case:
-    """A random problem of the declared form, with the quantities that schedulers and trainers ask for besides."""
-    case = build(
-        conventions.derivation,
-        spec,
-        dtype,
-        device,
-        fixed=conventions.fixed,
-        on_grid=True,
-        grid_dtype=_lower(dtype, conventions.computes_in),
-        output_dtype=output_dtype(conventions),
-    )
-    return as_trainers_have_it(conventions, arranged(conventions, case), spec)
-
-
-def as_trainers_have_it(conventions: Conventions, case: Case, spec: Spec) -> Case:
-    """A problem with the quantities that schedulers and trainers ask for besides; ``spec`` draws what is lacking."""
-    quantities: dict[str, Tensor | float] = {name: getattr(case, name) for name in case.names}
-    if conventions.derivation.process == "forward" and conventions.derivation.path == "rectified":
-        quantities |= _noised_data(conventions.derivation, case, spec)
-    if "t" in quantities:
-        quantities["timestep"] = 1000 * quantities["t"]
-    if "dt" in quantities:
-        # the grid's own next point, so that t − t_prev is dt to the last bit
-        quantities["t_prev"] = case.sigmas[case.step_index + 1] if "sigmas" in quantities else case.t - case.dt
-    if conventions.adv_clip_max is not None:
-        quantities["adv_clip_max"] = conventions.adv_clip_max
-    low, high = (conventions.fixed.get(f"clip_{side}") for side in ("low", "high"))
-    if low is not None and low == high:  # else one number would be wrong on one side
-        quantities["clip_range"] = high
-    return Case(case.label, quantities)
-
-
-def _noised_data(derivation: Derivation, case: Case, spec: Spec) -> dict[str, Tensor | float]:
-    """What every trainer of the forward process has at hand, though the loss may not need it: x_0, noise, t, x_t."""
-    names = [name for name in ("x_0", "noise", "t") if name not in case.names]
-    # Drawn apart, so that the problem itself stays the one that its seed has always stood for.  torch's generator on
-    # the CPU looks at the lowest 32 bits of its seed alone.
-    draw = Draw(derivation.canonical, replace(spec, seed=spec.seed + _APART), {})
-    dtype, device = case.output.dtype, case.output.device
-    have: dict[str, Tensor] = {n: getattr(case, n) for n in ("x_0", "noise", "t") if n in case.names}
-    for name in names:
-        drawn = draw.quantity(name)
-        assert isinstance(drawn, Tensor)
-        have[name] = (1 - drawn if name == "t" and derivation.noise_at == 0 else drawn).to(dtype).to(device)
-    if "x_t" not in case.names:
-        t, x_0, noise = (have[n].to(torch.float64) for n in ("t", "x_0", "noise"))
-        share = case.expand(t if derivation.noise_at == 1 else 1 - t)
-        have["x_t"] = ((1 - share) * x_0 + share * noise).to(dtype)
-    return {name: x for name, x in have.items() if name not in case.names}

@@ -21,14 +21,8 @@ from gradcheck.conventions import Conventions
 from gradcheck.oracle.arrangement import arranged
 from gradcheck.oracle.displaced import by_guards
 from gradcheck.oracle.judge import Judge
-from gradcheck.oracle.required import (
-    Required,
-    as_trainers_have_it,
-    effective_case,
-    output_dtype,
-    overall_factor,
-    required_of,
-)
+from gradcheck.oracle.problem import as_trainers_have_it, effective_case, output_dtype
+from gradcheck.oracle.required import Required, overall_factor, required_of
 from gradcheck.problems.building import Spec, as_put_out, complete
 from gradcheck.rounding.bounds import unit_roundoff
 

@@ -61,7 +61,7 @@ def _quantities(judge: Judge, case: Case, spec: Spec, strided: bool) -> list[str
     if numbers > _MOST:
         lines = [
             "from gradcheck.conventions import declare",
-            "from gradcheck.oracle.required import oracle_case",
+            "from gradcheck.oracle.problem import oracle_case",
             "from gradcheck.problems.building import Spec",
             f"conventions = declare({judge.conventions.describe()})",
             f"drawn = oracle_case(conventions, {spec!r}, {case.output.dtype}, {judge.device!r})",

@@ -12,7 +12,8 @@ from derivations.pieces import Piece
 from gradcheck.case import Case
 from gradcheck.derived.compiled import evaluate
 from gradcheck.derived.reads import reads
-from gradcheck.oracle.required import detours, effective_case, overall_factor
+from gradcheck.oracle.problem import effective_case
+from gradcheck.oracle.required import detours, overall_factor
 from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
 from gradcheck.rounding.chunks import small_chunk
 from gradcheck.rounding.streaming import Judged, judge_gradient

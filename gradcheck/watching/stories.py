@@ -17,7 +17,8 @@ from gradcheck.case import Case
 from gradcheck.conventions import Conventions
 from gradcheck.derived.compiled import evaluate
 from gradcheck.oracle.mistakes import Mistake, gradient_of_mistake, mistakes
-from gradcheck.oracle.required import effective_case, overall_factor
+from gradcheck.oracle.problem import effective_case
+from gradcheck.oracle.required import overall_factor
 from gradcheck.watching.evidence import Evidence
 from gradcheck.watching.faults import Fault
 from gradcheck.watching.problem import step_problem

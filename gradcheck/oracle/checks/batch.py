@@ -16,12 +16,8 @@ from gradcheck.oracle.judge import (
     Look,
     compare_over,
 )
-from gradcheck.oracle.required import (
-    Required,
-    averaged_over,
-    per_sample,
-    required_of,
-)
+from gradcheck.oracle.problem import per_sample
+from gradcheck.oracle.required import Required, averaged_over, required_of
 
 
 def companies(batch: int, size: int = 1) -> tuple[list[int], list[int]]:

@@ -27,12 +27,8 @@ from gradcheck.oracle.judge import (
     look_at_gradient,
     together,
 )
-from gradcheck.oracle.required import (
-    effective_case,
-    overall_factor,
-    required_of,
-    working_dtype,
-)
+from gradcheck.oracle.problem import effective_case, working_dtype
+from gradcheck.oracle.required import overall_factor, required_of
 from gradcheck.oracle.roughness import roughness
 from gradcheck.problems.building import Spec
 from gradcheck.problems.drawing import AdvantageRegime, NoiseRegime

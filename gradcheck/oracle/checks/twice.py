@@ -12,11 +12,8 @@ from gradcheck.oracle.judge import (
     Look,
     look,
 )
-from gradcheck.oracle.required import (
-    Required,
-    per_sample,
-    working_dtype,
-)
+from gradcheck.oracle.problem import per_sample, working_dtype
+from gradcheck.oracle.required import Required
 from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
 
 

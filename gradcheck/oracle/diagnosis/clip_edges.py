@@ -18,7 +18,8 @@ from gradcheck.judging.results import Diagnosis
 from gradcheck.oracle.diagnosis.evidence import Evidence
 from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.mistakes import EXCHANGED, ONE_EDGE
-from gradcheck.oracle.required import effective_case, overall_factor, required_of
+from gradcheck.oracle.problem import effective_case
+from gradcheck.oracle.required import overall_factor, required_of
 from gradcheck.problems.building import Spec, complete
 from gradcheck.problems.drawing import PolicyRegime
 

@@ -26,8 +26,8 @@ from gradcheck.oracle.diagnosis.named import named, nearest_mistake, no_gradient
 from gradcheck.oracle.diagnosis.required import from_the_derivation
 from gradcheck.oracle.diagnosis.small_numbers import guard_added
 from gradcheck.oracle.judge import Judge
+from gradcheck.oracle.problem import effective_case
 from gradcheck.oracle.ranks import another_batch
-from gradcheck.oracle.required import effective_case
 from gradcheck.problems.building import Spec
 from gradcheck.problems.drawing import AdvantageRegime, PolicyRegime
 from gradcheck.reading.xray import DIRECTIONS, Sample, decompose, directions

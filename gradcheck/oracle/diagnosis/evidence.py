@@ -19,14 +19,8 @@ from gradcheck.oracle.arrangement import unit
 from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.mistakes import Mistake, Prediction, Trial
 from gradcheck.oracle.mistakes.places import stated
-from gradcheck.oracle.required import (
-    Required,
-    effective_case,
-    output_unit,
-    overall_factor,
-    required_of,
-    working_dtype,
-)
+from gradcheck.oracle.problem import effective_case, working_dtype
+from gradcheck.oracle.required import Required, output_unit, overall_factor, required_of
 from gradcheck.problems.building import Spec, complete
 from gradcheck.problems.drawing import AdvantageRegime, PolicyRegime
 from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff

@@ -16,7 +16,8 @@ from gradcheck.judging.results import Diagnosis
 from gradcheck.oracle.diagnosis.evidence import Evidence, lengths, plain, rows_of
 from gradcheck.oracle.diagnosis.facts import others_that_matter
 from gradcheck.oracle.judge import Judge
-from gradcheck.oracle.required import effective_case, overall_factor
+from gradcheck.oracle.problem import effective_case
+from gradcheck.oracle.required import overall_factor
 from gradcheck.reading.formulas import EXACT, recognise
 from gradcheck.reading.xray import B, formula_of, scalars
 

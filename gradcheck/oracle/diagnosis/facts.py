@@ -13,7 +13,7 @@ from gradcheck.case import Case
 from gradcheck.oracle.diagnosis.evidence import Evidence, lengths, rows_of
 from gradcheck.oracle.diagnosis.own_quantities import along_directions, own_that_matter
 from gradcheck.oracle.judge import Judge
-from gradcheck.oracle.required import effective_case
+from gradcheck.oracle.problem import effective_case
 from gradcheck.problems.building import complete
 from gradcheck.reading.xray import decompose
 

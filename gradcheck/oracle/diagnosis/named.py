@@ -25,13 +25,8 @@ from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.mistakes import ALIKE, CROSSED, OUTER_PRODUCT, Mistake, Prediction, mistakes
 from gradcheck.oracle.mistakes.functions import Given, Right
 from gradcheck.oracle.mistakes.places import stated
-from gradcheck.oracle.required import (
-    effective_case,
-    overall_factor,
-    per_sample,
-    required_gradient,
-    working_dtype,
-)
+from gradcheck.oracle.problem import effective_case, per_sample, working_dtype
+from gradcheck.oracle.required import overall_factor, required_gradient
 
 __all__ = [
     "Hypothesis",

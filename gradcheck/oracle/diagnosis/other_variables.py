@@ -18,7 +18,8 @@ from gradcheck.derived.compiled import evaluate
 from gradcheck.errors import GradcheckError
 from gradcheck.judging.results import Diagnosis
 from gradcheck.oracle.diagnosis.evidence import Evidence, explains
-from gradcheck.oracle.required import effective_case, overall_factor
+from gradcheck.oracle.problem import effective_case
+from gradcheck.oracle.required import overall_factor
 
 __all__ = ["other_variables"]
 

@@ -15,7 +15,8 @@ from derivations.writing.render import text
 from gradcheck.case import Case
 from gradcheck.oracle.diagnosis.evidence import Evidence
 from gradcheck.oracle.judge import Judge
-from gradcheck.oracle.required import effective_case, required_of
+from gradcheck.oracle.problem import effective_case
+from gradcheck.oracle.required import required_of
 from gradcheck.problems.building import complete
 from gradcheck.reading.xray import decompose
 

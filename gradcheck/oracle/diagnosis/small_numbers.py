@@ -9,7 +9,8 @@ from gradcheck.judging.results import Diagnosis
 from gradcheck.oracle.diagnosis.evidence import Evidence, lengths, rows_of
 from gradcheck.oracle.displaced import Guard, guards
 from gradcheck.oracle.judge import Judge
-from gradcheck.oracle.required import effective_case, overall_factor
+from gradcheck.oracle.problem import effective_case
+from gradcheck.oracle.required import overall_factor
 
 __all__ = ["guard_added"]
 
