@@ -30,7 +30,7 @@ from gradcheck.problems.building import (
     in_its_variables,
     more_names,
 )
-from gradcheck.problems.drawing import PolicyRegime
+from gradcheck.problems.regimes import PolicyRegime
 from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
 from gradcheck.rounding.compare import (
     Comparison,

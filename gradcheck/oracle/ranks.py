@@ -11,7 +11,7 @@ from gradcheck.judging.adapter import AdapterError
 from gradcheck.judging.results import Diagnosis
 from gradcheck.oracle.judge import Judge, look_at_gradient
 from gradcheck.problems.building import Spec
-from gradcheck.problems.drawing import PolicyRegime
+from gradcheck.problems.regimes import PolicyRegime
 
 __all__ = ["another_batch", "axes_in_words", "narrowed", "taken_axes"]
 

@@ -11,16 +11,8 @@ from derivations.derivation import PREDICTIONS, Change, Derivation
 from derivations.notation import quantity
 from gradcheck.case import Case
 from gradcheck.derived.compiled import evaluate
-from gradcheck.problems.drawing import (
-    ADVANTAGE,
-    CLIP_RANGES,
-    DIVERGENCES,
-    NOISE,
-    POLICY,
-    TIME,
-    Draw,
-    Spec,
-)
+from gradcheck.problems.drawing import Draw
+from gradcheck.problems.regimes import ADVANTAGE, CLIP_RANGES, DIVERGENCES, NOISE, POLICY, TIME, Spec
 
 __all__ = [
     "ADVANTAGE",

@@ -9,116 +9,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal, get_args
 
 import sympy as sp
 import torch
 from torch import Tensor
 
 from derivations.derivation import Derivation
-from derivations.notation import divergence, log_ratio, quantity
+from derivations.notation import quantity
 from derivations.pieces import Piece
-from gradcheck.case import Case
-from gradcheck.derived.compiled import evaluate
-from gradcheck.tensor_ops import dot, norm2
+from gradcheck.problems.placing import at_divergence, at_log_ratio
+from gradcheck.problems.regimes import ADVANTAGE, CLIP_RANGES, DIVERGENCES, POLICY, RARE_ADVANTAGE, TIME, Spec
 
-__all__ = [
-    "ADVANTAGE",
-    "CLIP_RANGES",
-    "DIVERGENCES",
-    "MARGIN",
-    "NOISE",
-    "POLICY",
-    "RARE_ADVANTAGE",
-    "RARE_NOISE",
-    "RARE_POLICY",
-    "RARE_TIME",
-    "TIME",
-    "Draw",
-    "Spec",
-]
-
-CommonPolicy = Literal["on-policy", "near", "off", "inside", "outside", "far"]
-PolicyRegime = Literal[CommonPolicy, "mixed", "ratios", "huge-ratios", "start"]
-AdvantageRegime = Literal["mixed", "typical", "zero", "extreme", "unit", "equal", "good", "bad", "tiny", "huge"]
-TimeRegime = Literal["mixed", "middle", "near-data", "near-noise", "between", "same", "pairs"]
-NoiseRegime = Literal["typical", "tiny", "full"]
-MarginRegime = Literal["typical", "wide", "far", "beyond"]
-
-POLICY: tuple[CommonPolicy, ...] = get_args(CommonPolicy)
-"""Regimes of v_theta against v_old, and against the clip."""
-
-ADVANTAGE: tuple[AdvantageRegime, ...] = ("typical", "zero", "extreme")
-"""Regimes of the advantage."""
-
-TIME: tuple[TimeRegime, ...] = ("middle", "near-data", "near-noise")
-"""Regimes of t."""
-
-NOISE: tuple[NoiseRegime, ...] = ("typical", "tiny")
-"""Regimes of the noise level."""
-
-RARE_POLICY: tuple[PolicyRegime, ...] = ("ratios", "huge-ratios", "start")
-"""Regimes of v_theta that ``"mixed"`` holds none of: ratios between 1/1000 and 50, however the log-probability is
-reduced; ratios beyond e^±20; the first step of a training, where v_theta, v_old and v_ref are one."""
-
-RARE_ADVANTAGE: tuple[AdvantageRegime, ...] = ("unit", "equal", "good", "bad", "tiny", "huge")
-"""The same for the advantage: ±1, one number for all samples, none that is negative, none that is positive, about
-1e-9, about 10⁴."""
-
-RARE_TIME: tuple[TimeRegime, ...] = ("between", "same", "pairs")
-"""The same for t: between the middle of the time axis and its ends; one t for all samples; one for every two."""
-
-RARE_NOISE: tuple[NoiseRegime, ...] = ("full",)
-"""The same for the noise level: about 1, up to where a step allows it."""
-
-MARGIN: tuple[MarginRegime, ...] = ("typical", "wide", "far", "beyond")
-"""Regimes of what stands in a sigmoid, or in the exponent of a weight, of both signs: a few; 15 to 80; 90 to 320, where
-float32's exponentials end; 720 to 2,000, where float64's do."""
-
-CLIP_RANGES = ((0.2, 0.2), (0.2, 0.28), (0.05, 0.05), (1e-4, 1e-4))
-"""Clip ranges (low, high) that problems are drawn with."""
-
-DIVERGENCES = (0.02, 0.05, 2e-3, 1e-4)
-"""Largest divergences that problems are drawn with, in a clip's place."""
+__all__ = ["Draw"]
 
 _REACH = 8.0
 """How far the noise is scaled where large ratios are wanted.  A Gaussian step's log-ratio, averaged over coordinates,
 is at most ½ mean ε², where v_theta puts the mean onto the sample: with ε of size 8 that is 32."""
 
 _OF_THE_TIME = ("t", "dt", "alpha_bar", "alpha_bar_prev", "window")
-
-_HIGHEST_LOG_RATIO = 3.0
-"""To which a step of a wanted divergence may bring it: a ratio of 20."""
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What a random problem is made from.
-
-    Attributes:
-        batch: number of samples.
-        latent: shape of one sample, of one to four axes.
-        seed: of the torch generator.
-        policy: regime of v_theta against v_old, one of :data:`POLICY` or ``"mixed"``, or of :data:`RARE_POLICY`.
-        advantage: one of :data:`ADVANTAGE` or ``"mixed"``, or of :data:`RARE_ADVANTAGE`.
-        time: one of :data:`TIME` or ``"mixed"``, or of :data:`RARE_TIME`.
-        noise: one of :data:`NOISE` or :data:`RARE_NOISE`; it holds for the whole problem.
-        clip: index into :data:`CLIP_RANGES`, or :data:`DIVERGENCES`.
-        margin: one of :data:`MARGIN`.
-        one_time: whether every sample has the first one's time and step.
-    """
-
-    batch: int
-    latent: tuple[int, ...]
-    seed: int
-    policy: PolicyRegime = "mixed"
-    advantage: AdvantageRegime = "mixed"
-    time: TimeRegime = "mixed"
-    noise: NoiseRegime = "typical"
-    clip: int = 0
-    margin: MarginRegime = "typical"
-    one_time: bool = False
 
 
 class Draw:
@@ -356,7 +264,7 @@ class Draw:
             return v_old.clone()
         if self._ratios and Piece.RATIO in self.derivation.pieces:
             wanted = self._rare_log_ratios().reshape(self.spec.batch, *(1,) * len(self.spec.latent))
-            return self._place(given, v_old, self.normal(*self.shape), wanted)
+            return at_log_ratio(self.derivation, given, v_old, self.normal(*self.shape), wanted)
         names = self.regimes(self.spec.policy, POLICY if Piece.RATIO in self.derivation.pieces else POLICY[:3])
         column = (self.spec.batch, *(1,) * len(self.spec.latent))
         direction = self.normal(*self.shape)
@@ -367,9 +275,10 @@ class Draw:
             edge = given["divergence_max"]
             assert isinstance(edge, float)
             wanted = torch.tensor([self._divergence(n, edge) for n in names], dtype=torch.float64).reshape(column)
-            return self._place_apart(given, v_old, direction, wanted)
+            up = torch.where(self.uniform(0, 1, self.spec.batch).reshape(wanted.shape) < 0.5, 1.0, -1.0)
+            return at_divergence(self.derivation, given, v_old, direction, wanted, up)
         wanted = torch.tensor([self._log_ratio(n, given) for n in names], dtype=torch.float64).reshape(column)
-        return self._place(given, v_old, direction, wanted)
+        return at_log_ratio(self.derivation, given, v_old, direction, wanted)
 
     def _divergence(self, regime: str, edge: float) -> float:
         """A divergence of the regime."""
@@ -383,27 +292,6 @@ class Draw:
             "outside": edge * (1 + gap),
             "far": 1.0 + x,
         }[regime]
-
-    def _place_apart(
-        self, given: dict[str, Tensor | float], v_old: Tensor, direction: Tensor, wanted: Tensor
-    ) -> Tensor:
-        """Move until the divergence, a parabola, is the wanted one.
-
-        Up or down the log-ratio's slope while the ratio is a number that trainers see, and across it for the rest.
-        """
-        case = Case(self.derivation.label, {**given, "v_theta": v_old})
-        start = v_old.detach().clone().requires_grad_()
-        (r,) = evaluate(self.derivation, case.replace(v_theta=start), log_ratio)
-        (slope,) = torch.autograd.grad(r.sum(), start)
-        along = slope / norm2(slope).sqrt().clamp(min=1e-300)
-        across = direction - dot(direction, along) * along
-        across = across / norm2(across).sqrt().clamp(min=1e-300)
-        up = torch.where(self.uniform(0, 1, self.spec.batch).reshape(wanted.shape) < 0.5, 1.0, -1.0)
-        (unit,) = evaluate(self.derivation, case.replace(v_theta=v_old + along), divergence, dtype=torch.float64)
-        length = torch.sqrt(wanted / unit)
-        share = (_HIGHEST_LOG_RATIO / (length * dot(slope, along)).clamp(min=1e-300)).clamp(max=0.95)
-        share = torch.where(norm2(across) > 0, share, 1.0)  # there is one coordinate
-        return v_old + length * (up * share * along + torch.sqrt(1 - share**2) * across)
 
     def _rare_log_ratios(self) -> Tensor:
         """Logarithms of ratios between 1/1000 and 50, or between e^±20 and e^±24, above and below 1 in turn."""
@@ -431,32 +319,3 @@ class Draw:
             "far": math.exp(1.5) if up else math.exp(-4),
         }[regime]
         return math.log(ratio)
-
-    def _place(self, given: dict[str, Tensor | float], v_old: Tensor, direction: Tensor, wanted: Tensor) -> Tensor:
-        """Move along a direction that raises (or lowers) the log-ratio until it is the wanted one, or at its peak."""
-        case = Case(self.derivation.label, {**given, "v_theta": v_old})
-
-        def log_ratio_at(v: Tensor) -> Tensor:
-            return evaluate(self.derivation, case.replace(v_theta=v), log_ratio)[0]
-
-        start = v_old.detach().clone().requires_grad_()
-        (slope,) = torch.autograd.grad(log_ratio_at(start).sum(), start)
-        length = norm2(slope).sqrt().clamp(min=1e-300)
-        d = slope / length * norm2(direction).sqrt() + 0.3 * direction
-        d = d * torch.where(dot(slope, d) * wanted < 0, -1.0, 1.0)
-        # Along d the log-ratio is close to b s − a s²; start at that parabola's root, then bisect on what it really is.
-        b = dot(slope, d)
-        probe = wanted.abs().clamp(min=1e-12) / b.abs().clamp(min=1e-300)
-        a = (b * probe - log_ratio_at(v_old + probe * d)) / probe**2
-        curved = a.abs() * wanted.abs() > 1e-12 * b**2
-        root = b**2 - 4 * a * wanted
-        s = torch.where(curved & (root > 0), 2 * wanted / (b + torch.sign(b) * root.clamp(min=0).sqrt()), wanted / b)
-        s = torch.where(root <= 0, b / (2 * a), s)
-        for _ in range(3):  # secant steps: exact for the Gaussian's parabola, a refinement for other log-densities
-            h = 1e-6 * s
-            at, ahead = log_ratio_at(v_old + s * d), log_ratio_at(v_old + (s + h) * d)
-            change = (wanted - at) * h / (ahead - at)
-            usable = change.isfinite() & (change.abs() < 0.5 * s.abs()) & (root > 0)
-            s = torch.where(usable, s + change, s)
-        s = torch.where((wanted == 0) | ~s.isfinite(), 0.0, s)
-        return v_old + s * d

@@ -16,7 +16,7 @@ from derivations import notation as n
 from gradcheck.case import Case
 from gradcheck.judging.adapter import Adapter
 from gradcheck.problems.building import Spec
-from gradcheck.problems.drawing import AdvantageRegime, PolicyRegime
+from gradcheck.problems.regimes import AdvantageRegime, PolicyRegime
 from gradcheck.reading.formulas import recognise
 from gradcheck.reading.xray import B, Sample, decompose
 from gradcheck.rounding.bounds import unit_roundoff

@@ -16,7 +16,7 @@ from gradcheck.case import Case
 from gradcheck.derived.compiled import evaluate
 from gradcheck.errors import GradcheckError
 from gradcheck.problems.building import Spec, complete, draw_given
-from gradcheck.problems.drawing import PolicyRegime
+from gradcheck.problems.regimes import PolicyRegime
 from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
 from gradcheck.rounding.compare import branch, value_scale
 from gradcheck.rounding.error_scale import error_scale

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gradcheck.devices import DtypeName
-from gradcheck.problems.drawing import NoiseRegime, PolicyRegime, TimeRegime
+from gradcheck.problems.regimes import NoiseRegime, PolicyRegime, TimeRegime
 
 __all__ = ["CLIP", "GROUPS", "RECIPES", "Recipe"]
 

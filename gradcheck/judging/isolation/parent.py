@@ -253,7 +253,7 @@ class _Unpickler(pickle.Unpickler):
         ("gradcheck.judging.results", "Diagnosis"),
         ("gradcheck.reports.directions", "Directions"),
         ("gradcheck.rounding.compare", "Comparison"),
-        ("gradcheck.problems.drawing", "Spec"),
+        ("gradcheck.problems.regimes", "Spec"),
     )
 
     def find_class(self, module: str, name: str) -> Any:

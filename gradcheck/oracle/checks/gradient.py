@@ -31,7 +31,7 @@ from gradcheck.oracle.problem import effective_case, working_dtype
 from gradcheck.oracle.required import overall_factor, required_of
 from gradcheck.oracle.roughness import roughness
 from gradcheck.problems.building import Spec
-from gradcheck.problems.drawing import AdvantageRegime, NoiseRegime
+from gradcheck.problems.regimes import AdvantageRegime, NoiseRegime
 from gradcheck.rounding.compare import judgeable, required_gradients, value_scale
 
 

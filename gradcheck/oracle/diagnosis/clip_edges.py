@@ -21,7 +21,7 @@ from gradcheck.oracle.mistakes import EXCHANGED, ONE_EDGE
 from gradcheck.oracle.problem import effective_case
 from gradcheck.oracle.required import overall_factor, required_of
 from gradcheck.problems.building import Spec, complete
-from gradcheck.problems.drawing import PolicyRegime
+from gradcheck.problems.regimes import PolicyRegime
 
 __all__ = ["clip_edges", "misused_edges"]
 

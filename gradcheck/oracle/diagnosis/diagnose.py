@@ -29,7 +29,7 @@ from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.problem import effective_case
 from gradcheck.oracle.ranks import another_batch
 from gradcheck.problems.building import Spec
-from gradcheck.problems.drawing import AdvantageRegime, PolicyRegime
+from gradcheck.problems.regimes import AdvantageRegime, PolicyRegime
 from gradcheck.reading.xray import DIRECTIONS, Sample, decompose, directions
 
 __all__ = ["diagnose"]

@@ -22,7 +22,7 @@ from gradcheck.oracle.mistakes.places import stated
 from gradcheck.oracle.problem import effective_case, working_dtype
 from gradcheck.oracle.required import Required, output_unit, overall_factor, required_of
 from gradcheck.problems.building import Spec, complete
-from gradcheck.problems.drawing import AdvantageRegime, PolicyRegime
+from gradcheck.problems.regimes import AdvantageRegime, PolicyRegime
 from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
 
 __all__ = [
