@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from gradcheck.conventions import declare
-from gradcheck.doors.loading import load_subjects
+from gradcheck.doors.loading import load_found
 from gradcheck.judging.results import Judgement, Result
 from gradcheck.oracle.obligations import OBLIGATIONS
 from gradcheck.oracle.runner import judge
@@ -131,7 +131,7 @@ def judgements(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Judgement]
     file = tmp_path_factory.mktemp("scripts") / "mine.py"
     file.write_text(MODULE)
     out = {}
-    for subject in load_subjects(str(file), None):
+    for subject in (found.subject for found in load_found(str(file), None)):
         settings = Settings(max_examples=5, compiled=subject.name == "frozen")
         out[subject.name] = judge(subject, settings, only=("compiled",) if subject.name == "frozen" else ())
     return out

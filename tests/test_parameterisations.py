@@ -25,7 +25,7 @@ from gradcheck.catalogue import CATALOGUE, Entry, entry
 from gradcheck.conventions import declare
 from gradcheck.derived.compiled import evaluate
 from gradcheck.doors.cli import main
-from gradcheck.doors.loading import load_subjects
+from gradcheck.doors.loading import load_found
 from gradcheck.errors import InputError
 from gradcheck.oracle.runner import judge
 from gradcheck.oracle.subject import Settings, Subject
@@ -294,7 +294,7 @@ def test_a_declared_prediction_is_judged_from_end_to_end(tmp_path: Path, capsys:
 def test_the_script_of_a_failure_fails(latent: tuple[int, ...] | None, tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(NOISE.replace("v = (case.x_t - noise) / t", "v = case.x_t - noise"))
-    (subject,) = load_subjects(str(file), None)
+    subject = load_found(str(file), None)[0].subject
     assert isinstance(subject, Subject)
     (result,) = judge(subject, Settings(max_examples=2, latent=latent), ("gradient",)).results
     assert result.statement == "d loss / d noise_theta is the derived gradient"

@@ -117,7 +117,7 @@ def expand(expr: sp.Expr) -> sp.Expr:
     return expr.xreplace(inner)
 
 
-@lru_cache(maxsize=500)
+@lru_cache(maxsize=300)
 def _expand_node(node: sp.Expr) -> sp.Expr:
     a = components(node.args[0])
     b = a if isinstance(node, Norm2) else components(node.args[1])

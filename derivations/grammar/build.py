@@ -35,7 +35,6 @@ _WORDS = {
     "absolute": "coordinatewise absolute values",
     "coordinates": "one number per coordinate",
 }
-_REDUCE = "reduce it with sum(…) or mean(…) over the coordinates"
 
 
 Kind = Literal["scalar", "vector", "product", "absolute", "coordinates"]

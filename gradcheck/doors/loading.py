@@ -14,18 +14,13 @@ from typing import Any
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
 from gradcheck.distributed.declaration import Trainer
-from gradcheck.doors.collecting import AnySubject, Found, found_in, subject_of
+from gradcheck.doors.collecting import Found, found_in, subject_of
 from gradcheck.doors.conformance import LossSubject
 from gradcheck.errors import InputError, did_you_mean
 from gradcheck.judging.isolation.limits import TimeUp, watched
 from gradcheck.judging.isolation.words import place, said
 
-__all__ = ["load_found", "load_function", "load_subjects", "load_trainers"]
-
-
-def load_subjects(text: str, conventions: Conventions | None) -> list[AnySubject]:
-    """The targets, of losses, parts and trainers, that a command line names; as :func:`load_found` finds them."""
-    return [one.subject for one in load_found(text, conventions)]
+__all__ = ["load_found", "load_function", "load_trainers"]
 
 
 def load_found(text: str, conventions: Conventions | None) -> list[Found]:

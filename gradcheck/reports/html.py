@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 
 from gradcheck.judging.results import Diagnosis, Judgement, Result, Status
 from gradcheck.oracle.subject import Settings
 from gradcheck.reports.directions import Directions, Key
-from gradcheck.reports.markup import Markup, join, tag
+from gradcheck.reports.markup import Markup, join, page_head, tag
 from gradcheck.reports.shared import (
     against,
     because,
@@ -29,7 +28,6 @@ from gradcheck.reports.text import UNDECLARED, UNEXPLAINED
 
 __all__ = ["to_html"]
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # no script runs and nothing is loaded, whatever names say
 _MARKS: dict[Status, tuple[str, str]] = {
     "passed": ("good-text", "✓ holds"),
     "failed": ("bad-text", "✗ fails"),
@@ -51,15 +49,7 @@ def to_html(
         directions: gradients to draw beside the failures that they belong to, from
             :func:`gradcheck.reports.failure_directions`; without them there is no such picture.
     """
-    css = files("gradcheck.reports").joinpath("style.css").read_text(encoding="utf-8")
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        tag("title", f"gradcheck: {overall(judgements)}"),
-        tag("style", Markup(css)),
-    )
+    head = page_head(f"gradcheck: {overall(judgements)}")
     sections = [_target(i, j, directions or {}, alone=len(judgements) == 1) for i, j in enumerate(judgements)]
     body = tag("body", tag("main", _verdict(judgements), *sections, _footer(judgements, settings)))
     return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"

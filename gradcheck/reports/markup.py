@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import html
+from importlib.resources import files
 
 from gradcheck.reports.shared import clean
 
-__all__ = ["Markup", "join", "tag"]
+__all__ = ["Markup", "join", "page_head", "tag"]
 
 _VOID = {"meta", "br"}
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # no script runs and nothing is loaded, whatever names say
 
 
 class Markup(str):
@@ -32,6 +34,19 @@ def tag(name: str, /, *children: str | None, **attributes: str | bool) -> Markup
 def join(*parts: str | None) -> Markup:
     """Several pieces one after the other."""
     return Markup("".join(p if isinstance(p, Markup) else _escaped(p) for p in parts if p is not None))
+
+
+def page_head(title: str, style: str = "") -> Markup:
+    """A page's head, with the style that all pages have and what one adds to it."""
+    common = files("gradcheck.reports").joinpath("style.css").read_text(encoding="utf-8")
+    return tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        tag("title", title),
+        tag("style", Markup(common + style)),
+    )
 
 
 def _attribute(key: str, value: str | bool) -> str:

@@ -27,7 +27,7 @@ from gradcheck.judging.adapter import Adapter, AdapterError
 from gradcheck.oracle.required import required_of
 from gradcheck.problems.building import Spec
 from gradcheck.reading.formulas import simple_number
-from gradcheck.reading.xray import B, Direction
+from gradcheck.reading.xray import B
 from gradcheck.rounding.compare import compare
 from gradcheck.unveiling.assumed import Assumed
 from gradcheck.unveiling.character import policy_of, target_of, trust_of
@@ -279,11 +279,6 @@ def _derived(found: Unveiled, match: _Match) -> Unveiled:
         source=match.words.partition(", batch_reduction")[0],
         derivation=d,
     )
-
-
-def _unplaced(x: Direction) -> Term:
-    """A direction whose numbers are told without what they go with."""
-    return Term(x.name, sp.S.Zero, x.formula, examples=tuple((value, {}) for value in x.values[:3]))
 
 
 def _beside(function: Callable[[Case], Any], name: str, timeout: float, declared: Conventions) -> Unveiled:

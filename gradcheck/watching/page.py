@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from importlib.resources import files
 
-from gradcheck.reports.markup import Markup, join, tag
+from gradcheck.reports.markup import Markup, join, page_head, tag
 from gradcheck.rounding.bounds import THRESHOLD
 from gradcheck.watching.lines import Report, StepLine
 
 __all__ = ["to_html"]
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 860, 190, 70, 12, 12, 30
 _CLASS = {"conforms": "good", "wrong": "bad", "unjudged": "line"}
 _STYLE = """
@@ -34,16 +32,8 @@ def to_html(report: Report, name: str) -> str:
         report: the lines of a log.
         name: where they are from.
     """
-    style = files("gradcheck.reports").joinpath("style.css").read_text(encoding="utf-8")
     lines = list(report.lines)
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        tag("title", f"gradcheck watch: {name}"),
-        tag("style", Markup(style + _STYLE)),
-    )
+    head = page_head(f"gradcheck watch: {name}", _STYLE)
     body = tag(
         "main",
         _verdict(report, name),

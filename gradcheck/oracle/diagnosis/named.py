@@ -34,7 +34,6 @@ __all__ = [
     "holds_everywhere",
     "leads",
     "named",
-    "named_from",
     "nearest_mistake",
     "no_gradient",
 ]
@@ -75,15 +74,6 @@ def named(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
     alike is tried on problems where they differ.
     """
     return _chosen(_told_apart(judge, fitting(evidence)), other_variables(judge.conventions, evidence))
-
-
-def named_from(evidence: list[Evidence]) -> Diagnosis | None:
-    """The same from gradients that were seen, without calling the implementation again.
-
-    An :class:`Evidence` is a case, its declaration, the gradient that was observed on it and the required one: what a
-    trainer's own steps give.
-    """
-    return _chosen(fitting(evidence), other_variables(evidence[0].conventions, evidence))
 
 
 def fitting(evidence: list[Evidence]) -> list[Hypothesis]:
