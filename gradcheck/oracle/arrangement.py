@@ -25,10 +25,12 @@ from gradcheck.problems.building import Spec, complete
 __all__ = [
     "STEPS",
     "arranged",
+    "branches_apart",
     "counts_samples",
     "fitted",
     "guidance_scale",
     "in_units",
+    "masks_samples",
     "needs_presenting",
     "of_rank",
     "others_error",
@@ -161,7 +163,7 @@ def guidance_scale(conventions: Conventions, case: Case) -> float:
     return float(conventions.guidance or 1.0)
 
 
-def _apart(case: Case) -> Tensor:
+def branches_apart(case: Case) -> Tensor:
     """v_cond − v_uncond, the same for every sample, so that a part of the batch has the same one: few binary places."""
     seeded = torch.Generator().manual_seed(case.output[0].numel())
     drawn = torch.randn(case.output.shape[1:], generator=seeded, dtype=torch.float64)
@@ -175,7 +177,7 @@ def _of_two_branches(conventions: Conventions, case: Case, x: Tensor) -> Tensor:
     """
     if conventions.output_dtype is None:
         return _places(x, 12).to(x.dtype)
-    gap = guidance_scale(conventions, case) * _apart(case)
+    gap = guidance_scale(conventions, case) * branches_apart(case)
     return (_places(x.to(torch.float64) - gap, _COARSE).clamp(-4, 4) + gap).to(x.dtype)
 
 
@@ -220,7 +222,7 @@ def _guided(conventions: Conventions, case: Case, values: _Values) -> _Values:
     """v_cond and v_uncond with v_uncond + w·(v_cond − v_uncond) = v_theta; both are live."""
     if conventions.guidance is None:
         return values
-    v, gap, scale = case.output, _apart(case).to(case.output), guidance_scale(conventions, case)
+    v, gap, scale = case.output, branches_apart(case).to(case.output), guidance_scale(conventions, case)
     put_out = v.dtype if conventions.output_dtype is None else getattr(torch, conventions.output_dtype)
     branches = {"v_cond": v + (1 - scale) * gap, "v_uncond": v - scale * gap}
     kept = {name: x for name, x in values.items() if name != "v_theta"}

@@ -70,7 +70,7 @@ def _listed(numbers: tuple[int, ...] | list[int]) -> str:
 def another_batch(judge: Judge) -> Diagnosis | None:
     """Right for batches of one time, or for latents of one rank, and wrong (or raising) for others."""
     conventions = judge.conventions
-    if not conventions.one_time and {"t", "alpha_bar"} & set(conventions.derivation.given):
+    if not conventions.one_time and not conventions.steps and {"t", "alpha_bar"} & set(conventions.derivation.given):
         one_time = replace(judge, conventions=replace(conventions, one_time=True))
         # what is right on such problems whatever their times are is wrong for another reason
         if all(_right_on(one_time, axes) for axes in (2, 3)) and not all(_right_on(judge, axes) for axes in (2, 3)):

@@ -28,7 +28,12 @@ from gradcheck.judging.isolation.patched import Namespaces
 from gradcheck.judging.isolation.words import said
 from gradcheck.judging.results import Diagnosis, Judgement, Outcome, Raised, Result
 from gradcheck.oracle.checks.gradient import as_computed
-from gradcheck.oracle.diagnosis.diagnose import diagnose
+from gradcheck.oracle.diagnosis.diagnose import (
+    diagnose,
+    diagnose_the_shown,
+    repeats_itself,
+    right_in_another_layout,
+)
 from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.obligations import OBLIGATIONS, Obligation, gradient_is_wrong
 from gradcheck.oracle.ranks import another_batch, axes_in_words, narrowed, taken_axes
@@ -272,17 +277,26 @@ def _diagnosis(one: Judge, obligation: Obligation, outcome: Outcome, diagnosed: 
     direct = obligation.direct(one)
     if direct is not None:
         return direct
+    if not repeats_itself(one):
+        return diagnosed.setdefault(obligation.id, _OF_STATE)
     general = obligation.general or gradient_is_wrong(one)
-    found = diagnose(one, printed=outcome.spec) if general else _alone(obligation, outcome)
+    found = diagnose(one, printed=outcome.spec) if general else _alone(one, obligation, outcome)
     if found.shown_alone:
-        alone = _alone(obligation, outcome)  # so the cause lies in what this obligation is about
+        alone = _alone(one, obligation, outcome)  # so the cause lies in what this obligation is about
         found = alone if alone.name != "unknown" else found
     diagnosed.setdefault(obligation.id, found)
     return found
 
 
-def _alone(obligation: Obligation, outcome: Outcome) -> Diagnosis:
+_OF_STATE = Diagnosis(
+    "state", "the implementation keeps state between calls or draws random numbers, so that no two gradients are alike"
+)
+
+
+def _alone(one: Judge, obligation: Obligation, outcome: Outcome) -> Diagnosis:
     """The gradient is right in general, so the cause lies in what this obligation is about."""
+    if obligation.layouts and outcome.spec is not None and not right_in_another_layout(one, outcome.spec):
+        return diagnose_the_shown(one, outcome.spec)
     return replace(obligation.alone, cause=obligation.alone.cause.replace("{shape}", _shape(outcome.spec)))
 
 

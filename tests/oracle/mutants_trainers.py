@@ -206,5 +206,94 @@ def groups_across_the_batch(case: Case) -> Tensor:
     return group_loss(case, weighed_gaps(case).reshape(4, -1).sum(0))
 
 
+def log_probs_of_rows(case: Case, *, moved: int = 0) -> tuple[Tensor, Tensor]:
+    """The new and the old log-probabilities of rows of steps, (B, T); with the deviation of another step, if moved."""
+    per_step = case.t.shape + (1,) * (case.x_t.ndim - 2)
+    t, dt = case.t.reshape(per_step), case.dt.reshape(per_step)
+    width = std(case, t, dt).roll(moved, 1)
+    means = (mean(case, v, t, dt) for v in (case.v_theta, case.v_old))
+    new, old = ((-((case.x_prev - at) ** 2) / (2 * width**2)).flatten(2).mean(2) for at in means)
+    return new, old
+
+
+@mutant("flow_grpo", fails="gradient", because="ratio-of-a-row", steps=True, **FLOW)
+def one_ratio_for_a_trajectory(case: Case) -> Tensor:
+    new, old = log_probs_of_rows(case)
+    return ppo(case.advantage, torch.exp((new - old).sum(1))).mean()
+
+
+@mutant("flow_grpo", fails="gradient", because="steps-summed", steps=True, **FLOW)
+def sum_over_the_steps(case: Case) -> Tensor:
+    new, old = log_probs_of_rows(case)
+    return ppo(case.advantage[:, None], torch.exp(new - old)).sum(1).mean()
+
+
+@mutant("flow_grpo", fails="gradient", because="step-of-the-row", steps=True, **FLOW)
+def deviation_of_the_step_before(case: Case) -> Tensor:
+    new, old = log_probs_of_rows(case, moved=1)
+    return ppo(case.advantage[:, None], torch.exp(new - old)).mean()
+
+
+@mutant("flow_grpo", fails="gradient", because="step-left-out", steps=True, **FLOW)
+def all_steps_but_the_last(case: Case) -> Tensor:
+    new, old = log_probs_of_rows(case)
+    return ppo(case.advantage[:, None], torch.exp(new - old))[:, :-1].mean()
+
+
+@mutant("awm", fails="gradient", because="guidance", reduction="mean", guidance=4.5)
+def guidance_on_top_of_the_conditional(case: Case) -> Tensor:
+    v = case.v_cond + 4.5 * (case.v_cond - case.v_uncond)
+    return (case.advantage * mse(v, case.v_gt)).mean()
+
+
+@mutant("awm", fails="gradient", because="guidance-detached", reduction="mean", guidance=4.5)
+def unconditional_branch_detached(case: Case) -> Tensor:
+    v = case.v_uncond.detach() + 4.5 * (case.v_cond - case.v_uncond.detach())
+    return (case.advantage * mse(v, case.v_gt)).mean()
+
+
+@mutant("awm", fails="gradient", because="mask-ignored", reduction="mean", mask="samples")
+def masked_samples_that_train(case: Case) -> Tensor:
+    return (case.advantage * mse(case.v_theta, case.v_gt)).mean()
+
+
+@mutant("awm", fails="gradient", because="mask-inverted", reduction="mean", mask="coordinates")
+def coordinates_that_are_left_out(case: Case) -> Tensor:
+    out = 1 - case.mask
+    errors = (out * (case.v_theta - case.v_gt) ** 2).flatten(1).sum(1)
+    return (case.advantage * errors / out.flatten(1).sum(1)).mean()
+
+
+@mutant("awm", fails="gradient", because="mask-counted-over-batch", reduction="mean", mask="coordinates")
+def mean_over_all_that_is_left(case: Case) -> Tensor:
+    errors = (case.mask * (case.v_theta - case.v_gt) ** 2).flatten(1).sum(1)
+    return (case.advantage * errors).sum() / case.mask.sum()
+
+
+@mutant("awm", fails="gradient", because="last-sample-dropped", reduction="mean")
+def whole_pairs_alone(case: Case) -> Tensor:
+    losses = case.advantage * mse(case.v_theta, case.v_gt)
+    return losses[: max(1, len(losses) // 2 * 2)].mean()
+
+
+@mutant("awm", fails="gradient", because="advantage-of-neighbour", reduction="mean")
+def sorted_advantages(case: Case) -> Tensor:
+    return (case.advantage.sort(descending=True).values * mse(case.v_theta, case.v_gt)).mean()
+
+
+@mutant("flow_grpo", fails="gradient", because="dual-clip-reversed", clip="dual", **FLOW)
+def dual_clip_with_a_max(case: Case) -> Tensor:
+    a, (*_, ratio) = case.advantage, of_the_model(case)
+    loss = ppo(a, ratio)
+    return torch.where(a < 0, torch.maximum(loss, -3 * a), loss).mean()
+
+
+@mutant("flow_grpo", fails="gradient", because="kl-direction", kl="k3", **FLOW)
+def estimate_of_the_other_divergence(case: Case) -> Tensor:
+    _, new, ratio = of_the_model(case)
+    log_s = new - density(case.x_prev, case.mean_ref, case.expand(case.C2))
+    return (ppo(case.advantage, ratio) + case.kl_weight * (log_s.exp() - 1 - log_s)).mean()
+
+
 MUTANTS: tuple[Mutant, ...] = tuple(x for x in list(globals().values()) if isinstance(x, Mutant))
 """All of this file, in its order."""

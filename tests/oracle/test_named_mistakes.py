@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from derivations.pieces import Piece
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions, declare
 from gradcheck.judging.adapter import Adapter
+from gradcheck.oracle.diagnosis.arrangements import mistakes_of_arrangement
 from gradcheck.oracle.diagnosis.clip_edges import clip_edges
-from gradcheck.oracle.diagnosis.evidence import Evidence, explains, observe
+from gradcheck.oracle.diagnosis.evidence import Evidence, evidence_on, explains, observe
+from gradcheck.oracle.diagnosis.fitted import fitted_number
 from gradcheck.oracle.diagnosis.named import named
 from gradcheck.oracle.diagnosis.other_variables import other_variables
+from gradcheck.oracle.diagnosis.shortened import shortened
 from gradcheck.oracle.judge import Judge
-from gradcheck.oracle.mistakes import mistakes
+from gradcheck.oracle.mistakes import Prediction, mistakes
+from gradcheck.problems.building import Spec
 
 from .base import Function, Mutant
 from .mutants_trainers import MUTANTS, density, mse, of_the_model, ppo
-
-BY_UNITS = ("convention:pairs", "group-averaged", "group-layout")
-"""What rests on how a batch lies is no change of the loss."""
+from .test_causes import told
 
 
 def seen(function: Function, conventions: Conventions) -> tuple[Judge, list[Evidence]]:
@@ -34,18 +38,13 @@ def seen(function: Function, conventions: Conventions) -> tuple[Judge, list[Evid
     return judge, [observe(judge, i, apart, "typical") for i in range(5)]
 
 
-@pytest.mark.parametrize("mutant", [m for m in MUTANTS if m.cause not in BY_UNITS], ids=lambda m: m.name)
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)
 def test_the_mistake_of_that_name_predicts_it(mutant: Mutant) -> None:
     _, evidence = seen(mutant.function, mutant.conventions)
-    its_own = [m for m in mistakes(mutant.conventions.derivation) if m.name == mutant.cause]
-    assert any(explains(evidence, lambda e, m=m: e.predicted(m)) for m in its_own)
-
-
-@pytest.mark.parametrize("mutant", [m for m in MUTANTS if m.cause in BY_UNITS], ids=lambda m: m.name)
-def test_other_units_of_a_batch_are_told_as_such(mutant: Mutant) -> None:
-    found = named(*seen(mutant.function, mutant.conventions))
-    assert found is not None
-    assert found.name == mutant.cause
+    own = [m for m in mistakes(mutant.conventions.derivation) if m.name == mutant.cause]
+    predictions: list[Callable[[Evidence], Tensor | Prediction]] = [lambda e, m=m: e.predicted(m) for m in own]  # type: ignore[misc]
+    predictions += [m.predict for m in mistakes_of_arrangement(mutant.conventions) if m.name == mutant.cause]
+    assert any(explains(evidence, predict) for predict in predictions)
 
 
 @pytest.mark.parametrize("edge", [1e-3, 5e-2])
@@ -88,3 +87,72 @@ def test_a_map_of_clipped_advantages_is_told_with_its_number() -> None:
     assert found.declare == "advantage_mode='all', advantage_clip=5"
     conventions = declare("diffusion_nft", reduction="mean", advantage_mode="all", advantage_clip=5.0)
     assert not any(bool(e.wrong.any()) for e in seen(mapped, conventions)[1])
+
+
+def test_a_dual_clip_elsewhere_is_told_by_ratios_that_are_rare() -> None:
+    """Between its limit and the declared one lies no ratio of an ordinary problem."""
+
+    def clipped_at_five(case: Case) -> Tensor:
+        a, (*_, ratio) = case.advantage, of_the_model(case)
+        loss = ppo(a, ratio)
+        return torch.where(a < 0, torch.minimum(loss, -5 * a), loss).mean()
+
+    conventions = declare("flow_grpo", log_prob_reduction="mean", clip="dual", clip_range=0.2)
+    judge, _ = seen(clipped_at_five, conventions)
+    spec = Spec(60, (5,), 1, policy="ratios", advantage="typical", time="middle")
+    found = fitted_number(judge, [evidence_on(judge, spec)])
+    assert found is not None
+    assert found.declare == "dual_clip=5"
+
+
+def test_no_cause_is_sought_of_what_has_no_two_gradients_alike() -> None:
+    """Of a warm-up by calls each gradient alone is the required one times a number, which is no cause."""
+    calls = 0
+
+    def warmed_up(case: Case) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return min(1.0, calls / 1000) * (case.advantage * mse(case.v_theta, case.v_gt)).mean()
+
+    def dropped_out(case: Case) -> Tensor:
+        return (case.advantage * mse(functional.dropout(case.v_theta, 0.5), case.v_gt)).mean()
+
+    for function in (warmed_up, dropped_out):
+        assert told(function, "awm", reduction="mean").name == "state"
+
+
+def test_a_layout_is_blamed_only_if_another_one_is_right() -> None:
+    def without_outliers(case: Case) -> Tensor:
+        errors = mse(case.v_theta, case.v_gt)
+        return (case.advantage * errors * (errors < 4 * errors.mean())).mean()
+
+    def halves_of_the_last_axis(case: Case) -> Tensor:
+        v = case.v_theta
+        odd = v.ndim > 2 and v.shape[-1] > 60
+        return (
+            case.advantage * mse(v[..., : v.shape[-1] // 2] if odd else v, case.v_gt[..., : v.shape[-1] // (1 + odd)])
+        ).mean()
+
+    assert told(without_outliers, "awm", "shapes", reduction="mean").name == "unknown"
+    assert told(halves_of_the_last_axis, "awm", "shapes", reduction="mean").name == "layout"
+
+
+@pytest.mark.parametrize(
+    ("how", "word"), [("number", "clamped to ±0.05"), ("sample", "each sample's"), ("batch", "each batch's")]
+)
+def test_a_gradient_that_is_cut_off_on_its_way_is_told_so(how: str, word: str) -> None:
+    def cut(g: Tensor) -> Tensor:
+        if how == "number":
+            return g.clamp(-0.05, 0.05)
+        size = g.flatten(1).norm(dim=1) if how == "sample" else g.norm().expand(len(g))
+        shorter: Tensor = g * (0.3 / size).clamp(max=1).reshape(-1, *(1,) * (g.ndim - 1))
+        return shorter
+
+    def loss(case: Case) -> Tensor:
+        v = case.v_theta * 1
+        v.register_hook(cut)
+        return (case.advantage * mse(v, case.v_gt)).mean()
+
+    found = shortened(*seen(loss, declare("awm", reduction="mean")))
+    assert found is not None
+    assert word in found.cause

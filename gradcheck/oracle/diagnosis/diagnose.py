@@ -14,16 +14,18 @@ import torch
 
 from derivations.calculus import Mask
 from derivations.pieces import Piece
+from gradcheck.judging.adapter import AdapterError
 from gradcheck.judging.results import Diagnosis
 from gradcheck.oracle.diagnosis.clip_edges import clip_edges, misused_edges
 from gradcheck.oracle.diagnosis.combined import extra_term, scaled_mistake, two_mistakes
 from gradcheck.oracle.diagnosis.conditions import cast_in_each_place, lower_precision, one_layout
 from gradcheck.oracle.diagnosis.evidence import SHAPES, Evidence, evidence_on, observe, rows_of
 from gradcheck.oracle.diagnosis.factors import advantage_normalised, factor, sample_factor, term_factor, term_scaled
-from gradcheck.oracle.diagnosis.facts import facts
+from gradcheck.oracle.diagnosis.facts import facts, right_in_rows
 from gradcheck.oracle.diagnosis.fitted import fitted_number
 from gradcheck.oracle.diagnosis.named import named, nearest_mistake, no_gradient
 from gradcheck.oracle.diagnosis.required import from_the_derivation
+from gradcheck.oracle.diagnosis.shortened import shortened
 from gradcheck.oracle.diagnosis.small_numbers import guard_added
 from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.problem import effective_case
@@ -32,7 +34,7 @@ from gradcheck.problems.building import Spec
 from gradcheck.problems.regimes import AdvantageRegime, PolicyRegime
 from gradcheck.reading.xray import DIRECTIONS, Sample, decompose, directions
 
-__all__ = ["diagnose"]
+__all__ = ["diagnose", "diagnose_the_shown", "repeats_itself", "right_in_another_layout"]
 
 
 _POLICIES: tuple[PolicyRegime, ...] = ("off", "outside", "inside", "far")
@@ -172,6 +174,47 @@ def _unnamed(judge: Judge, evidence: list[Evidence]) -> Diagnosis:
     return Diagnosis("unknown", told)
 
 
+def repeats_itself(judge: Judge) -> bool:
+    """Whether a problem that is handed over twice has one gradient, but for rounding: else no cause can be sought."""
+    spec = Spec(4, (3, 5), seed=7_000, policy="off", time="middle")
+    case = judge.case(spec)
+    first = judge.observe(case).gradient.to(torch.float64)
+    with torch.random.fork_rng(devices=[]):  # so that a loss that draws random numbers shows it
+        torch.manual_seed(_ANOTHER)
+        second = judge.observe(case).gradient.to(torch.float64)
+    size = first.abs().nan_to_num(0.0, 0.0, 0.0).amax()
+    return bool(((first - second).abs().nan_to_num(0.0, 0.0, 0.0) <= _ONE_GRADIENT * size).all())
+
+
+_ANOTHER = 20_000
+_ONE_GRADIENT = 1e-2
+"""How far two gradients of one problem may be apart, relative to its size, before no cause is sought: an order of sums
+that changes from call to call is no reason, in whatever precision."""
+
+
+def right_in_another_layout(judge: Judge, printed: Spec) -> bool:
+    """Whether the numbers of a problem that is wrong are right as rows (B, D), or as latents of one more axis."""
+    shown = evidence_on(replace(judge, dtype=torch.float64), printed)
+    try:
+        return right_in_rows(judge, shown, 1 if len(printed.latent) > 1 else 2)
+    except AdapterError:
+        return False
+
+
+def diagnose_the_shown(judge: Judge, printed: Spec) -> Diagnosis:
+    """What is known of a problem that is wrong in any layout, where ordinary ones are right."""
+    judge = replace(judge, dtype=torch.float64)
+    shown = [evidence_on(judge, replace(printed, seed=printed.seed + i)) for i in range(_LIKE_IT)]
+    known = facts(judge, [e for e in shown if bool(e.wrong.any())] or shown[:1])
+    size = f"batch {printed.batch}, latent {printed.latent}"
+    told = f"no named mistake fits: smaller problems are right, this one ({size}) is not, in whatever layout"
+    return Diagnosis("unknown", "; ".join([told, *known]))
+
+
+_LIKE_IT = 3
+"""Problems of the shown one's sizes that are looked at besides."""
+
+
 def _of_some_batches(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
     return clip_edges(judge, evidence) or another_batch(judge)
 
@@ -201,6 +244,7 @@ _EXPLANATIONS: tuple[Callable[[Judge, list[Evidence]], Diagnosis | None], ...] =
     clip_edges,
     factor,
     term_factor,
+    shortened,
     guard_added,
     lower_precision,
     advantage_normalised,

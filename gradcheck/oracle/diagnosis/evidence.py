@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
 
 __all__ = [
     "SHAPES",
+    "SPREAD",
     "Evidence",
     "evidence_of",
     "evidence_on",
@@ -233,12 +235,20 @@ _WIDE = 40
 """Samples of a spread problem, and half of one where a divergence has a bound."""
 
 
+SPREAD = 5
+"""How many such problems there are: three at all distances, and two whose ratios are rare, up to 50 and beyond e²⁰."""
+
+
 def spread(judge: Judge, i: int) -> Evidence:
     """A problem whose samples lie at all distances from the old policy, so that edges are seen wherever they are.
 
     Two hypotheses that differ in a threshold alone predict the same on ordinary problems.
     """
     latent = SHAPES[i % len(SHAPES)][1]
+    if i >= SPREAD - 2:
+        rare: Literal["ratios", "huge-ratios"] = "ratios" if i == SPREAD - 2 else "huge-ratios"
+        spec = Spec(_WIDE, latent, seed=8_000 + i, policy=rare, advantage="typical", time="middle")
+        return evidence_of(judge, spec, judge.case(spec), _FAR_OFF)
     clip = 1 if "clip_low" not in judge.conventions.fixed else 0
     derivation = judge.conventions.derivation
     samples = 2 * _WIDE if Piece.DIVERGENCE in derivation.pieces else _WIDE

@@ -252,12 +252,15 @@ def _right_direction(evidence: list[Evidence]) -> bool:
     return True
 
 
-def right_in_rows(judge: Judge, e: Evidence) -> bool:
-    """Whether the same numbers as rows (B, D) give the required gradient, so that the layout is what is wrong."""
+def right_in_rows(judge: Judge, e: Evidence, axes: int = 1) -> bool:
+    """Whether the same numbers as rows (B, D) give the required gradient, so that the layout is what is wrong.
+
+    With two ``axes``, as latents (B, D, 1).
+    """
     case = e.case
     shape = case.output.shape
     rows = {
-        name: getattr(case, name).detach().reshape(shape[0], -1)
+        name: getattr(case, name).detach().reshape(shape[0], -1, *(1,) * (axes - 1))
         for name in case.names
         if isinstance(getattr(case, name), Tensor) and getattr(case, name).shape == shape
     }

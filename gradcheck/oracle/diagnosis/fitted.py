@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from derivations import notation as n
-from derivations.calculus import VectorSymbol
+from derivations.calculus import Unless, VectorSymbol
 from derivations.notation import quantity
 from derivations.writing.render import text
 from gradcheck.conventions import Conventions
@@ -218,6 +218,17 @@ def _of_the_ratio(declared: Conventions, own: Stated) -> Iterator[_Family]:
     )
     if SURROGATE not in own.table:
         return
+    stopped = [m for m in own.table[POLICY].atoms(Unless) if m.args[0] == -n.advantage]
+    if len(stopped) == 1:  # a dual clip is declared
+        (inside,) = stopped
+        yield _Family(
+            "convention:dual_clip",
+            "the dual clip stops bad samples beyond a ratio of {c}",
+            lambda c: _in_the_policy(own, {inside: Unless(inside.args[0], n.ratio - c)}),
+            tuple(x for x in _THRESHOLDS if x > 1),
+            "dual_clip={c}",
+            threshold=True,
+        )
     a, r, low, high = own.table[SURROGATE].args
     for name, sentence, formula, starts, written in (
         (

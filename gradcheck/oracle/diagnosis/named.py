@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
@@ -18,15 +18,16 @@ from gradcheck.conventions import Conventions
 from gradcheck.derived.compiled import evaluate
 from gradcheck.errors import GradcheckError
 from gradcheck.judging.results import Diagnosis
-from gradcheck.oracle.arrangement import arranged
-from gradcheck.oracle.diagnosis.evidence import Evidence, explains, spread
+from gradcheck.oracle.arrangement import masks_samples
+from gradcheck.oracle.diagnosis.arrangements import mistakes_of_arrangement
+from gradcheck.oracle.diagnosis.evidence import SPREAD, Evidence, explains, spread
 from gradcheck.oracle.diagnosis.other_variables import other_variables
 from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.mistakes import ALIKE, CROSSED, OUTER_PRODUCT, Mistake, Prediction, mistakes
-from gradcheck.oracle.mistakes.functions import Given, Right
+from gradcheck.oracle.mistakes.functions import Given
 from gradcheck.oracle.mistakes.places import stated
-from gradcheck.oracle.problem import effective_case, per_sample, working_dtype
-from gradcheck.oracle.required import overall_factor, required_gradient
+from gradcheck.oracle.problem import effective_case, working_dtype
+from gradcheck.oracle.required import overall_factor
 
 __all__ = [
     "Hypothesis",
@@ -151,16 +152,14 @@ def _all_of(fit: list[Hypothesis]) -> Diagnosis | None:
     return Diagnosis(first.name, "; or, with the same gradient: ".join([first.sentence, *shown]))
 
 
-_FRESH = 3
-"""Problems on which hypotheses that fit alike are told apart."""
-
-
 def _told_apart(judge: Judge, fit: list[Hypothesis]) -> list[Hypothesis]:
     """Those that fit on problems spread over all distances from the old policy, too."""
     thresholds = Piece.RATIO in judge.conventions.derivation.pieces
-    for i in range(_FRESH):
-        if not fit or (len({h.name for h in fit}) < 2 and (i or not thresholds)):
+    for i in range(SPREAD):
+        if not fit or (not thresholds and len({h.name for h in fit}) < 2):
             break
+        if len({h.name for h in fit}) < 2 and i not in (0, SPREAD - 2):
+            continue  # one that nothing is to be told from: at all distances, and at ratios that are rare
         fresh = spread(judge, i)
         fit = [h for h in fit if bool(fresh.fits(h.predict(fresh))[0].all())]
     return fit
@@ -170,7 +169,7 @@ def holds_everywhere(judge: Judge, predict: Callable[[Evidence], Tensor | Predic
     """Whether what fits ordinary problems fits those spread over all distances from the old policy, too."""
     if Piece.RATIO not in judge.conventions.derivation.pieces:
         return True
-    return all(bool(e.fits(predict(e))[0].all()) for e in (spread(judge, i) for i in range(_FRESH)))
+    return all(bool(e.fits(predict(e))[0].all()) for e in (spread(judge, i) for i in range(SPREAD)))
 
 
 def _hypotheses(conventions: Conventions, case: Case) -> Iterator[Hypothesis]:
@@ -191,47 +190,12 @@ def _hypotheses(conventions: Conventions, case: Case) -> Iterator[Hypothesis]:
         free = replace(conventions, adv_clip_max=None)
         sentence = f"the advantage is not clamped to ±{conventions.adv_clip_max:g} as adv_clip_max declares"
         yield Hypothesis("advantage-unclamped", sentence, partial(_under, free), "adv_clip_max=None", leaves_out=True)
-    yield from _other_units(conventions)
+    for held in mistakes_of_arrangement(conventions):
+        yield Hypothesis(held.name, held.sentence, partial(_if_it_can, held.predict), held.declare)
     for mistake in mistakes(conventions.derivation):
+        if mistake.name.startswith("window-") and masks_samples(conventions):
+            continue  # samples that a mask leaves out are in no window of steps; what is made of them is said above
         yield Hypothesis(mistake.name, mistake.sentence, partial(_of_mistake, mistake), generic=mistake.generic)
-
-
-def _other_units(conventions: Conventions) -> Iterator[Hypothesis]:
-    """Pairs, or groups, that lie in the batch otherwise than the code takes them to, or of which a mean is taken."""
-    if conventions.pairs in ("adjacent", "halves"):
-        other = "halves" if conventions.pairs == "adjacent" else "adjacent"
-        how = "neighbours are taken for a pair" if other == "adjacent" else "the batch's halves are taken for the pairs"
-        sentence = f"{how}, as pairs={other!r} says"
-        written = f"pairs={other!r}"
-        yield Hypothesis("convention:pairs", sentence, _if_it_can_of(partial(_in_other_units, 2)), written)
-    if conventions.groups is not None:
-        size = conventions.groups
-        apart = "every n-th sample is taken for a group's, n being the number of groups; neighbours are one"
-        yield Hypothesis("group-layout", apart, _if_it_can_of(partial(_in_other_units, size)))
-        averaged = "a group's terms are averaged; they must be summed"
-        edits = {n.beta_dpo: Right(n.beta_dpo) / size}
-        yield Hypothesis("group-averaged", averaged, partial(_with_edits, edits))
-
-
-def _if_it_can_of(predict: Callable[[Evidence], Tensor]) -> Callable[[Evidence], Tensor | Prediction]:
-    return partial(_if_it_can, predict)
-
-
-def _with_edits(edits: Mapping[sp.Symbol, sp.Expr], e: Evidence) -> Prediction:
-    return e.trial.predict(edits).times(overall_factor(e.conventions, e.case))
-
-
-def _in_other_units(size: int, e: Evidence) -> Tensor:
-    """The gradient of code that takes other samples of the batch, as it is handed over, for a unit.
-
-    A case has a unit's samples next to each other.  Halves are handed over with the winners first.
-    """
-    count = len(e.case.output)
-    strided = torch.arange(count).reshape(size, -1).T.flatten()  # 0, n, 2n … and 1, n + 1 …
-    order = strided.argsort() if e.conventions.pairs == "halves" else strided
-    rows = {name: getattr(e.case, name)[order] for name in per_sample(e.case)}
-    gradient = required_gradient(e.conventions, arranged(e.conventions, e.case.replace(**rows)))
-    return gradient[order.argsort()]
 
 
 def _of_mistake(mistake: Mistake, e: Evidence) -> Prediction:

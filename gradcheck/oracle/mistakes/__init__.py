@@ -16,7 +16,12 @@ from derivations.derivation import Derivation
 from gradcheck.oracle.mistakes.candidates import Candidate, Mistake, Overrides
 from gradcheck.oracle.mistakes.conversions import carried_over, conversion_mistakes
 from gradcheck.oracle.mistakes.divergence import divergence_mistakes
-from gradcheck.oracle.mistakes.errors import error_mistakes, error_weight_mistakes, prediction_mistakes
+from gradcheck.oracle.mistakes.errors import (
+    coordinate_mask_mistakes,
+    error_mistakes,
+    error_weight_mistakes,
+    prediction_mistakes,
+)
 from gradcheck.oracle.mistakes.forward import mixture_mistakes, target_mistakes, weight_mistakes
 from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, Right
 from gradcheck.oracle.mistakes.general import (
@@ -31,7 +36,13 @@ from gradcheck.oracle.mistakes.guard import corrected_ratio_mistakes
 from gradcheck.oracle.mistakes.pairs import of_the_unit, pair_mistakes
 from gradcheck.oracle.mistakes.places import LOSS, MEAN_BEHIND, Place, Stated, stated, symbols_of
 from gradcheck.oracle.mistakes.steps import step_mistakes
-from gradcheck.oracle.mistakes.surrogate import EXCHANGED, ONE_EDGE, log_ratio_mistakes, surrogate_mistakes
+from gradcheck.oracle.mistakes.surrogate import (
+    EXCHANGED,
+    ONE_EDGE,
+    dual_clip_mistakes,
+    log_ratio_mistakes,
+    surrogate_mistakes,
+)
 from gradcheck.oracle.mistakes.trial import Prediction, Trial, gradient_of_mistake
 from gradcheck.oracle.mistakes.weighting import time_weight_mistakes
 
@@ -54,6 +65,7 @@ __all__ = [
 KINDS: tuple[Callable[[Derivation], Iterator[Candidate]], ...] = (
     term_mistakes,
     surrogate_mistakes,
+    dual_clip_mistakes,
     divergence_mistakes,
     log_ratio_mistakes,
     advantage_mistakes,
@@ -65,6 +77,7 @@ KINDS: tuple[Callable[[Derivation], Iterator[Candidate]], ...] = (
     weight_mistakes,
     mixture_mistakes,
     pair_mistakes,
+    coordinate_mask_mistakes,
     error_mistakes,
     prediction_mistakes,
     quantity_mistakes,

@@ -9,7 +9,7 @@ from functools import partial
 import sympy as sp
 
 from derivations import notation as n
-from derivations.calculus import MeanAbs, Norm2, sg
+from derivations.calculus import MeanAbs, Norm2, Total, sg
 from derivations.derivation import Derivation
 from derivations.writing.render import text
 from gradcheck.oracle.mistakes.candidates import Candidate, Overrides
@@ -26,7 +26,15 @@ from gradcheck.oracle.mistakes.functions import (
 from gradcheck.oracle.mistakes.general import latent_sizes, mixed_reduction
 from gradcheck.oracle.mistakes.places import Stated, stated
 
-__all__ = ["MASKS", "error_mistakes", "error_weight_mistakes", "errors_of", "in_errors", "prediction_mistakes"]
+__all__ = [
+    "MASKS",
+    "coordinate_mask_mistakes",
+    "error_mistakes",
+    "error_weight_mistakes",
+    "errors_of",
+    "in_errors",
+    "prediction_mistakes",
+]
 
 _DELTAS = tuple(map(sp.Rational, ("1/10", "1/2", "1", "2", "5", "10")))
 MASKS = (
@@ -87,6 +95,37 @@ def error_mistakes(d: Derivation) -> Iterator[Candidate]:
             if not x.has(n.v_theta):
                 live = f"the trained model's error, detached, stands where {of} must"
                 yield put("error-of-the-trained", live, lambda x: sg(_trained(x)), x)
+
+
+def coordinate_mask_mistakes(d: Derivation) -> Iterator[Candidate]:
+    """A mask of coordinates: ignored, the other way round, or counted otherwise."""
+    own = stated(d)
+    masked = {s: e for s, e in own.table.items() if e.has(n.mask)}
+    if not masked:
+        return
+    yield "mask-ignored", "the mask is ignored: every coordinate counts", d.loss, {n.mask: sp.S.One}
+    inverted = "the coordinates that the mask leaves out count, and those that it keeps do not"
+    yield "mask-inverted", inverted, d.loss, {n.mask: 1 - Right(n.mask)}
+    size = Total(n.mask)
+    if any(e.has(size) for e in masked.values()):
+        shared = "a sample's sum is divided by the mean mask of the batch; it must be by its own mask's sum"
+        yield (
+            "mask-counted-over-batch",
+            shared,
+            d.loss,
+            {s: e.xreplace({size: BatchMean(size)}) for s, e in masked.items()},
+        )
+        hidden = sp.Dummy()
+        bare = {
+            s: e.xreplace({size: hidden}).xreplace({n.mask: sp.S.One}).xreplace({hidden: size})
+            for s, e in masked.items()
+        }
+        yield (
+            "mask-counted-alone",
+            "the mask is counted in the denominator alone: every coordinate has its error",
+            d.loss,
+            bare,
+        )
 
 
 def _is_averaged(own: Stated) -> bool:

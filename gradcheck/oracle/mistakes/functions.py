@@ -29,9 +29,12 @@ __all__ = [
     "Others",
     "Outer",
     "PseudoHuber",
+    "Reversed",
     "Right",
     "Rounded",
+    "RowNeighbour",
     "SmallHalf",
+    "Sorted",
     "TieLost",
     "TimeRounded",
 ]
@@ -76,6 +79,22 @@ class BatchFirst(BatchMean):
 
 class Neighbour(BatchMean):
     """Another sample's quantity: the second argument says how many places away in the batch."""
+
+    nargs = 2
+
+
+class RowNeighbour(BatchMean):
+    """Another member's quantity of the same unit: the second argument says how many places away in it."""
+
+    nargs = 2
+
+
+class Reversed(BatchMean):
+    """The batch's numbers in the opposite order."""
+
+
+class Sorted(BatchMean):
+    """The batch's numbers by size: rising if the second argument is 1, falling if it is −1."""
 
     nargs = 2
 

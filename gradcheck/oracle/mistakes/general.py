@@ -12,7 +12,17 @@ from derivations.derivation import Derivation
 from derivations.notation import quantity
 from derivations.pieces import Piece
 from gradcheck.oracle.mistakes.candidates import Candidate
-from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, BatchSize, BatchStd, LatentSize, Neighbour, Right
+from gradcheck.oracle.mistakes.functions import (
+    BatchFirst,
+    BatchMean,
+    BatchSize,
+    BatchStd,
+    LatentSize,
+    Neighbour,
+    Reversed,
+    Right,
+    Sorted,
+)
 from gradcheck.oracle.mistakes.places import KL, KL_STD, POLICY, SURROGATE, stated
 
 __all__ = [
@@ -123,6 +133,13 @@ def advantage_mistakes(d: Derivation) -> Iterator[Candidate]:
             d.loss,
             {a: Neighbour(Right(a), by)},
         )
+    for order, wrong in (
+        ("in the opposite order", Reversed(Right(a))),
+        ("sorted, the largest first", Sorted(Right(a), -1)),
+        ("sorted, the smallest first", Sorted(Right(a), 1)),
+    ):
+        sentence = f"the advantages are {order}; each must stay with its sample"
+        yield "advantage-of-neighbour", sentence, d.loss, {a: wrong}
     yield (
         "advantage-of-first-sample",
         "every sample has the first sample's advantage",
@@ -176,6 +193,13 @@ def reference_mistakes(d: Derivation) -> Iterator[Candidate]:
         for held, how in ((sg, " (there it is detached)"), (sp.sympify, "")):
             edits = {n.advantage: Right(n.advantage) - held(kl), KL: sp.S.Zero}
             yield "kl-in-advantage", f"{into}{how}", d.loss, edits
+    terms = sp.Add.make_args(d.loss.coeff(w))
+    quotients = [x for x in terms if x.has(sp.exp)]
+    if len(quotients) == 1:  # k3, s − 1 − log s with s = p/p_θ
+        (s,) = quotients
+        log_s = s - sp.Add(*terms) - 1
+        turned = f"{term} is k3 of the quotient p_θ/p; it must be of p/p_θ"
+        yield put("kl-direction", turned, w * (1 / s - 1 + log_s))
     for symbol, word in ((n.advantage, "the advantage"), (n.ratio, "the ratio"), (n.t, "t")):
         if symbol.name in d.given or symbol in d.definitions:
             yield put("kl-weighed", f"{term} is multiplied by {word}; it must not be", Right(symbol) * kl)

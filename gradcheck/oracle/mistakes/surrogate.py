@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import sympy as sp
 
 from derivations import notation as n
-from derivations.calculus import Surrogate, sg
+from derivations.calculus import Surrogate, Unless, sg
 from derivations.derivation import Derivation
 from derivations.pieces import Piece, surrogates_in
 from gradcheck.oracle.mistakes.candidates import Candidate, Overrides
@@ -27,7 +27,7 @@ from gradcheck.oracle.mistakes.functions import (
 )
 from gradcheck.oracle.mistakes.places import SURROGATE
 
-__all__ = ["EXCHANGED", "ONE_EDGE", "log_ratio_mistakes", "surrogate_mistakes"]
+__all__ = ["EXCHANGED", "ONE_EDGE", "dual_clip_mistakes", "log_ratio_mistakes", "surrogate_mistakes"]
 
 EXCHANGED = "the lower and the upper clip edge are exchanged"
 """What is said where low and high have changed places."""
@@ -161,6 +161,24 @@ def surrogate_mistakes(d: Derivation) -> Iterator[Candidate]:
         ("|A|(r − 1)²/25", -r * a + sp.Abs(a) * (r - 1) ** 2 / 25),
     ):
         yield "quadratic-penalty", f"a quadratic penalty {word} stands in the clip's place", d.loss, swap(wrong)
+
+
+def dual_clip_mistakes(d: Derivation) -> Iterator[Candidate]:
+    """In the bound from above for negative advantages, where it is declared."""
+    masks = [m for m in d.loss.atoms(Unless) if m.args[0] == -n.advantage]
+    if Piece.SURROGATE not in d.pieces or len(masks) != 1:
+        return
+    (inside,) = masks
+    away, beyond = inside.args
+    for name, sentence, mask in (
+        ("dual-clip-missing", "the dual clip is missing: bad samples train however large their ratio is", sp.S.One),
+        (
+            "dual-clip-reversed",
+            "the dual clip has max and min exchanged: bad samples train only beyond its limit",
+            Unless(away, -beyond),
+        ),
+    ):
+        yield name, sentence, d.loss.xreplace({inside: mask}), {}
 
 
 def log_ratio_mistakes(d: Derivation) -> Iterator[Candidate]:

@@ -43,9 +43,12 @@ from gradcheck.oracle.mistakes.functions import (
     Others,
     Outer,
     PseudoHuber,
+    Reversed,
     Right,
     Rounded,
+    RowNeighbour,
     SmallHalf,
+    Sorted,
     TieLost,
     TimeRounded,
 )
@@ -183,6 +186,12 @@ class _Around:
         sigmas = self.sigmas.to(own)
         return (sigmas[at] - sigmas[at + 1]).reshape(own.shape)
 
+    def neighbour(self, x: Tensor, by: int) -> Tensor:
+        """Another member's of each sample's unit, so many places away."""
+        if self.unit == 1 or x.ndim == 0 or len(x) % self.unit:
+            return torch.full_like(x, torch.nan)
+        return x.reshape(-1, self.unit, *x.shape[1:]).roll(by, 1).reshape(x.shape)
+
     def others(self, x: Tensor) -> Tensor:
         """The sum over the rest of each sample's unit."""
         if self.unit == 1 or x.ndim == 0 or len(x) % self.unit:
@@ -226,6 +235,8 @@ class _Values:
         if isinstance(expr, GridTime):
             of_the_grid = self.around.step if isinstance(expr, GridStep) else self.around.time
             return of_the_grid(self(expr.args[0]), int(expr.args[1]))
+        if isinstance(expr, RowNeighbour):
+            return self.around.neighbour(self(expr.args[0]), int(expr.args[1]))
         if isinstance(expr, Others):
             return self.around.others(self(expr.args[0]))
         if isinstance(expr, Given):
@@ -446,6 +457,8 @@ _RULES: dict[type, Callable[..., Tensor]] = {
     BatchMean: lambda x: x.mean(0, keepdim=True).expand(x.shape),
     BatchFirst: lambda x: x[:1].expand(x.shape) if x.ndim else x,
     Neighbour: lambda x, by: x.roll(int(by), 0) if x.ndim else x,
+    Reversed: lambda x: x.flip(0) if x.ndim else x,
+    Sorted: lambda x, sign: x.sort(0, descending=float(sign.flatten()[0]) < 0).values if x.ndim else x,
     Rounded: lambda x: (x > 0.5).to(x.dtype),
     TimeRounded: _on_a_table,
     Surrogate: _surrogate,

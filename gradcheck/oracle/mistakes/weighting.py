@@ -64,13 +64,13 @@ def time_weight_mistakes(d: Derivation) -> Iterator[Candidate]:
         crossed = "every loss meets every sample's window: (B,) is broadcast against (B, 1)"
         size = BatchSize(Right(n.window))
         yield (
-            "outer-product",
+            "window-outer-product",
             f"{crossed}, so that the window cancels out and the mean becomes a sum",
             size * everywhere,
             {},
         )
         yield (
-            "outer-product",
+            "window-outer-product",
             f"{crossed}, so that each loss is weighed by the windows' mean",
             BatchMean(n.window) * everywhere,
             {},
