@@ -48,7 +48,9 @@ from derivations.notation import (
 )
 from derivations.steps.sde import REVERSE_STEPS
 from derivations.writing import render
-from derivations.writing.writers import LatexWriter, TextWriter, Writer
+from derivations.writing.latex_writer import LatexWriter
+from derivations.writing.text_writer import TextWriter
+from derivations.writing.writers import Writer
 from gradcheck.catalogue import CATALOGUE, entry
 
 ENTRIES = pytest.mark.parametrize("derivation", [e.derivation for e in CATALOGUE], ids=lambda d: d.label)

@@ -50,10 +50,12 @@ from derivations.notation import (
 )
 from derivations.proof.premises import Substitution
 from derivations.theorems.expectations import GaussianTheorem
+from derivations.writing.latex_writer import LatexWriter
 from derivations.writing.symbols import SIGNS, Letter, letters_of
+from derivations.writing.text_writer import TextWriter
 from derivations.writing.torchgen import ordered_formulas
 from derivations.writing.wrapping import spelled, wrap_formula, wrap_words
-from derivations.writing.writers import GREEK, SUPERSCRIPT, LatexWriter, TextWriter, Writer
+from derivations.writing.writers import GREEK, SUPERSCRIPT, Writer
 
 __all__ = [
     "claim_latex",
