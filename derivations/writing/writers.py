@@ -1,6 +1,7 @@
-r"""The writers behind :mod:`derivations.writing.render`: what precedence, signs, fractions and order look like.
+r"""What LaTeX and plain text share: what precedence, signs, fractions and order look like.
 
-:class:`Writer` decides what LaTeX and plain text share; :class:`LatexWriter` and :class:`TextWriter` spell it out.
+:class:`~derivations.writing.latex_writer.LatexWriter` and :class:`~derivations.writing.text_writer.TextWriter` spell it
+out; :mod:`derivations.writing.order` orders factors and terms.
 SymPy's own printers keep SymPy's order of factors, which is not the one that the field writes.
 """
 
