@@ -169,8 +169,16 @@ def check_group_sizes(subject: Subject) -> Outcome:
     return compared(each(seed) for seed in range(3))
 
 
-def _sizes_cause(subject: Subject) -> Diagnosis:
-    """Whether it is right for groups of one size, wherever their members stand."""
+def _ordinary_values(subject: Subject) -> bool:
+    """Whether small groups of one size that stand one by one have the declared advantages: else what is wrong with
+    others is nothing of their own."""
+    return all(_compare(subject, *subject.equal_groups(seed)).holds for seed in range(2))
+
+
+def _sizes_cause(subject: Subject) -> Diagnosis | None:
+    """Whether it is right for groups of one size, wherever their members stand; of other values nothing is said."""
+    if not _ordinary_values(subject):
+        return None
     equal = replace(subject, convention=replace(subject.convention, layout="equal"))
     if subject.convention.layout == "any" and check_group_sizes(equal).status == "passed":
         cause = "right for groups of one size, and wrong, or refused, where they differ in size"
@@ -214,6 +222,8 @@ def single_member_cause(subject: Subject) -> Diagnosis | None:
     lone = [a for advantages, ids in found for a, i in zip(advantages, ids, strict=True) if int((ids == i).sum()) == 1]
     if max(map(abs, map(float, lone)), default=0.0) > NEGLIGIBLE:
         return Diagnosis("lone-member", "a group of one member is not centred on itself")
+    if not _ordinary_values(subject):
+        return None  # nor are those of other groups what is declared
     return Diagnosis("beside-a-lone-member", "a group of one member changes what the others get")
 
 

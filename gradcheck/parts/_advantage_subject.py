@@ -131,6 +131,7 @@ class Subject:
         standard deviation s, in one pass over the squares or two, by as much times (1 + M/s).
         """
         r = rewards.to(torch.float64)
+        r = _ranks(r, ids) if self.mistake == "ranks" else r
         value, scale = self._standardised(r, torch.zeros_like(r), *self._statistics(r, ids))
         if self.convention.then == "batch":
             # what nobody can judge, 0/0, is taken for the 0 that it is in code that guards against it
@@ -163,6 +164,21 @@ class Subject:
         """What the centred rewards are divided by, (N,)."""
         return self._divisor(self._statistics(rewards.to(torch.float64), ids)[1])
 
+    def numbers_seen(self) -> dict[str, float]:
+        """An ε, or a clamp, that explains what the function returns on one batch: each to six digits."""
+        rewards, ids = self.equal_groups(3, outlier=True)
+        seen, r = self.call(rewards, ids), rewards.to(torch.float64)
+        mean, std = self._statistics(r, ids)
+        found, largest = {}, float(seen.abs().max())
+        told = seen.abs() > 1e-3
+        added = ((r - mean) / seen - std)[told]
+        if self.convention.std != "none" and len(added) > 1 and float(added.std()) < 1e-6 * float(added.abs().mean()):
+            found["eps"] = float(f"{float(added.mean()):.6g}")
+        beyond = self.required(rewards, ids)[0].abs() > largest
+        if bool(beyond.any()) and bool((seen.abs()[beyond] == largest).all()):
+            found["clamp"] = float(f"{largest:.6g}")
+        return found
+
     def clamped(self, advantages: Tensor) -> Tensor:
         limit = self.convention.clamp
         return advantages if limit is None else advantages.clamp(-limit, limit)
@@ -176,6 +192,13 @@ class Subject:
             mean[members], std[members] = counted.mean(), self._std(counted)
             if self.convention.mean == "others" and len(members) > 1:
                 mean[members] = (r[members].sum() - r[members]) / (len(members) - 1)
+            if self.mistake in _OTHER_STATISTICS:
+                mean[members], std[members] = _OTHER_STATISTICS[self.mistake](r[members])
+        if self.mistake == "std-of-first-group":
+            std = self._std(r[ids == ids.min()]).expand_as(r)
+        if self.mistake == "strided" and len({len(m) for m in groups}) == 1:
+            table = r.reshape(-1, len(groups))
+            mean, std = table.mean(0).repeat(len(table)), table.std(0, correction=0).repeat(len(table))
         if self.mistake == "wrong-axis" and len({len(m) for m in groups}) == 1:
             table = r.reshape(len(groups), -1)
             mean, std = table.mean(0).repeat(len(groups)), table.std(0, correction=0).repeat(len(groups))
@@ -203,3 +226,20 @@ class Subject:
             return std
         forms = {"root": (std**2 + eps).sqrt(), "floor": std.clamp(min=eps), "std": std + eps}
         return std**2 + eps if self.mistake == "variance" else forms[self.convention.eps_at]
+
+
+def _ranks(r: Tensor, ids: Tensor) -> Tensor:
+    """Each reward's place in its group, by size."""
+    out = torch.zeros_like(r)
+    for i in set(ids.tolist()):
+        out[ids == i] = r[ids == i].argsort().argsort().to(r)
+    return out
+
+
+_OTHER_STATISTICS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
+    "median": lambda r: (r.median(), r.std(correction=0)),
+    "min-max": lambda r: (r.min(), r.max() - r.min()),
+    "max": lambda r: (r.max(), r.std(correction=0)),
+    "squares": lambda r: (r.mean(), (r**2).mean().sqrt()),
+}
+"""What a group's mean and standard deviation may be mistaken for."""

@@ -96,7 +96,18 @@ class Subject:
         required = {"exchanged": (1 - d) * old + d * new, "frozen": old, "copied": new}.get(
             self.mistake, d * old + (1 - d) * new
         )
+        if self.mistake in _LEFT_OUT:
+            kept = _LEFT_OUT[self.mistake]
+            changed = torch.cat([torch.full((x.numel(),), i in kept(len(live))) for i, x in enumerate(live)])
+            required = torch.where(changed, required, old)
         return compare(observed, required, 2 * (old.abs() + new.abs()), self.dtype)
+
+
+_LEFT_OUT: dict[str, Callable[[int], range]] = {
+    "first-alone": lambda count: range(1),
+    "last-left-out": lambda count: range(count - 1),
+}
+"""Which tensors are updated, of so many."""
 
 
 def schedule(decay: float | str | _Decay) -> _Decay:

@@ -153,6 +153,14 @@ def _mean_mistakes(right: Formulas) -> Iterator[tuple[str, str, Formulas]]:
             "the predicted noise is kept whole: t' stands where √(t'² − s²) belongs",
             replace(right, mean=whole, slope=(1 - n.t) * n.t_prev - n.t * (1 - n.t_prev)),
         )
+        for wrong, angle in (
+            ("η", n.noise_level),
+            ("sin η", sp.sin(n.noise_level)),
+            ("sin(η π)", sp.sin(n.noise_level * sp.pi)),
+            ("cos(η π/2)", sp.cos(n.noise_level * sp.pi / 2)),
+        ):
+            sentence = f"the standard deviation is t' {wrong}; it must be t' sin(η π/2)"
+            yield "noise-level-angle", sentence, _with_std(right, n.t_prev * angle)
         return
     ode = n.x_t - n.v_theta * n.dt
     correction = right.mean - ode
@@ -170,6 +178,21 @@ def _mean_mistakes(right: Formulas) -> Iterator[tuple[str, str, Formulas]]:
         yield name, sentence, replace(right, mean=mean, slope=slope)
 
 
+def _with_std(right: Formulas, std: sp.Expr) -> Formulas:
+    """CPS's step with another standard deviation, in its mean too."""
+    change = {n.C2: std}
+    kept = sp.sqrt(n.t_prev**2 - std**2)
+    return replace(
+        right,
+        mean=right.mean.xreplace(change),
+        std=std,
+        returned=right.returned.xreplace(change),
+        precision=right.precision.xreplace(change),
+        constant=right.constant.xreplace(change),
+        slope=(1 - n.t) * kept - n.t * (1 - n.t_prev),
+    )
+
+
 def _std_mistakes(right: Formulas) -> Iterator[tuple[str, str, Formulas]]:
     def used(std: sp.Expr) -> Formulas:
         """The same wrong standard deviation wherever it is used outside the mean."""
@@ -179,8 +202,16 @@ def _std_mistakes(right: Formulas) -> Iterator[tuple[str, str, Formulas]]:
 
     if right.sde != "cps":
         sigma = n.C2 / sp.sqrt(n.dt)
-        yield "std-without-dt", "the standard deviation lacks √Δt: the noise is scaled by σ_t alone", used(sigma)
-        yield "std-dt-twice", "√Δt enters the standard deviation twice", used(n.C2 * sp.sqrt(n.dt))
+        without = "the standard deviation lacks √Δt: the noise is scaled by σ_t alone"
+        for name, sentence, wrong in (
+            ("std-without-dt", without, sigma),
+            ("std-dt-twice", "√Δt enters the standard deviation twice", n.C2 * sp.sqrt(n.dt)),
+        ):
+            everywhere = used(wrong)
+            yield name, sentence, everywhere
+            yield name, f"{sentence}; what is returned is right", replace(everywhere, returned=right.returned)
+            sampled = f"{sentence}, where the state is sampled alone"
+            yield name, sampled, replace(right, std=wrong)
         yield (
             "log-prob-without-dt",
             "the log-probability uses σ_t where the step's standard deviation σ_t √Δt belongs",
@@ -205,6 +236,7 @@ def _log_prob_mistakes(right: Formulas) -> Iterator[tuple[str, str, Formulas]]:
     for name, sentence, part in (
         *(("two-pi-float32", "½ log 2π is a float32 number in it", -sp.Float(error)) for error in FLOAT32_ERRORS),
         ("two-pi-missing", "the log-probability's normaliser lacks ½ log 2π", sp.log(2 * sp.pi) / 2),
+        ("log-std-twice", "the log-probability's normaliser has log S², of the variance", -sp.log(n.C2)),
         ("log-std-missing", "the log-probability's normaliser lacks log S", sp.log(n.C2)),
         ("normaliser-sign", "the log-probability's normaliser has the wrong sign", 2 * right.constant / count),
         (

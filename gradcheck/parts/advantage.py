@@ -14,7 +14,8 @@ from torch import Tensor
 
 from gradcheck.devices import DtypeName
 from gradcheck.errors import InputError
-from gradcheck.judging.check import Hypothesis, Info
+from gradcheck.judging.adapter import AdapterError
+from gradcheck.judging.check import Hypothesis, Info, Wrong
 from gradcheck.judging.engine import Declared
 from gradcheck.judging.results import Judgement
 from gradcheck.parts._advantage_checks import CHECKS
@@ -107,6 +108,8 @@ def _hypotheses(subject: Subject) -> Iterator[Hypothesis[Subject]]:
         "trim": (0.0, 0.1, 0.2, 0.25),
         "clamp": (None, 1.0, 5.0, 10.0),
     }
+    for name, number in _numbers_seen(subject):
+        alternatives[name] = tuple(dict.fromkeys((*alternatives[name], number)))
     for name, allowed in alternatives.items():
         for value in allowed:
             if value != getattr(c, name):
@@ -131,6 +134,14 @@ def _hypotheses(subject: Subject) -> Iterator[Hypothesis[Subject]]:
             yield Hypothesis(f"convention:{first}", f"the estimator behaves as {text} says", both, text)
     for name, sentence in _MISTAKES.items():
         yield Hypothesis(name, sentence, replace(subject, mistake=name))
+
+
+def _numbers_seen(subject: Subject) -> Iterator[tuple[str, float]]:
+    try:
+        seen = subject.numbers_seen()
+    except (Wrong, AdapterError):
+        return
+    yield from ((name, number) for name, number in seen.items() if number > 0)
 
 
 _OTHER_PLACES: tuple[tuple[str, str, str, Any], ...] = (
@@ -158,4 +169,11 @@ _MISTAKES = {
     "mean-missing": "no mean is subtracted",
     "sign": "the sign is reversed: mean − reward",
     "std-of-centred": "the standard deviation is that of all centred rewards",
+    "std-of-first-group": "the standard deviation is the first group's, for every group",
+    "strided": "every n-th reward is taken for a group's, n being the number of groups; the groups lie one by one",
+    "median": "the group's median is subtracted; it must be its mean",
+    "min-max": "the smallest reward is subtracted and the rewards' range divides: not mean and standard deviation",
+    "max": "the group's largest reward is subtracted; it must be its mean",
+    "squares": "the root of the mean square divides; the standard deviation is that of the centred rewards",
+    "ranks": "the rewards' ranks in their group stand where the rewards belong",
 }

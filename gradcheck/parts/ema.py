@@ -149,11 +149,14 @@ def _hypotheses(subject: Subject) -> Iterator[Hypothesis[Subject]]:
         ("exchanged", "d and 1 − d are exchanged"),
         ("frozen", "the shadow is never updated"),
         ("copied", "the shadow is a copy of the live parameters: d is taken as 0"),
+        ("first-alone", "the first tensor alone is updated"),
+        ("last-left-out", "the last tensor is left out"),
     ):
         yield Hypothesis(name, sentence, replace(subject, mistake=name))
     own = subject.decay
     shifted: tuple[tuple[str, str, Callable[[int], float]], ...] = (
         ("step-from-one", "the schedule is one step ahead", lambda n: own(n + 1)),
+        ("first-copied", "the first step copies the live parameters", lambda n: own(n) if n else 0.0),
         ("step-behind", "the schedule is one step behind", lambda n: own(max(n - 1, 0))),
     )
     for name, sentence, decay in shifted:

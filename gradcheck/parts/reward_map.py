@@ -108,6 +108,8 @@ class Subject:
             "half-missing": clipped / c / 2,
             "not-divided": clipped / 2 + 0.5,
             "sigmoid": torch.sigmoid(a),
+            "map-not-halved": (a / c + 0.5).clamp(0, 1),
+            "absolute": advantage.to(torch.float64).abs().clamp(max=c) / c / 2 + 0.5,
             "negative-cut": (a / c / 2 + 0.5).clamp(min=0),
         }
         return forms.get(self.mistake, clipped / c / 2 + 0.5)
@@ -255,6 +257,8 @@ _MISTAKES = {
     "advantage": "the advantage itself is returned",
     "clipped-advantage": "the clipped advantage is returned, not mapped",
     "not-halved": "the clipped advantage is divided by c alone: a map to [−1, 1]",
+    "map-not-halved": "the clipped advantage over c is not halved: r is clipped at ±c/2 already",
+    "absolute": "the advantage's sign is lost",
     "half-missing": "½ is not added: a map to [−½, ½]",
     "not-divided": "the clipped advantage is not divided by c",
     "sigmoid": "r is the advantage's sigmoid",

@@ -277,6 +277,8 @@ def _grid(subject: Subject) -> Diagnosis | None:
     shown = [f"{float(x):.6g}" for x in values]
     listed = ", ".join(shown if len(values) <= _SHOWN else [*shown[:3], "…", *shown[-2:]])
     cause = f"every time is one of {len(values)} numbers, {listed}; a continuous distribution is declared"
+    if len(values) == 1:
+        return Diagnosis("one-time", "one time is drawn for the whole batch; every sample must have its own")
     written = f"distribution='table', times=({', '.join(shown)})" if 1 < len(values) <= _SHOWN else ""
     return Diagnosis("grid", cause, written)
 
@@ -326,6 +328,26 @@ def _seen_range(subject: Subject) -> Iterator[tuple[float, float]]:
         yield low, high
 
 
+def _seen_logit(subject: Subject) -> Iterator[tuple[float, float]]:
+    """Mean and standard deviation of the logits before the shift, where there is such a pair."""
+    try:
+        t = subject.draw(_N, 1).to(torch.float64)
+    except (Wrong, AdapterError):
+        return
+    c = subject.convention
+    logit = torch.logit(shifted(((t - c.low) / (c.high - c.low)).clamp(0, 1), 1 / c.shift))
+    if bool(logit.isfinite().all()):
+        mean, std = (_plain(float(x)) for x in (logit.mean(), logit.std()))
+        if std > 0 and (mean, std) != (c.mean, c.std):
+            yield mean, std
+
+
+def _plain(x: float) -> float:
+    """To one digit after the point where that is within what so many draws tell, else to two."""
+    short = round(x, 1)
+    return (short if abs(short - x) < 0.02 else round(x, 2)) + 0.0
+
+
 def _hypotheses(subject: Subject) -> Iterator[Hypothesis[Subject]]:
     c = subject.convention
 
@@ -370,3 +392,6 @@ def _hypotheses(subject: Subject) -> Iterator[Hypothesis[Subject]]:
         yield hypothesis("convention:std", "the logit has standard deviation 1", True, std=1.0)
         yield hypothesis("convention:mean", "the logit has mean 0", True, mean=0.0)
         yield hypothesis("mean-sign", "the logit's mean has the wrong sign", mean=-c.mean)
+        for mean, std in _seen_logit(subject):
+            cause = f"the logits behave as mean={mean!r}, std={std!r} says"
+            yield replace(hypothesis("convention:std", cause, True, mean=mean, std=std), presumes=1)

@@ -98,6 +98,10 @@ def _cps_of_exchanged_times(*args: Any, **named: Any) -> Any:
     return cps(*args[:2], args[3], args[2], *args[4:], **named)
 
 
+def _cps_without_a_sine(*args: Any, noise_level: float = 0.7, **named: Any) -> Any:
+    return cps(*args, noise_level=math.asin(noise_level) * 2 / math.pi, **named)
+
+
 def _next_at_one(T: Tensor, P: Tensor, a: float) -> Tensor:
     t = torch.where(T == 1, P, T)
     return a * (t / (1 - t)).sqrt()
@@ -159,6 +163,8 @@ _STEPS: tuple[tuple[Callable[..., Any], str, str, dict[str, Any]], ...] = (
     (make_step(sigma=_next_at_one), "time-grid", "convention:at_one", {}),
     (make_step(cast=torch.float32), "mean", "convention:working_dtype", {}),
     (wrong_cps, "mean", "noise-budget", {"sde": "cps", "log_prob_scale": "unit"}),
+    (_cps_without_a_sine, "std", "noise-level-angle", {"sde": "cps", "log_prob_scale": "unit"}),
+    (_dense(lambda r, S: (S**2).log() + _HALF_LOG_TWO_PI), "log-prob", "log-std-twice", {}),
     (in_place, "mean", "in-place", {}),
     (_image_only, "mean", "layout", {}),
 )
@@ -220,9 +226,47 @@ _ADVANTAGES: tuple[tuple[Callable[..., Any], dict[str, str], dict[str, Any]], ..
 )
 
 
+def _ranks(rewards: Tensor, group_ids: Tensor) -> Tensor:
+    places = torch.zeros_like(rewards)
+    for i in group_ids.unique():
+        places[group_ids == i] = rewards[group_ids == i].argsort().argsort().to(rewards)
+    return make_advantage()(places, group_ids)
+
+
+def _strided(rewards: Tensor, group_ids: Tensor) -> Tensor:
+    table = rewards.reshape(-1, len(group_ids.unique()))
+    return ((table - table.mean(0)) / (table.std(0, correction=0) + 1e-4)).flatten()
+
+
+def _first_std(rewards: Tensor, group_ids: Tensor) -> Tensor:
+    std = rewards[group_ids == group_ids.min()].std(correction=0)
+    return make_advantage(std=lambda own, everyone: std)(rewards, group_ids)
+
+
+_LIKE_STATISTICS: tuple[tuple[Callable[..., Any], str, dict[str, Any]], ...] = (
+    (make_advantage(centre=lambda o, e: o.median()), "median", {}),
+    (make_advantage(centre=lambda o, e: o.min(), std=lambda o, e: o.max() - o.min()), "min-max", {}),
+    (make_advantage(centre=lambda o, e: o.max()), "max", {}),
+    (make_advantage(std=lambda o, e: (o**2).mean().sqrt()), "squares", {}),
+    (_ranks, "ranks", {}),
+    (_first_std, "std-of-first-group", {}),
+    (_strided, "strided", {"layout": "contiguous"}),
+    (make_advantage(divide=lambda s: s + 0.37), "convention:eps", {}),
+    (make_advantage(clamp=1.7), "convention:clamp", {}),
+)
+
+
 def _std_of_centred(rewards: Tensor, group_ids: Tensor) -> Tensor:
     centred = make_advantage(divide=torch.ones_like)(rewards, group_ids)
     return centred / (centred.std(correction=0) + 1e-4)
+
+
+def _first_tensor_alone(shadow: list[Tensor], live: list[Tensor], step: int) -> None:
+    make_ema()(shadow[:1], live[:1], step)
+
+
+def _all_but_the_last(shadow: list[Tensor], live: list[Tensor], step: int) -> None:
+    make_ema()(shadow[:-1], live[:-1], step)
 
 
 _AVERAGES: tuple[tuple[Callable[..., Any], dict[str, str], dict[str, Any]], ...] = (
@@ -237,6 +281,9 @@ _AVERAGES: tuple[tuple[Callable[..., Any], dict[str, str], dict[str, Any]], ...]
     (make_ema(), {"restore": "alias"}, {"store": store_alias, "restore": restore}),
     (make_ema(), {"swap": "alias"}, {"store": exchange, "restore": restore}),
     (make_ema(), {"schedule": "convention:every"}, {"every": 8}),
+    (_first_tensor_alone, {"value": "first-alone"}, {}),
+    (_all_but_the_last, {"value": "last-left-out"}, {}),
+    (make_ema(lambda n: 0.9 if n else 0.0), {"schedule": "first-copied"}, {}),
     (now_and_then(8, 7), {"value": "convention:every", "schedule": "convention:every"}, {}),
     (now_and_then(8, 0), {"schedule": "convention:every"}, {"every": 8}),
     (counting(), {"determinism": "changes"}, {"decay": "warmup"}),
@@ -252,6 +299,8 @@ _MAPS: tuple[tuple[Callable[[Tensor], Tensor], str, str], ...] = (
     (lambda a: a.clamp(-5, 5) / 2 + 0.5, "values", "not-divided"),
     (torch.sigmoid, "values", "sigmoid"),
     (lambda a: a, "range", "advantage"),
+    (lambda a: (a / 5 + 0.5).clamp(0, 1), "values", "map-not-halved"),
+    (lambda a: reward_map(a.abs()), "sign", "absolute"),
     (lambda a: a.clamp(-5, 5), "values", "clipped-advantage"),
     (lambda a: (a / 10 + 0.5).clamp(min=0), "range", "negative-cut"),
     (lambda a: reward_map(a.sign()), "values", "convention:mode"),
@@ -272,6 +321,8 @@ _SAMPLERS: tuple[tuple[Callable[..., Tensor], dict[str, Any], str, str], ...] = 
     (make_times(mean=-0.5), {"mean": 0.5}, "distribution", "mean-sign"),
     (make_times(std=0.49), {"std": 0.7}, "distribution", "variance-for-std"),
     (make_times(), {"std": 0.7}, "distribution", "convention:std"),
+    (make_times(std=1.6), {}, "distribution", "convention:std"),
+    (lambda n, g: make_times()(1, g).expand(n), {}, "distribution", "one-time"),
     (make_times(), {"mean": 0.5}, "distribution", "convention:mean"),
     (lambda n, g: shifted(uniform(n, g), 3.0), {}, "distribution", "convention:distribution"),
     (lambda n, g: uniform(n, g), _BETA, "distribution", "convention:distribution"),
@@ -297,6 +348,7 @@ _SAMPLERS: tuple[tuple[Callable[..., Tensor], dict[str, Any], str, str], ...] = 
 MUTANTS: tuple[Mutant, ...] = (
     *(Mutant("sde_step", f, {obligation: cause}, named) for f, obligation, cause, named in _STEPS),
     *(Mutant("advantage", f, causes, named) for f, causes, named in _ADVANTAGES),
+    *(Mutant("advantage", f, {"values": cause}, named) for f, cause, named in _LIKE_STATISTICS),
     Mutant("advantage", _std_of_centred, {"values": "std-of-centred"}),
     *(Mutant("ema", f, causes, {"decay": 0.9, **named}) for f, causes, named in _AVERAGES),
     *(Mutant("reward_map", f, {obligation: cause}) for f, obligation, cause in _MAPS),

@@ -37,6 +37,16 @@ def test_right_advantages_conform(name: str) -> None:
         assert failed(judge_advantage(function, seed=seed, **conventions)) == {}
 
 
+def test_what_is_wrong_with_every_group_is_not_blamed_on_some() -> None:
+    """Places, sizes and lone members are told where ordinary groups are right, not beside what is wrong with all."""
+
+    def quartiles(own: Tensor, everyone: Tensor) -> Tensor:
+        return own.quantile(0.75) - own.quantile(0.25)
+
+    found = failed(judge_advantage(make_advantage(std=quartiles)))
+    assert found["values"] == found["group-sizes"] == found["single-member"] == "unknown"
+
+
 def test_groups_taken_from_places() -> None:
     def sixes(rewards: Tensor, group_ids: Tensor) -> Tensor:
         return make_advantage()(rewards, torch.arange(len(rewards)) // 6)

@@ -64,3 +64,9 @@ def _four_axes(v, x_t, t, t_prev, x_prev=None, noise_level=0.7, generator=None):
 def test_schedules_must_fall_to_zero() -> None:
     assert "time-grid" in failed(judge_sde_step(make_step(), schedule=(0.9, 0.5, 0.5, 0.0)))
     assert not failed(judge_sde_step(make_step(), schedule=(0.9, 0.5, 0.2, 0.0)))
+
+
+def test_noise_that_is_there_is_not_said_to_be_missing() -> None:
+    """Without noise the required log-density is infinite on the grid, which explains any failure there."""
+    for wrong in (make_step(spread=lambda S: S / 2), make_step(std_power=0.0)):
+        assert "no-noise" not in failed(judge_sde_step(wrong)).values()
