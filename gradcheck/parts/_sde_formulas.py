@@ -20,7 +20,7 @@ from derivations.steps.sde import reverse_step
 from derivations.variant import Variant
 from derivations.writing.torchgen import ordered_formulas
 from gradcheck.case import Case
-from gradcheck.oracle.mistakes.steps import FLOAT32_ERRORS
+from gradcheck.oracle.mistakes.densities import FLOAT32_ERRORS
 from gradcheck.parts._sde_parameterisation import reparameterise, slope_through_predictions
 from gradcheck.rounding.bounds import Analysis
 

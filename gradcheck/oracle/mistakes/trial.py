@@ -6,7 +6,7 @@ computed once on each problem, and shared by all mistakes that are tried on it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,44 +15,21 @@ import torch
 from torch import Tensor
 
 from derivations import notation as n
-from derivations.calculus import Dot, Each, MeanAbs, Norm2, Surrogate, Total, Unless, sg
+from derivations.calculus import Total, Unless
 from gradcheck.case import Case
 from gradcheck.oracle.mistakes.candidates import Mistake
 from gradcheck.oracle.mistakes.functions import (
-    BatchFirst,
-    BatchMean,
     BatchSize,
-    BatchStd,
-    Bounded,
-    Coordinatewise,
-    Crossed,
-    DualClip,
-    FourthPowers,
     Given,
     GridStep,
     GridTime,
-    Huber,
     LatentSize,
-    Leaky,
-    LogClipped,
-    Masked,
-    MaskedBy,
-    MaxSurrogate,
-    Neighbour,
-    OneSided,
     Others,
-    Outer,
-    PseudoHuber,
-    Reversed,
     Right,
-    Rounded,
     RowNeighbour,
-    SmallHalf,
-    Sorted,
-    TieLost,
-    TimeRounded,
 )
 from gradcheck.oracle.mistakes.places import Stated, symbols_of
+from gradcheck.oracle.mistakes.rules import CLIPPED, COMPARED, RULES, total
 from gradcheck.rounding.bounds import THRESHOLD, Analysis, unit_roundoff
 
 __all__ = ["Prediction", "Trial", "gradient_of_mistake"]
@@ -223,7 +200,7 @@ class _Values:
         if isinstance(expr, Total):
             each = self(expr.args[0])
             # a number is the same in every coordinate
-            return _total(each) if each.ndim and each[0].numel() > 1 else each * self.values["D"]
+            return total(each) if each.ndim and each[0].numel() > 1 else each * self.values["D"]
         if expr.is_number:
             return self.one * float(expr)
         if isinstance(expr, LatentSize):
@@ -244,8 +221,8 @@ class _Values:
         found = [self(arg) for arg in expr.args] if not expr.is_Pow else [self(expr.base), self.exponent(expr)]
         if isinstance(expr, Unless):
             return self._mask(expr, found)
-        value: Tensor = _RULES[type(expr)](*found)
-        return self._clipped(expr, found, value) if isinstance(expr, _CLIPPED) else value
+        value: Tensor = RULES[type(expr)](*found)
+        return self._clipped(expr, found, value) if isinstance(expr, CLIPPED) else value
 
     def _of_samples(self, near: Tensor) -> Tensor:
         """In which samples something is near, be it in a single coordinate; (B, 1, …, 1)."""
@@ -302,7 +279,7 @@ class _Edited(_Values):
     def __call__(self, expr: sp.Expr) -> Tensor:
         known = self.memo.get(expr)
         if known is None:
-            shared = self.affected.isdisjoint(symbols_of(expr)) and (self.branch is None or not expr.has(*_COMPARED))
+            shared = self.affected.isdisjoint(symbols_of(expr)) and (self.branch is None or not expr.has(*COMPARED))
             known = self.memo[expr] = self.right(expr) if shared else self.evaluated(expr)
         return known
 
@@ -312,175 +289,4 @@ class _Edited(_Values):
 
 def _compared(table: Mapping[sp.Symbol, sp.Expr]) -> frozenset[sp.Symbol]:
     """The symbols in whose formulas a comparison stands."""
-    return frozenset(s for s, e in table.items() if e.has(*_COMPARED))
-
-
-def _clip(r: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    return torch.minimum(torch.maximum(r, 1 - low), 1 + high)
-
-
-def _surrogate(a: Tensor, r: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    return -torch.minimum(r * a, _clip(r, low, high) * a)
-
-
-def _tie_lost(a: Tensor, r: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    clipped = -_clip(r, low, high).detach() * a
-    return torch.where(-r * a > clipped, -r * a, clipped)
-
-
-def _crossed(a: Tensor, r: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    every_a, every_r = a.flatten()[:, None], r.flatten()[None, :]
-    clipped = _clip(every_r, low.flatten()[None, :], high.flatten()[None, :])  # a clip may be each sample's own
-    losses = -torch.minimum(every_r * every_a, clipped * every_a)
-    return losses.mean(0).reshape(r.shape)
-
-
-def _dual(a: Tensor, r: Tensor, low: Tensor, high: Tensor, most: Tensor) -> Tensor:
-    plain = _surrogate(a, r, low, high)
-    return torch.where(a < 0, torch.minimum(plain, -most * a), plain)
-
-
-def _masked_by(a: Tensor, r: Tensor, other: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    off = ((a > 0) & (other > 1 + high)) | ((a < 0) & (other < 1 - low))
-    return torch.where(off, r.detach(), r) * -a
-
-
-def _outer(a: Tensor, x: Tensor, y: Tensor, s: Tensor, low: Tensor, high: Tensor, weight: Tensor) -> Tensor:
-    scale, of = s.flatten()[:, None], x.flatten()[None, :]
-    r = torch.exp(scale * of + y.flatten()[None, :] / scale)
-    row = lambda of_each: of_each.flatten()[None, :]  # noqa: E731
-    losses = _surrogate(row(a), r, row(low), row(high)) * row(weight)
-    return losses.mean(0).reshape(x.shape)
-
-
-def _huber(x: Tensor, delta: Tensor) -> Tensor:
-    size = x.abs()
-    each = torch.where(size <= delta, x**2 / 2, delta * (size - delta / 2))
-    return each.sum(tuple(range(1, x.ndim)), keepdim=True)
-
-
-def _coordinatewise(a: Tensor, x: Tensor, y: Tensor, w: Tensor, low: Tensor, high: Tensor, each: Tensor) -> Tensor:
-    losses = _surrogate(a, torch.exp(w * (y**2 - x**2)), low, high)
-    return each * losses.sum(tuple(range(1, x.ndim)), keepdim=True)
-
-
-def _first_half(x: Tensor, _: Tensor) -> Tensor:
-    flat = x.flatten(1)
-    kept = flat[:, : max(1, flat.shape[1] // 2)]
-    scaled = (kept**2).mean(1) * flat.shape[1]
-    return scaled.reshape(-1, *(1,) * (x.ndim - 1))
-
-
-def _masked(x: Tensor, which: Tensor, weight: Tensor) -> Tensor:
-    """The squared norm; the first or last (odd) index of the first or last (from 2 on) axis is weighed."""
-    place = int(which)
-    axis, index = (1, -1)[place // 2], (0, -1)[place % 2]
-    weights = torch.ones_like(x)
-    weights.select(axis, index).mul_(weight)
-    return _dot(weights * x, x)
-
-
-def _leaky(a: Tensor, r: Tensor, low: Tensor, high: Tensor, slope: Tensor) -> Tensor:
-    clipped = _clip(r, low, high)
-    return -torch.minimum(r * a, (clipped + slope * (r - clipped)) * a)
-
-
-def _on_a_table(t: Tensor, steps: Tensor, how: Tensor) -> Tensor:
-    n = float(steps.flatten()[0])
-    return (torch.floor(t * n) if float(how.flatten()[0]) < 0 else torch.round(t * n)) / n
-
-
-_CLIPPED = (Surrogate, MaxSurrogate, OneSided, TieLost, DualClip)
-"""The arguments begin with (A, r, ε⁻, ε⁺); more of them are edges too."""
-
-_COMPARED = (*_CLIPPED, Unless)
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum(tuple(range(1, max(a.ndim, b.ndim))), keepdim=True)
-
-
-def _total(x: Tensor) -> Tensor:
-    return x.sum(tuple(range(1, x.ndim)), keepdim=True)
-
-
-def _sum(first: Tensor, *rest: Tensor) -> Tensor:
-    for x in rest:
-        first = first + x
-    return first
-
-
-def _product(first: Tensor, *rest: Tensor) -> Tensor:
-    for x in rest:
-        first = first * x
-    return first
-
-
-def _power(base: Tensor, exponent: Tensor | float) -> Tensor:
-    if isinstance(exponent, float):
-        if exponent == -1:
-            return base.reciprocal()
-        if exponent == 0.5:
-            return base.sqrt()
-    return base**exponent
-
-
-def _least(first: Tensor, *rest: Tensor) -> Tensor:
-    for x in rest:
-        first = torch.minimum(first, x)
-    return first
-
-
-def _greatest(first: Tensor, *rest: Tensor) -> Tensor:
-    for x in rest:
-        first = torch.maximum(first, x)
-    return first
-
-
-_RULES: dict[type, Callable[..., Tensor]] = {
-    sp.Add: _sum,
-    sp.Mul: _product,
-    sp.Pow: _power,
-    sp.exp: torch.exp,
-    sp.log: torch.log,
-    sp.sin: torch.sin,
-    sp.cos: torch.cos,
-    sp.Max: _greatest,
-    sp.Min: _least,
-    sp.sign: torch.sign,
-    sp.Abs: torch.abs,
-    sg: Tensor.detach,
-    Dot: _dot,
-    Norm2: lambda x: _dot(x, x),
-    MeanAbs: lambda x: x.abs().mean(tuple(range(1, x.ndim)), keepdim=True),
-    Each: lambda x: x,
-    BatchMean: lambda x: x.mean(0, keepdim=True).expand(x.shape),
-    BatchFirst: lambda x: x[:1].expand(x.shape) if x.ndim else x,
-    Neighbour: lambda x, by: x.roll(int(by), 0) if x.ndim else x,
-    Reversed: lambda x: x.flip(0) if x.ndim else x,
-    Sorted: lambda x, sign: x.sort(0, descending=float(sign.flatten()[0]) < 0).values if x.ndim else x,
-    Rounded: lambda x: (x > 0.5).to(x.dtype),
-    TimeRounded: _on_a_table,
-    Surrogate: _surrogate,
-    MaxSurrogate: lambda a, r, low, high: -torch.maximum(r * a, _clip(r, low, high) * a),
-    OneSided: lambda a, r, low, high: -_clip(r, low, high) * a,
-    TieLost: _tie_lost,
-    DualClip: _dual,
-    Crossed: _crossed,
-    MaskedBy: _masked_by,
-    Outer: _outer,
-    LogClipped: lambda a, x, low, high: (
-        -torch.minimum(x.exp() * a, torch.minimum(torch.maximum(x, -low), high).exp() * a)
-    ),
-    Bounded: lambda x, low, high: torch.minimum(torch.maximum(x, low), high),
-    Coordinatewise: _coordinatewise,
-    Huber: _huber,
-    PseudoHuber: lambda x, delta: (delta**2 * ((1 + (x / delta) ** 2).sqrt() - 1)).sum(
-        tuple(range(1, x.ndim)), keepdim=True
-    ),
-    FourthPowers: lambda x: _dot(x**2, x**2),
-    Masked: _masked,
-    BatchStd: lambda x, unbiased: x.std(0, correction=int(unbiased), keepdim=True).expand(x.shape),
-    Leaky: _leaky,
-    SmallHalf: _first_half,
-}
+    return frozenset(s for s, e in table.items() if e.has(*COMPARED))
