@@ -16,7 +16,7 @@ from typing import Any
 from gradcheck.console import Progress, coloured, painted, prose
 from gradcheck.errors import InputError, forgiven
 
-__all__ = ["add_arguments", "add_declaration", "declared_by", "declared_pairs", "run"]
+__all__ = ["add_arguments", "add_declaration", "at_once", "declared_by", "declared_pairs", "run"]
 
 _REPORTS = {
     "json": "the judgement as JSON (docs/oracle-report.md)",
@@ -117,8 +117,8 @@ def run(arguments: argparse.Namespace) -> int:
     progress = Progress()
     jobs = [CheckJob(text, settings, declared, tuple(only), bool(arguments.html)) for text in texts]
     progress(f"{', '.join(arguments.targets)} …")
-    at_once = _at_once(arguments.jobs, arguments.device)
-    for one in judged(jobs, memory, isolated, at_once, arguments.memory is None, progress):
+    together = at_once(arguments.jobs, arguments.device)
+    for one in judged(jobs, memory, isolated, together, arguments.memory is None, progress):
         progress.clear()
         if one.nothing and len(texts) > len(arguments.targets):
             continue  # a folder's tests need not be ours
@@ -188,8 +188,8 @@ def _files_of(targets: Sequence[str]) -> Iterator[str]:
         yield from map(str, files)
 
 
-def _at_once(jobs: int | None, device: str) -> int:
-    """How many targets are judged at once: as many as there are cores, and one on a GPU, unless it is said."""
+def at_once(jobs: int | None, device: str) -> int:
+    """How many things are judged at once: as many as there are cores, and one on a GPU, unless it is said."""
     if jobs is None:
         return (os.cpu_count() or 1) if device == "cpu" else 1
     if jobs < 1:

@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("--max-examples", type=int, default=20, metavar="N", help="random problems for each check (20)")
     verify.add_argument("--seed", type=int, default=0, help="of everything random (0)")
+    verify.add_argument("--jobs", type=int, metavar="N", help="processes that share the work (one for each core)")
     verify.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
     verify.add_argument("--all", action="store_true", help="show every variant, not each algorithm's paper form alone")
     verify.add_argument("--no-networks", action="store_true", help="leave out the checks on diffusers' networks")
@@ -191,6 +192,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     need("hypothesis", "gradcheck verify")
     import torch
 
+    from gradcheck.doors.check import at_once
     from gradcheck.reports.writing import check_writable, write_text
     from gradcheck.verifying.report import print_report, to_json
     from gradcheck.verifying.verification import verify
@@ -203,6 +205,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         "max_examples": arguments.max_examples,
         "seed": arguments.seed,
         "with_networks": not arguments.no_networks,
+        "jobs": at_once(arguments.jobs, "cpu"),
     }
     progress = Progress()
     try:

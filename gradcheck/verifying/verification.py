@@ -2,14 +2,18 @@ r"""The main job: prove every derivation, then check it on random problems, and 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
 
+import sympy as sp
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 
-from derivations.derivation import Proof
+from derivations.derivation import Derivation, Proof, StepResult, Theorem
 from derivations.identities import IDENTITIES
 from derivations.lemmas import LEMMAS
 from derivations.steps.paths import PARAMETERISATIONS
@@ -22,7 +26,7 @@ from gradcheck.problems.building import Spec, build
 from gradcheck.problems.strategies import specs
 from gradcheck.rounding.bounds import THRESHOLD
 from gradcheck.rounding.compare import Comparison, compare_entry
-from gradcheck.verifying import networks
+from gradcheck.verifying import networks, sharing
 
 __all__ = ["Check", "NetworkCheck", "Report", "Verification", "check_random", "verify"]
 
@@ -162,6 +166,7 @@ def verify(
     max_examples: int = 20,
     seed: int = 0,
     with_networks: bool = True,
+    jobs: int = 1,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Prove derivations and check them on random problems and on real networks.
@@ -173,6 +178,8 @@ def verify(
         max_examples: random problems for each entry, precision and device.
         seed: of everything random.
         with_networks: also check at the parameters of diffusers' networks, where they are installed.
+        jobs: how many processes share the work, where this one may be forked and no GPU takes part; what is found is
+            the same for any number.
         progress: called with a line for each thing done.
 
     Raises:
@@ -186,33 +193,108 @@ def verify(
     if max_examples < 1:
         raise InputError(("max_examples", repr(max_examples), "at least 1"))
     missing = networks.available() if with_networks else "not asked for"
-    theorems = []
-    for theorem in (*LEMMAS, *(s.theorem for s in REVERSE_STEPS), *IDENTITIES, *PARAMETERISATIONS, *THEOREMS):
-        theorems.append(theorem.prove())
-        progress(_proof_line(theorems[-1]))
-    results = []
-    for one in chosen:
-        proof = one.derivation.prove()
-        progress(_proof_line(proof))
-        checks = []
-        for place in where:
-            for dtype in dtypes:
-                checks.append(check_random(one, dtype, place, max_examples, seed))
-                progress(_check_line(one, checks[-1]))
-        on_networks = () if missing else tuple(_check_networks(one, dtypes, where, seed, progress))
-        results.append(Verification(one, proof, tuple(checks), on_networks))
-    return Report(tuple(theorems), tuple(results), where, seed, time.perf_counter() - start, missing)
+    work = _Work(chosen, where, tuple(dtypes), max_examples, seed, not missing)
+    with work.shared(jobs) if jobs > 1 and where == ("cpu",) and sharing.possible() else _alone(work) as results:
+        theorems = []
+        for i, theorem in enumerate(work.theorems):
+            theorems.append(_proof(theorem, results(("theorem", i))))
+            progress(_proof_line(theorems[-1]))
+        found = []
+        for i, one in enumerate(chosen):
+            proof = _proof(one.derivation, results(("proof", i)))
+            progress(_proof_line(proof))
+            checks = results(("checks", i))
+            for check in checks:
+                progress(_check_line(one, check))
+            on_networks = () if missing else results(("networks", i))
+            for result in on_networks:
+                where_ = f"{result.network} {result.dtype} {result.device}"
+                progress(f"{one.label}: {where_}: test ratio {result.ratio:.2g}")
+            found.append(Verification(one, proof, checks, on_networks))
+    return Report(tuple(theorems), tuple(found), where, seed, time.perf_counter() - start, missing)
 
 
-def _check_networks(
-    entry: Entry, dtypes: Iterable[DtypeName], where: Iterable[Device], base_seed: int, progress: Callable[[str], None]
-) -> Iterable[NetworkCheck]:
-    for place in where:
-        for network in networks.NETWORKS:
-            for dtype in dtypes:
-                result = networks.compare_network(entry, network, base_seed, DTYPES[dtype], place)
-                progress(f"{entry.label}: {network} {dtype} {place}: test ratio {result.ratio:.2g}")
-                yield NetworkCheck(network, dtype, place, result.ratio, result.holds, str(result.parameter))
+Task = tuple[Literal["theorem", "proof", "checks", "networks"], int]
+"""What is to be done, and the number of the theorem or entry."""
+
+Results = Callable[[Task], Any]
+"""Gives what a task comes to."""
+
+
+@dataclass(frozen=True)
+class _Work:
+    """All tasks of one run, each of which may be done by itself."""
+
+    entries: tuple[Entry, ...]
+    devices: tuple[Device, ...]
+    dtypes: tuple[DtypeName, ...]
+    max_examples: int
+    seed: int
+    with_networks: bool
+
+    @cached_property
+    def theorems(self) -> tuple[Theorem, ...]:
+        """All of them, which are stated by this: a process that states more modules draws other problems, for
+        hypothesis takes numbers from the code that is loaded."""
+        return (*LEMMAS, *(s.theorem for s in REVERSE_STEPS), *IDENTITIES, *PARAMETERISATIONS, *THEOREMS)
+
+    def do(self, task: Task) -> Any:
+        kind, i = task
+        if kind == "theorem":
+            return _seconds(self.theorems[i].prove())
+        one = self.entries[i]
+        if kind == "proof":
+            return _seconds(one.derivation.prove())
+        if kind == "checks":
+            return tuple(
+                check_random(one, dtype, place, self.max_examples, self.seed)
+                for place in self.devices
+                for dtype in self.dtypes
+            )
+        return tuple(
+            _on_network(one, network, dtype, place, self.seed)
+            for place in self.devices
+            for network in networks.NETWORKS
+            for dtype in self.dtypes
+        )
+
+    def shared(self, jobs: int) -> sharing.Shared:
+        """The same in several processes.  One has the networks, so that each is built once."""
+        numbers = range(len(self.entries))
+        batches: list[list[Task]] = [[("theorem", i) for i in range(len(self.theorems))]]
+        batches += [[("proof", i), ("checks", i)] for i in numbers]
+        if self.with_networks:
+            batches.insert(0, [("networks", i) for i in numbers])
+        return sharing.Shared(self.do, batches, jobs)
+
+
+@contextlib.contextmanager
+def _alone(work: _Work) -> Iterator[Results]:
+    """Everything here, each thing when it is asked for."""
+    yield work.do
+
+
+def _seconds(proof: Proof) -> tuple[float, ...]:
+    """How long each step took; nothing where one is refused, of which more is to be told than goes over a pipe."""
+    return tuple(result.seconds for result in proof.results) if proof.holds else ()
+
+
+def _proof(statement: Theorem | Derivation, seconds: tuple[float, ...]) -> Proof:
+    """A proof that was made, maybe elsewhere; one that was refused is tried again here, which gives what is left."""
+    if not seconds:
+        return statement.prove()
+    name, steps = (
+        (statement.label, statement.all_steps)
+        if isinstance(statement, Derivation)
+        else (statement.name, statement.steps)
+    )
+    results = (StepResult(step, sp.S.Zero, took) for step, took in zip(steps, seconds, strict=True))
+    return Proof(name, tuple(results))
+
+
+def _on_network(entry: Entry, network: str, dtype: DtypeName, place: Device, base_seed: int) -> NetworkCheck:
+    result = networks.compare_network(entry, network, base_seed, DTYPES[dtype], place)
+    return NetworkCheck(network, dtype, place, result.ratio, result.holds, str(result.parameter))
 
 
 def _proof_line(proof: Proof) -> str:
