@@ -40,3 +40,13 @@ def test_the_workflows_are_yaml() -> None:
     workflow, hook = (yaml.safe_load(block) for block in blocks)
     assert "gradcheck check" in workflow["jobs"]["losses"]["steps"][-1]["run"]
     assert "gradcheck check" in hook["repos"][0]["hooks"][0]["entry"]
+
+
+def test_every_place_on_the_map_is_there() -> None:
+    """A file that moves takes its row of the internals' page along."""
+    root = Path(__file__).parent.parent
+    page = (root / "docs" / "internals.md").read_text()
+    places = set(re.findall(r"`([\w./*]+(?:/|\.py|\.md))`", page)) | set(re.findall(r"\]\(([\w/]+\.md)\)", page))
+    assert len(places) > 40
+    for place in places:
+        assert any(list((root / room).glob(place)) for room in (".", "gradcheck", "derivations", "docs")), place

@@ -19,6 +19,7 @@ from derivations.steps.parameterisation import OUTPUT
 from gradcheck.case import Case
 from gradcheck.derived.compiled import evaluate
 from gradcheck.deriving.numeric import Evaluator, loss_of
+from gradcheck.devices import DtypeName
 from gradcheck.losses._parameterisation import in_velocities
 from gradcheck.problems.building import (
     ADVANTAGE,
@@ -64,7 +65,7 @@ class Checked:
         error: why nothing could be evaluated; empty otherwise.
     """
 
-    dtype: str
+    dtype: DtypeName
     problems: int
     ratio: float
     judged: float
@@ -81,7 +82,7 @@ class Checked:
 def check(
     statement: Statement,
     derived: Derivative,
-    dtype: str,
+    dtype: DtypeName,
     problems: int,
     seed: int = 0,
     output: Derivation | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from derivations.derivation import Derivation, Process
 from derivations.notation import quantity
 from derivations.pieces import Piece
-from derivations.steps.sde import SDES, step_with
+from derivations.steps.sde import SDES, StepName, step_with
 from gradcheck.case import Case
 from gradcheck.catalogue import CATALOGUE, Entry
 from gradcheck.conventions import Conventions
@@ -24,7 +24,7 @@ __all__ = ["UNIVERSES", "Universe", "Watched", "family"]
 Quantities = dict[str, Tensor | float]
 
 
-def family(process: Process, sde: str) -> list[Entry]:
+def family(process: Process, sde: StepName | Literal[""]) -> list[Entry]:
     """The catalogue's entries whose quantities a case of this process holds."""
 
     held = set() if process == "forward" else {"D", *_on_step(sde).given}
@@ -39,7 +39,7 @@ def family(process: Process, sde: str) -> list[Entry]:
     return [e for e in CATALOGUE if belongs(e)]
 
 
-def _on_step(sde: str, reduction: str = "sum") -> Derivation:
+def _on_step(sde: StepName | Literal[""], reduction: str = "sum") -> Derivation:
     """The loss that needs every quantity of a case on this reverse step."""
     options = {"sde": sde, "kl": "step", "log_prob_reduction": reduction}
     return Conventions("flow_grpo", options=options).derivation
@@ -59,7 +59,7 @@ class Universe:
     """
 
     process: Process
-    sde: str = ""
+    sde: StepName | Literal[""] = ""
     numbers: Mapping[str, float] = field(default_factory=dict)
     log_prob_reduction: str = "sum"
     declared: Derivation | None = None

@@ -19,7 +19,7 @@ from torch import Tensor
 from derivations.calculus import ClipMask, Mask
 from derivations.derivation import Derivation, Process
 from derivations.grammar.kinks import is_kink
-from derivations.steps.sde import step_with
+from derivations.steps.sde import StepName, step_with
 from gradcheck.case import Case
 from gradcheck.conventions import BatchReduction, Conventions
 from gradcheck.devices import DtypeName
@@ -70,7 +70,7 @@ class Unveiled:
 
     name: str
     process: Process | Literal["forward or backward"]
-    sde: str
+    sde: StepName | Literal[""]
     terms: tuple[Term, ...]
     residual: float
     gradient: sp.Expr | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Literal
 
 import sympy as sp
 import torch
@@ -13,6 +14,7 @@ from derivations import notation as n
 from derivations.calculus import Norm2
 from derivations.derivation import Derivation, Process
 from derivations.pieces import Piece
+from derivations.steps.sde import StepName
 from gradcheck.case import Case
 from gradcheck.derived.compiled import evaluate
 from gradcheck.reading.xray import B, scalars
@@ -96,7 +98,7 @@ def numbers(universe: Universe, case: Case) -> dict[sp.Symbol, Tensor]:
 
 
 @lru_cache
-def _with_ratio(process: Process, sde: str) -> list[Derivation]:
+def _with_ratio(process: Process, sde: StepName | Literal[""]) -> list[Derivation]:
     """Derivations with an importance ratio, one for each way in which it is defined."""
     found: dict[str, Derivation] = {}
     for d in (e.derivation for e in family(process, sde)):

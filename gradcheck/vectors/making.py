@@ -14,6 +14,7 @@ from derivations.notation import divergence, quantity, ratio
 from derivations.pieces import Piece
 from gradcheck.case import Case
 from gradcheck.derived.compiled import evaluate
+from gradcheck.devices import DtypeName
 from gradcheck.errors import GradcheckError
 from gradcheck.problems.building import Spec, complete, draw_given
 from gradcheck.problems.regimes import PolicyRegime
@@ -24,7 +25,7 @@ from gradcheck.vectors.recipes import CLIP, GROUPS, RECIPES, Recipe
 
 __all__ = ["DTYPES", "Expected", "applies", "expected", "make", "recipes_for"]
 
-DTYPES = {"float64": torch.float64, "float32": torch.float32}
+DTYPES: dict[DtypeName, torch.dtype] = {"float64": torch.float64, "float32": torch.float32}
 """The precisions that vectors are written in."""
 
 _ATTEMPTS = 500
@@ -203,7 +204,7 @@ def _is_placed(derivation: Derivation, recipe: Recipe, case: Case) -> bool:
     return {"high": bool((at > 1).all()), "low": bool((at < 1).all()), "": True}[recipe.side]
 
 
-def _is_sharp(recipe: Recipe, e: Expected, dtype: str) -> bool:
+def _is_sharp(recipe: Recipe, e: Expected, dtype: DtypeName) -> bool:
     """Whether the branch is decided (or, at the edge, is not) and every mistake of a percent would be refused."""
     if not all(bool(x.isfinite().all()) for x in (e.gradient, e.loss, e.weight, e.target)):
         return False
@@ -216,7 +217,7 @@ def _is_sharp(recipe: Recipe, e: Expected, dtype: str) -> bool:
     return bool((_rows_shown(at_stake, e, dtype) | vanishes).all())
 
 
-def _rows_shown(difference: Tensor, e: Expected, dtype: str) -> Tensor:
+def _rows_shown(difference: Tensor, e: Expected, dtype: DtypeName) -> Tensor:
     bound = THRESHOLD * unit_roundoff(DTYPES[dtype]) * e.gradient_scale
     return (difference.abs() > _VISIBLE * bound).flatten(1).any(1)
 

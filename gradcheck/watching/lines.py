@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from gradcheck.errors import InputError
 
@@ -17,7 +17,8 @@ __all__ = ["SCHEMA_VERSION", "VERDICTS", "Report", "StepLine", "read_lines"]
 SCHEMA_VERSION = 1
 """Of the JSON lines."""
 
-VERDICTS = ("conforms", "wrong", "unjudged")
+Verdict = Literal["conforms", "wrong", "unjudged"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 """What is said of a judged step."""
 
 _KEPT = 10_000
@@ -45,7 +46,7 @@ class StepLine:
     """
 
     step: int
-    verdict: str
+    verdict: Verdict
     causes: tuple[str, ...] = ()
     because: str = ""
     ratio: float | None = None

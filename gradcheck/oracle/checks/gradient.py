@@ -31,7 +31,7 @@ from gradcheck.oracle.problem import effective_case, working_dtype
 from gradcheck.oracle.required import overall_factor, required_of
 from gradcheck.oracle.roughness import roughness
 from gradcheck.problems.building import Spec
-from gradcheck.problems.regimes import AdvantageRegime, NoiseRegime
+from gradcheck.problems.regimes import AdvantageRegime, MarginRegime, NoiseRegime
 from gradcheck.rounding.compare import judgeable, required_gradients, value_scale
 
 
@@ -58,7 +58,7 @@ def check_finite(judge: Judge) -> Outcome:
     return together(again)
 
 
-def _farthest(dtype: torch.dtype) -> str:
+def _farthest(dtype: torch.dtype) -> MarginRegime:
     """Margins beyond a precision's exponentials, which end at e^±88 to e^±103 in float32, e^±709 in float64."""
     return "beyond" if dtype == torch.float64 else "far"
 
