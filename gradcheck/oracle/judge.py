@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TypeVar
+from typing import TypeVar, Unpack
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from gradcheck.oracle.drawn import drawn, made
 from gradcheck.oracle.problem import output_dtype
 from gradcheck.oracle.required import Required, required_of
 from gradcheck.problems.building import Spec
+from gradcheck.problems.regimes import Regimes
 from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
 from gradcheck.rounding.compare import Comparison, compare
 
@@ -78,13 +79,13 @@ class Judge:
     latent: tuple[int, ...] | None = None
     batch: int | None = None
 
-    def specs(self, **regimes: str) -> Iterator[Spec]:
+    def specs(self, **regimes: Unpack[Regimes]) -> Iterator[Spec]:
         """Problems of the given regimes, in shapes of two to four axes whose sizes differ."""
         for i in range(self.max_examples):
             batch, latent = _SHAPES[i % len(_SHAPES)]
             batch, latent = self.batch or batch, self.latent or latent
             clip = i % 3 if "clip_low" not in self.conventions.fixed else 0
-            yield Spec(batch, latent, self.seed * 1_000_003 + i, clip=clip, **regimes)  # type: ignore[arg-type]
+            yield Spec(batch, latent, self.seed * 1_000_003 + i, clip=clip, **regimes)
 
     def case(self, spec: Spec, dtype: torch.dtype | None = None) -> Case:
         spec = self.fitted(spec)
@@ -300,7 +301,7 @@ def first_failure(
     return Outcome("passed", count)
 
 
-def gradient_on(judge: Judge, **regimes: str) -> Outcome:
+def gradient_on(judge: Judge, **regimes: Unpack[Regimes]) -> Outcome:
     """Judge the gradient on problems of these regimes."""
     return compare_over(judge, judge.specs(**regimes), lambda case: look_at_gradient(judge, case))
 

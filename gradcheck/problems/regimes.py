@@ -3,7 +3,7 @@ r"""What a random problem is made from: the regimes of its quantities, and a spe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypedDict, get_args
 
 __all__ = [
     "ADVANTAGE",
@@ -21,6 +21,7 @@ __all__ = [
     "MarginRegime",
     "NoiseRegime",
     "PolicyRegime",
+    "Regimes",
     "Spec",
     "TimeRegime",
 ]
@@ -67,6 +68,16 @@ CLIP_RANGES = ((0.2, 0.2), (0.2, 0.28), (0.05, 0.05), (1e-4, 1e-4))
 
 DIVERGENCES = (0.02, 0.05, 2e-3, 1e-4)
 """Largest divergences that problems are drawn with, in a clip's place."""
+
+
+class Regimes(TypedDict, total=False):
+    """The regimes of a :class:`Spec`, those that are not the usual ones."""
+
+    policy: PolicyRegime
+    advantage: AdvantageRegime
+    time: TimeRegime
+    noise: NoiseRegime
+    margin: MarginRegime
 
 
 @dataclass(frozen=True)

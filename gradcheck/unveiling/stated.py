@@ -20,12 +20,13 @@ from gradcheck.judging.adapter import Adapter
 from gradcheck.oracle.arrangement import needs_presenting
 from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.required import required_of
+from gradcheck.problems.regimes import Regimes
 from gradcheck.reading.formulas import simple_number
 from gradcheck.reading.xray import Direction, decompose, directions
 
 __all__ = ["Stated", "held_apart", "state"]
 
-_REGIMES: tuple[dict[str, str], ...] = (
+_REGIMES: tuple[Regimes, ...] = (
     {},
     {"policy": "off", "time": "middle", "advantage": "typical"},
     {"policy": "off", "time": "middle", "advantage": "zero"},

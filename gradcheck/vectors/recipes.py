@@ -42,7 +42,7 @@ class Recipe:
         policy: regime of ``v_theta``, as in :data:`gradcheck.problems.building.POLICY`.
         side: where the ratio must lie, ``"high"`` above 1 or ``"low"`` below; ``""`` for either.
         at_edge: move the clip to where the ratio is.
-        time, noise: regimes of :mod:`gradcheck.problems.building`.
+        time, noise: regimes of :mod:`gradcheck.problems.regimes`.
         mixed: draw a time for every sample; else all share one.
         signal: ``"typical"``, ``"zero"``, ``"extreme"`` (two samples), or ``"pair"``, each sample with both signs.
         seen: precisions in which a mistake of a percent must be visible, unless nothing is demanded.

@@ -31,7 +31,7 @@ from gradcheck.oracle.problem import effective_case, working_dtype
 from gradcheck.oracle.required import overall_factor, required_of
 from gradcheck.oracle.roughness import roughness
 from gradcheck.problems.building import Spec
-from gradcheck.problems.regimes import AdvantageRegime, MarginRegime, NoiseRegime
+from gradcheck.problems.regimes import AdvantageRegime, MarginRegime, NoiseRegime, PolicyRegime
 from gradcheck.rounding.compare import judgeable, required_gradients, value_scale
 
 
@@ -45,7 +45,9 @@ def check_finite(judge: Judge) -> Outcome:
         at = tuple(int(i) for i in bad.nonzero()[0])
         return f"the gradient is {float(observed[at])} at {at}, where {float(wanted.gradient[at]):.6g} is required"
 
-    policies = ("off", "far") if Piece.RATIO in judge.conventions.derivation.pieces else ("off",)
+    policies: tuple[PolicyRegime, ...] = (
+        ("off", "far") if Piece.RATIO in judge.conventions.derivation.pieces else ("off",)
+    )
     every = (judge.specs(policy=policy, time="mixed", advantage="mixed") for policy in policies)
     outcome = first_failure(judge, chain.from_iterable(every), wrong)
     if outcome.status == "failed" or not _has_margin(judge):
