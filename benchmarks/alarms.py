@@ -35,7 +35,8 @@ from gradcheck.oracle.checks.gradient import squared_distance_gradient
 from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.problem import oracle_case
 from gradcheck.oracle.required import Required
-from gradcheck.problems.building import ADVANTAGE, POLICY, TIME, Spec
+from gradcheck.problems.building import Spec
+from gradcheck.problems.regimes import ADVANTAGE, POLICY, TIME
 from gradcheck.rounding.bounds import THRESHOLD
 from gradcheck.rounding.compare import error_ratios, gradient_of
 

@@ -21,7 +21,8 @@ from gradcheck.case import Case
 from gradcheck.catalogue import Entry, entries
 from gradcheck.derived.compiled import evaluate
 from gradcheck.plots.interactive import LOSSES, main, page, script
-from gradcheck.problems.building import POLICY, Spec, build
+from gradcheck.problems.building import Spec, build
+from gradcheck.problems.regimes import POLICY
 
 ROOT = Path(__file__).parent.parent
 NODE = shutil.which("node")

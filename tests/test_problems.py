@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from derivations.pieces import Piece
 from gradcheck.case import Case
 from gradcheck.catalogue import CATALOGUE, Entry, entry
-from gradcheck.problems.building import ADVANTAGE, CLIP_RANGES, DIVERGENCES, POLICY, TIME, Spec, build
+from gradcheck.problems.building import Spec, build
+from gradcheck.problems.regimes import ADVANTAGE, CLIP_RANGES, DIVERGENCES, POLICY, TIME
 from gradcheck.problems.strategies import shapes, specs
 
 ENTRIES = pytest.mark.parametrize("entry", CATALOGUE, ids=lambda e: e.label)

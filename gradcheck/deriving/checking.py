@@ -21,17 +21,8 @@ from gradcheck.derived.compiled import evaluate
 from gradcheck.deriving.numeric import Evaluator, loss_of
 from gradcheck.devices import DtypeName
 from gradcheck.losses._parameterisation import in_velocities
-from gradcheck.problems.building import (
-    ADVANTAGE,
-    POLICY,
-    TIME,
-    Spec,
-    complete,
-    draw_given,
-    in_its_variables,
-    more_names,
-)
-from gradcheck.problems.regimes import PolicyRegime
+from gradcheck.problems.building import Spec, complete, draw_given, in_its_variables, more_names
+from gradcheck.problems.regimes import ADVANTAGE, POLICY, TIME, PolicyRegime
 from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
 from gradcheck.rounding.compare import (
     Comparison,

@@ -12,15 +12,9 @@ from derivations.notation import quantity
 from gradcheck.case import Case
 from gradcheck.derived.compiled import evaluate
 from gradcheck.problems.drawing import Draw
-from gradcheck.problems.regimes import ADVANTAGE, CLIP_RANGES, DIVERGENCES, NOISE, POLICY, TIME, Spec
+from gradcheck.problems.regimes import Spec
 
 __all__ = [
-    "ADVANTAGE",
-    "CLIP_RANGES",
-    "DIVERGENCES",
-    "NOISE",
-    "POLICY",
-    "TIME",
     "Spec",
     "as_put_out",
     "build",

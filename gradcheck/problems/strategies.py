@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from derivations.derivation import Derivation
 from derivations.pieces import Piece
-from gradcheck.problems.building import ADVANTAGE, CLIP_RANGES, NOISE, POLICY, TIME, Spec
+from gradcheck.problems.building import Spec
+from gradcheck.problems.regimes import ADVANTAGE, CLIP_RANGES, NOISE, POLICY, TIME
 
 __all__ = ["shapes", "specs"]
 

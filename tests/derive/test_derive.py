@@ -453,7 +453,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
 
 
 def test_specs_reach_every_regime() -> None:
-    from gradcheck.problems.building import ADVANTAGE, POLICY, TIME
+    from gradcheck.problems.regimes import ADVANTAGE, POLICY, TIME
 
     specs = list(_specs(24, 0, POLICY))
     assert {s.policy for s in specs} >= {*POLICY, "mixed"}
