@@ -28,6 +28,7 @@ from gradcheck.judging.isolation.patched import Namespaces
 from gradcheck.judging.isolation.words import said
 from gradcheck.judging.results import Diagnosis, Judgement, Outcome, Raised, Result
 from gradcheck.oracle.checks.gradient import as_computed
+from gradcheck.oracle.diagnosis.declarable import whole_units
 from gradcheck.oracle.diagnosis.diagnose import (
     diagnose,
     diagnose_the_shown,
@@ -226,7 +227,7 @@ def _where_it_runs(obligation: Obligation, one: Judge) -> tuple[Outcome, Judge]:
 def _of_some_batches(one: Judge, outcome: Outcome, error: AdapterError) -> Diagnosis:
     """The cause of a failure of code that raises on other problems."""
     try:
-        found = another_batch(one)
+        found = whole_units(one) or another_batch(one)
         if found is None:
             taken = taken_axes(one)
             found = diagnose(narrowed(one, taken), printed=outcome.spec) if taken else None

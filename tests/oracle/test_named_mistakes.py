@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +15,12 @@ from derivations.pieces import Piece
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions, declare
 from gradcheck.judging.adapter import Adapter
+from gradcheck.judging.results import Diagnosis
 from gradcheck.oracle.diagnosis.arrangements import mistakes_of_arrangement
 from gradcheck.oracle.diagnosis.clip_edges import clip_edges
+from gradcheck.oracle.diagnosis.declarable import known_weight
 from gradcheck.oracle.diagnosis.evidence import Evidence, evidence_on, explains, observe
-from gradcheck.oracle.diagnosis.fitted import fitted_number
+from gradcheck.oracle.diagnosis.fitted import fitted_number, held_number
 from gradcheck.oracle.diagnosis.named import named
 from gradcheck.oracle.diagnosis.other_variables import other_variables
 from gradcheck.oracle.diagnosis.shortened import shortened
@@ -26,7 +29,7 @@ from gradcheck.oracle.mistakes import Prediction, mistakes
 from gradcheck.problems.building import Spec
 
 from .base import Function, Mutant
-from .mutants_trainers import MUTANTS, density, mse, of_the_model, ppo
+from .mutants_trainers import MUTANTS, density, mean, mse, of_the_model, ppo, std
 from .test_causes import told
 
 
@@ -156,3 +159,79 @@ def test_a_gradient_that_is_cut_off_on_its_way_is_told_so(how: str, word: str) -
     found = shortened(*seen(loss, declare("awm", reduction="mean")))
     assert found is not None
     assert word in found.cause
+
+
+def held_level(case: Case) -> Tensor:
+    """Flow-GRPO whose noise level is 0.7, whatever the case has."""
+    own, t, dt = case.replace(noise_level=0.7), case.expand(case.t), case.expand(case.dt)
+    new, old = (density(case.x_prev, mean(own, v, t, dt), std(own, t, dt)) for v in (case.v_theta, case.v_old))
+    return ppo(case.advantage, torch.exp(new - old)).mean()
+
+
+def held_beta(case: Case) -> Tensor:
+    """DiffusionNFT whose β is 0.1, whatever the case has."""
+    good, bad = (mse(case.v_old + sign * 0.1 * (case.v_theta - case.v_old), case.v_gt) for sign in (1, -1))
+    return (case.reward_prob * good + (1 - case.reward_prob) * bad).mean()
+
+
+@pytest.mark.parametrize(
+    ("function", "algorithm", "named_so", "declared"),
+    [
+        (held_level, "flow_grpo", "noise_level=0.7", {"log_prob_reduction": "mean", "clip_range": 0.2}),
+        (held_beta, "diffusion_nft", "beta=0.1", {"reduction": "mean"}),
+    ],
+    ids=lambda x: x.__name__ if callable(x) else None,
+)
+def test_a_number_that_code_holds_itself_is_told(
+    function: Function, algorithm: str, named_so: str, declared: dict[str, Any]
+) -> None:
+    found = held_number(*seen(function, declare(algorithm, **declared)))
+    assert found is not None
+    assert found.declare == named_so
+    name, _, value = named_so.partition("=")
+    assert not any(
+        bool(e.wrong.any()) for e in seen(function, declare(algorithm, **declared, **{name: float(value)}))[1]
+    )
+
+
+def min_snr(case: Case) -> Tensor:
+    weight = ((1 - case.t) / case.t).pow(2).clamp(max=5)
+    return (weight * case.advantage * mse(case.v_theta, case.v_gt)).mean()
+
+
+def undivided_guard(case: Case) -> Tensor:
+    at, new, _ = of_the_model(case)
+    width = case.expand(case.C2)
+    bias = ((at - case.mean_old) ** 2 / (2 * width**2)).flatten(1).mean(1)
+    ratio = torch.exp((new - density(case.x_prev, case.mean_old, width) + bias) * case.C2)
+    return ppo(case.advantage, ratio).mean()
+
+
+@pytest.mark.parametrize(
+    ("function", "explain", "algorithm", "declared"),
+    [
+        (min_snr, known_weight, "awm", {"reduction": "mean"}),
+        (undivided_guard, named, "grpo_guard", {"log_prob_reduction": "mean", "clip_range": 0.2}),
+    ],
+    ids=lambda x: x.__name__ if callable(x) else None,
+)
+def test_a_weight_that_is_told_can_be_declared(
+    function: Function,
+    explain: Callable[[Judge, list[Evidence]], Diagnosis | None],
+    algorithm: str,
+    declared: dict[str, Any],
+) -> None:
+    found = explain(*seen(function, declare(algorithm, **declared)))
+    assert found is not None
+    keyword, _, line = found.declare.partition("=")
+    assert keyword == "weight"
+    weighed = declare(algorithm, weight=line.strip("'"), **declared)
+    assert not any(bool(e.wrong.any()) for e in seen(function, weighed)[1])
+
+
+def test_code_that_takes_whole_pairs_is_told_how_they_lie() -> None:
+    def on_pairs(case: Case) -> Tensor:
+        winners, losers = (mse(case.v_theta, case.v_gt) - mse(case.v_ref, case.v_gt)).chunk(2)
+        return -functional.logsigmoid(-case.beta_dpo * (winners - losers)).mean()
+
+    assert told(on_pairs, "diffusion_dpo", reduction="mean").declare == "pairs='halves'"

@@ -19,10 +19,11 @@ from gradcheck.judging.results import Diagnosis
 from gradcheck.oracle.diagnosis.clip_edges import clip_edges, misused_edges
 from gradcheck.oracle.diagnosis.combined import extra_term, scaled_mistake, two_mistakes
 from gradcheck.oracle.diagnosis.conditions import cast_in_each_place, lower_precision, one_layout
+from gradcheck.oracle.diagnosis.declarable import known_weight
 from gradcheck.oracle.diagnosis.evidence import SHAPES, Evidence, evidence_on, observe, rows_of
 from gradcheck.oracle.diagnosis.factors import advantage_normalised, factor, sample_factor, term_factor, term_scaled
 from gradcheck.oracle.diagnosis.facts import facts, right_in_rows
-from gradcheck.oracle.diagnosis.fitted import fitted_number
+from gradcheck.oracle.diagnosis.fitted import fitted_number, held_number
 from gradcheck.oracle.diagnosis.named import named, nearest_mistake, no_gradient
 from gradcheck.oracle.diagnosis.required import from_the_derivation
 from gradcheck.oracle.diagnosis.shortened import shortened
@@ -242,6 +243,8 @@ _EXPLANATIONS: tuple[Callable[[Judge, list[Evidence]], Diagnosis | None], ...] =
     named,
     _of_some_batches,
     clip_edges,
+    held_number,
+    known_weight,
     factor,
     term_factor,
     shortened,

@@ -13,6 +13,7 @@ from derivations.pieces import Piece
 from derivations.writing.render import text
 from gradcheck.derived.compiled import evaluate
 from gradcheck.judging.results import Diagnosis
+from gradcheck.oracle.diagnosis.declarable import weight_declared
 from gradcheck.oracle.diagnosis.evidence import Evidence, lengths, plain, rows_of
 from gradcheck.oracle.diagnosis.facts import others_that_matter
 from gradcheck.oracle.judge import Judge
@@ -95,7 +96,8 @@ def factor(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
     if formula is not None:
         for value, name, cause in _NAMED_FACTORS:
             if formula == value:
-                return Diagnosis(name, cause, f"factor={float(formula):g}" if formula.is_number else "")
+                weight = weight_declared(judge.conventions, formula_of(formula))
+                return Diagnosis(name, cause, f"factor={float(formula):g}" if formula.is_number else weight)
         if formula.is_number:
             c = factors[0]
             if abs(c - 1) < _CLOSE_TO_ONE:
@@ -104,7 +106,8 @@ def factor(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
             written = f"{float(written):g}"  # a Float has the digits that rounding leaves
             return Diagnosis("factor", f"every gradient is {written} times the required one", f"factor={written}")
         if not formula.free_symbols <= {B, n.D}:
-            return Diagnosis("factor", f"every gradient is the required one times {text(formula_of(formula))}")
+            cause = f"every gradient is the required one times {text(formula_of(formula))}"
+            return Diagnosis("factor", cause, weight_declared(judge.conventions, formula_of(formula)))
     return _about_one(found) or _clamp(evidence, found) or _common(judge, evidence, found)
 
 

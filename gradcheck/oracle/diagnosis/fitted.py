@@ -39,7 +39,7 @@ from gradcheck.oracle.mistakes.places import (
 )
 from gradcheck.oracle.required import overall_factor
 
-__all__ = ["fitted_number"]
+__all__ = ["fitted_number", "held_number"]
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,19 @@ _SCALES = tuple(2.0**x for x in (-4, -2.5, -1.4, -0.7, -0.3, 0.3, 0.7, 1.4, 2.5,
 _SHARES = (-0.5, 0.05, 0.2, 0.5, 0.8, 1.5, 3.0)
 
 
+def held_number(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
+    """A number that the code holds itself, where the case has one that differs from problem to problem."""
+    return _first_fit(judge, evidence, _held(judge.conventions))
+
+
 def fitted_number(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
     """The first mistake with a number in it that explains every sample."""
+    return _first_fit(judge, evidence, _each_side(judge.conventions))
+
+
+def _first_fit(judge: Judge, evidence: list[Evidence], families: Iterator[_Family]) -> Diagnosis | None:
     e = max(evidence, key=lambda e: int((e.wrong & ~e.undecided).sum()))
-    for family in _each_side(judge.conventions):
+    for family in families:
         for c in _numbers(e, family):
 
             def predict(e: Evidence, family: _Family = family, c: float = c) -> Prediction:
@@ -88,6 +97,25 @@ def fitted_number(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
 
 _BEHIND = (n.log_prob_old, MEAN_BEHIND, n.mean_ref)
 """What code may read from its case, as the right step gave it."""
+
+
+_HELD = (0.7, 0.3, 0.8, 0.04, 0.004, *_SIZES, 100.0, 500.0, 1000.0, 2000.0, 5000.0)
+_NOT_HELD = ("D", "clip_low", "clip_high", "divergence_max", "guidance_scale")
+"""Clips are read off by themselves, and a bound tells a number only roughly."""
+
+
+def _held(declared: Conventions) -> Iterator[_Family]:
+    d = declared.derivation
+    for name in d.given:
+        if quantity(name).axes != "problem" or name in (*_NOT_HELD, *declared.fixed):
+            continue
+        symbol = quantity(name).symbol
+        sentence = f"{text(symbol)} is {{c}}, whatever the case has: the implementation holds it itself"
+        yield _Family(f"convention:{name}", sentence, partial(_constant, symbol), _HELD, f"{name}={{c}}")
+
+
+def _constant(symbol: sp.Symbol, c: sp.Expr) -> Overrides:
+    return {symbol: c}
 
 
 def _each_side(declared: Conventions) -> Iterator[_Family]:

@@ -24,7 +24,7 @@ from gradcheck.oracle.diagnosis.evidence import SPREAD, Evidence, explains, spre
 from gradcheck.oracle.diagnosis.other_variables import other_variables
 from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.mistakes import ALIKE, CROSSED, OUTER_PRODUCT, Mistake, Prediction, mistakes
-from gradcheck.oracle.mistakes.functions import Given
+from gradcheck.oracle.mistakes.functions import Bounded, Given
 from gradcheck.oracle.mistakes.places import stated
 from gradcheck.oracle.problem import effective_case, working_dtype
 from gradcheck.oracle.required import overall_factor
@@ -192,10 +192,19 @@ def _hypotheses(conventions: Conventions, case: Case) -> Iterator[Hypothesis]:
         yield Hypothesis("advantage-unclamped", sentence, partial(_under, free), "adv_clip_max=None", leaves_out=True)
     for held in mistakes_of_arrangement(conventions):
         yield Hypothesis(held.name, held.sentence, partial(_if_it_can, held.predict), held.declare)
+    declared, anchored = dict(conventions.on_top), Piece.REFERENCE in conventions.derivation.pieces
     for mistake in mistakes(conventions.derivation):
         if mistake.name.startswith("window-") and masks_samples(conventions):
             continue  # samples that a mask leaves out are in no window of steps; what is made of them is said above
-        yield Hypothesis(mistake.name, mistake.sentence, partial(_of_mistake, mistake), generic=mistake.generic)
+        limit = mistake.edits.get(n.log_ratio)
+        if mistake.name == "log-ratio-clamped" and isinstance(limit, Bounded) and "log_ratio_max" not in declared:
+            written = f"log_ratio_max={float(limit.args[2]):g}"
+            sentence = f"the implementation behaves as {written} says: the log-ratio is clamped"
+            yield Hypothesis("convention:log_ratio_max", sentence, partial(_of_mistake, mistake), written)
+            continue
+        # a guard that is not divided by Δt, as Flow-Factory's, is the declared one weighed by it
+        meant = "weight='dt'" if mistake.name == "dt-missing" and "weight" not in declared and not anchored else ""
+        yield Hypothesis(mistake.name, mistake.sentence, partial(_of_mistake, mistake), meant, mistake.generic)
 
 
 def _of_mistake(mistake: Mistake, e: Evidence) -> Prediction:
