@@ -81,6 +81,9 @@ PREDICTIONS = {
 
 _weight = sp.Symbol("w", real=True)
 
+_GENERAL = ("gradient", "weight", "target", "equivalence")
+"""Names of the steps that every derivation has."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -229,11 +232,13 @@ class Derivation:
             raise DerivationError(f"{self.label}: path must be one of {', '.join(PATHS)}, but is {self.path!r}")
         declared = {q.symbol for q in rows()}
         stated = (self.loss, self.gradient, self.weight, self.target, *self.coefficients.values())
-        unknown = set().union(*(self.inline(e).free_symbols for e in stated)) - declared
+        unknown = self._behind(*stated) - declared
         if unknown:
             names = ", ".join(sorted(map(str, unknown)))
             raise DerivationError(f"{self.label}: no row of the notation table declares {names}")
         for symbol, formula in self.coefficients.items():
+            if self.output not in self._behind(formula):
+                continue
             frozen, _ = calculus.freeze(self.inline(formula))
             if frozen.has(self.output):
                 raise DerivationError(
@@ -243,10 +248,20 @@ class Derivation:
         for what, kind in (("loss", "scalar"), ("weight", "scalar"), ("gradient", "vector"), ("target", "vector")):
             if calculus.kind(getattr(self, what)) != kind and getattr(self, what) != 0:
                 raise DerivationError(f"{self.label}: {what} must be a {kind}")
-        steps = [step.name for step in self.all_steps]
+        steps = [*(step.name for step in self.steps), *_GENERAL, *(step.name for step in self.after)]
         twice = sorted({name for name in steps if steps.count(name) > 1})
         if twice:
             raise DerivationError(f"{self.label}: step names must differ, but {', '.join(twice)} stands twice")
+
+    def _behind(self, *exprs: sp.Expr) -> set[sp.Symbol]:
+        """The symbols that are left of expressions once every definition is put in, which is not done here."""
+        found = set().union(*(e.free_symbols for e in exprs))
+        for _ in range(len(self.definitions) + 1):
+            defined = [s for s in found if self.definitions.get(s, s) != s]
+            if not defined:
+                return found
+            found = found.difference(defined).union(*(sp.sympify(self.definitions[s]).free_symbols for s in defined))
+        raise _circle(self.definitions)
 
     @property
     def label(self) -> str:
@@ -366,7 +381,11 @@ def inline(expr: sp.Expr, definitions: Mapping[sp.Symbol, sp.Expr]) -> sp.Expr:
         if replaced == expr:
             return expr
         expr = replaced
-    raise DerivationError(f"the definitions of {', '.join(map(str, table))} go round in a circle")
+    raise _circle(table)
+
+
+def _circle(definitions: Mapping[sp.Symbol, sp.Expr]) -> DerivationError:
+    return DerivationError(f"the definitions of {', '.join(map(str, definitions))} go round in a circle")
 
 
 def inliner(
