@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, get_args
 
+from derivations.derivation import PathName
 from derivations.notation import quantity
 from derivations.steps.parameterisation import ERROR_SPACES, PREDICTIONS
 from gradcheck.conventions.declaration import BatchReduction, OutputCasts, OutputRounding
@@ -18,7 +19,7 @@ _MOST_EPS = 1e-3
 """A number that is larger than this is no guard against division by zero, but another loss."""
 
 
-def domain_problems(fixed: Mapping[str, Any], rest: Mapping[str, Any], path: str) -> list[tuple[str, str, str]]:
+def domain_problems(fixed: Mapping[str, Any], rest: Mapping[str, Any], path: PathName) -> list[tuple[str, str, str]]:
     problems = []
     for name, value in fixed.items():
         row = quantity(name)
@@ -61,7 +62,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def variables_problems(prediction: Any, noise_at: Any, path: str = "rectified") -> list[tuple[str, str, str]]:
+def variables_problems(prediction: Any, noise_at: Any, path: PathName = "rectified") -> list[tuple[str, str, str]]:
     """What is wrong with a declared prediction or direction of time, as an :class:`InputError` takes it."""
     problems = []
     if prediction not in PREDICTIONS:

@@ -20,6 +20,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from derivations.steps.parameterisation import Prediction
 from gradcheck.devices import DTYPES, Device, devices
 from gradcheck.errors import InputError
 from gradcheck.judging.adapter import Adapter, AdapterError, StoppedError
@@ -263,7 +264,7 @@ def _generators_kept() -> Iterator[None]:
 _PUT_OUT = {"v": "v_", "epsilon": "noise_", "x0": "x_0_"}
 
 
-def _worded(statement: str, prediction: str) -> str:
+def _worded(statement: str, prediction: Prediction) -> str:
     """A statement about the velocities, told of what the network puts out."""
     return statement.replace("v_", _PUT_OUT[prediction])
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from gradcheck.devices import Device
 from gradcheck.judging.results import KERNEL, Diagnosis, Judgement, Outcome, Result, Status
 from gradcheck.rounding.compare import Comparison
 
@@ -49,12 +50,12 @@ def environment(judgements: Sequence[Judgement]) -> dict[str, Any]:
     }
 
 
-def devices_of(judgements: Sequence[Judgement]) -> list[str]:
+def devices_of(judgements: Sequence[Judgement]) -> list[Device]:
     """Every device that something was checked on, in order."""
     return list(dict.fromkeys(r.device for j in judgements for r in j.results))
 
 
-def _device_name(device: str) -> str:
+def _device_name(device: Device) -> str:
     if device.startswith("cuda") and torch.cuda.is_available():
         return str(torch.cuda.get_device_name(device))
     return platform.processor() or platform.machine() if device == "cpu" else ""
