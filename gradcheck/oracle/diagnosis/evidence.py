@@ -91,10 +91,24 @@ class Evidence:
             either = either | (open_ & self._fits(other, predicted.loose.cpu())[0])
         return either, judged & (same | ~either)
 
+    def allows(self, predicted: Tensor | Prediction) -> bool:
+        """Whether the observed gradient of every sample that can be judged is the predicted one, on either branch."""
+        if isinstance(predicted, Prediction):  # most are out by a sample whose branch nothing leaves open
+            same, _ = self._fits(predicted.gradient, predicted.loose.cpu())
+            if not bool((same | predicted.undecided.cpu() | self.undecided).all()):
+                return False
+        return bool(self.fits(predicted)[0].all())
+
+    @cached_property
+    def _seen(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The observed gradient as rows, their lengths, and which are finite."""
+        seen = rows_of(self.observed)
+        return seen, lengths(seen), seen.isfinite().all(1)
+
     def _fits(self, predicted: Tensor, loose: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
-        seen, other = rows_of(self.observed), rows_of(predicted)
-        judged = seen.isfinite().all(1) & other.isfinite().all(1)
-        distance, size = lengths(seen - other), torch.maximum(lengths(seen), lengths(other))
+        (seen, length, finite), other = self._seen, rows_of(predicted)
+        judged = finite & other.isfinite().all(1)
+        distance, size = lengths(seen - other), torch.maximum(length, lengths(other))
         return ~judged | (distance <= (self.equal + loose) * size + self.rounding), judged
 
     def nearer(self, predicted: Tensor | Prediction) -> Tensor:
@@ -307,9 +321,9 @@ def explains(evidence: list[Evidence], predict: Callable[[Evidence], Tensor | Pr
     explained, wrong = [], sum(int((e.wrong & ~e.undecided).sum()) for e in evidence)
     for e in evidence:
         predicted = predict(e)
-        same, judged = e.fits(predicted)
-        if not bool(same.all()):
+        if not e.allows(predicted):
             return False
+        _, judged = e.fits(predicted)
         explained.append(e.nearer(predicted)[e.wrong & judged])
     nearer = torch.cat(explained)
     if len(nearer) == 0 or 2 * len(nearer) < wrong or float(nearer.median()) > _NEARER:

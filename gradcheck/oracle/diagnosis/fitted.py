@@ -315,7 +315,7 @@ _LEFT = 1e-3
 def _numbers(e: Evidence, family: _Family) -> Iterator[float]:
     """The number that fits one problem, of the fewest digits that do not differ from it; nothing if none does."""
     if family.threshold:
-        yield from (c for c in family.starts if bool(e.fits(_prediction(e, family, c))[0].all()))
+        yield from (c for c in family.starts if e.allows(_prediction(e, family, c)))
         return
     usable = ~e.undecided & rows_of(e.observed).isfinite().all(1) & (lengths(rows_of(e.observed)) > 10 * e.rounding)
     usable = usable | (e.wrong & ~e.undecided)

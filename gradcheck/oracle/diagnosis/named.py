@@ -119,7 +119,7 @@ def _share(h: Hypothesis, evidence: list[Evidence]) -> float:
 
 def leads(e: Evidence, mistake: Mistake) -> bool:
     """Whether a mistake predicts one problem: what is worth trying on the others."""
-    return bool(e.fits(e.predicted(mistake))[0].all())
+    return e.allows(e.predicted(mistake))
 
 
 def _chosen(fit: list[Hypothesis], variables: Diagnosis | None) -> Diagnosis | None:
@@ -161,7 +161,7 @@ def _told_apart(judge: Judge, fit: list[Hypothesis]) -> list[Hypothesis]:
         if len({h.name for h in fit}) < 2 and i not in (0, SPREAD - 2):
             continue  # one that nothing is to be told from: at all distances, and at ratios that are rare
         fresh = spread(judge, i)
-        fit = [h for h in fit if bool(fresh.fits(h.predict(fresh))[0].all())]
+        fit = [h for h in fit if fresh.allows(h.predict(fresh))]
     return fit
 
 
@@ -169,7 +169,7 @@ def holds_everywhere(judge: Judge, predict: Callable[[Evidence], Tensor | Predic
     """Whether what fits ordinary problems fits those spread over all distances from the old policy, too."""
     if Piece.RATIO not in judge.conventions.derivation.pieces:
         return True
-    return all(bool(e.fits(predict(e))[0].all()) for e in (spread(judge, i) for i in range(SPREAD)))
+    return all(e.allows(predict(e)) for e in (spread(judge, i) for i in range(SPREAD)))
 
 
 def _hypotheses(conventions: Conventions, case: Case) -> Iterator[Hypothesis]:

@@ -6,9 +6,10 @@ computed once on each problem, and shared by all mistakes that are tried on it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property, lru_cache
 
 import sympy as sp
 import torch
@@ -41,20 +42,24 @@ class Prediction:
 
     Attributes:
         gradient: of the wrong loss, summed over the batch, (B, \\*latent).
-        others: where rounding does not decide a comparison in it, the gradients of the other branches.
         undecided: the samples whose branch rounding does not decide, (B,).
         loose: how far rounding may put each sample's gradient off, relative to its size, (B,).
+        branches: computes the gradients of the other branches, where rounding does not decide a comparison in it.
     """
 
     gradient: Tensor
     undecided: Tensor
     loose: Tensor
-    others: tuple[Tensor, ...] = ()
+    branches: Callable[[], tuple[Tensor, ...]] = tuple
+
+    @cached_property
+    def others(self) -> tuple[Tensor, ...]:
+        """The gradients of the other branches: computed when they are asked for, since most mistakes are out before."""
+        return self.branches()
 
     def times(self, factor: float) -> Prediction:
         """The same under a constant factor."""
-        others = tuple(factor * x for x in self.others)
-        return replace(self, gradient=factor * self.gradient, others=others)
+        return replace(self, gradient=factor * self.gradient, branches=lambda: tuple(factor * x for x in self.others))
 
 
 def gradient_of_mistake(mistake: Mistake, case: Case) -> Tensor:
@@ -88,9 +93,13 @@ class Trial:
         gradient, undecided, loose = self._gradient(edits, None)
         if not bool(undecided.any()):
             return Prediction(gradient, undecided, loose)
-        clipped, free = (self._gradient(edits, branch)[0] for branch in (0.0, 1.0))
-        # a ratio that is rounded onto the edge ties, and autograd halves the gradient of a tie
-        return Prediction(gradient, undecided, loose, (clipped, free, (clipped + free) / 2))
+
+        def branches() -> tuple[Tensor, ...]:
+            clipped, free = (self._gradient(edits, branch)[0] for branch in (0.0, 1.0))
+            # a ratio that is rounded onto the edge ties, and autograd halves the gradient of a tie
+            return clipped, free, (clipped + free) / 2
+
+        return Prediction(gradient, undecided, loose, branches)
 
     @property
     def loose(self) -> Tensor:
@@ -177,6 +186,30 @@ class _Around:
         return (units.sum(1, keepdim=True) - units).reshape(x.shape)
 
 
+class _Node:
+    """A formula as it was read, once for all the trials that it is evaluated in: how, and of what.
+
+    Some ten thousand predictions are made to explain one failure, and each evaluates a few hundred formulas: to ask
+    SymPy of each anew what it is, and whether it equals one that is remembered, takes longer than the tensors do.
+    """
+
+    __slots__ = ("args", "compared", "expr", "how", "number", "symbols", "terms")
+
+    def __init__(self, expr: sp.Expr) -> None:
+        self.expr, self.symbols, self.compared = expr, symbols_of(expr), expr.has(*COMPARED)
+        self.how = next(how for is_so, how in _WAYS if is_so(expr))
+        self.args: tuple[_Node, ...] = () if self.how in (_symbol, _number) else tuple(map(_node, expr.args))
+        self.number = float(expr) if self.how is _number else math.nan
+        self.terms: tuple[tuple[_Node, ...], ...] = ()
+        if isinstance(expr, Unless):
+            self.terms = tuple(tuple(map(_node, sp.Add.make_args(sp.expand(arg)))) for arg in expr.args)
+
+
+@lru_cache(maxsize=20_000)
+def _node(expr: sp.Expr) -> _Node:
+    return _Node(expr)
+
+
 class _Values:
     """Evaluates losses in float64, differentiably, and remembers which samples a comparison leaves undecided."""
 
@@ -184,86 +217,27 @@ class _Values:
         self.values, self.stated, self.table, self.open_ratios = values, loss, loss.table, open_ratios
         self.around = around
         self.one = torch.ones((), dtype=torch.float64, device=open_ratios.device)
-        self.memo: dict[sp.Expr, Tensor] = {}
-        self.kinks: dict[sp.Expr, Tensor] = {}
+        self.memo: dict[_Node, Tensor] = {}
+        self.kinks: dict[_Node, Tensor] = {}
         self.branch: float | None = None
 
     def __call__(self, expr: sp.Expr) -> Tensor:
-        known = self.memo.get(expr)
+        return self.of(_node(expr))
+
+    def of(self, node: _Node) -> Tensor:
+        known = self.memo.get(node)
         if known is None:
-            known = self.memo[expr] = self.evaluated(expr)
+            known = self.memo[node] = node.how(self, node)
         return known
 
-    def evaluated(self, expr: sp.Expr) -> Tensor:
-        if expr.is_Symbol:
-            return self(self.table[expr]) if expr in self.table else self.values[expr.name]
-        if isinstance(expr, Total):
-            each = self(expr.args[0])
-            # a number is the same in every coordinate
-            return total(each) if each.ndim and each[0].numel() > 1 else each * self.values["D"]
-        if expr.is_number:
-            return self.one * float(expr)
-        if isinstance(expr, LatentSize):
-            return self.one * self.around.latent[int(expr.args[1])]
-        if isinstance(expr, BatchSize):  # also of a number that is the whole batch's
-            return self.one * len(self.open_ratios)
-        if isinstance(expr, Right):
-            return self.of_the_right(expr.args[0])
-        if isinstance(expr, GridTime):
-            of_the_grid = self.around.step if isinstance(expr, GridStep) else self.around.time
-            return of_the_grid(self(expr.args[0]), int(expr.args[1]))
-        if isinstance(expr, RowNeighbour):
-            return self.around.neighbour(self(expr.args[0]), int(expr.args[1]))
-        if isinstance(expr, Others):
-            return self.around.others(self(expr.args[0]))
-        if isinstance(expr, Given):
-            return self.values[expr.args[0].name]
-        found = [self(arg) for arg in expr.args] if not expr.is_Pow else [self(expr.base), self.exponent(expr)]
-        if isinstance(expr, Unless):
-            return self._mask(expr, found)
-        value: Tensor = RULES[type(expr)](*found)
-        return self._clipped(expr, found, value) if isinstance(expr, CLIPPED) else value
-
-    def _of_samples(self, near: Tensor) -> Tensor:
+    def of_samples(self, near: Tensor) -> Tensor:
         """In which samples something is near, be it in a single coordinate; (B, 1, …, 1)."""
         if near.ndim > 1:
             near = near.flatten(1).any(1).reshape(-1, *(1,) * (self.open_ratios.ndim - 1))
         return near.expand(self.open_ratios.shape)
 
-    def exponent(self, expr: sp.Expr) -> Any:
-        return float(expr.exp) if expr.exp.is_number else self(expr.exp)
-
-    def of_the_right(self, expr: sp.Expr) -> Tensor:
-        return self(expr)
-
-    def _mask(self, expr: sp.Expr, conditions: list[Tensor]) -> Tensor:
-        """0 where every condition is positive; undecided near where one of them changes its sign."""
-        off = torch.ones_like(conditions[0], dtype=torch.bool)
-        near = torch.zeros_like(off)
-        for arg, x in zip(expr.args, conditions, strict=True):
-            off = off & (x > 0)
-            size = sum((self(term).detach().abs() for term in sp.Add.make_args(sp.expand(arg))), 0.0)
-            near = near | (x.detach().abs() <= 4 * self.open_ratios * size)
-        value = (~off).to(torch.float64)
-        if bool(near.any()):
-            self.kinks[expr] = self._of_samples(near)
-            if self.branch is not None:
-                value = torch.where(near, self.branch, value)
-        return value
-
-    def _clipped(self, expr: sp.Expr, found: list[Tensor], value: Tensor) -> Tensor:
-        """A surrogate: where rounding leaves it open whether it is clipped, on the branch that is asked for."""
-        a, r, low, high, *more = found
-        with torch.no_grad():
-            off = self.open_ratios * r.abs()
-            near = ((r - 1 - high).abs() <= off) | ((r - 1 + low).abs() <= off)
-            for edge in more:
-                near = near | ((r - edge).abs() <= off)
-        if bool(near.any()):
-            self.kinks[expr] = self._of_samples(near)
-            if self.branch is not None:
-                value = torch.where(near, -a * (r if self.branch else r.detach()), value)
-        return value
+    def of_the_right(self, node: _Node) -> Tensor:
+        return self.of(node)
 
 
 class _Edited(_Values):
@@ -276,17 +250,99 @@ class _Edited(_Values):
         changed = frozenset(edits) if branch is None else frozenset(edits) | _compared(right.table)
         self.affected = right.stated.reach(changed)
 
-    def __call__(self, expr: sp.Expr) -> Tensor:
-        known = self.memo.get(expr)
+    def of(self, node: _Node) -> Tensor:
+        known = self.memo.get(node)
         if known is None:
-            shared = self.affected.isdisjoint(symbols_of(expr)) and (self.branch is None or not expr.has(*COMPARED))
-            known = self.memo[expr] = self.right(expr) if shared else self.evaluated(expr)
+            shared = self.affected.isdisjoint(node.symbols) and (self.branch is None or not node.compared)
+            known = self.memo[node] = self.right.of(node) if shared else node.how(self, node)
         return known
 
-    def of_the_right(self, expr: sp.Expr) -> Tensor:
-        return self.right(expr)
+    def of_the_right(self, node: _Node) -> Tensor:
+        return self.right.of(node)
+
+
+def _symbol(run: _Values, node: _Node) -> Tensor:
+    formula = run.table.get(node.expr)
+    return run.values[node.expr.name] if formula is None else run(formula)
+
+
+def _total_of(run: _Values, node: _Node) -> Tensor:
+    each = run.of(node.args[0])
+    # a number is the same in every coordinate
+    return total(each) if each.ndim and each[0].numel() > 1 else each * run.values["D"]
+
+
+def _number(run: _Values, node: _Node) -> Tensor:
+    return run.one * node.number
+
+
+def _power_of(run: _Values, node: _Node) -> Tensor:
+    base, exponent = node.args
+    value = run.of(base)
+    return RULES[sp.Pow](value, exponent.number if exponent.how is _number else run.of(exponent))
+
+
+def _mask(run: _Values, node: _Node) -> Tensor:
+    """0 where every condition is positive; undecided near where one of them changes its sign."""
+    conditions = [run.of(arg) for arg in node.args]
+    off = torch.ones_like(conditions[0], dtype=torch.bool)
+    near = torch.zeros_like(off)
+    for terms, x in zip(node.terms, conditions, strict=True):
+        off = off & (x > 0)
+        size = sum((run.of(term).detach().abs() for term in terms), 0.0)
+        near = near | (x.detach().abs() <= 4 * run.open_ratios * size)
+    value = (~off).to(torch.float64)
+    if bool(near.any()):
+        run.kinks[node] = run.of_samples(near)
+        if run.branch is not None:
+            value = torch.where(near, run.branch, value)
+    return value
+
+
+def _clipped(run: _Values, node: _Node) -> Tensor:
+    """A surrogate: where rounding leaves it open whether it is clipped, on the branch that is asked for."""
+    a, r, low, high, *more = found = [run.of(arg) for arg in node.args]
+    value = RULES[type(node.expr)](*found)
+    with torch.no_grad():
+        off = run.open_ratios * r.abs()
+        near = ((r - 1 - high).abs() <= off) | ((r - 1 + low).abs() <= off)
+        for edge in more:
+            near = near | ((r - edge).abs() <= off)
+    if bool(near.any()):
+        run.kinks[node] = run.of_samples(near)
+        if run.branch is not None:
+            value = torch.where(near, -a * (r if run.branch else r.detach()), value)
+    return value
+
+
+def _by_rule(run: _Values, node: _Node) -> Tensor:
+    return RULES[type(node.expr)](*[run.of(arg) for arg in node.args])
+
+
+def _of(*kinds: type) -> Callable[[sp.Expr], bool]:
+    return lambda expr: isinstance(expr, kinds)
 
 
 def _compared(table: Mapping[sp.Symbol, sp.Expr]) -> frozenset[sp.Symbol]:
     """The symbols in whose formulas a comparison stands."""
     return frozenset(s for s, e in table.items() if e.has(*COMPARED))
+
+
+_WAYS: tuple[tuple[Callable[[sp.Expr], bool], Callable[[_Values, _Node], Tensor]], ...] = (
+    (lambda expr: expr.is_Symbol, _symbol),
+    (_of(Total), _total_of),
+    (lambda expr: expr.is_number, _number),
+    (_of(LatentSize), lambda run, node: run.one * run.around.latent[int(node.expr.args[1])]),
+    (_of(BatchSize), lambda run, node: run.one * len(run.open_ratios)),  # also of a number that is the whole batch's
+    (_of(Right), lambda run, node: run.of_the_right(node.args[0])),
+    (_of(GridStep), lambda run, node: run.around.step(run.of(node.args[0]), int(node.expr.args[1]))),
+    (_of(GridTime), lambda run, node: run.around.time(run.of(node.args[0]), int(node.expr.args[1]))),
+    (_of(RowNeighbour), lambda run, node: run.around.neighbour(run.of(node.args[0]), int(node.expr.args[1]))),
+    (_of(Others), lambda run, node: run.around.others(run.of(node.args[0]))),
+    (_of(Given), lambda run, node: run.values[node.expr.args[0].name]),
+    (_of(Unless), _mask),
+    (_of(*CLIPPED), _clipped),
+    (lambda expr: expr.is_Pow, _power_of),
+    (lambda expr: True, _by_rule),
+)
+"""What a formula is → how it is evaluated; the first that it is."""
