@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PROFILE ?= ci
 SOME ?= 1
+SHARES ?= 1
 # Where an environment forbids byte code, each of some hundred processes would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 PYTEST = $(BIN)/python -m pytest -n auto --dist worksteal --hypothesis-profile=$(PROFILE)
@@ -15,13 +16,14 @@ verify: $(VENV)/.ready
 
 test: $(VENV)/.ready lint
 	$(PYTEST) $(ARGS)
-	$(if $(ARGS),,$(MAKE) kernels)
+	$(if $(ARGS),,$(MAKE) kernels SHARES=2)
 
 # As other processors would round: the other kernels of MKL and of torch, and two threads. Of each test that computes with
-# tensors one parameter set, another one in each setting; `make kernels SOME=2` runs two of each, and so on.
+# tensors one parameter set, another one in each setting; `make kernels SOME=2` runs two of each, and so on. `make test`
+# runs one half of the tests in one setting and the other half in the other.
 kernels: $(VENV)/.ready
-	MKL_CBWR=COMPATIBLE GRADCHECK_THREADS=2 $(PYTEST) -m numerical --some $(SOME) --some-from 0 $(ARGS)
-	MKL_CBWR=AVX2 ATEN_CPU_CAPABILITY=default $(PYTEST) -m numerical --some $(SOME) --some-from 1 $(ARGS)
+	MKL_CBWR=COMPATIBLE GRADCHECK_THREADS=2 $(PYTEST) -m numerical --some $(SOME) --some-from 0 --share 0/$(SHARES) $(ARGS)
+	MKL_CBWR=AVX2 ATEN_CPU_CAPABILITY=default $(PYTEST) -m numerical --some $(SOME) --some-from 1 --share 1/$(SHARES) $(ARGS)
 
 # Every parameter set of the tests of which `make test` runs every second to fifth.
 whole: $(VENV)/.ready

@@ -121,7 +121,7 @@ its digits, no error in its gradient is small enough to be told from rounding, a
 
 ## The project's own tests
 
-What `make test` takes, where the goal is four minutes on two cores.
+What `make test` takes, and `.ci/run`, which makes an environment for it first, on two cores.
 
 {tests}
 

@@ -54,6 +54,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="of each test run N parameter sets at most, spread over all of them; other ones for another --some-from",
     )
     parser.addoption("--some-from", type=int, default=0, metavar="K", help="where --some begins to count")
+    parser.addoption("--share", default="0/1", metavar="K/N", help="the K-th of every N tests, on all their sets")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -68,7 +69,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     count = config.getoption("--some")
     if count:
         sets = {name: _spread(some, count, config.getoption("--some-from")) for name, some in sets.items()}
-    kept = {item for some in sets.values() for item in some}
+    share, shares = map(int, config.getoption("--share").split("/"))
+    kept = {item for name in list(sets)[share % shares :: shares] for item in sets[name]}
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = [item for item in items if item in kept]
 
