@@ -28,6 +28,11 @@ is at most ½ mean ε², where v_theta puts the mean onto the sample: with ε of
 
 _OF_THE_TIME = ("t", "dt", "alpha_bar", "alpha_bar_prev", "window")
 
+_WIDTHS = -1.0, 1.5
+"""Powers of ten of a clip's width at which ratios are drawn on both sides of its edge; nearer ones a coarse precision
+leaves undecided, and of farther ones no clip of that size is told from another."""
+_WIDEST = 0.45
+
 
 class Draw:
     """Draws the quantities of one problem, each by its row of the notation table."""
@@ -282,6 +287,8 @@ class Draw:
 
     def _divergence(self, regime: str, edge: float) -> float:
         """A divergence of the regime."""
+        if regime == "widths":
+            return float(10 ** self.uniform(*_WIDTHS) * edge)
         gap = 10 ** float(self.uniform(-4, -0.5))
         x = float(self.uniform(0, 1))
         return {
@@ -308,6 +315,9 @@ class Draw:
         low, high = (float(given.get(f"clip_{side}", usual)) for side, usual in self._usual_clip)
         up = up or (low == 1 and regime in ("inside", "outside"))  # there is no lower edge
         edge = 1 + high if up else 1 - low
+        if regime == "widths":
+            widths = 10 ** float(self.uniform(*_WIDTHS))
+            return math.log(1 + math.copysign(min(widths * abs(edge - 1), _WIDEST), edge - 1))
         gap = 10 ** float(self.uniform(-4, -0.5))  # of the clip's width
         x = float(self.uniform(-1, 1))
         ratio = {

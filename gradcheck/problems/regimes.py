@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 CommonPolicy = Literal["on-policy", "near", "off", "inside", "outside", "far"]
-PolicyRegime = Literal[CommonPolicy, "mixed", "ratios", "huge-ratios", "start"]
+PolicyRegime = Literal[CommonPolicy, "mixed", "widths", "ratios", "huge-ratios", "start"]
 AdvantageRegime = Literal["mixed", "typical", "zero", "extreme", "unit", "equal", "good", "bad", "tiny", "huge"]
 TimeRegime = Literal["mixed", "middle", "near-data", "near-noise", "between", "same", "pairs"]
 NoiseRegime = Literal["typical", "tiny", "full"]
@@ -45,9 +45,11 @@ TIME: tuple[TimeRegime, ...] = ("middle", "near-data", "near-noise")
 NOISE: tuple[NoiseRegime, ...] = ("typical", "tiny")
 """Regimes of the noise level."""
 
-RARE_POLICY: tuple[PolicyRegime, ...] = ("ratios", "huge-ratios", "start")
-"""Regimes of v_theta that ``"mixed"`` holds none of: ratios between 1/1000 and 50, however the log-probability is
-reduced; ratios beyond e^±20; the first step of a training, where v_theta, v_old and v_ref are one."""
+RARE_POLICY: tuple[PolicyRegime, ...] = ("widths", "ratios", "huge-ratios", "start")
+"""Regimes of v_theta that ``"mixed"`` holds none of: ratios off 1 by a tenth of the clip's width to thirty widths (or
+divergences of as many bounds), where every precision tells another clip from the declared one; ratios between 1/1000
+and 50, however the log-probability is reduced; ratios beyond e^±20; the first step of a training, where v_theta, v_old
+and v_ref are one."""
 
 RARE_ADVANTAGE: tuple[AdvantageRegime, ...] = ("unit", "equal", "good", "bad", "tiny", "huge")
 """The same for the advantage: ±1, one number for all samples, none that is negative, none that is positive, about

@@ -28,7 +28,7 @@ from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.mistakes import Prediction, mistakes
 from gradcheck.problems.building import Spec
 
-from .base import Function, Mutant
+from .base import Function, Mutant, refused
 from .mutants_trainers import MUTANTS, density, mean, mse, of_the_model, ppo, std
 from .test_causes import told
 
@@ -61,6 +61,25 @@ def test_a_clip_elsewhere_is_told_to_a_digit(edge: float) -> None:
     found = clip_edges(*seen(clipped_there, declare("flow_grpo", log_prob_reduction="mean", clip_range=1e-4)))
     assert found is not None
     assert found.declare == f"clip_range={edge:g}"
+
+
+@pytest.mark.parametrize("edges", [(1e-3, 1e-3), (1e-4, 2e-4), (5e-5, 1e-4)])
+def test_a_clip_elsewhere_is_refused_in_float32(edges: tuple[float, float]) -> None:
+    """So near to the declared edges that float32 decides no ratio, and so far off that any clip acts, tell nothing."""
+
+    def clipped_there(case: Case) -> Tensor:
+        a, (*_, ratio) = case.advantage.float(), of_the_model(case.replace(x_prev=case.x_prev.float()))
+        ratio = ratio.float()
+        return torch.maximum(-a * ratio, -a * ratio.clamp(1 - edges[0], 1 + edges[1])).mean()
+
+    declared = {"log_prob_reduction": "mean", "clip_range": 1e-4, "working_dtype": "float32"}
+    assert refused(Mutant("elsewhere", "flow_grpo", declared, clipped_there, "clip", ""), "clip")
+    assert not refused(Mutant("right", "flow_grpo", declared, clipped_at_declared, "clip", ""), "clip")
+
+
+def clipped_at_declared(case: Case) -> Tensor:
+    a, (*_, ratio) = case.advantage.float(), of_the_model(case)
+    return torch.maximum(-a * ratio.float(), -a * ratio.float().clamp(1 - 1e-4, 1 + 1e-4)).mean()
 
 
 def test_noise_that_is_taken_for_a_velocity_beside_a_stored_log_probability() -> None:

@@ -2,6 +2,7 @@ r"""Whether its gradient is the derived one, in every regime of problems, and it
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -203,11 +204,23 @@ def check_on_policy(judge: Judge) -> Outcome:
 def check_clip(judge: Judge) -> Outcome:
     outcomes = [gradient_on(judge, policy=policy, time="middle") for policy in ("inside", "outside", "far")]
     if Piece.RATIO in judge.conventions.derivation.pieces:
+        outcomes.append(compare_over(judge, _in_widths(judge), lambda case: look_at_gradient(judge, case)))
         few = replace(judge, max_examples=min(judge.max_examples, 4))
         outcomes.append(gradient_on(few, policy="ratios", advantage="typical", time="middle"))
         few = replace(judge, max_examples=_few(judge))
         outcomes.append(gradient_on(few, policy="huge-ratios", advantage="typical", time="middle"))
     return together(outcomes)
+
+
+def _in_widths(judge: Judge) -> Iterator[Spec]:
+    """Many samples from well inside the clip to far beyond it, so that one at other edges is seen in any precision."""
+    clips = (0,) if "clip_low" in judge.conventions.fixed else (0, 3)
+    for i, (clip, latent) in enumerate(itertools.product(clips, ((3,), (2, 3)))):
+        sizes = judge.batch or _MANY, judge.latent or latent
+        yield Spec(*sizes, judge.seed + 700 + i, policy="widths", advantage="typical", time="middle", clip=clip)
+
+
+_MANY = 96
 
 
 def check_zero_advantage(judge: Judge) -> Outcome:

@@ -51,15 +51,19 @@ def misused_edges(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
 
 def _edges(judge: Judge, clip: int) -> Diagnosis | None:
     low, high = [0.0, math.inf], [0.0, math.inf]  # what the edges' distances from 1 are between
+    loose = 0.0
     policies: tuple[PolicyRegime, ...] = ("near", "inside", "outside", "off", "off")
     for seed, policy in enumerate(policies, 1):
         case = judge.case(Spec(_MANY, (3,), seed=9_000 + seed, policy=policy, time="middle", clip=clip))
         seen = _clipped(judge, case)
         if seen is None:
             return None
-        _narrow(low, high, seen)
+        _narrow(low, high, seen[0])
+        loose = max(loose, seen[1])
     declared = float(case.clip_low), float(case.clip_high)
     for _ in range(_ROUNDS):
+        _settle(low, loose)
+        _settle(high, loose)
         if low[0] > low[1] or high[0] > high[1] or low[1] == high[1] == math.inf:
             return None  # not a clip at fixed ratios, or none
         if low[0] <= declared[0] <= low[1] and high[0] <= declared[1] <= high[1]:
@@ -68,7 +72,9 @@ def _edges(judge: Judge, clip: int) -> Diagnosis | None:
         seen = None if between is None else _clipped(judge, between)
         if seen is None:
             break
-        _narrow(low, high, seen)
+        _narrow(low, high, seen[0])
+    _settle(low, loose)
+    _settle(high, loose)
     if low[0] <= declared[1] <= low[1] and high[0] <= declared[0] <= high[1]:
         return Diagnosis("clip-edges-exchanged", EXCHANGED)
     for which, one in zip(("lower", "upper"), declared, strict=True):
@@ -87,6 +93,12 @@ def _edges(judge: Judge, clip: int) -> Diagnosis | None:
 
 _ROUNDS = 3
 """How often what lies between two ratios is looked at: each time some thirty ratios tell where in it an edge is."""
+
+
+def _settle(edge: list[float], loose: float) -> None:
+    """Where samples contradict each other by no more than rounding may put a ratio off, the edge is between them."""
+    if edge[1] < edge[0] <= edge[1] + 2 * loose:
+        edge[:] = edge[::-1]
 
 
 def _narrow(low: list[float], high: list[float], seen: list[tuple[float, float, bool]]) -> None:
@@ -139,8 +151,11 @@ def _beyond(judge: Judge, case: Case, old: str, by: Tensor) -> Tensor:
     return torch.where(case.advantage > 0, ratio.flatten() - 1, 1 - ratio.flatten())
 
 
-def _clipped(judge: Judge, case: Case) -> list[tuple[float, float, bool]] | None:
-    """Advantage, ratio, and whether it is clipped, of samples that tell; ``None`` if the gradient is neither."""
+def _clipped(judge: Judge, case: Case) -> tuple[list[tuple[float, float, bool]], float] | None:
+    """Advantage, ratio, and whether it is clipped, of samples that tell, and how far rounding may put a ratio off.
+
+    ``None`` if a gradient is neither the clipped one nor the free one.
+    """
     derivation, effective = judge.conventions.derivation, effective_case(judge.conventions, case)
     gradients = [derivation.gradient.replace(ClipMask, lambda *_, m=m: m) for m in (sp.S.One, sp.S.Zero)]
     free, off, ratio = evaluate(derivation, effective, *gradients, n.ratio, dtype=torch.float64)
@@ -153,7 +168,7 @@ def _clipped(judge: Judge, case: Case) -> list[tuple[float, float, bool]] | None
         return None
     telling = judged & (is_free ^ is_off)
     rows = zip(case.advantage.tolist(), ratio.flatten().tolist(), is_off.tolist(), telling.tolist(), strict=True)
-    return [(a, r, c) for a, r, c, tells in rows if tells and a != 0]
+    return [(a, r, c) for a, r, c, tells in rows if tells and a != 0], float(e.loose.max())
 
 
 def _roundest(low: float, high: float) -> float:

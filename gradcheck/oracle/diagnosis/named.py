@@ -155,7 +155,7 @@ def _all_of(fit: list[Hypothesis]) -> Diagnosis | None:
 def _told_apart(judge: Judge, fit: list[Hypothesis]) -> list[Hypothesis]:
     """Those that fit on problems spread over all distances from the old policy, too."""
     thresholds = Piece.RATIO in judge.conventions.derivation.pieces
-    for i in range(SPREAD):
+    for i in range(SPREAD if thresholds else SPREAD - 2):
         if not fit or (not thresholds and len({h.name for h in fit}) < 2):
             break
         if len({h.name for h in fit}) < 2 and i not in (0, SPREAD - 2):
