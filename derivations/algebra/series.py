@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import sympy as sp
+from sympy.core.function import ArgumentIndexError
 
 from derivations.algebra.nodes import CalculusError, Dot, Each, Norm2, Total
 
@@ -96,7 +97,9 @@ class _Line:
         return tuple(sp.Add(*terms) for terms in zip(*parts, strict=True))
 
     def _differentiated(self, expr: sp.Expr) -> Series:
-        """Of any other function, with the arguments' series put in."""
+        """Of any other function: by its slopes in its arguments, or with the arguments' series put in."""
+        if self.count == 2 and (slopes := self._by_slopes(expr)) is not None:
+            return slopes
         args = [sp.Add(*(c * _STEP**k for k, c in enumerate(self(arg)))) for arg in expr.args]
         left, out = expr.func(*args), []
         for k in range(self.count):
@@ -106,3 +109,15 @@ class _Line:
                 raise CalculusError(f"{expr} holds a function whose derivative is not known")
             out.append(left.xreplace({_STEP: sp.S.Zero}))
         return tuple(out)
+
+    def _by_slopes(self, expr: sp.Expr) -> Series | None:
+        """The first two coefficients by the chain rule, where the function tells its slopes."""
+        args = [self(arg) for arg in expr.args]
+        here = expr.func(*(arg[0] for arg in args))
+        if not isinstance(here, sp.Function) or here.func is not expr.func:
+            return None
+        try:
+            slope = sp.Add(*(here.fdiff(i) * arg[1] for i, arg in enumerate(args, 1) if arg[1] != 0))
+        except ArgumentIndexError:
+            return None
+        return None if slope.has(sp.Derivative, sp.Subs) else (here, slope)

@@ -58,6 +58,7 @@ class ReverseStep:
         mean: the mean as the source writes it, in ``v_theta``.
         formulas: the numbers behind the symbols: ``sigma_t`` (where there is one), ``C1``, ``C2``, ``mean_offset``.
         facts: the machine-checked facts about it, which are stated when they are asked for.
+        reference: BibTeX.
         path: what x_t is made of, as ``Derivation.path``; its velocity is that path's.
         within: where it is a step that adds noise: its quantities' domains, where they are narrower than the table's.
     """
@@ -67,6 +68,7 @@ class ReverseStep:
     mean: sp.Expr
     formulas: Mapping[sp.Symbol, sp.Expr]
     facts: Callable[[], Theorem]
+    reference: str
     path: PathName = "rectified"
     within: Mapping[sp.Symbol, sp.Interval] = field(default_factory=dict)
 
@@ -123,7 +125,7 @@ def _sde(
         )
         return Theorem(f"sde-{name}", title, steps, inlined, reference)
 
-    return ReverseStep(name, title, mean, formulas, facts)
+    return ReverseStep(name, title, mean, formulas, facts, reference)
 
 
 def _schedule_step(sigma: sp.Expr, schedule: sp.Expr, words: str) -> tuple[Step, ...]:
@@ -240,7 +242,7 @@ def _cps() -> ReverseStep:
         return Theorem("sde-cps", "Coefficients-Preserving Sampling", steps, inlined, _CPS, _BEFORE_THE_LAST)
 
     return ReverseStep(
-        "cps", "Coefficients-Preserving Sampling", mean, formulas, facts, within=_UP_TO_ONE | _BEFORE_THE_LAST
+        "cps", "Coefficients-Preserving Sampling", mean, formulas, facts, _CPS, within=_UP_TO_ONE | _BEFORE_THE_LAST
     )
 
 
@@ -277,7 +279,7 @@ def _ddim() -> ReverseStep:
         inlined = {s: DDIM_FORMULAS[s] for s in (C1, mean_offset)}
         return Theorem("sde-ddim", "DDIM and DDPM", steps, inlined, DDIM_REFERENCE)
 
-    return ReverseStep("ddim", "DDIM", DDIM_MEAN, DDIM_FORMULAS, facts, "vp", _UP_TO_ONE)
+    return ReverseStep("ddim", "DDIM", DDIM_MEAN, DDIM_FORMULAS, facts, DDIM_REFERENCE, "vp", _UP_TO_ONE)
 
 
 _FLOW_GRPO = """@article{liu2025flowgrpo,

@@ -77,7 +77,7 @@ def sde_step_part(
     info = Info(
         subject=subject.name,
         declaration=described(convention),
-        reference=reverse_step(convention.sde).theorem.reference,
+        reference=reverse_step(convention.sde).reference,
         seed=seed,
         dtype=convention.working_dtype or "float64",
         expected_failures=expected_failures or {},
