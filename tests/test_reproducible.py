@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradcheck.case import Case
 from gradcheck.catalogue import entry
+from gradcheck.problems import building
 from gradcheck.problems.building import Spec, build
 
 GOLDEN = Path(__file__).with_name("golden_cases.json")
@@ -114,11 +115,26 @@ class Draws(TorchDispatchMode):
 def test_nothing_is_drawn_on_the_device(name: str) -> None:
     """Shown on the device that computes nothing; and nothing is drawn from the process's own generator."""
     before = torch.get_rng_state()
+    building._drawn_once.cache_clear()  # what was drawn is kept for a while
     with Draws() as draws:
         case = made(name, "meta")
     assert set(draws.devices) == {"cpu"}
     assert case.output.device.type == "meta"
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_problem_that_was_changed_is_drawn_as_before() -> None:
+    """Whoever has a problem owns its numbers, though the same ones are handed out again."""
+    derivation, spec = entry("flow_grpo").derivation, Spec(3, (2, 4), seed=1)
+    first = build(derivation, spec)
+    kept = {
+        name: getattr(first, name).detach().clone() for name in first.names if torch.is_tensor(getattr(first, name))
+    }
+    for name in kept:
+        getattr(first, name).detach().zero_()
+    again = build(derivation, spec)
+    for name, numbers in kept.items():
+        assert torch.equal(getattr(again, name).detach(), numbers), name
 
 
 def test_a_draw_on_the_device_would_be_seen() -> None:

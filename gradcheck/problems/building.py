@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -55,23 +57,44 @@ def build(
             float64 case, unless its points are float32 numbers.
         output_dtype: the lower precision whose numbers networks put out; ``dtype`` by default.
     """
-    draw = Draw(derivation.canonical, spec, dict(fixed or {}))
+    small = spec.batch * math.prod(spec.latent) <= _SMALL
+    if small and not fixed and not on_grid:
+        own, grid = _drawn_once(derivation, spec), dict[str, Tensor]()
+    else:
+        own, grid = _drawn(derivation, spec, fixed or {}, (grid_dtype or dtype) if on_grid else None)
+    extra: dict[str, Tensor | float] = {n: x.to(dtype) if n == "sigmas" else x for n, x in grid.items()}
+    rounded = as_put_out(
+        {name: x.to(dtype, copy=True) if isinstance(x, Tensor) else x for name, x in own.items()}, output_dtype
+    )
+    return complete(derivation, {name: rounded[name] for name in derivation.given}, device, extra)
+
+
+_SMALL = 2**12
+"""Numbers of a latent up to which what was drawn is kept for a while: the same problem is asked for in two
+precisions."""
+
+
+@lru_cache(maxsize=64)
+def _drawn_once(derivation: Derivation, spec: Spec) -> dict[str, Tensor | float]:
+    return _drawn(derivation, spec, {}, None)[0]
+
+
+def _drawn(
+    derivation: Derivation, spec: Spec, fixed: Mapping[str, float], grid_dtype: torch.dtype | None
+) -> tuple[dict[str, Tensor | float], dict[str, Tensor]]:
+    """The numbers of a problem in float64, before anything is rounded; and its time grid, if it is to be on one."""
+    draw = Draw(derivation.canonical, spec, dict(fixed))
     drawn: dict[str, Tensor | float] = {}
     grid: dict[str, Tensor] = {}
     for names in (derivation.canonical.given, more_names(derivation)):
         drawn |= {name: draw.quantity(name) for name in names if name != "v_theta"}
-        if on_grid and "t" in drawn and not grid:
-            grid = draw.grid(drawn, grid_dtype or dtype, derivation.noise_at)
+        if grid_dtype is not None and "t" in drawn and not grid:
+            grid = draw.grid(drawn, grid_dtype, derivation.noise_at)
         if spec.policy == "start" and "v_ref" in drawn and "v_old" in drawn:
             drawn["v_ref"] = drawn["v_old"]
         if "v_theta" not in drawn:
             drawn["v_theta"] = draw.v_theta(drawn)
-    extra: dict[str, Tensor | float] = {n: x.to(dtype) if n == "sigmas" else x for n, x in grid.items()}
-    own = in_its_variables(derivation, drawn)
-    rounded = as_put_out(
-        {name: value.to(dtype) if isinstance(value, Tensor) else value for name, value in own.items()}, output_dtype
-    )
-    return complete(derivation, {name: rounded[name] for name in derivation.given}, device, extra)
+    return in_its_variables(derivation, drawn), grid
 
 
 def as_put_out(quantities: Mapping[str, Tensor | float], output_dtype: torch.dtype | None) -> dict[str, Tensor | float]:
