@@ -33,7 +33,7 @@ from gradcheck.problems.building import Spec, build, complete
 from gradcheck.rounding.compare import compare, compare_entry, gradient_of
 from gradcheck.rounding.error_scale import error_scale
 from gradcheck.rounding.streaming import compare_gradient
-from gradcheck.verifying.steps import check_step
+from gradcheck.verifying.steps import NumericStep, check_step
 
 CHANGES = (("v", 0), ("epsilon", 1), ("epsilon", 0), ("x0", 1), ("x0", 0))
 
@@ -84,8 +84,9 @@ THEOREM = pytest.mark.parametrize("theorem", PARAMETERISATIONS, ids=lambda x: x.
 def test_what_is_said_of_paths_is_proved_and_holds_for_numbers(theorem: Theorem) -> None:
     assert {r.step.name: r.residual for r in theorem.prove().refused} == {}
     for step in theorem.steps:
+        numeric = NumericStep.of(step, theorem.definitions)
         for seed in range(3):
-            result = check_step(step, theorem.definitions, seed)
+            result = numeric.check(seed)
             assert result.holds, (step.name, result)
             assert result.judged == 1.0
 

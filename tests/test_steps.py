@@ -18,7 +18,7 @@ from derivations.steps.sde import REVERSE_STEPS
 from derivations.theorems import THEOREMS as ON_AVERAGE
 from derivations.theorems.expectations import ExpectationIs
 from gradcheck.catalogue import CATALOGUE
-from gradcheck.verifying.steps import PLACES, check_step
+from gradcheck.verifying.steps import PLACES, NumericStep, check_step
 
 THEOREMS = (*LEMMAS, *(s.theorem for s in REVERSE_STEPS), *IDENTITIES, *ON_AVERAGE)
 ALL: list[Theorem | Derivation] = [*THEOREMS, *(e.derivation for e in CATALOGUE)]
@@ -45,8 +45,9 @@ def to_the_n(step: Step) -> bool:
 def test_every_step_holds_for_numbers(statement: Theorem | Derivation) -> None:
     """Wherever the model is; on-policy, where differences are 0 over 0, what can be judged at all."""
     for step in steps_of(statement):
+        numeric = NumericStep.of(step, statement.definitions, coefficients_of(statement), statement.within)
         for seed, place in enumerate(PLACES):
-            result = check_step(step, statement.definitions, seed, place, coefficients_of(statement), statement.within)
+            result = numeric.check(seed, place)
             enough = result.judged > 0 if to_the_n(step) else result.judged == 1.0  # xⁿ is judged where x is positive
             assert enough or place == "on-policy", (step.name, place)
             assert result.holds, (step.name, place, result)

@@ -30,7 +30,7 @@ from gradcheck.problems.building import Spec, build
 from gradcheck.reports.style import PAGE_WIDTH, png
 from gradcheck.rounding.bounds import THRESHOLD
 from gradcheck.rounding.compare import compare, gradient_of, required_gradients
-from gradcheck.verifying.steps import check_step
+from gradcheck.verifying.steps import NumericStep
 from gradcheck.verifying.verification import check_random
 
 __all__ = [
@@ -247,7 +247,8 @@ def proofs(*subjects: Derivation | Theorem) -> Shown:
     for subject in subjects:
         all_steps = _steps_of(subject)
         proved = sum(r.proved for r in subject.prove().results)
-        held = sum(check_step(step, subject.definitions, seed).holds for step in all_steps for seed in range(3))
+        numeric = [NumericStep.of(step, subject.definitions) for step in all_steps]
+        held = sum(step.check(seed).holds for step in numeric for seed in range(3))
         label = subject.label if isinstance(subject, Derivation) else subject.name
         rows.append((label, subject.title, f"{proved} of {len(all_steps)}", f"{held} of {3 * len(all_steps)}"))
     return table(("", "statement", "steps proved, for every dimension D", "held on random numbers"), rows)

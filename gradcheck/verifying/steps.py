@@ -8,8 +8,9 @@ behaviour model, at it, and near it.  What is detached but depends on the output
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import sympy as sp
 import torch
@@ -31,7 +32,7 @@ from derivations.notation import (
 from gradcheck.rounding.bounds import Analysis
 from gradcheck.rounding.compare import Comparison, compare
 
-__all__ = ["PLACES", "check_step"]
+__all__ = ["PLACES", "NumericStep", "check_step"]
 
 PLACES = ("anywhere", "off-policy", "near", "on-policy")
 """Where the trained model is: anywhere, at a distance like its own size from the behaviour model, near it, or at it."""
@@ -86,46 +87,101 @@ def check_step(
         The comparison of its two sides (of gradients, for claims about a gradient); positivity and the order of an
         approximation are compared as their truth values.
     """
-    claim = step.claim
-    formulas = {**definitions, **_moving(definitions, coefficients or {})}
-    sides = [_concrete(inline(side, formulas)) for side in _sides(claim)]
-    where = {key: inline(e, formulas) for key, e in getattr(claim, "where", {}).items()}
-    plain = {} if isinstance(claim, Positive) else {s: e for s, e in where.items() if s.is_Symbol}
-    sides = [_concrete(side.xreplace(plain)) for side in sides]
-    given = [inline(e, formulas).xreplace(plain) for e in getattr(claim, "given", ())]
-    limit = {s: inline(e, formulas) for s, e in getattr(claim, "limit", {}).items()}
-    products = [key for key in where if isinstance(key, (Norm2, Dot))]
-    held = [*sides, *given, *products, *where.values(), *limit, *limit.values()]
-    values = _fitting(held, given, _Draw(seed, place, {**(within or {}), **getattr(claim, "within", {})}))
-    for key in products:
-        value = where[key]
-        if value.is_Symbol:
-            values[value.name] = Analysis(values, torch.float64)(key)[0]
-    return _judged(claim, sides, values, limit)
+    return NumericStep.of(step, definitions, coefficients, within).check(seed, place)
 
 
-def _judged(
-    claim: Claim, sides: list[sp.Expr], values: dict[str, Tensor], limit: Mapping[sp.Symbol, sp.Expr]
-) -> Comparison:
-    analysis = Analysis(values, torch.float64)
-    if isinstance(claim, Positive):
-        return _truth(bool((analysis(sides[0])[0] > 0).all()))
-    if isinstance(claim, GradientIs):
-        observed = _autograd(sides[0], claim.wrt, values)
-        return _compared(analysis, observed, _scale(sides[0], claim.wrt, analysis), sides[1])
-    if isinstance(claim, SameHessian):
-        wrt = _output(claim.wrt, sides)
-        left, right = (_autograd(side, wrt, values, twice=True) for side in sides)
-        h = calculus.fresh_vector(*sides)
-        analysis = Analysis({**values, h.name: _fixed_vector(left)}, torch.float64)
-        scale = sum(analysis(calculus.hessian_product(side, wrt, h))[1] for side in sides)
-        return compare(left, right, torch.as_tensor(scale), torch.float64)
-    if isinstance(claim, Approximates):
-        return _truth(_shrinks(sides[0], sides[1], limit, values, claim.order))
-    if isinstance(claim, EqualUpToConstant):
-        return _constant(sides, _output(claim.wrt, sides), values)
-    value, scale = analysis(sides[0])
-    return _compared(analysis, value, scale, sides[1])
+@dataclass(frozen=True)
+class NumericStep:
+    """A step's claim in symbols that numbers are drawn for: made once for all the numbers that it is tried on.
+
+    Attributes:
+        claim: the statement.
+        sides: its two sides, and for a constant the constant.
+        where: what stands for inner products and norms in it.
+        given: what is positive.
+        limit: where an approximation is exact.
+        within: domains that are narrower than the symbols' own.
+    """
+
+    claim: Claim
+    sides: tuple[sp.Expr, ...]
+    where: Mapping[sp.Expr, sp.Expr]
+    given: tuple[sp.Expr, ...]
+    limit: Mapping[sp.Symbol, sp.Expr]
+    within: Mapping[sp.Symbol, sp.Interval]
+
+    @classmethod
+    def of(
+        cls,
+        step: Step,
+        definitions: Mapping[sp.Symbol, sp.Expr],
+        coefficients: Mapping[sp.Symbol, sp.Expr] | None = None,
+        within: Mapping[sp.Symbol, sp.Interval] | None = None,
+    ) -> NumericStep:
+        """The step, of which :func:`check_step` says what the arguments are."""
+        claim = step.claim
+        formulas = {**definitions, **_moving(definitions, coefficients or {})}
+        where = {key: inline(e, formulas) for key, e in getattr(claim, "where", {}).items()}
+        plain = {} if isinstance(claim, Positive) else {s: e for s, e in where.items() if s.is_Symbol}
+        return cls(
+            claim,
+            tuple(_concrete(_concrete(inline(side, formulas)).xreplace(plain)) for side in _sides(claim)),
+            where,
+            tuple(inline(e, formulas).xreplace(plain) for e in getattr(claim, "given", ())),
+            {s: inline(e, formulas) for s, e in getattr(claim, "limit", {}).items()},
+            {**(within or {}), **getattr(claim, "within", {})},
+        )
+
+    def check(self, seed: int = 0, place: str = "anywhere") -> Comparison:
+        """The claim on random numbers, as :func:`check_step` says."""
+        products = [key for key in self.where if isinstance(key, (Norm2, Dot))]
+        held = [*self.sides, *self.given, *products, *self.where.values(), *self.limit, *self.limit.values()]
+        values = _fitting(held, list(self.given), _Draw(seed, place, self.within))
+        for key in products:
+            value = self.where[key]
+            if value.is_Symbol:
+                values[value.name] = Analysis(values, torch.float64)(key)[0]
+        return self._judged(values)
+
+    def _judged(self, values: dict[str, Tensor]) -> Comparison:
+        claim, sides = self.claim, self.sides
+        analysis = Analysis(values, torch.float64)
+        if isinstance(claim, Positive):
+            return _truth(bool((analysis(sides[0])[0] > 0).all()))
+        if isinstance(claim, GradientIs):
+            observed = _autograd(sides[0], claim.wrt, values)
+            return _compared(analysis, observed, self._scale(analysis), sides[1])
+        if isinstance(claim, SameHessian):
+            wrt = _output(claim.wrt, sides)
+            left, right = (_autograd(side, wrt, values, twice=True) for side in sides)
+            h, products = self._hessian_products
+            analysis = Analysis({**values, h.name: _fixed_vector(left)}, torch.float64)
+            scale = sum(analysis(product)[1] for product in products)
+            return compare(left, right, torch.as_tensor(scale), torch.float64)
+        if isinstance(claim, Approximates):
+            return _truth(_shrinks(sides[0], sides[1], self.limit, values, claim.order))
+        if isinstance(claim, EqualUpToConstant):
+            return _constant(sides, _output(claim.wrt, sides), values)
+        value, scale = analysis(sides[0])
+        return _compared(analysis, value, scale, sides[1])
+
+    @cached_property
+    def _gradient(self) -> sp.Expr:
+        """The gradient of a loss by the chain rule."""
+        assert isinstance(self.claim, GradientIs)
+        return calculus.gradient(self.sides[0], self.claim.wrt)
+
+    def _scale(self, analysis: Analysis) -> Tensor:
+        """Error scale of a loss's gradient: that of the chain rule's expression."""
+        return analysis(self._gradient)[1] if self._gradient != 0 else torch.zeros((), dtype=torch.float64)
+
+    @cached_property
+    def _hessian_products(self) -> tuple[VectorSymbol, list[sp.Expr]]:
+        """A vector, and what the Hessian of each side makes of it."""
+        assert isinstance(self.claim, SameHessian)
+        h = calculus.fresh_vector(*self.sides)
+        wrt = _output(self.claim.wrt, self.sides)
+        return h, [calculus.hessian_product(side, wrt, h) for side in self.sides]
 
 
 def _truth(holds: bool) -> Comparison:
@@ -154,7 +210,7 @@ def _moving(
     return {s: e for s, e in coefficients.items() if any(inline(e, both).has(v) for v in _BEHAVIOUR)}
 
 
-def _output(wrt: VectorSymbol | None, sides: list[sp.Expr]) -> VectorSymbol:
+def _output(wrt: VectorSymbol | None, sides: Sequence[sp.Expr]) -> VectorSymbol:
     return wrt or next((v for v in _BEHAVIOUR if any(side.has(v) for side in sides)), v_theta)
 
 
@@ -219,7 +275,7 @@ def _range(symbol: sp.Symbol, within: Mapping[sp.Symbol, sp.Interval]) -> tuple[
 # ---------------------------------------------------------------------------------------------- judgements
 
 
-def _constant(sides: list[sp.Expr], wrt: VectorSymbol, values: dict[str, Tensor]) -> Comparison:
+def _constant(sides: Sequence[sp.Expr], wrt: VectorSymbol, values: dict[str, Tensor]) -> Comparison:
     """The difference of the sides here and at two other outputs, each against the constant here."""
     lhs, rhs, constant = sides
     here = Analysis(values, torch.float64)
@@ -284,12 +340,6 @@ def _autograd(expr: sp.Expr, v: VectorSymbol, values: dict[str, Tensor], twice: 
 
 def _fixed_vector(like: Tensor) -> Tensor:
     return torch.linspace(-1, 1, like.numel(), dtype=like.dtype).reshape(like.shape)
-
-
-def _scale(loss: sp.Expr, v: VectorSymbol, analysis: Analysis) -> Tensor:
-    """Error scale of a loss's gradient: that of the chain rule's expression."""
-    raw = calculus.gradient(loss, v)
-    return analysis(raw)[1] if raw != 0 else torch.zeros((), dtype=torch.float64)
 
 
 def _compared(analysis: Analysis, left: Tensor, scale: Tensor, right: sp.Expr) -> Comparison:

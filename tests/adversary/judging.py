@@ -21,7 +21,7 @@ from derivations.theorems import THEOREMS
 from derivations.theorems.expectations import ExpectationIs
 from gradcheck.catalogue import CATALOGUE
 from gradcheck.theorems.montecarlo import Agreement, draw
-from gradcheck.verifying.steps import PLACES, check_step
+from gradcheck.verifying.steps import PLACES, NumericStep
 
 __all__ = ["Outcome", "attack", "holds", "sample", "statements"]
 
@@ -108,9 +108,11 @@ def holds(step: Step, inliner: Inliner) -> str:
     """``"true"`` if the claim holds for numbers at every place, else what was seen."""
     if isinstance(step.claim, ExpectationIs):
         return _drawn(step, inliner)
+    numeric = None
     for seed, place in enumerate(PLACES):
         try:
-            found = check_step(step, inliner.closed, seed, place, inliner.coefficients, inliner.within)
+            numeric = numeric or NumericStep.of(step, inliner.closed, inliner.coefficients, inliner.within)
+            found = numeric.check(seed, place)
         except (ArithmeticError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
             return f"cannot be evaluated {place} ({type(error).__name__}: {error})"
         if not found.holds:
