@@ -30,19 +30,23 @@ together.
 
 Where a goal is missed, this is what takes the time:
 
-* Proofs: of 6.1 s of processor time, a third goes into the order of 94 approximations, which is read off a Taylor
-  expansion, a quarter each into 472 equalities and 340 gradients, and an eighth into premises (domains, signs,
-  denominators). All of it is SymPy's own algebra.
+* Proofs: of 2.2 s of processor time, a quarter goes into importing SymPy and the statements, and a tenth into stating
+  the losses. Of the rest the 487 equalities take half, 353 gradients a fifth and 100 approximations a seventh. In all
+  of them it is the premises (domains, signs, denominators) and SymPy's own construction of expressions; deciding that
+  something is 0 takes a tenth.
 * One loss: `gradcheck check` imports torch and SymPy, which is 1.0 units without the search for garbage that Python
-  makes meanwhile, and this package, which is 0.5. The rest goes into some 190 problems, at about 8 ms of processor time
-  each: not quite half of it into the required gradient and its error bound, a quarter into drawing the problem, a fifth
-  into calling the loss and looking at what it left behind.
+  makes meanwhile, and this package, which is 0.4. The rest goes into some 190 problems, at 8 to 9 ms of processor
+  time each: a third of it into the required gradient and its error bound, more than a quarter into drawing the
+  problem, a sixth into calling the loss and looking at what it left behind.
 * Twenty losses: each is judged on as many problems as if it were alone, in a process of its own, as many at once as
   there are cores. The problems, and what is required on them, are made once for losses that declare the same, which
-  leaves a third of the judgement to each: 245 calls with their backward passes, each between two looks at the process's
-  state, and the comparisons. Twenty times that, on two cores, is more than the goal.
-* `make verify`: in a profile of three algorithms two fifths are the random problems, in two precisions (half of them
-  required gradients and their bounds), a third the proofs, and a quarter the networks, most of it to build them.
+  leaves two fifths of the judgement to each: 245 calls with their backward passes, each between two looks at the
+  process's state, the comparisons, and a tenth for importing the file. Twenty times that, on two cores, is more than
+  the goal.
+* `make verify` shares its work among as many processes as there are cores. Of the processor time two thirds go into
+  the random problems, in two precisions (not quite half of that into required gradients and their bounds, a fifth
+  into hypothesis, which chooses the problems), a sixth into the networks (half of it to import peft and to build
+  them), and a tenth into proofs.
 
 ## Cost of a check
 

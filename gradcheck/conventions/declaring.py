@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from derivations.algorithm import Algorithm
-from derivations.derivation import DerivationError
+from derivations.derivation import DerivationError, PathName
 from derivations.notation import quantity
 from derivations.on_top import ON_TOP
 from gradcheck.catalogue import ALGORITHMS
@@ -95,7 +95,7 @@ def declare(
         else:
             elsewhere = f"a convention of {algorithm}; `gradcheck list --options` shows them"
             problems.append((str(name), repr(value), one_of(name, known, elsewhere)))
-    problems += domain_problems(fixed, rest, stated.derive().path)
+    problems += domain_problems(fixed, rest, _path(stated))
     problems += on_top_problems(on_top)
     problems += layout_problems(rest)
     if problems:
@@ -146,3 +146,9 @@ def _numbers(algorithm: Algorithm | TypedLoss) -> tuple[str, ...]:
     for variant in algorithm.variants:
         names |= {n: None for n in algorithm.derive(variant).given if quantity(n).axes == "problem" and n != "D"}
     return tuple(names)
+
+
+@lru_cache(maxsize=100)
+def _path(algorithm: Algorithm | TypedLoss) -> PathName:
+    """What x_t is made of in the form of the paper."""
+    return algorithm.derive().path
