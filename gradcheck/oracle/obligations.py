@@ -205,7 +205,8 @@ OBLIGATIONS: tuple[Obligation, ...] = (
         _needs_time,
         alone=Diagnosis(
             "edge-times",
-            "the gradient is right amid the time axis and wrong at its ends: a special case, or a clamp of t or σ_t",
+            "the gradient is right amid the time axis and wrong at its ends: a special case, a clamp of t or "
+            "σ_t, or a floor under what becomes small there",
         ),
     ),
     Obligation(

@@ -254,3 +254,26 @@ def test_code_that_takes_whole_pairs_is_told_how_they_lie() -> None:
         return -functional.logsigmoid(-case.beta_dpo * (winners - losers)).mean()
 
     assert told(on_pairs, "diffusion_dpo", reduction="mean").declare == "pairs='halves'"
+
+
+@pytest.mark.parametrize(
+    ("clamp", "name"),
+    [
+        (lambda a: a.clamp(-10, 10), "convention:adv_clip_max"),
+        (lambda a: a.clamp(max=5), "advantage-clamped-on-one-side"),
+    ],
+    ids=["elsewhere", "on-one-side"],
+)
+def test_another_clamp_of_the_advantage_is_told_in_float32(clamp: Callable[[Tensor], Tensor], name: str) -> None:
+    """On ordinary problems it is right, and wrong on the shown one; not where v_theta = v_old alone."""
+
+    def otherwise(case: Case) -> Tensor:
+        *_, ratio = of_the_model(case)
+        return ppo(clamp(case.advantage).float(), ratio.float()).mean()
+
+    declared = {"log_prob_reduction": "mean", "clip_range": 0.2, "adv_clip_max": 5.0, "working_dtype": "float32"}
+    judge, _ = seen(otherwise, declare("flow_grpo", **declared))
+    extreme = [Spec(6, (3, 4), i, policy="inside", advantage="extreme", time="middle") for i in range(3)]
+    found = named(judge, [evidence_on(judge, spec) for spec in extreme])
+    assert found is not None
+    assert found.name == name

@@ -51,7 +51,7 @@ def misused_edges(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
 
 def _edges(judge: Judge, clip: int) -> Diagnosis | None:
     low, high = [0.0, math.inf], [0.0, math.inf]  # what the edges' distances from 1 are between
-    loose = 0.0
+    loose, noise, every = 0.0, 0.0, list[tuple[float, float, bool]]()
     policies: tuple[PolicyRegime, ...] = ("near", "inside", "outside", "off", "off")
     for seed, policy in enumerate(policies, 1):
         case = judge.case(Spec(_MANY, (3,), seed=9_000 + seed, policy=policy, time="middle", clip=clip))
@@ -60,10 +60,10 @@ def _edges(judge: Judge, clip: int) -> Diagnosis | None:
             return None
         _narrow(low, high, seen[0])
         loose = max(loose, seen[1])
+        every += seen[0]
     declared = float(case.clip_low), float(case.clip_high)
     for _ in range(_ROUNDS):
-        _settle(low, loose)
-        _settle(high, loose)
+        noise = max(noise, _settle(low, loose), _settle(high, loose))
         if low[0] > low[1] or high[0] > high[1] or low[1] == high[1] == math.inf:
             return None  # not a clip at fixed ratios, or none
         if low[0] <= declared[0] <= low[1] and high[0] <= declared[1] <= high[1]:
@@ -73,14 +73,16 @@ def _edges(judge: Judge, clip: int) -> Diagnosis | None:
         if seen is None:
             break
         _narrow(low, high, seen[0])
-    _settle(low, loose)
-    _settle(high, loose)
+        every += seen[0]
+    noise = max(noise, _settle(low, loose), _settle(high, loose))
     if low[0] <= declared[1] <= low[1] and high[0] <= declared[0] <= high[1]:
         return Diagnosis("clip-edges-exchanged", EXCHANGED)
     for which, one in zip(("lower", "upper"), declared, strict=True):
         if low[0] <= one <= low[1] and high[0] <= one <= high[1]:
             return Diagnosis("clip-symmetric", ONE_EDGE.format(which))
-    found = tuple(_roundest(*edge) for edge in (low, high))
+    found = _read_off(low, high)
+    if not _explains(found, every, max(_NEAR * min(*found, *declared), min(2 * noise, _NEARER * min(found)))):
+        return None
     at = " and ".join(
         f"{'above' if up else 'below'} 1 {'+' if up else '−'} {x:g}" if math.isfinite(x) else f"not at all {side}"
         for up, x, side in ((False, found[0], "below 1"), (True, found[1], "above 1"))
@@ -95,10 +97,43 @@ _ROUNDS = 3
 """How often what lies between two ratios is looked at: each time some thirty ratios tell where in it an edge is."""
 
 
-def _settle(edge: list[float], loose: float) -> None:
-    """Where samples contradict each other by no more than rounding may put a ratio off, the edge is between them."""
-    if edge[1] < edge[0] <= edge[1] + 2 * loose:
-        edge[:] = edge[::-1]
+def _read_off(low: list[float], high: list[float]) -> tuple[float, float]:
+    """The roundest numbers that the edges may be: one for both if there is one that may be either.
+
+    Each may be as far outside its limits as they are apart, where rounding has drawn them.
+    """
+    (a, b), (c, d) = ((max(2 * least - most, least / 2), 2 * most - least) for least, most in (low, high))
+    least, most = max(a, c), min(b, d)
+    if least <= most < math.inf:
+        both = _roundest(least, most)
+        return both, both
+    return _roundest(a, b), _roundest(c, d)
+
+
+_NEAR, _NEARER = 0.1, 0.5
+"""How far off an edge, as a share of it, a ratio may be clipped or not: where samples contradict each other, by twice
+as much as they do, up to the second share."""
+
+
+def _explains(found: tuple[float, float], seen: list[tuple[float, float, bool]], near: float) -> bool:
+    """Whether every sample is clipped where these edges say so, but for those next to one."""
+    for advantage, ratio, clipped in seen:
+        edge, beyond = (found[1], ratio - 1) if advantage > 0 else (found[0], 1 - ratio)
+        if abs(beyond - edge) > near and clipped != (beyond > edge):
+            return False
+    return True
+
+
+def _settle(edge: list[float], loose: float) -> float:
+    """Where samples contradict each other by no more than rounding may put a ratio off, the edge is between them.
+
+    Returns:
+        By how much they do.
+    """
+    if not edge[1] < edge[0] <= edge[1] + 2 * loose:
+        return 0.0
+    edge[:] = edge[::-1]
+    return edge[1] - edge[0]
 
 
 def _narrow(low: list[float], high: list[float], seen: list[tuple[float, float, bool]]) -> None:

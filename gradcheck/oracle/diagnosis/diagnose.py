@@ -107,11 +107,22 @@ def _elsewhere(judge: Judge, evidence: list[Evidence], printed: Spec | None) -> 
     if any(not bool(e.observed.isfinite().all()) for e in evidence):
         return _OVERFLOW
     on_policy = [observe(judge, i, ("on-policy",), "typical") for i in range(len(SHAPES))]
-    if any(bool((e.wrong | ~rows_of(e.observed).isfinite().all(1)).any()) for e in on_policy):
+    if any(bool((e.wrong | ~rows_of(e.observed).isfinite().all(1)).any()) for e in on_policy) and (
+        printed is None or _only_on_policy(evidence_on(judge, printed, _EXTREME))
+    ):
         return Diagnosis("on-policy", "the gradient is wrong, or not finite, exactly where v_theta = v_old")
     if printed is not None and not bool(evidence_on(judge, printed, _EXTREME).observed.isfinite().all()):
         return _OVERFLOW  # only where the numbers are as large as there
     return clip_edges(judge, evidence)
+
+
+def _only_on_policy(e: Evidence) -> bool:
+    """Whether nothing of a problem is wrong but samples at the behaviour model's own output."""
+    old = e.case.output_name.replace("theta", "old")
+    if old not in e.case.names:
+        return True
+    apart = (rows_of(e.case.output) != rows_of(getattr(e.case, old))).any(1)
+    return not bool((e.wrong & apart).any())
 
 
 def _shown(evidence: list[Evidence]) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:

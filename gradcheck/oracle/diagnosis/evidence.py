@@ -163,7 +163,8 @@ class Evidence:
         return self.trial.loose.cpu()
 
     @cached_property
-    def _trials(self) -> dict[int, Trial]:
+    def _trials(self) -> dict[tuple[int, float | None, float], Trial]:
+        """By the loss, and by what makes the case that it sees: the advantage's clamp, and the policy's factor."""
         return {}
 
     def under(self, other: Conventions) -> Trial:
@@ -173,7 +174,8 @@ class Evidence:
             KeyError: that loss asks for a quantity that the case does not have.
         """
         derivation = other.derivation
-        known = self._trials.get(id(derivation))
+        key = id(derivation), other.adv_clip_max, other.policy_factor
+        known = self._trials.get(key)
         if known is None:
             missing = [name for name in derivation.given if name not in self.case.names and name != "D"]
             if missing:
@@ -182,7 +184,7 @@ class Evidence:
             known = Trial(
                 effective, stated(derivation), working_dtype(self.conventions, self.case), unit(self.conventions)
             )
-            self._trials[id(derivation)] = known
+            self._trials[key] = known
         return known
 
     @cached_property

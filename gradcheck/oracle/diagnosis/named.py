@@ -24,7 +24,7 @@ from gradcheck.oracle.diagnosis.evidence import SPREAD, Evidence, explains, spre
 from gradcheck.oracle.diagnosis.other_variables import other_variables
 from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.mistakes import ALIKE, CROSSED, OUTER_PRODUCT, Mistake, Prediction, mistakes
-from gradcheck.oracle.mistakes.functions import Bounded, Given
+from gradcheck.oracle.mistakes.functions import Bounded, Given, Right
 from gradcheck.oracle.mistakes.places import stated
 from gradcheck.oracle.problem import effective_case, working_dtype
 from gradcheck.oracle.required import overall_factor
@@ -103,6 +103,8 @@ def nearest_mistake(evidence: list[Evidence]) -> str:
             best, share = h, found
     if best is None:
         return ""
+    if share == 1:
+        return f"the nearest is “{best.sentence}”, which explains ordinary problems, and not those farther apart"
     return f"the nearest is “{best.sentence}”, which explains {share:.0%} of the samples"
 
 
@@ -190,6 +192,19 @@ def _hypotheses(conventions: Conventions, case: Case) -> Iterator[Hypothesis]:
         free = replace(conventions, adv_clip_max=None)
         sentence = f"the advantage is not clamped to ±{conventions.adv_clip_max:g} as adv_clip_max declares"
         yield Hypothesis("advantage-unclamped", sentence, partial(_under, free), "adv_clip_max=None", leaves_out=True)
+        for most in (x for x in _LIMITS if x != conventions.adv_clip_max):
+            written = f"adv_clip_max={most:g}"
+            elsewhere = partial(_under, replace(conventions, adv_clip_max=most))
+            yield Hypothesis(
+                "convention:adv_clip_max", f"the implementation behaves as {written} says", elsewhere, written
+            )
+        limit = sp.Float(conventions.adv_clip_max)
+        for side, bounded in (
+            ("above", sp.Min(Right(n.advantage), limit)),
+            ("below", sp.Max(Right(n.advantage), -limit)),
+        ):
+            sentence = f"the advantage is clamped from {side} alone; ±{conventions.adv_clip_max:g} are declared"
+            yield Hypothesis("advantage-clamped-on-one-side", sentence, partial(_with_advantage, free, bounded))
     for held in mistakes_of_arrangement(conventions):
         yield Hypothesis(held.name, held.sentence, partial(_if_it_can, held.predict), held.declare)
     declared, anchored = dict(conventions.on_top), Piece.REFERENCE in conventions.derivation.pieces
@@ -205,6 +220,14 @@ def _hypotheses(conventions: Conventions, case: Case) -> Iterator[Hypothesis]:
         # a guard that is not divided by Δt, as Flow-Factory's, is the declared one weighed by it
         meant = "weight='dt'" if mistake.name == "dt-missing" and "weight" not in declared and not anchored else ""
         yield Hypothesis(mistake.name, mistake.sentence, partial(_of_mistake, mistake), meant, mistake.generic)
+
+
+_LIMITS = (1.0, 2.0, 3.0, 5.0, 10.0)
+"""What public code clamps advantages to."""
+
+
+def _with_advantage(other: Conventions, advantage: sp.Expr, e: Evidence) -> Prediction:
+    return e.under(other).predict({n.advantage: advantage}).times(overall_factor(other, e.case))
 
 
 def _of_mistake(mistake: Mistake, e: Evidence) -> Prediction:
