@@ -80,7 +80,7 @@ def probability_for_advantage(case: Case) -> Tensor:
     return (r * per_sample_mse(case.v_theta, case.v_gt)).mean()
 
 
-@mutant("awm", fails="gradient", because="bad-samples-dropped", **MEAN)
+@mutant("awm", fails="gradient", because="convention:advantage_mode", **MEAN)
 def best_of_n(case: Case) -> Tensor:
     keep = case.advantage > 0
     return (case.advantage * keep * per_sample_mse(case.v_theta, case.v_gt)).mean()

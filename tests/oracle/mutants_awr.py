@@ -48,7 +48,7 @@ def temperature_of_one(case: Case) -> Tensor:
     return weighted(case, torch.exp(case.advantage).clamp(max=20.0))
 
 
-@mutant("awr", fails="micro-batching", because="batch-normalised", reduction="mean")
+@mutant("awr", fails="micro-batching", because="weight-normalised", reduction="mean")
 def softmax_over_the_batch(case: Case) -> Tensor:
     w = exponential(case).clamp(max=case.weight_max)
     return weighted(case, w / w.sum())

@@ -251,7 +251,7 @@ def regression_halved(case: Case) -> Tensor:
     return (torch.exp(case.reward / case.temperature) * error.pow(2).sum(1) / 2).mean()
 
 
-@mutant("rwr", fails="micro-batching", because="batch-normalised")
+@mutant("rwr", fails="micro-batching", because="weight-normalised")
 def rewards_through_a_softmax(case: Case) -> Tensor:
     error = (case.v_theta - (case.noise - case.x_0)).flatten(1).pow(2).sum(1)
     return (torch.softmax(case.reward / case.temperature, 0) * error).sum()

@@ -202,7 +202,7 @@ def advantage_applied_twice(case: Case) -> Tensor:
     return (loss * case.advantage.abs()).mean()
 
 
-@mutant("flow_grpo", fails="gradient", because="bad-samples-dropped", **MEAN)
+@mutant("flow_grpo", fails="gradient", because="convention:advantage_mode", **MEAN)
 def only_good_samples(case: Case) -> Tensor:
     return ppo(log_ratio_of(case).exp(), functional.relu(case.advantage), case).mean()
 
