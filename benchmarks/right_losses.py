@@ -31,7 +31,7 @@ __all__ = ["right_loss"]
 
 def right_loss(style: Style, conventions: Conventions, case: Case) -> Tensor:
     """The per-sample loss, (B,), in one style."""
-    options: dict[str, Any] = {**conventions.options, **dict(conventions.pieces)}
+    options: dict[str, Any] = {**conventions.options, **dict(conventions.on_top)}
     if conventions.adv_clip_max is not None:
         limit = min(conventions.adv_clip_max, torch.finfo(case.advantage.dtype).max)
         case = case.replace(advantage=case.advantage.clamp(-limit, limit))
