@@ -276,6 +276,17 @@ def whole_pairs_alone(case: Case) -> Tensor:
     return losses[: max(1, len(losses) // 2 * 2)].mean()
 
 
+@mutant("awm", fails="gradient", because="zero-advantages-not-counted", reduction="mean")
+def mean_over_those_with_an_advantage(case: Case) -> Tensor:
+    told = (case.advantage != 0).sum().clamp(min=1)
+    return (case.advantage * mse(case.v_theta, case.v_gt)).sum() / told
+
+
+@mutant("awm", fails="gradient", because="error-centred", reduction="mean")
+def variance_of_the_error(case: Case) -> Tensor:
+    return (case.advantage * (case.v_theta - case.v_gt).flatten(1).var(1, correction=0)).mean()
+
+
 @mutant("awm", fails="gradient", because="advantage-of-neighbour", reduction="mean")
 def sorted_advantages(case: Case) -> Tensor:
     return (case.advantage.sort(descending=True).values * mse(case.v_theta, case.v_gt)).mean()

@@ -20,6 +20,7 @@ from gradcheck.oracle.diagnosis.arrangements import mistakes_of_arrangement
 from gradcheck.oracle.diagnosis.clip_edges import clip_edges
 from gradcheck.oracle.diagnosis.declarable import known_weight
 from gradcheck.oracle.diagnosis.evidence import Evidence, evidence_on, explains, observe
+from gradcheck.oracle.diagnosis.factors import factor
 from gradcheck.oracle.diagnosis.fitted import fitted_number, held_number
 from gradcheck.oracle.diagnosis.named import named
 from gradcheck.oracle.diagnosis.other_variables import other_variables
@@ -277,3 +278,14 @@ def test_another_clamp_of_the_advantage_is_told_in_float32(clamp: Callable[[Tens
     found = named(judge, [evidence_on(judge, spec) for spec in extreme])
     assert found is not None
     assert found.name == name
+
+
+def test_a_mean_over_one_coordinate_less_is_told() -> None:
+    def unbiased(case: Case) -> Tensor:
+        errors = ((case.v_theta - case.v_gt) ** 2).flatten(1)
+        return (case.advantage * errors.sum(1) / max(errors.shape[1] - 1, 1)).mean()
+
+    judge, evidence = seen(unbiased, declare("awm", reduction="mean"))
+    found = factor(judge, [*evidence, evidence_on(judge, Spec(4, (1,), 0))])
+    assert found is not None
+    assert found.name == "mean-over-one-less"

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from derivations import notation as n
+from derivations.pieces import Piece
 from gradcheck.conventions import Conventions
 from gradcheck.oracle.arrangement import (
     STEPS,
@@ -216,11 +217,19 @@ def _partly_live(share: Callable[[float], float], e: Evidence) -> Tensor:
 def _left_out(conventions: Conventions) -> Iterator[ByArrangement]:
     """A batch's last sample, which a split into equal parts leaves over."""
     averaged = conventions.batch_reduction == "mean"
+    if averaged and Piece.ADVANTAGE in conventions.derivation.pieces:
+        alone = "the mean is over the samples whose advantage is not 0; it must be over the batch"
+        yield ByArrangement("zero-advantages-not-counted", alone, _of_those_with_an_advantage)
     for odd_alone, when in ((True, " where the batch is odd"), (False, "")):
         for counts in (True, False) if averaged else (True,):
             how = "" if not averaged else " (the mean counts it)" if counts else " (the mean is over the others)"
             sentence = f"the batch's last sample is left out{when}{how}"
             yield ByArrangement("last-sample-dropped", sentence, partial(_without_the_last, odd_alone, counts))
+
+
+def _of_those_with_an_advantage(e: Evidence) -> Tensor:
+    told = int((e.case.advantage != 0).sum())
+    return e.required * (len(e.case.output) / max(told, 1))
 
 
 def _without_the_last(odd_alone: bool, counts: bool, e: Evidence) -> Tensor:

@@ -30,6 +30,8 @@ _NAMED_FACTORS: tuple[tuple[sp.Expr, str, str], ...] = (
     (sp.Rational(1, 2), "factor-half", "every gradient is half the required one"),
     (1 / n.D, "mean-for-sum", "it is averaged over the latent's coordinates where it must be summed"),
     (n.D, "sum-for-mean", "it is summed over the latent's coordinates where it must be averaged"),
+    (n.D / (n.D - 1), "mean-over-one-less", "the mean over the coordinates is their sum over D − 1; it must be over D"),
+    (B / (B - 1), "mean-over-one-less", "the mean over the batch is its sum over B − 1; it must be over B"),
     (1 / B, "batch-mean-for-sum", "it is divided by the batch size once more than declared"),
     (B, "batch-sum-for-mean", "it is not divided by the batch size, as declared"),
     (1 / n.ratio, "ratio-detached", "the importance ratio is missing from the gradient"),
@@ -117,9 +119,11 @@ def _within(value: sp.Expr, found: list[_Scaled]) -> bool:
         return False
     if value.free_symbols and _one_number(found):
         return False  # one number gives all of them, and needs no formula
-    wanted = [float(value.xreplace({x: sp.Float(s.scalars[x]) for x in value.free_symbols})) for s in found]
-    fits = all(abs(s.factor - w) <= s.error for s, w in zip(found, wanted, strict=True))
-    return fits and sum(abs(w - 1) > s.error for s, w in zip(found, wanted, strict=True)) >= _FEW
+    told = [(s, value.xreplace({x: sp.Float(s.scalars[x]) for x in value.free_symbols})) for s in found]
+    wanted = [(s, float(w)) for s, w in told if w.is_finite]  # a mean over B − 1 of one sample is none
+    return all(abs(s.factor - w) <= s.error for s, w in wanted) and (
+        sum(abs(w - 1) > s.error for s, w in wanted) >= _FEW
+    )
 
 
 _FEW = 3

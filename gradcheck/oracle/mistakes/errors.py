@@ -159,6 +159,8 @@ def _of_coordinates(put: Callable[..., Candidate]) -> Iterator[Candidate]:
     )
     for rooted in (sp.sqrt, lambda x: sp.sqrt(n.D * x), lambda x: n.D * sp.sqrt(x)):
         yield put("not-squared", "the error is a distance (the root is taken), not a squared one", rooted)
+    centred = "the error's variance over the coordinates stands where its square must: its mean is subtracted first"
+    yield put("error-centred", centred, lambda x: x - Total(x.args[0]) ** 2 / n.D)
     for delta in _DELTAS:
         for factor, what in ((1, "½x² inside"), (2, "x² inside")):
             sentence = f"the error {each} is Huber's (smooth L1, δ = {float(delta):g}, {what}), not squared"
