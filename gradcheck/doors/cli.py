@@ -6,6 +6,7 @@ Exit status: 0 everything holds, 1 something does not, 2 the question could not 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import sys
@@ -26,6 +27,14 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
+    try:
+        return _status(argv)
+    finally:
+        if argv is None:  # the process is the command's own and ends now: what is left need not be searched for garbage
+            gc.freeze()
+
+
+def _status(argv: Sequence[str] | None) -> int:
     with safe_output():
         parser = _parser()
         arguments = parser.parse_args(derive_command.shielded(sys.argv[1:] if argv is None else argv))
