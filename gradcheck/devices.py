@@ -12,10 +12,16 @@ from gradcheck.errors import InputError
 __all__ = ["DTYPES", "Device", "DeviceChoice", "DtypeName", "HalfName", "devices", "dtype_name"]
 
 HalfName = Literal["bfloat16", "float16"]
+"""A precision of 16 bits."""
+
 DtypeName = Literal["float64", "float32", HalfName]
+"""A precision that is judged in."""
 
 Device = Literal["cpu", "cuda"]
+"""A kind of device."""
+
 DeviceChoice = Literal[Device, "all"]
+"""Where to judge: on one kind of device, or on each that is there."""
 
 DTYPES: Mapping[DtypeName, torch.dtype] = {
     "float64": torch.float64,

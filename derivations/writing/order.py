@@ -67,14 +67,18 @@ def _is_vector(expr: sp.Expr) -> bool:
         return False
 
 
-_ATOM, ROOT, _FUNCTION, _SUM, _ROOT_OF_SUM, _NORM, _INNER, _VECTOR = range(8)
+_ATOM, _ROOT, _FUNCTION, _SUM, _ROOT_OF_SUM, _NORM, _INNER, _VECTOR = range(8)
+ROOT = _ROOT
+"""The place of a root among the factors of a product."""
 
 
 def is_root(expr: sp.Expr) -> bool:
+    """Whether it is a square root, or one over a square root."""
     return isinstance(expr, sp.Pow) and abs(expr.exp) == sp.Rational(1, 2)
 
 
 def factor_key(expr: sp.Expr) -> tuple[object, ...]:
+    """By which the factors of a product are sorted."""
     return (kind_of_factor(expr), _rank(expr), sp.default_sort_key(expr))
 
 
@@ -111,9 +115,11 @@ def factors_of(expr: sp.Expr) -> list[sp.Expr]:
 
 
 def is_inverse(expr: sp.Expr) -> bool:
+    """Whether it is one over something."""
     return isinstance(expr, sp.Pow) and bool(expr.exp.is_negative)
 
 
 def is_weight(expr: sp.Expr) -> bool:
+    """Whether it weighs a sample: a mask, or a symbol that stands for a weight, or a power of one."""
     base = expr.base if isinstance(expr, sp.Pow) else expr
     return isinstance(base, Mask) or (isinstance(base, sp.Symbol) and base.name in _WEIGHTS)

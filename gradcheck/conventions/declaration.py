@@ -33,8 +33,10 @@ BatchReduction = Literal["mean", "sum", "none"]
 """What code makes of a batch's losses: one number, or with ``"none"`` one for each sample."""
 
 OutputRounding = Literal["nearest", "stochastic"]
+"""How a gradient is rounded behind an output of half precision."""
+
 OutputCasts = Literal["once", "each"]
-"""How a gradient is rounded behind an output of half precision, and how such an output is cast up."""
+"""How often an output of half precision is cast up: for the whole loss, or wherever it is read."""
 
 
 @dataclass(frozen=True)
@@ -240,6 +242,11 @@ def _clip_range(fixed: Mapping[str, float]) -> float | tuple[float, float]:
 
 
 def algorithm_of(name: str, loss: str = "", given: tuple[tuple[str, str], ...] = ()) -> Algorithm | TypedLoss:
+    """The catalogue's algorithm of that name, or the loss that is typed in its place.
+
+    Raises:
+        InputError: there is none of that name, or the line cannot be read.
+    """
     if loss:
         return _typed(loss, given)
     for algorithm in ALGORITHMS:

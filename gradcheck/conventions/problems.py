@@ -20,6 +20,7 @@ _MOST_EPS = 1e-3
 
 
 def domain_problems(fixed: Mapping[str, Any], rest: Mapping[str, Any], path: PathName) -> list[tuple[str, str, str]]:
+    """What is wrong with declared numbers, as an :class:`~gradcheck.errors.InputError` takes it."""
     problems = []
     for name, value in fixed.items():
         row = quantity(name)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["PAIRS", "PairLayout", "check_units", "layout_problems", "layout_values"]
 
 PairLayout = Literal["adjacent", "halves", "given"]
+"""A way in which the samples of pairs lie."""
+
 PAIRS: tuple[PairLayout, ...] = get_args(PairLayout)
 """Where the two samples of a pair stand in the batch."""
 

@@ -28,10 +28,19 @@ __all__ = [
 
 CommonPolicy = Literal["on-policy", "near", "off", "inside", "outside", "far"]
 PolicyRegime = Literal[CommonPolicy, "mixed", "widths", "ratios", "huge-ratios", "start"]
+"""Where v_theta is, from v_old and from the edges of the clip."""
+
 AdvantageRegime = Literal["mixed", "typical", "zero", "extreme", "unit", "equal", "good", "bad", "tiny", "huge"]
+"""Signs and sizes of the advantages."""
+
 TimeRegime = Literal["mixed", "middle", "near-data", "near-noise", "between", "same", "pairs"]
+"""Where on the time axis the samples are."""
+
 NoiseRegime = Literal["typical", "tiny", "full"]
+"""How much noise a reverse step adds."""
+
 MarginRegime = Literal["typical", "wide", "far", "beyond"]
+"""How far apart a pair's or a group's samples are in what a preference compares."""
 
 POLICY: tuple[CommonPolicy, ...] = get_args(CommonPolicy)
 """Regimes of v_theta against v_old, and against the clip."""

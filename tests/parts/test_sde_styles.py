@@ -69,8 +69,8 @@ def test_the_width_hides_no_mistake_in_float32(kind: str) -> None:
     """Each wrong formula is refused by some obligation at the width that float32 and a detour are allowed."""
     right = subject(kind, "canonical", "float32", 1)
     for name, _, wrong in wrong_formulas(right.formulas):
-        if name in ("no-noise", "two-pi-float32"):
-            continue  # the samples tell; and what float32 holds is right in float32
+        if name == "two-pi-float32" or replace(wrong, std=right.formulas.std) == right.formulas:
+            continue  # what float32 holds is right in float32; and of the deviation of samples alone, these tell
         mistaken = replace(right, wrong=wrong)
         assert any(check(mistaken).status == "failed" for check in CHECKS), name
 

@@ -129,14 +129,14 @@ GUIDANCE = Rank(
         "step": Loss(
             {**GRPO, "guidance": 4.0},
             lambda c: _guided_ppo(c, _guided(c, 4.0)),
-            {"detached": Wrong(lambda c: _guided_ppo(c, _guided(c, 4.0, live=False)), "factor")},
+            {"detached": Wrong(lambda c: _guided_ppo(c, _guided(c, 4.0, live=False)), "guidance-detached")},
         ),
         "regression": Loss(
             {**AWM, "guidance": True},
             lambda c: c.advantage * mse(_guided(c, c.guidance_scale), c.v_gt),
             {
                 "detached": Wrong(
-                    lambda c: c.advantage * mse(_guided(c, c.guidance_scale, live=False), c.v_gt), "factor"
+                    lambda c: c.advantage * mse(_guided(c, c.guidance_scale, live=False), c.v_gt), "guidance-detached"
                 ),
                 "conditional": Wrong(lambda c: c.advantage * mse(c.v_cond, c.v_gt)),
             },

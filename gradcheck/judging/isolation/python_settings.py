@@ -160,6 +160,8 @@ PYTHON: dict[str, Setting] = {
         gc.isenabled, lambda on: gc.enable() if on else gc.disable(), changed("whether garbage is collected")
     ),
 }
+"""Setting of the process → how it is read, put back, and told."""
+
 if hasattr(signal, "ITIMER_REAL"):
     PYTHON["alarm"] = Setting(
         lambda: signal.getitimer(signal.ITIMER_REAL)[0] > 0, _put_alarm, is_left("an alarm that will go off")

@@ -154,3 +154,4 @@ TORCH: dict[str, Setting] = {
     "cuDNN": Setting(_cudnn, _put_cudnn, changed("cuDNN's settings (enabled, benchmark, deterministic)")),
     "denormals": Setting(_flushes_denormals, torch.set_flush_denormal, is_left("denormal numbers flushed to 0")),
 }
+"""Setting of torch → how it is read, put back, and told."""

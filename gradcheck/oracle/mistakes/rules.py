@@ -118,6 +118,7 @@ CLIPPED = (Surrogate, MaxSurrogate, OneSided, TieLost, DualClip)
 """The arguments begin with (A, r, ε⁻, ε⁺); more of them are edges too."""
 
 COMPARED = (*CLIPPED, Unless)
+"""What compares numbers, so that rounding may decide it."""
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -125,6 +126,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def total(x: Tensor) -> Tensor:
+    """The sum over each sample's coordinates, (B, 1, …, 1)."""
     return x.sum(tuple(range(1, x.ndim)), keepdim=True)
 
 
@@ -208,3 +210,4 @@ RULES: dict[type, Callable[..., Tensor]] = {
     Leaky: _leaky,
     SmallHalf: _first_half,
 }
+"""Function of a loss → how its value is computed from its arguments'."""
