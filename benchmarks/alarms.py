@@ -36,7 +36,7 @@ from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.problem import oracle_case
 from gradcheck.oracle.required import Required
 from gradcheck.problems.building import Spec
-from gradcheck.problems.regimes import ADVANTAGE, POLICY, TIME
+from gradcheck.problems.regimes import ADVANTAGE, POLICY, TIME, PolicyRegime
 from gradcheck.rounding.bounds import THRESHOLD
 from gradcheck.rounding.compare import error_ratios, gradient_of
 
@@ -126,7 +126,7 @@ def specs(number: int, place: int) -> tuple[Spec, int]:
     """A batch of mixed regimes, and in how many styles it is evaluated."""
     turn = number + place
     latent, batch, styles = MILLION if (turn + 7) % EVERY == 0 else SIZES[turn % len(SIZES)]
-    policies = ("mixed", *POLICY)
+    policies: tuple[PolicyRegime, ...] = ("mixed", *POLICY, "widths")
     seed = 1_000_003 * (number + 1) + place
     spec = Spec(
         batch,

@@ -32,7 +32,7 @@ class PrepareJob:
     """What is to be made.
 
     Attributes:
-        declaration: as :meth:`~gradcheck.conventions.Conventions.describe` writes it.
+        declaration: as :meth:`~gradcheck.conventions.declaration.Conventions.describe` writes it.
         settings: how thoroughly the losses are looked at.
         only: obligations; all if there are none.
     """

@@ -39,7 +39,7 @@ class Recipe:
             what takes its place, ``"clip"`` for a clipped ratio.
         batch: number of samples; ``signal="pair"`` doubles it.
         group: one of :data:`GROUPS`.
-        policy: regime of ``v_theta``, as in :data:`gradcheck.problems.building.POLICY`.
+        policy: regime of ``v_theta``, as in :data:`gradcheck.problems.regimes.POLICY`.
         side: where the ratio must lie, ``"high"`` above 1 or ``"low"`` below; ``""`` for either.
         at_edge: move the clip to where the ratio is.
         time, noise: regimes of :mod:`gradcheck.problems.regimes`.
