@@ -5,8 +5,6 @@ BIN := $(VENV)/bin
 PROFILE ?= ci
 SOME ?= 1
 SHARES ?= 1
-# Where an environment forbids byte code, each of some hundred processes would compile the package anew.
-unexport PYTHONDONTWRITEBYTECODE
 PYTEST = $(BIN)/python -m pytest -n auto --dist worksteal --hypothesis-profile=$(PROFILE)
 
 .PHONY: verify montecarlo test kernels whole lint format deep mutants ranks adversary bench cuda picture notebooks notebooks-check docs docs-serve docs-test versions clean

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -116,6 +117,20 @@ def check(tmp_path: Path, source: str, *options: str, capsys: pytest.CaptureFixt
     status = main(["check", target, "--max-examples", "3", *options])
     out, err = capsys.readouterr()
     return status, out, err
+
+
+def test_a_file_is_judged_as_it_is_now(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if it was changed by as many characters in the second of its last check, by which byte code is known."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file = tmp_path / "test_it.py"
+    assert len(RIGHT) == len(WRONG)
+    for text, wanted in ((RIGHT, 0), (WRONG, 1)):
+        file.write_text(text)
+        os.utime(file, (1e9, 1e9))
+        assert main(["check", str(file), "--only", "gradient"]) == wanted
+    capsys.readouterr()
 
 
 def test_check_without_pytest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
