@@ -62,12 +62,12 @@ Where a goal is missed, this is what takes the time:
 * D = 4,096: some 120 small operations of torch, and a program of 200 to 700 operations on numbers, which is recorded
   once for each derivation. That is 0.4 ms at any small D, a third of it the program and the sums that it asks for, a
   third the comparison. AWM's own forward and backward pass takes 0.1 ms.
-* D = 65,536 and 10⁶: for each 32,768 coordinates one sees 200 µs for the sums that the importance ratio and its bound
-  need, and 250 µs for the comparison, of which 75 go into the test ratio itself. Both read the latents as float64, four
-  of them, 10 to 20 µs a time, and combine them with coefficients twice, for the values and for the bounds: 15 µs for
-  each vector, which is what the cache's bandwidth gives. The loss, in float32, takes 100 µs (AWM) to 300 µs for as many
-  coordinates. float32 would not do: a bound must be surer than what it judges. Nor can the second reading be saved, for
-  the gradient's coefficients are known after the first.
+* D = 65,536 and 10⁶, and several samples of 4,096: for each 32,768 coordinates one sees 200 µs for the sums that the
+  importance ratio and its bound need, and 250 µs for the comparison, of which 75 go into the test ratio itself. Both
+  read the latents as float64, four of them, 10 to 20 µs a time, and combine them with coefficients twice, for the
+  values and for the bounds: 15 µs for each vector, which is what the cache's bandwidth gives. The loss, in float32,
+  takes 100 µs (AWM) to 300 µs for as many coordinates. float32 would not do: a bound must be surer than what it judges.
+  Nor can the second reading be saved, for the gradient's coefficients are known after the first.
 * From 10⁷ on the loss's own intermediate results leave the cache, and a check's never do.
 
 On a GPU: [the page on CUDA](cuda.md).
@@ -129,8 +129,10 @@ What `make test` takes, and `.ci/run`, which makes an environment for it first, 
 
 {tests}
 
-The goal is missed by far: 10,500 tests prove, draw problems and judge code, no thing is done twice, and no file
-takes more than a twentieth of the time. What else could be thinned is what `make whole` runs.
+The goal is missed by far: some 11,000 tests prove, draw problems and judge code, no thing is done twice, and no file
+takes more than a twentieth of the time. Of the dozen that take most, half look for the cause of a failure, which tries
+some hundred mistakes on each of several problems; the others execute notebooks, or start processes of their own. What
+else could be thinned is what `make whole` runs.
 """
 
 
