@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("derivations.coincidences",),
     (
         *("gradcheck", "gradcheck.errors", "gradcheck.shadowed", "gradcheck.extras", "gradcheck.console"),
-        *("gradcheck.devices", "gradcheck.tensor_ops", "gradcheck.case", "gradcheck.clock"),
+        *("gradcheck.devices", "gradcheck.tensor_ops", "gradcheck.case", "gradcheck.clock", "gradcheck.forking"),
     ),
     ("gradcheck.losses",),
     ("gradcheck.catalogue", "gradcheck.derived", "gradcheck.theorems"),

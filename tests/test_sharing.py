@@ -15,12 +15,12 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
 
 SAME = """
 from dataclasses import replace
-from gradcheck.verifying import sharing
+from gradcheck.forking import may_fork
 from gradcheck.verifying.verification import verify
 
 options = dict(device="cpu", max_examples=4, with_networks=False)
 lines = {1: [], 2: []}
-assert sharing.possible()
+assert may_fork()
 shared = verify("awm[mean]", "rwr", "flow_grpo[mean]", **options, jobs=2, progress=lines[2].append)
 alone = verify("awm[mean]", "rwr", "flow_grpo[mean]", **options, progress=lines[1].append)
 untimed = [[line.split(" proved in ")[0] for line in told] for told in lines.values()]
@@ -49,7 +49,7 @@ def test_results_are_given_in_the_order_in_which_they_are_asked_for() -> None:
 
 def test_what_a_task_raises_is_raised_where_it_is_asked_for() -> None:
     with (
-        pytest.raises(GradcheckError, match="ZeroDivisionError"),
+        pytest.raises(ZeroDivisionError),
         Shared(lambda task: 1 // task, [[1], [0]], 2) as results,
     ):
         results(0)

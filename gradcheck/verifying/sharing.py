@@ -1,104 +1,69 @@
-r"""Tasks that are shared among processes forked from this one, and what each came to.
-
-A task is done by a function of this process, whose state the forked ones have.  Whoever asks for a task's result
-waits for it; in which order they are done does not show.
-"""
+r"""Tasks that are shared among processes forked from this one, and what each came to."""
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import multiprocessing
-import sys
-import threading
-import traceback
+import signal
 from collections.abc import Callable, Hashable, Sequence
-from multiprocessing.connection import Connection, wait
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
-
-import torch
 
 from gradcheck.errors import GradcheckError
 
-__all__ = ["Shared", "possible"]
-
-
-def possible() -> bool:
-    """Whether this process may be forked: on Linux, while it has one thread and no GPU in use."""
-    return sys.platform == "linux" and threading.active_count() == 1 and not torch.cuda.is_initialized()
+__all__ = ["Shared"]
 
 
 class Shared:
     """Results of tasks, in the order in which they are asked for.  It is a context, at whose end no process is left.
 
     Args:
-        do: does a task; it and the result must not depend on what was done before in the same process.
+        do: does a task in a process that has this one's state; it and the result must not depend on what was done
+            before in the same process.
         batches: every task, those of a batch in one process one after the other; the next batch is the next process's
             that has nothing to do.
         processes: how many.
     """
 
     def __init__(self, do: Callable[[Any], Any], batches: Sequence[Sequence[Hashable]], processes: int) -> None:
-        context = multiprocessing.get_context("fork")
-        self._results: dict[Hashable, Any] = {}
-        self._pipes: list[Connection] = []
-        self._processes: list[Any] = []
-        begun = context.Value("i", 0)
-        for _ in range(min(processes, len(batches))):
-            receives, sends = context.Pipe(duplex=False)
-            process = context.Process(target=_run, args=(do, batches, begun, sends), daemon=True)
-            process.start()
-            sends.close()
-            self._pipes.append(receives)
-            self._processes.append(process)
+        # what the initializer is given is forked and not pickled, so that it may be any function
+        self._executor = ProcessPoolExecutor(
+            min(processes, len(batches)), multiprocessing.get_context("fork"), initializer=_begin, initargs=(do,)
+        )
+        self._found: dict[Hashable, tuple[Future[list[Any]], int]] = {}
+        for batch in batches:
+            future = self._executor.submit(_done, batch)
+            self._found.update({task: (future, i) for i, task in enumerate(batch)})
 
     def __call__(self, task: Hashable) -> Any:
-        """What a task came to.
+        """What a task came to; what it raised is raised here.
 
         Raises:
-            GradcheckError: it raised, or its process died.
+            GradcheckError: its process died.
         """
-        while task not in self._results:
-            if not self._pipes:
-                raise GradcheckError(f"[gradcheck] the processes ended before {task} was done")
-            for pipe in wait(self._pipes):
-                self._receive(pipe)
-        return self._results[task]
-
-    def _receive(self, pipe: Any) -> None:
+        future, place = self._found[task]
         try:
-            task, result, error = pipe.recv()
-        except EOFError:
-            self._pipes.remove(pipe)
-            return
-        if error:
-            raise GradcheckError(f"[gradcheck] {task} raised:\n{error}")
-        self._results[task] = result
+            return future.result()[place]
+        except BrokenProcessPool:
+            raise GradcheckError(f"[gradcheck] the processes ended before {task} was done") from None
 
     def __enter__(self) -> Shared:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self._processes:
-            process.kill()
-        for process in self._processes:
-            process.join()
-        for pipe in self._pipes:
-            pipe.close()
+        self._executor.shutdown(cancel_futures=True)
 
 
-def _run(do: Callable[[Any], Any], batches: Sequence[Sequence[Hashable]], begun: Any, pipe: Connection) -> None:
+_do: Callable[[Any], Any]
+
+
+def _begin(do: Callable[[Any], Any]) -> None:
+    global _do
+    _do = do
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal interrupts all of them, and the first one ends the rest
     gc.freeze()  # what was there before stays, so that no collection need go through it
-    with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
-        while True:
-            with begun.get_lock():
-                number = begun.value
-                begun.value += 1
-            if number >= len(batches):
-                return
-            for task in batches[number]:
-                try:
-                    pipe.send((task, do(task), ""))
-                except Exception:
-                    pipe.send((task, None, traceback.format_exc()))
-                    return
+
+
+def _done(batch: Sequence[Hashable]) -> list[Any]:
+    return [_do(task) for task in batch]

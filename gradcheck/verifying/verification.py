@@ -22,11 +22,13 @@ from derivations.theorems import THEOREMS
 from gradcheck.catalogue import Entry, entries
 from gradcheck.devices import DTYPES, Device, DeviceChoice, DtypeName, devices
 from gradcheck.errors import InputError
+from gradcheck.forking import may_fork
 from gradcheck.problems.building import Spec, build
 from gradcheck.problems.strategies import specs
 from gradcheck.rounding.bounds import THRESHOLD
 from gradcheck.rounding.compare import Comparison, compare_entry
-from gradcheck.verifying import networks, sharing
+from gradcheck.verifying import networks
+from gradcheck.verifying.sharing import Shared
 
 __all__ = ["Check", "NetworkCheck", "Report", "Verification", "check_random", "verify"]
 
@@ -194,7 +196,7 @@ def verify(
         raise InputError(("max_examples", repr(max_examples), "at least 1"))
     missing = networks.available() if with_networks else "not asked for"
     work = _Work(chosen, where, tuple(dtypes), max_examples, seed, not missing)
-    with work.shared(jobs) if jobs > 1 and where == ("cpu",) and sharing.possible() else _alone(work) as results:
+    with work.shared(jobs) if jobs > 1 and where == ("cpu",) and may_fork() else _alone(work) as results:
         theorems = []
         for i, theorem in enumerate(work.theorems):
             theorems.append(_proof(theorem, results(("theorem", i))))
@@ -258,14 +260,14 @@ class _Work:
             for dtype in self.dtypes
         )
 
-    def shared(self, jobs: int) -> sharing.Shared:
+    def shared(self, jobs: int) -> Shared:
         """The same in several processes.  One has the networks, so that each is built once."""
         numbers = range(len(self.entries))
         batches: list[list[Task]] = [[("theorem", i) for i in range(len(self.theorems))]]
         batches += [[("proof", i), ("checks", i)] for i in numbers]
         if self.with_networks:
             batches.insert(0, [("networks", i) for i in numbers])
-        return sharing.Shared(self.do, batches, jobs)
+        return Shared(self.do, batches, jobs)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -289,3 +290,41 @@ def test_a_mean_over_one_coordinate_less_is_told() -> None:
     found = factor(judge, [*evidence, evidence_on(judge, Spec(4, (1,), 0))])
     assert found is not None
     assert found.name == "mean-over-one-less"
+
+
+# ---------------------------------------------------------------------------------- what rounding leaves open
+
+
+def on_either_branch(e: Evidence) -> Prediction:
+    """Of half the required gradient, and three times that on the other branch, which is open in the first sample."""
+    undecided = torch.arange(len(e.required)) == 0
+    half = Prediction(e.required / 2, undecided, torch.zeros(len(e.required)), lambda: (3 * e.required / 2,))
+    return half.times(2.0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "allowed"),
+    [(1.0, 1.0, True), (3.0, 1.0, True), (1.5, 1.0, False), (1.0, 3.0, False), (3.0, 3.0, False)],
+)
+def test_either_branch_is_the_predicted_one_where_rounding_leaves_it_open(
+    first: float, second: float, allowed: bool
+) -> None:
+    """Under a factor as well, which multiplies every branch."""
+    _, evidence = seen(lambda case: (case.advantage * mse(case.v_theta, case.v_gt)).mean(), declare("awm"))
+    e = evidence[0]
+    times = torch.ones(len(e.required), dtype=torch.float64)
+    times[0], times[1] = first, second
+    own = replace(e, observed=times.reshape(-1, *(1,) * (e.required.ndim - 1)) * e.required)
+    assert own.allows(on_either_branch(own)) == allowed
+    assert bool(own.fits(on_either_branch(own))[0].all()) == allowed
+
+
+def test_other_branches_are_computed_only_where_the_first_one_is_not_out() -> None:
+    _, (e, *_) = seen(lambda case: (case.advantage * mse(case.v_theta, case.v_gt)).mean(), declare("awm"))
+
+    def never() -> tuple[Tensor, ...]:
+        raise AssertionError
+
+    undecided = torch.arange(len(e.required)) == 0
+    wrong = Prediction(5 * e.required, undecided, torch.zeros(len(e.required)), never)
+    assert not e.allows(wrong.times(2.0))

@@ -9,8 +9,6 @@ import os
 import pickle
 import re
 import signal
-import sys
-import threading
 import time
 import warnings
 from collections.abc import Generator, Iterable, Iterator
@@ -19,6 +17,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from gradcheck.forking import may_fork
 from gradcheck.judging.isolation.child import CLOSED, HEAD, MAGIC, Job, run
 from gradcheck.judging.isolation.limits import overdue
 from gradcheck.judging.isolation.memory import resident
@@ -45,12 +44,9 @@ def _context() -> Any:
     The command line's own process imports torch and this package and does nothing else, so it is itself the server
     that children are forked from; a process with threads or CUDA of its own asks multiprocessing's.
     """
-    torch = sys.modules.get("torch")
-    alone = threading.active_count() == 1 and not (torch is not None and torch.cuda.is_initialized())
-    methods = multiprocessing.get_all_start_methods()
-    if alone and "fork" in methods and sys.platform != "darwin":
+    if may_fork():
         return multiprocessing.get_context("fork")
-    if "forkserver" in methods:
+    if "forkserver" in multiprocessing.get_all_start_methods():
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["gradcheck.doors.checking"])
         return context
