@@ -7,7 +7,6 @@ what it makes of the required gradient, or of the loss's formulas, on a batch th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 
 import sympy as sp
@@ -26,6 +25,7 @@ from gradcheck.oracle.arrangement import (
     masks_samples,
 )
 from gradcheck.oracle.diagnosis.evidence import Evidence
+from gradcheck.oracle.diagnosis.hypothesis import Hypothesis
 from gradcheck.oracle.mistakes import Prediction
 from gradcheck.oracle.mistakes.functions import BatchMean, Others, Right, RowNeighbour
 from gradcheck.oracle.mistakes.places import LOSS, MEAN_DT, STD, STEP_DT, STEP_T, stated
@@ -33,29 +33,10 @@ from gradcheck.oracle.problem import per_sample
 from gradcheck.oracle.required import overall_factor, required_gradient
 from gradcheck.problems.building import complete
 
-__all__ = ["ByArrangement", "mistakes_of_arrangement"]
-
-Predict = Callable[[Evidence], "Tensor | Prediction"]
+__all__ = ["mistakes_of_arrangement"]
 
 
-@dataclass(frozen=True)
-class ByArrangement:
-    """A mistake of this kind.
-
-    Attributes:
-        name: its id.
-        sentence: what the implementation seems to do, and what it must do.
-        predict: the gradient that follows on a problem.
-        declare: what to declare if it is meant.
-    """
-
-    name: str
-    sentence: str
-    predict: Predict
-    declare: str = ""
-
-
-def mistakes_of_arrangement(conventions: Conventions) -> Iterator[ByArrangement]:
+def mistakes_of_arrangement(conventions: Conventions) -> Iterator[Hypothesis]:
     """All that can be made with a batch that is held as declared."""
     yield from _other_units(conventions)
     if conventions.steps:
@@ -75,20 +56,20 @@ def _with_edits(edits: Mapping[sp.Symbol, sp.Expr], factor: float, e: Evidence) 
 # ------------------------------------------------------------------------------------------- pairs and groups
 
 
-def _other_units(conventions: Conventions) -> Iterator[ByArrangement]:
+def _other_units(conventions: Conventions) -> Iterator[Hypothesis]:
     """Pairs, or groups, that lie in the batch otherwise than the code takes them to, or of which a mean is taken."""
     if conventions.pairs in ("adjacent", "halves"):
         other = "halves" if conventions.pairs == "adjacent" else "adjacent"
         how = "neighbours are taken for a pair" if other == "adjacent" else "the batch's halves are taken for the pairs"
         written = f"pairs={other!r}"
-        yield ByArrangement("convention:pairs", f"{how}, as {written} says", partial(_in_other_units, 2), written)
+        yield Hypothesis("convention:pairs", f"{how}, as {written} says", partial(_in_other_units, 2), written)
     if conventions.groups is not None:
         size = conventions.groups
         apart = "every n-th sample is taken for a group's, n being the number of groups; neighbours are one"
-        yield ByArrangement("group-layout", apart, partial(_in_other_units, size))
+        yield Hypothesis("group-layout", apart, partial(_in_other_units, size))
         averaged = "a group's terms are averaged; they must be summed"
         edits = {n.beta_dpo: Right(n.beta_dpo) / size}
-        yield ByArrangement("group-averaged", averaged, partial(_with_edits, edits, 1.0))
+        yield Hypothesis("group-averaged", averaged, partial(_with_edits, edits, 1.0))
 
 
 def _in_other_units(size: int, e: Evidence) -> Tensor:
@@ -107,12 +88,12 @@ def _in_other_units(size: int, e: Evidence) -> Tensor:
 # ---------------------------------------------------------------------------------------------- rows of steps
 
 
-def _of_rows(conventions: Conventions) -> Iterator[ByArrangement]:
+def _of_rows(conventions: Conventions) -> Iterator[Hypothesis]:
     """What is made of a row's time steps: one ratio, a sum, another step's numbers, a step that is lost."""
     table = stated(conventions.derivation).table
 
-    def put(name: str, sentence: str, edits: Mapping[sp.Symbol, sp.Expr], factor: float = 1.0) -> ByArrangement:
-        return ByArrangement(name, sentence, partial(_with_edits, edits, factor))
+    def put(name: str, sentence: str, edits: Mapping[sp.Symbol, sp.Expr], factor: float = 1.0) -> Hypothesis:
+        return Hypothesis(name, sentence, partial(_with_edits, edits, factor))
 
     if n.log_ratio in table:
         own = table[n.log_ratio]
@@ -134,7 +115,7 @@ def _of_rows(conventions: Conventions) -> Iterator[ByArrangement]:
     for which, word in ((0, "first"), (STEPS - 1, "last")):
         for scale, how in ((STEPS / (STEPS - 1), "the mean is over the others"), (1.0, "the mean counts it")):
             sentence = f"the {word} step of each row is left out ({how})"
-            yield ByArrangement("step-left-out", sentence, partial(_without_a_step, which, scale))
+            yield Hypothesis("step-left-out", sentence, partial(_without_a_step, which, scale))
 
 
 _SHIFTED = {
@@ -154,13 +135,13 @@ def _without_a_step(which: int, scale: float, e: Evidence) -> Tensor:
 # -------------------------------------------------------------------------------------------- samples that count
 
 
-def _of_masked_samples(conventions: Conventions) -> Iterator[ByArrangement]:
+def _of_masked_samples(conventions: Conventions) -> Iterator[Hypothesis]:
     """The mask of samples: ignored, or the other way round; and what the sum over the batch is divided by."""
     counted = counts_samples(conventions)
     everywhere = conventions.derivation.loss.xreplace({n.window: sp.S.One})
 
-    def put(name: str, sentence: str, loss: sp.Expr) -> ByArrangement:
-        return ByArrangement(name, sentence, partial(_with_edits, {LOSS: loss}, 1.0))
+    def put(name: str, sentence: str, loss: sp.Expr) -> Hypothesis:
+        return Hypothesis(name, sentence, partial(_with_edits, {LOSS: loss}, 1.0))
 
     ignored = "the mask is ignored: the samples that it leaves out train too"
     yield put("mask-ignored", ignored, everywhere)
@@ -176,7 +157,7 @@ def _of_masked_samples(conventions: Conventions) -> Iterator[ByArrangement]:
 # ------------------------------------------------------------------------------------------- two guided branches
 
 
-def _of_branches() -> Iterator[ByArrangement]:
+def _of_branches() -> Iterator[Hypothesis]:
     """v = a·v_cond + b·v_uncond, where a is the scale w and b = 1 − w; and branches that have no gradient."""
     combined = "the velocity is {}; it must be v_uncond + w (v_cond − v_uncond)"
     for what, cond, uncond in (
@@ -188,10 +169,10 @@ def _of_branches() -> Iterator[ByArrangement]:
         ("w (v_cond − v_uncond): v_uncond is not added", lambda w: w, lambda w: -w),
         ("v_uncond + w v_cond: v_uncond is not subtracted", lambda w: w, lambda w: 1.0),
     ):
-        yield ByArrangement("guidance", combined.format(what), partial(_combined, cond, uncond))
+        yield Hypothesis("guidance", combined.format(what), partial(_combined, cond, uncond))
     for which, share in (("unconditional", lambda w: w), ("conditional", lambda w: 1 - w)):
         sentence = f"the {which} branch is detached; both are live in v_uncond + w (v_cond − v_uncond)"
-        yield ByArrangement("guidance-detached", sentence, partial(_partly_live, share))
+        yield Hypothesis("guidance-detached", sentence, partial(_partly_live, share))
 
 
 def _combined(cond: Callable[[float], float], uncond: Callable[[float], float], e: Evidence) -> Tensor:
@@ -214,17 +195,17 @@ def _partly_live(share: Callable[[float], float], e: Evidence) -> Tensor:
 # -------------------------------------------------------------------------------------------- samples left out
 
 
-def _left_out(conventions: Conventions) -> Iterator[ByArrangement]:
+def _left_out(conventions: Conventions) -> Iterator[Hypothesis]:
     """A batch's last sample, which a split into equal parts leaves over."""
     averaged = conventions.batch_reduction == "mean"
     if averaged and Piece.ADVANTAGE in conventions.derivation.pieces:
         alone = "the mean is over the samples whose advantage is not 0; it must be over the batch"
-        yield ByArrangement("zero-advantages-not-counted", alone, _of_those_with_an_advantage)
+        yield Hypothesis("zero-advantages-not-counted", alone, _of_those_with_an_advantage)
     for odd_alone, when in ((True, " where the batch is odd"), (False, "")):
         for counts in (True, False) if averaged else (True,):
             how = "" if not averaged else " (the mean counts it)" if counts else " (the mean is over the others)"
             sentence = f"the batch's last sample is left out{when}{how}"
-            yield ByArrangement("last-sample-dropped", sentence, partial(_without_the_last, odd_alone, counts))
+            yield Hypothesis("last-sample-dropped", sentence, partial(_without_the_last, odd_alone, counts))
 
 
 def _of_those_with_an_advantage(e: Evidence) -> Tensor:

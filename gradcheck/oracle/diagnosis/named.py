@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import combinations
 
@@ -21,6 +21,7 @@ from gradcheck.judging.results import Diagnosis
 from gradcheck.oracle.arrangement import masks_samples
 from gradcheck.oracle.diagnosis.arrangements import mistakes_of_arrangement
 from gradcheck.oracle.diagnosis.evidence import SPREAD, Evidence, explains, spread
+from gradcheck.oracle.diagnosis.hypothesis import Hypothesis
 from gradcheck.oracle.diagnosis.other_variables import other_variables
 from gradcheck.oracle.judge import Judge
 from gradcheck.oracle.mistakes import ALIKE, CROSSED, OUTER_PRODUCT, Mistake, Prediction, mistakes
@@ -30,7 +31,6 @@ from gradcheck.oracle.problem import effective_case, working_dtype
 from gradcheck.oracle.required import overall_factor
 
 __all__ = [
-    "Hypothesis",
     "fitting",
     "holds_everywhere",
     "leads",
@@ -49,23 +49,6 @@ def no_gradient(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
     if "x_prev" in case.names:
         cause += ", or the sampled state moves with the mean (x_prev must be detached, and not be drawn by rsample())"
     return Diagnosis("no-gradient", cause)
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """Something that would explain a wrong gradient, and what it predicts on a problem."""
-
-    name: str
-    sentence: str
-    predict: Callable[[Evidence], Tensor | Prediction]
-    declare: str = ""
-    generic: bool = False
-    leaves_out: bool = False
-    """It is a declaration without a term that is declared."""
-
-    @property
-    def diagnosis(self) -> Diagnosis:
-        return Diagnosis(self.name, self.sentence, self.declare)
 
 
 def named(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
@@ -206,7 +189,7 @@ def _hypotheses(conventions: Conventions, case: Case) -> Iterator[Hypothesis]:
             sentence = f"the advantage is clamped from {side} alone; ±{conventions.adv_clip_max:g} are declared"
             yield Hypothesis("advantage-clamped-on-one-side", sentence, partial(_with_advantage, free, bounded))
     for held in mistakes_of_arrangement(conventions):
-        yield Hypothesis(held.name, held.sentence, partial(_if_it_can, held.predict), held.declare)
+        yield replace(held, predict=partial(_if_it_can, held.predict))
     declared, anchored = dict(conventions.on_top), Piece.REFERENCE in conventions.derivation.pieces
     for mistake in mistakes(conventions.derivation):
         if mistake.name.startswith("window-") and masks_samples(conventions):
