@@ -379,6 +379,15 @@ def test_declared_numbers_are_used() -> None:
     assert found.matches[0].startswith("as declared, diffusion_nft")
 
 
+def test_what_is_declared_is_not_found_once_more() -> None:
+    def awm(case: Case) -> Tensor:
+        return (case.advantage * ((case.v_theta - case.v_gt) ** 2).flatten(1).sum(1)).mean()
+
+    found = unveil(awm, "awm", assumed=Assumed.of(declared=declare("awm")))
+    assert found.matches == ("as declared, awm, batch_reduction='mean'",)
+    assert "awm, batch_reduction='mean'" in unveil(awm, "awm").matches
+
+
 def test_the_declared_step_and_clip_are_used() -> None:
     subject = getattr(dance_with_its_own_numbers, ATTRIBUTE)
     found = unveil(subject.function, "dance", assumed=Assumed.of(declared=subject.conventions))

@@ -343,8 +343,9 @@ def _matches(look: Look, reading: Reading, assumed: Assumed) -> Iterator[_Match]
         for e in family(universe.process, universe.sde)
     ]
     if assumed.declared is not None and assumed.declared.derivation.process == universe.process:
-        own = assumed.declared
-        known.insert(0, (f"as declared, {own.algorithm}", replace(own, batch_reduction="sum", factor=1.0)))
+        own = replace(assumed.declared, batch_reduction="sum", factor=1.0)
+        others = [(label, other) for label, other in known if replace(other, batch_reduction="sum") != own]
+        known = [(f"as declared, {own.algorithm}", own), *others]  # and not once more by its label
     for label, conventions in known:
         if any(name not in cases[0].names for name in conventions.derivation.given):
             continue

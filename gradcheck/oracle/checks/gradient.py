@@ -2,11 +2,10 @@ r"""Whether its gradient is the derived one, in every regime of problems, and it
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, product
 
 import torch
 from torch import Tensor
@@ -215,7 +214,7 @@ def check_clip(judge: Judge) -> Outcome:
 def _in_widths(judge: Judge) -> Iterator[Spec]:
     """Many samples from well inside the clip to far beyond it, so that one at other edges is seen in any precision."""
     clips = (0,) if "clip_low" in judge.conventions.fixed else (0, 3)
-    for i, (clip, latent) in enumerate(itertools.product(clips, ((3,), (2, 3)))):
+    for i, (clip, latent) in enumerate(product(clips, ((3,), (2, 3)))):
         sizes = judge.batch or _MANY, judge.latent or latent
         yield Spec(*sizes, judge.seed + 700 + i, policy="widths", advantage="typical", time="middle", clip=clip)
 
@@ -235,4 +234,5 @@ def check_kl(judge: Judge) -> Outcome:
 
 
 def check_edge_times(judge: Judge) -> Outcome:
-    return together([gradient_on(judge, time=time) for time in ("near-data", "near-noise")])
+    both = chain(judge.specs(time="near-data"), judge.specs(time="near-noise"))
+    return compare_over(judge, both, lambda case: look_at_gradient(judge, case))
