@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from dataclasses import replace
@@ -387,6 +390,29 @@ def test_a_deadline_that_is_kept_changes_nothing() -> None:
     time.sleep(0.3)
     with pytest.raises(KeyError), deadline(1):
         raise KeyError
+
+
+def test_a_profiler_may_look_on_after_a_deadline() -> None:
+    """Python 3.11 never comes back from the first function called under one if the thread's flag was left up."""
+    code = """
+        import sys, threading, time
+        from gradcheck.clock import DeadlineError, deadline
+        def function(): return 1
+        def work(late):
+            try:
+                with deadline(0.01 if late else 60):
+                    while late:
+                        pass
+            except DeadlineError:
+                pass
+        for look in (sys.setprofile, sys.settrace):
+            for late in (False, True):
+                work(late)
+                look(lambda *seen: None)
+                function()
+                look(None)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=60)
 
 
 # ---------------------------------------------------------------------------------------------------------- outputs
