@@ -52,11 +52,15 @@ def causes_of(
     fits: list[_Fit[S]] = []
     known: _Known = {}
     enough = math.inf
+    whole = [c for c in failed if c.whole]
     told = {c.id for c in failed if c.depends is not None and c.depends(subject) == ()}  # no hypothesis explains these
     for hypothesis in hypotheses:
         if hypothesis.presumes > enough:
             break
-        explains = frozenset(c.id for c in failed if _explains(hypothesis, c, known))
+        wholly = frozenset(c.id for c in whole if _explains(hypothesis, c, known))
+        if len(wholly) < len(whole):
+            continue
+        explains = wholly | {c.id for c in failed if not c.whole and _explains(hypothesis, c, known)}
         if explains and hypothesis.evidence():
             contradicts = frozenset(c.id for c in passed if _status(c, hypothesis.subject, known) == "failed")
             fits.append(_Fit(hypothesis, explains, contradicts))

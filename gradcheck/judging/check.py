@@ -49,6 +49,8 @@ class Check(Generic[S]):
         depends: what of a subject the outcome depends on besides the function, so that hypotheses that agree in it need
             one run; ``None``: on everything, ``()``: on the function alone.
         script: what shows a failure again; empty if nothing does.
+        whole: whether it looks at all that the function does, so that nothing explains any failure under which it
+            fails.
     """
 
     id: str
@@ -59,6 +61,7 @@ class Check(Generic[S]):
     direct: Callable[[S], Diagnosis | None] = lambda subject: None
     depends: Callable[[S], Hashable] | None = None
     script: Callable[[S], str] = lambda subject: ""
+    whole: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from gradcheck.devices import dtype_name
 from gradcheck.judging.check import Check, Wrong
 from gradcheck.judging.results import Diagnosis, Outcome
 from gradcheck.parts._advantage_subject import AdvantageConvention, Subject
-from gradcheck.parts._calls import CHANGES, compared, repeated
+from gradcheck.parts._calls import CHANGES, compared, half_precision, repeated
 from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
 from gradcheck.rounding.compare import Comparison, compare
 
@@ -129,15 +129,20 @@ def _cure(convention: AdvantageConvention) -> str:
     )
 
 
-def equal_rewards_cause(subject: Subject) -> Diagnosis:
-    try:
-        finite = bool(
-            subject.call(torch.ones(12, dtype=subject.dtype), torch.arange(2).repeat_interleave(6)).isfinite().all()
-        )
-    except Wrong:
-        finite = True
-    if not finite:
-        return Diagnosis("zero-over-zero", "0/0: nothing keeps the divisor from being 0 where all rewards are equal")
+_ZERO_OVER_ZERO = Diagnosis("zero-over-zero", "0/0: nothing keeps the divisor from being 0 where all rewards are equal")
+
+
+def _of_ones(subject: Subject) -> Tensor:
+    """What rewards of 1 get, whose mean is exact and whose standard deviation is 0."""
+    return subject.call(torch.ones(12, dtype=subject.dtype), torch.arange(2).repeat_interleave(6))
+
+
+def equal_rewards_cause(subject: Subject) -> Diagnosis | None:
+    found = _of_ones(subject)
+    if not bool(found.isfinite().all()):
+        return _ZERO_OVER_ZERO
+    if float(found.abs().max()) > NEGLIGIBLE:
+        return None  # without any rounding noise
     return Diagnosis("eps-below-rounding", "rounding noise is divided by its own size: the ε in use is too small")
 
 
@@ -183,7 +188,20 @@ def _sizes_cause(subject: Subject) -> Diagnosis | None:
     if subject.convention.layout == "any" and check_group_sizes(equal).status == "passed":
         cause = "right for groups of one size, and wrong, or refused, where they differ in size"
         return Diagnosis("equal-groups", cause, "layout='equal'")
-    return _PLACE
+    return order_cause(subject)
+
+
+def _sorted_by_group(subject: Subject) -> bool:
+    """Whether a mixed batch gets what it gets when it is sorted by group, in that order."""
+    rewards, ids = subject.equal_groups()
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(1))
+    rewards, ids = rewards[order], ids[order]
+    by_group = ids.argsort(stable=True)
+    return torch.equal(subject.call(rewards, ids), subject.call(rewards[by_group], ids[by_group]))
+
+
+def order_cause(subject: Subject) -> Diagnosis:
+    return _SORTED if _sorted_by_group(subject) else _PLACE
 
 
 def _alone(subject: Subject) -> Iterator[tuple[Tensor, Tensor]]:
@@ -216,7 +234,11 @@ def check_single_member(subject: Subject) -> Outcome:
 
 def single_member_cause(subject: Subject) -> Diagnosis | None:
     found = [(subject.call(rewards, ids), ids) for rewards, ids in _alone(subject)]
+    if _sorted_by_group(subject):
+        return _SORTED
     if not all(bool(advantages.isfinite().all()) for advantages, _ in found):
+        if not bool(_of_ones(subject).isfinite().all()):
+            return _ZERO_OVER_ZERO
         cause = "the unbiased standard deviation of one number is 0/0: NaN"
         return Diagnosis("std-of-one", cause, "smallest_group=2")
     lone = [a for advantages, ids in found for a, i in zip(advantages, ids, strict=True) if int((ids == i).sum()) == 1]
@@ -250,6 +272,9 @@ def _no_lone_member(subject: Subject) -> str | None:
     )
 
 
+_SORTED = Diagnosis(
+    "sorted", "the advantages come back sorted by group, not in the order of the rewards", "layout='contiguous'"
+)
 _PLACE = Diagnosis(
     "position", "the groups are taken from the places in the batch, not from group_ids", "layout='contiguous'"
 )
@@ -260,6 +285,8 @@ CHECKS: tuple[Check[Subject], ...] = (
         "the advantages are the declared ones",
         "the variance for the standard deviation, wrong axis, all rewards for the group's, unbiasedness, place of ε",
         check_values,
+        direct=lambda s: half_precision(s.call(*s.equal_groups())),
+        whole=True,
     ),
     Check(
         "zero-mean",
@@ -293,7 +320,7 @@ CHECKS: tuple[Check[Subject], ...] = (
         "groups taken from the place in the batch",
         check_permutation,
         _any_layout,
-        lambda s: _PLACE,
+        order_cause,
     ),
     Check(
         "group-sizes",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gradcheck.devices import DtypeName
+from gradcheck.parts._advantage_mistakes import ACROSS_GROUPS, OTHER_RESULTS, OTHER_STATISTICS
 from gradcheck.parts._calls import calling, tensor_result, unchanged, working
 
 __all__ = ["AdvantageConvention", "Subject"]
@@ -132,7 +133,12 @@ class Subject:
         """
         r = rewards.to(torch.float64)
         r = _ranks(r, ids) if self.mistake == "ranks" else r
-        value, scale = self._standardised(r, torch.zeros_like(r), *self._statistics(r, ids))
+        mean, std = self._statistics(r, ids)
+        value, scale = self._standardised(r, torch.zeros_like(r), mean, std)
+        if self.mistake in OTHER_RESULTS:
+            size = (ids[:, None] == ids).sum(1)
+            value = OTHER_RESULTS[self.mistake](r, mean, std, size, self.convention.eps)
+            scale = scale * (1 + std + self.convention.eps) ** 2 + value.abs()  # one of them multiplies by it
         if self.convention.then == "batch":
             # what nobody can judge, 0/0, is taken for the 0 that it is in code that guards against it
             known = scale.isfinite()
@@ -154,7 +160,7 @@ class Subject:
         before = float(off.max())
         centred = r - mean
         divisor = self._divisor(std)
-        value = (-centred if self.mistake == "sign" else centred) / divisor
+        value = centred / divisor
         size = r.abs().max()
         lost = growth * size * (1 + torch.where(std > 0, size / std.clamp(min=1e-300), 0.0)) + 1.5 * before
         scale = (growth * size + 2 * before + value.abs() * (lost + std)) / divisor + value.abs()
@@ -166,18 +172,23 @@ class Subject:
 
     def numbers_seen(self) -> dict[str, float]:
         """An ε, or a clamp, that explains what the function returns on one batch: each to six digits."""
+        *_, (rewards, ids) = self.rare_groups()  # whose advantages are the largest
+        found = self._clamp_seen(rewards, ids, self.call(rewards, ids))
         rewards, ids = self.equal_groups(3, outlier=True)
         seen, r = self.call(rewards, ids), rewards.to(torch.float64)
         mean, std = self._statistics(r, ids)
-        found, largest = {}, float(seen.abs().max())
         told = seen.abs() > 1e-3
         added = ((r - mean) / seen - std)[told]
         if self.convention.std != "none" and len(added) > 1 and float(added.std()) < 1e-6 * float(added.abs().mean()):
             found["eps"] = float(f"{float(added.mean()):.6g}")
-        beyond = self.required(rewards, ids)[0].abs() > largest
-        if bool(beyond.any()) and bool((seen.abs()[beyond] == largest).all()):
-            found["clamp"] = float(f"{largest:.6g}")
         return found
+
+    def _clamp_seen(self, rewards: Tensor, ids: Tensor, seen: Tensor) -> dict[str, float]:
+        largest = float(seen.abs().max())
+        free = replace(self, convention=replace(self.convention, clamp=None))
+        beyond = free.required(rewards, ids)[0].abs() > 1.001 * largest
+        piled = bool(beyond.any()) and bool((seen.abs()[beyond] == largest).all())
+        return {"clamp": float(f"{largest:.6g}")} if piled else {}
 
     def clamped(self, advantages: Tensor) -> Tensor:
         limit = self.convention.clamp
@@ -185,15 +196,20 @@ class Subject:
 
     def _statistics(self, r: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         """What is subtracted from each sample, and each one's standard deviation, (N,)."""
-        groups = [torch.nonzero(ids == i).flatten() for i in set(ids.tolist())]
+        groups = [torch.nonzero(ids == i).flatten() for i in sorted(set(ids.tolist()))]
         mean, std = torch.zeros_like(r), torch.zeros_like(r)
         for members in groups:
             counted = self._trimmed(r[members])
             mean[members], std[members] = counted.mean(), self._std(counted)
             if self.convention.mean == "others" and len(members) > 1:
                 mean[members] = (r[members].sum() - r[members]) / (len(members) - 1)
-            if self.mistake in _OTHER_STATISTICS:
-                mean[members], std[members] = _OTHER_STATISTICS[self.mistake](r[members])
+            if self.mistake in OTHER_STATISTICS:
+                mean[members], std[members] = OTHER_STATISTICS[self.mistake](r[members])
+        if self.mistake in ACROSS_GROUPS:
+            first = torch.stack([members[0] for members in groups])
+            divisors = ACROSS_GROUPS[self.mistake](mean[first], std[first])
+            for members, divisor in zip(groups, divisors, strict=True):
+                std[members] = divisor
         if self.mistake == "std-of-first-group":
             std = self._std(r[ids == ids.min()]).expand_as(r)
         if self.mistake == "strided" and len({len(m) for m in groups}) == 1:
@@ -234,12 +250,3 @@ def _ranks(r: Tensor, ids: Tensor) -> Tensor:
     for i in set(ids.tolist()):
         out[ids == i] = r[ids == i].argsort().argsort().to(r)
     return out
-
-
-_OTHER_STATISTICS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
-    "median": lambda r: (r.median(), r.std(correction=0)),
-    "min-max": lambda r: (r.min(), r.max() - r.min()),
-    "max": lambda r: (r.max(), r.std(correction=0)),
-    "squares": lambda r: (r.mean(), (r**2).mean().sqrt()),
-}
-"""What a group's mean and standard deviation may be mistaken for."""

@@ -6,8 +6,10 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
+from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,10 +24,12 @@ from gradcheck.rounding.compare import NOTHING_SEEN, Comparison
 
 __all__ = [
     "CHANGES",
+    "FORM",
     "calling",
     "compared",
     "described",
     "distinct",
+    "half_precision",
     "limited",
     "name_of",
     "number_problem",
@@ -89,15 +93,31 @@ def limited(seconds: float) -> Iterator[None]:
 
 
 def tensor_result(value: Any, shape: tuple[int, ...], what: str) -> Tensor:
-    """The value, on the CPU, where parts are judged; :class:`Wrong` if it is no floating-point tensor of that shape."""
-    if not isinstance(value, Tensor):
-        raise Wrong(f"{what} is a {type(value).__name__}; a torch.Tensor of shape {shape} is required")
+    """The value, on the CPU, where parts are judged; :class:`Wrong` if it is no floating-point tensor of that shape.
+
+    A NumPy array, and a list of numbers or of scalar tensors, are taken for the tensor that holds the same.
+    """
+    kind = type(value).__name__
+    value = _as_tensor(value)
+    if value is None:
+        raise Wrong(f"{what} is a {kind}; a torch.Tensor of shape {shape} is required", FORM)
     if tuple(value.shape) != shape:
         cause = Diagnosis("layout", "something is broadcast, reshaped or reduced for another layout")
         raise Wrong(f"{what} has shape {tuple(value.shape)}; {shape} is required", cause)
     if not value.is_floating_point():
-        raise Wrong(f"{what} has dtype {value.dtype}; a floating-point one is required")
+        raise Wrong(f"{what} has dtype {value.dtype}; a floating-point one is required", FORM)
     return value.cpu()
+
+
+def _as_tensor(value: Any) -> Tensor | None:
+    if isinstance(value, (Tensor, np.ndarray)):
+        return torch.as_tensor(value)
+    if not isinstance(value, (list, tuple)) or not value:
+        return None
+    if all(isinstance(x, Real) and not isinstance(x, bool) for x in value):
+        return torch.tensor([float(x) for x in value], dtype=torch.float64)
+    scalars = all(isinstance(x, Tensor) and not x.ndim for x in value)
+    return torch.stack(list(value)) if scalars else None
 
 
 def compared(comparisons: Iterable[Comparison | tuple[Spec | None, Comparison]], detail: str = "") -> Outcome:
@@ -139,6 +159,19 @@ CHANGES = Diagnosis(
     "changes", "the result depends on more than the inputs: a random number, or a state that a call leaves"
 )
 """Why two calls differ."""
+
+
+def half_precision(numbers: Tensor) -> Diagnosis | None:
+    """Whether many different numbers, in float64, all are numbers of half precision, as hardly any others are."""
+    for dtype in (torch.bfloat16, torch.float16):
+        if len(numbers.unique()) > 12 and torch.equal(numbers.to(dtype).to(numbers), numbers):
+            name = str(dtype).removeprefix("torch.")
+            return Diagnosis("half-precision", f"every number that comes back is one of {name}: it is computed in it")
+    return None
+
+
+FORM = Diagnosis("returned-form", "what the function returns has not the form that is asked for")
+"""Why nothing else can be said of what comes back."""
 
 
 def distinct(*numbers: float) -> tuple[str, ...]:

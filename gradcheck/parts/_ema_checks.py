@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradcheck.judging.check import Wrong
 from gradcheck.judging.results import Diagnosis, Outcome
-from gradcheck.parts._calls import calling, compared, distinct, repeated, tensor_result
+from gradcheck.parts._calls import calling, compared, distinct, half_precision, repeated, tensor_result
 from gradcheck.rounding.compare import Comparison, compare
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "check_schedule",
     "check_swap",
     "check_value",
+    "half_precision_cause",
     "schedule",
     "swaps",
 ]
@@ -55,11 +56,13 @@ class Subject:
     restore: Callable[..., Any] | None = None
     mistake: str = ""
     every: tuple[int, int] = (1, 0)
+    declared_every: tuple[int, int] = (1, 0)
+    """Whose steps the function is called at, whatever it is compared with."""
 
     @property
     def steps(self) -> tuple[int, ...]:
         """Steps of which some update the average, and some don't."""
-        n, first = self.every
+        n, first = self.declared_every
         own = () if n == 1 else (first, n - 1, n, n + 1, n + first, 2 * n - 1, 2 * n, 10 * n + first, 100 * n + first)
         return tuple(dict.fromkeys((*_STEPS, *own)))
 
@@ -69,8 +72,8 @@ class Subject:
         return self.decay(step) if step % n == first else 1.0
 
     def updates(self, count: int) -> list[int]:
-        """Some steps at which the average is updated."""
-        n, first = self.every
+        """Some steps at which the average must be updated."""
+        n, first = self.declared_every
         return [n * i + first for i in range(count)]
 
     def weights(self, seed: int) -> list[Tensor]:
@@ -88,26 +91,44 @@ class Subject:
                 tensor_result(x, tuple(y.shape), f"tensor {i}") for i, (x, y) in enumerate(zip(new, live, strict=True))
             ]
 
+    def outputs(self, h: float) -> list[Tensor | None]:
+        """One update of tensors that are scaled by 1 + h."""
+        shadow, live = ([x * (1 + h) for x in self.weights(seed)] for seed in (1, 2))
+        return [_flat(self.update(shadow, live, self.updates(11)[10]))]
+
     def compare(self, step: int) -> Comparison:
         shadow, live = self.weights(2 * step), self.weights(2 * step + 1)
         old, new = _flat(shadow), _flat(live)
         observed = _flat(self.update(shadow, live, step))
         d = self.kept(step)
-        required = {"exchanged": (1 - d) * old + d * new, "frozen": old, "copied": new}.get(
-            self.mistake, d * old + (1 - d) * new
-        )
+        right = d * old + (1 - d) * new
+        required = _MISTAKEN[self.mistake](old, new, d) if self.mistake in _MISTAKEN and d < 1 else right
         if self.mistake in _LEFT_OUT:
             kept = _LEFT_OUT[self.mistake]
-            changed = torch.cat([torch.full((x.numel(),), i in kept(len(live))) for i, x in enumerate(live)])
+            changed = torch.cat([torch.full((x.numel(),), i in kept(live)) for i, x in enumerate(live)])
             required = torch.where(changed, required, old)
         return compare(observed, required, 2 * (old.abs() + new.abs()), self.dtype)
 
 
-_LEFT_OUT: dict[str, Callable[[int], range]] = {
-    "first-alone": lambda count: range(1),
-    "last-left-out": lambda count: range(count - 1),
+_MISTAKEN: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "exchanged": lambda old, new, d: (1 - d) * old + d * new,
+    "frozen": lambda old, new, d: old,
+    "copied": lambda old, new, d: new,
+    "twice": lambda old, new, d: d**2 * old + (1 - d**2) * new,
+    "live-whole": lambda old, new, d: d * old + new,
+    "live-missing": lambda old, new, d: d * old,
+    "shadow-whole": lambda old, new, d: old + (1 - d) * new,
+    "away": lambda old, new, d: old + (1 - d) * (old - new),
+    "sign": lambda old, new, d: d * old - (1 - d) * new,
 }
-"""Which tensors are updated, of so many."""
+"""What wrong code makes of the shadow, the live tensors and d."""
+
+_LEFT_OUT: dict[str, Callable[[list[Tensor]], list[int]]] = {
+    "first-alone": lambda live: [0],
+    "last-left-out": lambda live: list(range(len(live) - 1)),
+    "matrices-alone": lambda live: [i for i, x in enumerate(live) if x.ndim > 1],
+}
+"""Which tensors are updated."""
 
 
 def schedule(decay: float | str | _Decay) -> _Decay:
@@ -124,8 +145,12 @@ def _flat(tensors: list[Tensor]) -> Tensor:
     return torch.cat([x.detach().to(torch.float64).flatten() for x in tensors])
 
 
+def half_precision_cause(subject: Subject) -> Diagnosis | None:
+    return half_precision(_flat(subject.update(subject.weights(1), subject.weights(2), subject.updates(11)[10])))
+
+
 def check_value(subject: Subject) -> Outcome:
-    n, first = subject.every
+    n, first = subject.declared_every
     return compared(subject.compare(n * i + first) for i in (10, 11))
 
 
@@ -155,7 +180,7 @@ def check_live(subject: Subject) -> Outcome:
 
 
 def check_aliasing(subject: Subject) -> Outcome:
-    for step in (*subject.updates(3), 75 * subject.every[0] + subject.every[1]):
+    for step in (*subject.updates(3), subject.updates(76)[75]):
         shadow, live = subject.weights(5), subject.weights(6)
         new = subject.update(shadow, live, step)
         kept = _flat(new).clone()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from gradcheck.case import Case
 from gradcheck.devices import DtypeName
 from gradcheck.judging.check import Hypothesis, Wrong
-from gradcheck.parts._calls import calling, tensor_result, unchanged, working
+from gradcheck.parts._calls import FORM, calling, tensor_result, unchanged, working
 from gradcheck.parts._precision import rounds
 from gradcheck.parts._sde_formulas import (
     Formulas,
@@ -177,9 +177,11 @@ class Subject:
         random = {"generator": generator} if hands else {}
         found = self.function(v, given["x_t"], given["t"], given["t_prev"], given.get("x_prev"), **random, **level)
         unchanged(before, {name: x.detach() for name, x in given.items()})
-        if not isinstance(found, tuple) or len(found) != 4:
-            raise Wrong(f"the function returned a {type(found).__name__}; (x_prev, log_prob, mean, std) is required")
-        x_prev, log_prob, mean, std = found
+        parts = _in_parts(found)
+        if len(parts) != 4:
+            what = f"a {type(found).__name__} of {len(parts)}" if parts else f"a {type(found).__name__}"
+            raise Wrong(f"the function returned {what}; (x_prev, log_prob, mean, std) is required", FORM)
+        x_prev, log_prob, mean, std = parts
         batch, shape = v.shape[0], tuple(v.shape)
         return Call(
             tensor_result(x_prev, shape, "x_prev"),
@@ -248,8 +250,18 @@ def _problem(c: SdeStepConvention, spec: Spec, times: tuple[float, float] | None
     return case.replace(x_prev=(mean + std * noise).to(dtype))
 
 
+def _in_parts(found: Any) -> tuple[Any, ...]:
+    """What a step returned, one by one: of a tuple or list, of a dataclass, or of an ordered mapping, as diffusers'."""
+    if isinstance(found, Mapping):
+        return tuple(found.values())
+    if is_dataclass(found) and not isinstance(found, type):
+        return tuple(getattr(found, f.name) for f in fields(found))
+    return tuple(found) if isinstance(found, (tuple, list)) else ()
+
+
 def _std(std: Any, shape: tuple[int, ...]) -> Tensor:
-    x = torch.as_tensor(std, device="cpu")
+    # a Python number is one of double precision, and torch would take it for one of float32
+    x = torch.as_tensor(std, dtype=torch.float64 if isinstance(std, float) else None, device="cpu")
     column = (shape[0], *(1,) * (len(shape) - 1))
     if x.numel() == 1:
         return x.reshape((1,) * len(shape)).expand(column)

@@ -19,6 +19,7 @@ from gradcheck.judging.check import Hypothesis, Info, Wrong
 from gradcheck.judging.engine import Declared
 from gradcheck.judging.results import Judgement
 from gradcheck.parts._advantage_checks import CHECKS
+from gradcheck.parts._advantage_mistakes import MISTAKES
 from gradcheck.parts._advantage_subject import AdvantageConvention, Centre, EpsAt, Layout, Spread, Subject, Then
 from gradcheck.parts._calls import described, name_of, number_problem, one_of, whole_problem
 from gradcheck.parts._declaring import declare
@@ -120,7 +121,7 @@ def _hypotheses(subject: Subject) -> Iterator[Hypothesis[Subject]]:
         single = replace(subject, convention=replace(c, working_dtype="float32"))
         text = "working_dtype='float32'"
         cause = f"the estimator behaves as {text} says"
-        controls = tuple(replace(single, mistake=name) for name in _MISTAKES)
+        controls = tuple(replace(single, mistake=name) for name in MISTAKES)
         yield Hypothesis("convention:working_dtype", cause, single, text, controls, lambda: rounds(subject.outputs))
     for name, sentence, field, value in _OTHER_PLACES:
         if getattr(c, field) != value:
@@ -132,7 +133,7 @@ def _hypotheses(subject: Subject) -> Iterator[Hypothesis[Subject]]:
             both = replace(subject, convention=replace(c, **changes))
             first = next(iter(changes))
             yield Hypothesis(f"convention:{first}", f"the estimator behaves as {text} says", both, text)
-    for name, sentence in _MISTAKES.items():
+    for name, sentence in MISTAKES.items():
         yield Hypothesis(name, sentence, replace(subject, mistake=name))
 
 
@@ -156,24 +157,10 @@ _TOGETHER: tuple[dict[str, Any], ...] = (
     *({"eps": eps, "unbiased": unbiased} for eps, unbiased in ((1e-8, True), (1e-8, False), (1e-4, True))),
     *({"eps": eps, "eps_at": at} for at in ("floor", "root") for eps in (1e-8, 1e-6, 1e-5)),
     {"mean": "others", "std": "none"},
+    {"mean": "group", "std": "group"},
     {"mean": "global", "std": "global"},
     {"mean": "global", "std": "none"},
     {"then": "batch", "eps": 1e-4},
     {"then": "batch", "eps": 1e-6, "eps_at": "floor"},
 )
 """Several conventions at once, as public implementations combine them."""
-
-_MISTAKES = {
-    "variance": "the rewards are divided by the variance; the standard deviation belongs there",
-    "wrong-axis": "mean and standard deviation are taken across the groups instead of within each",
-    "mean-missing": "no mean is subtracted",
-    "sign": "the sign is reversed: mean − reward",
-    "std-of-centred": "the standard deviation is that of all centred rewards",
-    "std-of-first-group": "the standard deviation is the first group's, for every group",
-    "strided": "every n-th reward is taken for a group's, n being the number of groups; the groups lie one by one",
-    "median": "the group's median is subtracted; it must be its mean",
-    "min-max": "the smallest reward is subtracted and the rewards' range divides: not mean and standard deviation",
-    "max": "the group's largest reward is subtracted; it must be its mean",
-    "squares": "the root of the mean square divides; the standard deviation is that of the centred rewards",
-    "ranks": "the rewards' ranks in their group stand where the rewards belong",
-}

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from gradcheck.devices import DtypeName
 from gradcheck.errors import InputError
 from gradcheck.judging.check import Check, Hypothesis, Info
@@ -31,9 +33,11 @@ from gradcheck.parts._ema_checks import (
     check_schedule,
     check_swap,
     check_value,
+    half_precision_cause,
     schedule,
     swaps,
 )
+from gradcheck.parts._precision import rounds
 
 __all__ = ["SCHEDULES", "ema_part", "judge_ema"]
 
@@ -84,11 +88,24 @@ def ema_part(
         raise InputError(*problems)
     when = (pair[0], pair[1] if isinstance(every, (tuple, list)) else pair[0] - 1)
     dtype = working(working_dtype)
-    subject = Subject(function, name_of(function), schedule(decay), seed, dtype, store, restore, every=when)
+    subject = Subject(function, name_of(function), schedule(decay), seed, dtype, store, restore, "", when, when)
     declaration = f"decay={decay!r}" if not callable(decay) else f"decay={name_of(decay)}"
     declaration += f", every={every!r}" if when != (1, 0) else ""
     info = Info(subject.name, declaration, _REFERENCE, seed, working_dtype or "float64", expected_failures or {})
     return Declared(subject, CHECKS, _hypotheses, info)
+
+
+_UNCAPPED: dict[Callable[[int], float], Callable[[int], float]] = {
+    SCHEDULES["nft-linear"]: lambda n: min(0.001 * n, 1.0),
+    SCHEDULES["warmup"]: lambda n: (1 + n) / (10 + n),
+    SCHEDULES["nft-late"]: lambda n: 0.0 if n < 75 else min(0.0075 * (n - 75), 1.0),
+}
+
+
+def _late_from_zero(own: Callable[[int], float]) -> Callable[[int], float]:
+    if own is not SCHEDULES["nft-late"]:
+        return own
+    return lambda n: 0.0 if n < 75 else min(0.0075 * n, 0.999)
 
 
 def _is_place(value: Any, n: int) -> bool:
@@ -96,12 +113,20 @@ def _is_place(value: Any, n: int) -> bool:
 
 
 CHECKS: tuple[Check[Subject], ...] = (
-    Check("value", "one update gives d·shadow + (1 − d)·live", "d and 1 − d exchanged, a tensor left out", check_value),
+    Check(
+        "value",
+        "one update gives d·shadow + (1 − d)·live",
+        "d and 1 − d exchanged, a tensor left out",
+        check_value,
+        direct=half_precision_cause,
+    ),
     Check(
         "schedule",
         "d follows the declared schedule at every step",
         "another schedule, a step counted from 1",
         check_schedule,
+        direct=half_precision_cause,
+        whole=True,
     ),
     Check(
         "untouched-live",
@@ -151,6 +176,13 @@ def _hypotheses(subject: Subject) -> Iterator[Hypothesis[Subject]]:
         ("copied", "the shadow is a copy of the live parameters: d is taken as 0"),
         ("first-alone", "the first tensor alone is updated"),
         ("last-left-out", "the last tensor is left out"),
+        ("matrices-alone", "tensors of less than two axes are left out"),
+        ("twice", "it is updated twice in a step: d² is kept of it"),
+        ("live-whole", "the live parameters are added whole: their factor 1 − d is missing"),
+        ("live-missing", "the live parameters are not added: the shadow shrinks"),
+        ("shadow-whole", "(1 − d)·live is added to the whole shadow: its factor d is missing"),
+        ("away", "the difference of shadow and live has the wrong sign: the shadow moves away"),
+        ("sign", "(1 − d)·live is subtracted"),
     ):
         yield Hypothesis(name, sentence, replace(subject, mistake=name))
     own = subject.decay
@@ -158,9 +190,20 @@ def _hypotheses(subject: Subject) -> Iterator[Hypothesis[Subject]]:
         ("step-from-one", "the schedule is one step ahead", lambda n: own(n + 1)),
         ("first-copied", "the first step copies the live parameters", lambda n: own(n) if n else 0.0),
         ("step-behind", "the schedule is one step behind", lambda n: own(max(n - 1, 0))),
+        ("first-skipped", "the first step leaves the shadow as it is", lambda n: own(n) if n else 1.0),
+        ("decay-power", "d to the power of the step's number, counted from 1, is kept", lambda n: own(n) ** (n + 1)),
+        ("running-mean", "the plain mean of all steps is kept: n/(n + 1) stands for d", lambda n: n / (n + 1)),
+        ("never-capped", "the schedule grows past its cap", lambda n: _UNCAPPED.get(own, own)(n)),
+        ("rise-late", "the rise is counted from step 0, not from the step at which it begins", _late_from_zero(own)),
     )
     for name, sentence, decay in shifted:
         yield Hypothesis(name, sentence, replace(subject, decay=decay))
+    if subject.dtype == torch.float64:
+        single = replace(subject, dtype=torch.float32)
+        text = "working_dtype='float32'"
+        controls = tuple(replace(single, mistake=name) for name in ("exchanged", "frozen", "copied"))
+        cause = f"it behaves as {text} says"
+        yield Hypothesis("convention:working_dtype", cause, single, text, controls, lambda: rounds(subject.outputs))
     n, first = subject.every
     for other in dict.fromkeys(
         [(1, 0), (n, n - 1), (n, 0), (n, 1), *((m, i) for m in (8, 10, 50, 100) for i in (m - 1, 0))]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gradcheck.devices import DtypeName
 from gradcheck.errors import InputError
+from gradcheck.judging.adapter import AdapterError
 from gradcheck.judging.check import Check, Hypothesis, Info, Wrong
 from gradcheck.judging.engine import Declared
 from gradcheck.judging.results import Judgement, Outcome
@@ -22,6 +23,7 @@ from gradcheck.parts._calls import (
     calling,
     compared,
     described,
+    half_precision,
     name_of,
     number_problem,
     one_of,
@@ -111,6 +113,17 @@ class Subject:
             "map-not-halved": (a / c + 0.5).clamp(0, 1),
             "absolute": advantage.to(torch.float64).abs().clamp(max=c) / c / 2 + 0.5,
             "negative-cut": (a / c / 2 + 0.5).clamp(min=0),
+            "lower-uncut": (a / c / 2 + 0.5).clamp(max=1),
+            "positive-share": clipped.clamp(min=0) / c,
+            "parentheses": (clipped / c + 0.5) / 2,
+            "one-added": clipped / c + 1,
+            "clipped-after": (a / c).clamp(-c, c) / 2 + 0.5,
+            "tanh": torch.tanh(a / c) / 2 + 0.5,
+            "sigmoid-scaled": torch.sigmoid(a / c),
+            "normal-cdf": torch.special.ndtr(a),
+            "min-max": (a - a.min()) / (a.max() - a.min()).clamp(min=1e-300),
+            "step": (a > 0).to(a),
+            "step-at-zero": (a >= 0).to(a),
         }
         return forms.get(self.mistake, clipped / c / 2 + 0.5)
 
@@ -208,7 +221,14 @@ def check_sign(subject: Subject) -> Outcome:
 
 
 CHECKS: tuple[Check[Subject], ...] = (
-    Check("values", "r is the declared map of the advantage", "another clip, a missing ½, a sigmoid", check_values),
+    Check(
+        "values",
+        "r is the declared map of the advantage",
+        "another clip, a missing ½, a sigmoid",
+        check_values,
+        direct=lambda s: half_precision(s.call(s.advantages())),
+        whole=True,
+    ),
     Check("range", "r lies in [0, 1]", "a clip that is missing or one-sided, the advantage for r", check_range),
     Check("ends", "r is 0 up to −c and 1 from c on, and not before", "a clip at another place", check_ends),
     Check("monotone", "a better advantage never has a smaller r", "a reversed map, a wrapped one", check_monotone),
@@ -229,10 +249,21 @@ CHECKS: tuple[Check[Subject], ...] = (
 """In reading order."""
 
 
+def _seen_clip(subject: Subject) -> Iterator[float]:
+    """The clip of a map that is linear up to it, from what one small advantage gets."""
+    small = torch.full((1,), 1e-3 * subject.convention.clip, dtype=working(subject.convention.working_dtype))
+    try:
+        above = float(subject.call(small)) - 0.5
+    except (Wrong, AdapterError):
+        return
+    if above > 0 and 2 * (seen := float(f"{float(small) / above / 2:.6g}")) != subject.convention.clip:
+        yield seen  # half of c is a mistake of its own
+
+
 def _hypotheses(subject: Subject) -> Iterator[Hypothesis[Subject]]:
     c = subject.convention
     alternatives: dict[str, tuple[Any, ...]] = {
-        "clip": (1.0, 2.0, 3.0, 5.0, 10.0),
+        "clip": tuple(dict.fromkeys((1.0, 2.0, 3.0, 5.0, 10.0, *_seen_clip(subject)))),
         "mode": tuple(_MODES),
     }
     for name, allowed in alternatives.items():
@@ -263,4 +294,15 @@ _MISTAKES = {
     "not-divided": "the clipped advantage is not divided by c",
     "sigmoid": "r is the advantage's sigmoid",
     "negative-cut": "r is cut at 0 only",
+    "lower-uncut": "r is cut at 1 only",
+    "positive-share": "a negative advantage gives 0, and 0 does: ½ belongs to an advantage of 0",
+    "parentheses": "½ is added before the division by 2: parentheses are wrong",
+    "one-added": "the clipped advantage over c is not halved, and 1 is added: a map to [0, 2]",
+    "clipped-after": "the advantage is divided by c before it is clipped at ±c: it is clipped at ±c²",
+    "tanh": "r is (1 + tanh(A/c))/2: it must be linear up to ±c",
+    "sigmoid-scaled": "r is the sigmoid of A/c: it must be linear up to ±c",
+    "normal-cdf": "r is the normal distribution function of the advantage",
+    "min-max": "the advantages are scaled to [0, 1] by the batch's smallest and largest",
+    "step": "r is 1 where the advantage is positive and 0 elsewhere, or is rounded to them",
+    "step-at-zero": "r is 1 where the advantage is not negative, else 0",
 }

@@ -101,7 +101,7 @@ class Subject:
     name: str
     convention: TimeSamplerConvention
     seed: int
-    reverse: bool = False
+    mistake: str = ""
 
     def draw(self, n: int, seed: int, elsewhere: int = 0) -> Tensor:
         with calling(self.name, 6_007 * self.seed + seed, elsewhere) as generator:
@@ -111,8 +111,11 @@ class Subject:
         """The largest difference of the sample's distribution function from the declared one."""
         c = self.convention
         t = self.draw(_N, 1).to(torch.float64)
-        _inside(t)
-        t = 1 - t if self.reverse else t
+        if self.mistake not in _OUTSIDE:
+            _inside(t)
+        t = _UNDONE[self.mistake](t, c) if self.mistake else t
+        if not bool(((t >= 0) & (t <= 1)).all()):
+            return 1.0
         if c.distribution == "table":
             ends = torch.tensor(sorted(set(c.times)), dtype=torch.float64)
             return float(((t <= ends[:, None] + _SAME).double().mean(1) - c.cdf(ends)).abs().max())
@@ -121,14 +124,27 @@ class Subject:
         return ks_distance(c.cdf(t))
 
 
+_UNDONE: dict[str, Callable[[Tensor, TimeSamplerConvention], Tensor]] = {
+    "ends-exchanged": lambda t, c: 1 - t,
+    "shift-without-one": lambda t, c: shifted(t / (c.shift * (1 - t)), c.shift),
+    "uniform-logit": lambda t, c: shifted(
+        torch.sigmoid(c.mean + c.std * torch.special.ndtri((torch.logit(shifted(t, 1 / c.shift)) - c.mean) / c.std)),
+        c.shift,
+    ),
+    "squared": lambda t, c: t.sqrt(),
+    "root": lambda t, c: t.square(),
+    "logits": lambda t, c: torch.sigmoid(t),
+    "steps": lambda t, c: t / 1000,
+}
+"""What makes times of the declared distribution of those that a named mistake returns."""
+
 _SAME = 1e-6
 """How far float32 may put a time off, and a sampler's own arithmetic on it."""
 
 
 def _inside(t: Tensor) -> None:
     if not bool(((t >= 0) & (t <= 1)).all()):
-        cause = Diagnosis("not-times", "logits (a missing sigmoid), or steps up to 1000, are returned for times")
-        raise Wrong(f"the times reach from {float(t.min()):.6g} to {float(t.max()):.6g}; (0, 1) is required", cause)
+        raise Wrong(f"the times reach from {float(t.min()):.6g} to {float(t.max()):.6g}; (0, 1) is required")
 
 
 def judge_time_sampler(function: Callable[[int, torch.Generator], Tensor], **declared: Any) -> Judgement:
@@ -246,7 +262,7 @@ def check_generator(subject: Subject) -> Outcome:
     if not torch.equal(subject.draw(64, 2), subject.draw(64, 2, elsewhere=1)):
         raise Wrong("two generators of the same seed give different times")
     with calling(subject.name, subject.seed) as generator:
-        first, second = subject.function(64, generator), subject.function(64, generator)
+        first, second = (tensor_result(subject.function(64, generator), (64,), "the sample") for _ in range(2))
     if torch.equal(first, second):
         raise Wrong("two draws on one generator are the same")
     return Outcome("passed", 2)
@@ -258,11 +274,29 @@ def _generator(subject: Subject) -> Diagnosis:
     return Diagnosis("generator-ignored", "the times do not come from the generator that is handed in")
 
 
+def _not_times(subject: Subject) -> Diagnosis | None:
+    """Numbers beyond (0, 1), of which times would be made by a sigmoid, or by a division by 1000."""
+    t = subject.draw(_N, 1)
+    if bool(((t >= 0) & (t <= 1)).all()):
+        return None
+    for mistake, cause in _OUTSIDE.items():
+        if replace(subject, mistake=mistake).distance() <= ks_bound(_N, FALSE_ALARM):
+            return Diagnosis("not-times", cause)
+    return Diagnosis("outside", "the formula leaves (0, 1)")
+
+
+_OUTSIDE = {
+    "logits": "logits are returned for times: a sigmoid is missing",
+    "steps": "steps up to 1000 are returned for times: divide them by 1000",
+}
+
+
 def _clamped(subject: Subject) -> Diagnosis | None:
     t = subject.draw(_N, 1)
     ends = (t == 0) | (t == 1)
-    if not bool(ends.any()) or _grid(subject) is not None:
-        return None
+    near = (t < 1e-5) | (t > 1 - 1e-5)
+    if 2 * int(ends.sum()) < int(near.sum()) or not bool(ends.any()) or _grid(subject) is not None:
+        return None  # none, a few of a grid, or no more than rounding puts there
     return Diagnosis("clamped", "values are clamped to [0, 1], which piles them up at its ends")
 
 
@@ -284,7 +318,7 @@ def _grid(subject: Subject) -> Diagnosis | None:
 
 
 def _piled(subject: Subject) -> Diagnosis | None:
-    return _grid(subject) or _clamped(subject)
+    return _not_times(subject) or _grid(subject) or _clamped(subject)
 
 
 _NO_TABLE: dict[str, Any] = {"times": (), "weights": ()}
@@ -304,7 +338,7 @@ CHECKS: tuple[Check[Subject], ...] = (
         "the times have the declared distribution",
         "a shift inverted or ignored, noise and data exchanged",
         check_distribution,
-        direct=_grid,
+        direct=lambda s: _not_times(s) or _grid(s),
     ),
     Check(
         "generator",
@@ -363,13 +397,23 @@ def _hypotheses(subject: Subject) -> Iterator[Hypothesis[Subject]]:
         )
         yield hypothesis("shift-ignored", "the shift is ignored", shift=1.0)
         yield hypothesis("shift-twice", "the shift is applied twice", shift=c.shift**2)
-    yield Hypothesis(
-        "ends-exchanged", "noise and data are exchanged: 1 − t is returned", replace(subject, reverse=True)
-    )
+        sentence = "the shift's denominator is 1 + s σ; it must be 1 + (s − 1) σ"
+        yield Hypothesis("shift-without-one", sentence, replace(subject, mistake="shift-without-one"))
+    for name, sentence in (
+        ("ends-exchanged", "noise and data are exchanged: 1 − t is returned"),
+        ("squared", "the times are squared"),
+        ("root", "the root of the times is returned"),
+    ):
+        yield Hypothesis(name, sentence, replace(subject, mistake=name))
+    if c.distribution == "logit_normal":
+        sentence = "the logits are uniform on (mean, mean + std): rand stands where randn belongs"
+        yield Hypothesis("uniform-logit", sentence, replace(subject, mistake="uniform-logit"))
     for other in _DISTRIBUTIONS[:-1]:
         if other != c.distribution:
             text = f"the times behave as distribution={other!r} says"
-            yield hypothesis("convention:distribution", text, True, distribution=other, **_NO_TABLE)
+            yield hypothesis(
+                "convention:distribution", text, True, distribution=other, **(_NO_TABLE if c.times else {})
+            )
     if c.distribution == "beta" and c.a != c.b:
         yield hypothesis("exponents-exchanged", "the beta distribution's exponents are exchanged", a=c.b, b=c.a)
     if (c.low, c.high) != (0.0, 1.0):

@@ -243,6 +243,32 @@ def _first_std(rewards: Tensor, group_ids: Tensor) -> Tensor:
     return make_advantage(std=lambda own, everyone: std)(rewards, group_ids)
 
 
+def _mean_alone_divided(rewards: Tensor, group_ids: Tensor) -> Tensor:
+    out = rewards.clone()
+    for i in group_ids.unique():
+        own = rewards[group_ids == i]
+        out[group_ids == i] = own - own.mean() / (own.std(correction=0) + 1e-4)
+    return out
+
+
+def _of_groups(divisor: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """An estimator that divides by something of all groups' means and standard deviations."""
+
+    def estimator(rewards: Tensor, group_ids: Tensor) -> Tensor:
+        _, inverse = group_ids.unique(return_inverse=True)
+        groups = [rewards[inverse == k] for k in range(int(inverse.max()) + 1)]
+        means, stds = torch.stack([g.mean() for g in groups]), torch.stack([g.std(correction=0) for g in groups])
+        by = torch.as_tensor(divisor(means, stds)).expand_as(stds)
+        return (rewards - means[inverse]) / (by + 1e-4)[inverse]
+
+    return estimator
+
+
+def _sorted(rewards: Tensor, group_ids: Tensor) -> Tensor:
+    order = group_ids.argsort(stable=True)
+    return make_advantage()(rewards[order], group_ids[order])
+
+
 _LIKE_STATISTICS: tuple[tuple[Callable[..., Any], str, dict[str, Any]], ...] = (
     (make_advantage(centre=lambda o, e: o.median()), "median", {}),
     (make_advantage(centre=lambda o, e: o.min(), std=lambda o, e: o.max() - o.min()), "min-max", {}),
@@ -253,6 +279,21 @@ _LIKE_STATISTICS: tuple[tuple[Callable[..., Any], str, dict[str, Any]], ...] = (
     (_strided, "strided", {"layout": "contiguous"}),
     (make_advantage(divide=lambda s: s + 0.37), "convention:eps", {}),
     (make_advantage(clamp=1.7), "convention:clamp", {}),
+    (make_advantage(clamp=2.5), "convention:clamp", {}),
+    (make_advantage(std=lambda o, e: o.std(correction=0) / len(o) ** 0.5), "standard-error", {}),
+    (make_advantage(std=lambda o, e: (o - o.mean()).abs().mean()), "mean-deviation", {}),
+    (make_advantage(std=lambda o, e: (o - o.mean()).abs().max()), "largest-deviation", {}),
+    (make_advantage(divide=lambda s: 1 / (s + 1e-4)), "multiplied", {}),
+    (lambda r, i: make_advantage(divide=lambda s: s)(r, i) + 1e-4, "eps-outside", {}),
+    (_mean_alone_divided, "mean-alone-divided", {}),
+    (lambda r, i: make_advantage()(r, i) / (i[:, None] == i).sum(1), "over-size", {}),
+    (lambda r, i: make_advantage()(r, i).clamp(min=0), "positive-alone", {}),
+    (lambda r, i: make_advantage()(r, i).abs(), "absolute", {}),
+    (_of_groups(lambda means, stds: stds.roll(1)), "std-of-previous-group", {}),
+    (_of_groups(lambda means, stds: stds.roll(-1)), "std-of-next-group", {}),
+    (_of_groups(lambda means, stds: means.std(correction=0)), "std-of-means", {}),
+    (_of_groups(lambda means, stds: stds.mean()), "mean-of-stds", {}),
+    (lambda r, i: make_advantage()(r.bfloat16(), i).to(r), "half-precision", {}),
 )
 
 
@@ -267,6 +308,14 @@ def _first_tensor_alone(shadow: list[Tensor], live: list[Tensor], step: int) -> 
 
 def _all_but_the_last(shadow: list[Tensor], live: list[Tensor], step: int) -> None:
     make_ema()(shadow[:-1], live[:-1], step)
+
+
+def _all(cause: str) -> dict[str, str]:
+    return {"value": cause, "schedule": cause}
+
+
+def _in(shadow: Tensor, live: Tensor, dtype: torch.dtype) -> Tensor:
+    return (0.9 * shadow.to(dtype) + 0.1 * live.to(dtype)).to(shadow)
 
 
 _AVERAGES: tuple[tuple[Callable[..., Any], dict[str, str], dict[str, Any]], ...] = (
@@ -287,6 +336,32 @@ _AVERAGES: tuple[tuple[Callable[..., Any], dict[str, str], dict[str, Any]], ...]
     (now_and_then(8, 7), {"value": "convention:every", "schedule": "convention:every"}, {}),
     (now_and_then(8, 0), {"schedule": "convention:every"}, {"every": 8}),
     (counting(), {"determinism": "changes"}, {"decay": "warmup"}),
+    (
+        lambda s, p, n: make_ema()([x for x in s if x.ndim > 1], [x for x in p if x.ndim > 1], n),
+        _all("matrices-alone"),
+        {},
+    ),
+    (make_ema(lambda n: 0.9**2), _all("twice"), {}),
+    (lambda s, p, n: [0.9 * a + b for a, b in zip(s, p, strict=True)], _all("live-whole"), {}),
+    (lambda s, p, n: [0.9 * a for a in s], _all("live-missing"), {}),
+    (lambda s, p, n: [a + 0.1 * b for a, b in zip(s, p, strict=True)], _all("shadow-whole"), {}),
+    (make_ema(lambda n: 1.1), _all("away"), {}),
+    (lambda s, p, n: [0.9 * a - 0.1 * b for a, b in zip(s, p, strict=True)], _all("sign"), {}),
+    (make_ema(lambda n: 0.9 if n else 1.0), {"schedule": "first-skipped"}, {}),
+    (make_ema(lambda n: 0.9 ** (n + 1)), _all("decay-power"), {}),
+    (make_ema(lambda n: n / (n + 1)), _all("running-mean"), {}),
+    (make_ema(lambda n: min(0.001 * n, 1.0)), {"schedule": "never-capped"}, {"decay": "nft-linear"}),
+    (
+        make_ema(lambda n: 0.0 if n < 75 else min(0.0075 * n, 0.999)),
+        {"schedule": "rise-late"},
+        {"decay": "nft-late"},
+    ),
+    (lambda s, p, n: [_in(a, b, torch.float16) for a, b in zip(s, p, strict=True)], _all("half-precision"), {}),
+    (
+        lambda s, p, n: [_in(a, b, torch.float32) for a, b in zip(s, p, strict=True)],
+        _all("convention:working_dtype"),
+        {},
+    ),
 )
 
 _MAPS: tuple[tuple[Callable[[Tensor], Tensor], str, str], ...] = (
@@ -303,6 +378,21 @@ _MAPS: tuple[tuple[Callable[[Tensor], Tensor], str, str], ...] = (
     (lambda a: reward_map(a.abs()), "sign", "absolute"),
     (lambda a: a.clamp(-5, 5), "values", "clipped-advantage"),
     (lambda a: (a / 10 + 0.5).clamp(min=0), "range", "negative-cut"),
+    (lambda a: (a / 10 + 0.5).clamp(max=1), "range", "lower-uncut"),
+    (lambda a: a.clamp(0, 5) / 5, "sign", "positive-share"),
+    (lambda a: (a.clamp(-5, 5) / 5 + 0.5) / 2, "range", "parentheses"),
+    (lambda a: a.clamp(-5, 5) / 5 + 1, "range", "one-added"),
+    (lambda a: (a / 5).clamp(-5, 5) / 2 + 0.5, "ends", "clipped-after"),
+    (lambda a: torch.sigmoid(2 * a / 5), "ends", "tanh"),
+    (lambda a: torch.sigmoid(a / 5), "ends", "sigmoid-scaled"),
+    (lambda a: torch.distributions.Normal(0.0, 1.0).cdf(a), "values", "normal-cdf"),
+    (lambda a: (a - a.amin()) / (a.amax() - a.amin() + (a.amax() == a.amin())), "values", "min-max"),
+    (lambda a: reward_map(a).round(), "ends", "step"),
+    (lambda a: (a > 0).to(a), "sign", "step"),
+    (lambda a: (a >= 0).to(a), "ends", "step-at-zero"),
+    (lambda a: reward_map(a.bfloat16()).to(a), "values", "half-precision"),
+    (lambda a: a.clamp(-4, 4) / 8 + 0.5, "ends", "convention:clip"),
+    (lambda a: {"r": a}, "determinism", "returned-form"),
     (lambda a: reward_map(a.sign()), "values", "convention:mode"),
     (lambda a: reward_map(a.float()), "values", "convention:working_dtype"),
     (lambda a: reward_map(a)[None], "values", "layout"),
@@ -315,6 +405,12 @@ _TWO = {"distribution": "table", "times": (0.0, 1.0), "shift": 1.0}
 _SAMPLERS: tuple[tuple[Callable[..., Tensor], dict[str, Any], str, str], ...] = (
     (make_times(1 / 3), {}, "distribution", "shift-inverted"),
     (make_times(1.0), {}, "distribution", "shift-ignored"),
+    (lambda n, g: (lambda u: 3 * u / (1 + 3 * u))(make_times(1.0)(n, g)), {}, "distribution", "shift-without-one"),
+    (lambda n, g: torch.sigmoid(uniform(n, g)), {"shift": 1.0}, "distribution", "uniform-logit"),
+    (lambda n, g: uniform(n, g) ** 2, {"distribution": "uniform", "shift": 1.0}, "distribution", "squared"),
+    (lambda n, g: uniform(n, g).sqrt(), {"distribution": "uniform", "shift": 1.0}, "distribution", "root"),
+    (lambda n, g: 3 * uniform(n, g), {"distribution": "uniform"}, "range", "outside"),
+    (lambda n, g: (1000 * uniform(n, g)).long(), {"distribution": "uniform"}, "generator", "returned-form"),
     (make_times(9.0), {}, "distribution", "shift-twice"),
     (make_times(5.0), {}, "distribution", "convention:shift"),
     (lambda n, g: 1 - make_times(mean=0.5)(n, g), {"mean": 0.5}, "distribution", "ends-exchanged"),
@@ -350,6 +446,8 @@ MUTANTS: tuple[Mutant, ...] = (
     *(Mutant("advantage", f, causes, named) for f, causes, named in _ADVANTAGES),
     *(Mutant("advantage", f, {"values": cause}, named) for f, cause, named in _LIKE_STATISTICS),
     Mutant("advantage", _std_of_centred, {"values": "std-of-centred"}),
+    Mutant("advantage", _sorted, {"permutation": "sorted", "single-member": "sorted"}),
+    Mutant("advantage", lambda r, i: {"advantages": r}, {"values": "returned-form", "determinism": "returned-form"}),
     *(Mutant("ema", f, causes, {"decay": 0.9, **named}) for f, causes, named in _AVERAGES),
     *(Mutant("reward_map", f, {obligation: cause}) for f, obligation, cause in _MAPS),
     *(

@@ -78,6 +78,15 @@ def test_every_named_cause_has_a_mutant(part: str) -> None:
 
 def test_every_part_has_its_modules_here() -> None:
     folder = Path(package.__file__).parent
-    shared = {"__init__", "_calls", "_declaring", "_precision", "_statistics", "_sde_formulas", "_sde_parameterisation"}
+    shared = {
+        "__init__",
+        "_calls",
+        "_advantage_mistakes",
+        "_declaring",
+        "_precision",
+        "_statistics",
+        "_sde_formulas",
+        "_sde_parameterisation",
+    }
     files = {path.stem for path in folder.glob("*.py")} - shared - {"conforming"}
     assert files == {module for modules in MODULES.values() for module in modules}
