@@ -16,7 +16,6 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from derivations.calculus import Mask
 from derivations.derivation import Derivation
 from derivations.notation import C2, D, sigma_t, x_prev
 from derivations.writing.render import text
@@ -24,7 +23,7 @@ from derivations.writing.torchgen import ordered_formulas
 from gradcheck.case import Case
 from gradcheck.derived.compiled import evaluate
 from gradcheck.rounding.bounds import THRESHOLD
-from gradcheck.rounding.compare import branch
+from gradcheck.rounding.compare import branch, sample_masks
 
 __all__ = ["Guard", "by_guards", "by_times", "by_way_of_data", "guards"]
 
@@ -35,6 +34,9 @@ _LOST = {"t": 2.0, "dt": 3.0}
 """Units of roundoff of 1 that a time may be off by: 1 − (1 − t) by one or two, and (1 − t_prev) − (1 − t) by one more,
 which code takes that counts time the other way, or shifts its grid; a time that is kept as 1 − t is off by as much."""
 
+_NEAR = 2.0**10
+"""A time of fewer reaches than this is near data: it loses more than a thousandth of itself."""
+
 
 @lru_cache(maxsize=300)
 def _on_given_states(derivation: Derivation) -> Derivation:
@@ -43,28 +45,39 @@ def _on_given_states(derivation: Derivation) -> Derivation:
     return replace(derivation, definitions=definitions, steps=(), after=())
 
 
-def by_times(derivation: Derivation, case: Case, other: bool, u: float) -> Tensor | float:
-    """How far times that lost digits carry the raw gradient, in units of u; on the clip's own branch or the other.
+def by_times(derivation: Derivation, case: Case, other: bool, u: float) -> tuple[Tensor | float, Tensor]:
+    """How far times that lost digits carry the raw gradient, in units of u, on the clip's own branch or the other; and
+    the samples that they carry over a clip's edge, (B, 1, …, 1) or ().
 
     Infinite where nothing of a time may be left.
     """
     raw, *_ = branch(derivation, other)
+    changed = torch.zeros((), dtype=torch.bool, device=case.output.device)
     names = [n for n in _LOST if n in derivation.given]
     if not names:
-        return 0.0
+        return 0.0, changed
     own = _on_given_states(derivation)
     times = {name: getattr(case, name).detach().to(torch.float64) for name in names}
     reaches = {name: THRESHOLD * u * _LOST[name] for name in names}
-    # near data the gradient is not linear in what a coarse precision loses
+    # In float64 the step is far longer than the reach, and a mask that changes there says nothing.
+    coarse = min(reaches.values()) > _STEP
+    # Near data the gradient is not linear in what a coarse precision loses: a ratio rises and falls within the reach,
+    # so that its ends do not bound the gradient.
+    near = coarse and any(bool((time < _NEAR * reaches[name]).any()) for name, time in times.items())
+    parts = (0.25, 0.5, 1.0) if near else (1.0,)
     steps = {name: max(_STEP, reach) for name, reach in reaches.items()}
-    moves = [{}, *({name: time + sign * steps[name]} for name, time in times.items() for sign in (1, -1))]
-    here, *there = _on_each(own, case, raw, moves)
+    shifts = {name: [sign * part * steps[name] for part in parts for sign in (1, -1)] for name in names}
+    moves = [{}, *({name: times[name] + shift} for name in names for shift in shifts[name])]
+    masks = sample_masks(raw) if coarse else ()
+    (here, *there), *sides = _on_each(own, case, (raw, *masks), moves)
     lost: Tensor | float = 0.0
-    for name, time in times.items():
-        ahead, behind, *there = there
-        effect = _LOST[name] / steps[name] * torch.maximum((ahead - here).abs(), (behind - here).abs())
-        lost = lost + torch.where(case.expand(time) > reaches[name], effect, torch.inf)
-    return lost
+    for name in names:
+        ways, there = there[: len(shifts[name])], there[len(shifts[name]) :]
+        effect = _LOST[name] / steps[name] * torch.stack([(way - here).abs() for way in ways]).amax(0)
+        lost = lost + torch.where(case.expand(times[name]) > reaches[name], effect, torch.inf)
+    for side, *others in sides:
+        changed = changed | torch.stack([side != way for way in others]).any(0)
+    return lost, changed
 
 
 _TOGETHER = 2**14
@@ -73,12 +86,13 @@ numbers takes as long as one on five times as many."""
 
 
 def _on_each(
-    derivation: Derivation, case: Case, expr: sp.Expr, moves: Sequence[Mapping[str, Tensor]]
-) -> tuple[Tensor, ...]:
-    """An expression on a case with some of its rows of numbers exchanged, for each of several exchanges."""
+    derivation: Derivation, case: Case, exprs: Sequence[sp.Expr], moves: Sequence[Mapping[str, Tensor]]
+) -> list[tuple[Tensor, ...]]:
+    """Each expression on a case with some of its rows of numbers exchanged, for each of several exchanges."""
     rows = len(case.output)
     if case.output.numel() > _TOGETHER:
-        return tuple(evaluate(derivation, case.replace(**moved), expr, dtype=torch.float64)[0] for moved in moves)
+        alone = (evaluate(derivation, case.replace(**moved), *exprs, dtype=torch.float64) for moved in moves)
+        return list(zip(*alone, strict=True))
     together: dict[str, Tensor | float] = {}
     for name in dict.fromkeys((case.output_name, *derivation.given)):
         x = getattr(case, name)
@@ -90,8 +104,8 @@ def _on_each(
             else:
                 x = x.repeat(len(moves), *(1,) * (x.ndim - 1))
         together[name] = x
-    (found,) = evaluate(derivation, Case(case.label, together), expr, dtype=torch.float64)
-    return found.expand(len(moves) * rows, *found.shape[1:]).split(rows)
+    found = evaluate(derivation, Case(case.label, together), *exprs, dtype=torch.float64)
+    return [x.expand(len(moves) * rows, *x.shape[1:]).split(rows) for x in found]
 
 
 def by_way_of_data(derivation: Derivation, case: Case, other: bool) -> Tensor | float:
@@ -135,7 +149,7 @@ class Guard:
     def gradient(self, case: Case, other: bool) -> tuple[Tensor, ...]:
         """The gradient with it, and the clip's masks, in float64."""
         raw = branch(self.derivation, other)[0]
-        return evaluate(self.derivation, case, raw, *sorted(raw.atoms(Mask), key=str), dtype=torch.float64)
+        return evaluate(self.derivation, case, raw, *sample_masks(raw), dtype=torch.float64)
 
 
 @lru_cache(maxsize=200)

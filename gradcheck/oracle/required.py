@@ -125,7 +125,8 @@ def _required_of(conventions: Conventions, case: Case, factor: float, dtype: tor
         if conventions.loss or conventions.on_top:
             scale = scale + _own_form(derivation, effective, gradient, dtype)
         wide = detours(derivation, case) * (scale + 2 * exact.abs()) + _by_target(case, w, point)
-        wide = wide + by_times(derivation, effective, other, unit_roundoff(dtype))
+        lost, carried = by_times(derivation, effective, other, unit_roundoff(dtype))
+        wide, undecided = wide + lost, undecided | carried
         wide = wide + by_way_of_data(derivation, effective, other)
         if conventions.pairs is not None or conventions.groups is not None:
             wide = wide + _by_the_others(conventions, effective, gradient, dtype)
