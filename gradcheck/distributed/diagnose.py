@@ -72,7 +72,10 @@ def with_weights(cause: Diagnosis, e: Evidence) -> Diagnosis:
     """A cause with the samples' weights on one problem, as far as they can be read off the gradient."""
     observed, wanted, readable = weights_table(e)
     if cause.name == "unknown" and not readable:
-        sentence = "no weighting of the samples explains it: the loss or its advantages are others (gradcheck check)"
+        sentence = (
+            "no weighting of the samples explains it: the loss or its advantages are others (gradcheck check), or what "
+            "is done to the gradients, such as a reduction of some parameters alone, a clip or a rounding"
+        )
         cause = replace(cause, cause=sentence)
     return replace(cause, observed=observed, required=wanted, rows=("weights", "of each sample in the gradient"))
 

@@ -21,6 +21,7 @@ from derivations.variant import Variant
 from derivations.writing.torchgen import ordered_formulas
 from gradcheck.case import Case
 from gradcheck.oracle.mistakes.densities import FLOAT32_ERRORS
+from gradcheck.parts._sde_mistakes import SIGMAS, drifts, slope_with
 from gradcheck.parts._sde_parameterisation import reparameterise, slope_through_predictions
 from gradcheck.rounding.bounds import Analysis
 
@@ -174,6 +175,7 @@ def _mean_mistakes(right: Formulas) -> Iterator[tuple[str, str, Formulas]]:
         ("score-sign", "the score correction has the wrong sign", ode - correction, n.C1 - 2 * n.dt),
         ("score-half", "the score correction lacks its factor 1/2", ode + 2 * correction, n.dt - 2 * n.C1),
         ("dt-sign", "the step goes the wrong way: Δt has the wrong sign in the mean", 2 * n.x_t - right.mean, n.C1),
+        *drifts(),
     ):
         yield name, sentence, replace(right, mean=mean, slope=slope)
 
@@ -200,6 +202,9 @@ def _std_mistakes(right: Formulas) -> Iterator[tuple[str, str, Formulas]]:
         precision, constant = right.precision.xreplace(change), right.constant.xreplace(change)
         return replace(right, std=std, returned=right.returned.xreplace(change), precision=precision, constant=constant)
 
+    for name, sentence, other in SIGMAS if right.sde == "flow" else ():
+        everywhere = used(other * sp.sqrt(n.dt))
+        yield name, sentence, replace(everywhere, mean=right.mean.xreplace({n.sigma_t: other}), slope=slope_with(other))
     if right.sde != "cps":
         sigma = n.C2 / sp.sqrt(n.dt)
         without = "the standard deviation lacks √Δt: the noise is scaled by σ_t alone"
@@ -224,6 +229,9 @@ def _std_mistakes(right: Formulas) -> Iterator[tuple[str, str, Formulas]]:
 
 
 def _log_prob_mistakes(right: Formulas) -> Iterator[tuple[str, str, Formulas]]:
+    if right.precision.has(n.C2):
+        single = replace(right, precision=right.precision * n.C2)
+        yield "distance-over-std", "the squared distance is divided by 2 S; 2 S² belongs there", single
     doubled = replace(right, precision=2 * right.precision)
     yield "half-missing", "the log-probability lacks its factor 1/2", doubled
     negative = replace(right, precision=-right.precision, constant=-right.constant)
@@ -235,6 +243,8 @@ def _log_prob_mistakes(right: Formulas) -> Iterator[tuple[str, str, Formulas]]:
     count = right.constant.coeff(sp.log(n.C2))
     for name, sentence, part in (
         *(("two-pi-float32", "½ log 2π is a float32 number in it", -sp.Float(error)) for error in FLOAT32_ERRORS),
+        ("two-pi-whole", "the log-probability's normaliser has log 2π; its half belongs there", -sp.log(2 * sp.pi) / 2),
+        ("pi-alone", "the log-probability's normaliser has ½ log π; ½ log 2π belongs there", sp.log(2) / 2),
         ("two-pi-missing", "the log-probability's normaliser lacks ½ log 2π", sp.log(2 * sp.pi) / 2),
         ("log-std-twice", "the log-probability's normaliser has log S², of the variance", -sp.log(n.C2)),
         ("log-std-missing", "the log-probability's normaliser lacks log S", sp.log(n.C2)),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gradcheck.case import Case
 from gradcheck.devices import DtypeName
+from gradcheck.judging.adapter import AdapterError
 from gradcheck.judging.check import Hypothesis, Wrong
 from gradcheck.parts._calls import FORM, calling, tensor_result, unchanged, working
 from gradcheck.parts._precision import rounds
@@ -280,6 +281,7 @@ def hypotheses(subject: Subject) -> Iterator[Hypothesis[Subject]]:
     others += [("sde", text, replace(c, sde="cps", returns_std="step", noise_level=level)) for text, level in held]
     if c.noise_level is not None:
         others.append(("noise_level", "noise_level=None", replace(c, noise_level=None)))
+    others += [("noise_level", f"noise_level={a!r}", replace(c, noise_level=a)) for a in _level_seen(subject)]
     for name, text, other in others:
         if other != c and not (other.sde == "cps" and other.returns_std == "sigma"):
             yield Hypothesis(
@@ -301,6 +303,25 @@ def hypotheses(subject: Subject) -> Iterator[Hypothesis[Subject]]:
             yield Hypothesis(name, sentence, replace(subject, wrong=wrong), evidence=seen)
     for name, sentence, test in _SAMPLING:
         yield Hypothesis(name, sentence, replace(subject, ignored=frozenset({test})))
+
+
+def _level_seen(subject: Subject) -> Iterator[float]:
+    """The noise level that the function holds, where the standard deviations that it returns are one's multiples."""
+    levels = []
+    try:
+        for _, case in subject.problems():
+            std = subject.call(case, replay=True).std
+            if std is None or subject.convention.sde not in ("flow", "dance"):  # whose σ_t is a multiple of it
+                return
+            at_one = subject.value(subject.formulas.returned, case) / case.noise_level
+            levels.append((std.detach().double() / at_one).flatten())
+    except (Wrong, AdapterError):
+        return
+    seen = torch.cat(levels)
+    level = float(f"{float(seen.median()):.6g}")
+    alike = bool(((seen - level).abs() < 1e-3 * level).all()) if 0 < level <= 100 else False
+    if alike and level != subject.convention.noise_level:
+        yield level
 
 
 def _anyway() -> bool:

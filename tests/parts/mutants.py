@@ -33,6 +33,7 @@ from parts.advantages import (
 )
 from parts.averages import counting, exchange, make_ema, now_and_then, restore, store_alias, warmup
 from parts.steps import (
+    column,
     constant_sigma,
     cps,
     in_place,
@@ -107,6 +108,25 @@ def _next_at_one(T: Tensor, P: Tensor, a: float) -> Tensor:
     return a * (t / (1 - t)).sqrt()
 
 
+def _other_mean(mean: Callable[..., Tensor]) -> Callable[..., Any]:
+    """A step with a mean of v, x_t, t, Δt and σ_t; the rest follows it."""
+
+    def step(v, x_t, t, t_prev, x_prev=None, noise_level=0.7, generator=None):  # type: ignore[no-untyped-def]
+        T, P = column(t, v), column(t_prev, v)
+        sigma = _next_in_denominator(T, P, noise_level)
+        S, mu = sigma * (T - P).sqrt(), mean(v, x_t, T, T - P, sigma)
+        if x_prev is None:
+            x_prev = (mu + S * torch.randn(v.shape, generator=generator, dtype=v.dtype)).detach()
+        log_prob = -((x_prev - mu) ** 2) / (2 * S**2) - _full(x_prev, S)
+        return x_prev, log_prob.flatten(1).mean(1), mu, S
+
+    return step
+
+
+def _next_in_denominator(T: Tensor, P: Tensor, a: float) -> Tensor:
+    return a * (T / (1 - torch.where(T == 1, P, T))).sqrt()
+
+
 def _level_of_its_own(*args: Any, noise_level: float = 0.7, **named: Any) -> Any:
     return make_step()(*args, noise_level=noise_level, **named)
 
@@ -128,6 +148,16 @@ _STEPS: tuple[tuple[Callable[..., Any], str, str, dict[str, Any]], ...] = (
     (make_step(std_power=0.0), "sampling", "std-without-dt", {}),
     (make_step(spread=lambda S: S**2), "sampling", "std-squared", {}),
     (make_step(half=1.0), "log-prob", "half-missing", {}),
+    (_other_mean(lambda v, x, t, h, s: x - (v + s**2 / (2 * t) * (1 - t) * v) * h), "mean", "score-x-missing", {}),
+    (_other_mean(lambda v, x, t, h, s: x - (v + s**2 / (2 * t) * x) * h), "mean", "score-v-missing", {}),
+    (_other_mean(lambda v, x, t, h, s: x - (v + s / (2 * t) * (x + (1 - t) * v)) * h), "mean", "sigma-not-squared", {}),
+    (make_step(sigma=lambda T, P, a: a * T / (1 - torch.where(T == 1, P, T))), "std", "sigma-without-root", {}),
+    (make_step(sigma=lambda T, P, a: a * ((1 - T) / T).sqrt()), "std", "sigma-inverted", {}),
+    (make_step(sigma=lambda T, P, a: a * T.sqrt()), "std", "sigma-without-denominator", {}),
+    (lambda *args, **named: make_step()(*args, **{**named, "noise_level": 0.65}), "std", "convention:noise_level", {}),
+    (make_step(density=lambda r, S, h: -r / (2 * S) - _full(r, S)), "log-prob", "distance-over-std", {}),
+    (_dense(lambda r, S: S.log() + 2 * _HALF_LOG_TWO_PI), "log-prob", "two-pi-whole", {}),
+    (_dense(lambda r, S: S.log() + math.log(math.pi) / 2), "log-prob", "pi-alone", {}),
     (make_step(two_pi=False), "log-prob", "two-pi-missing", {}),
     (
         _dense(lambda r, S: S.log() + torch.log(torch.sqrt(2 * torch.as_tensor(math.pi, dtype=torch.float32)))),

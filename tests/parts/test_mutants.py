@@ -34,7 +34,7 @@ PARTS: dict[str, list[Declared]] = {  # type: ignore[type-arg]
     "sde_step": [
         sde_step_part(nothing, sde=sde, **named)
         for sde in ("flow", "dance", "cps", "wan")
-        for named in ({}, {"log_prob_reduction": "sum"})
+        for named in ({}, {"log_prob_reduction": "sum"}, {"noise_level": 0.7})
     ],
     "advantage": [advantage_part(nothing), advantage_part(nothing, std="none", clamp=2.0, eps_at="floor")],
     "ema": [ema_part(nothing)],
@@ -86,6 +86,7 @@ def test_every_part_has_its_modules_here() -> None:
         "_precision",
         "_statistics",
         "_sde_formulas",
+        "_sde_mistakes",
         "_sde_parameterisation",
     }
     files = {path.stem for path in folder.glob("*.py")} - shared - {"conforming"}

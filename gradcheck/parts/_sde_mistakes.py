@@ -1,0 +1,46 @@
+"""Slips in a reverse SDE's drift and diffusion coefficient, as formulas of the whole step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import sympy as sp
+
+from derivations import notation as n
+
+__all__ = ["DRIFTS", "SIGMAS", "Drift", "drifts", "slope_with"]
+
+Drift = tuple[str, str, sp.Expr, sp.Expr]
+"""A name, a sentence, what is added to the velocity, and ∂mean/∂v."""
+
+
+def slope_with(sigma: sp.Expr) -> sp.Expr:
+    """∂mean/∂v of the step with this diffusion coefficient."""
+    return -n.dt * (1 + (1 - n.t) * sigma**2 / (2 * n.t))
+
+
+_HALF = n.sigma_t**2 / (2 * n.t)
+DRIFTS: tuple[Drift, ...] = (
+    ("score-x-missing", "x_t is missing from the score correction", _HALF * (1 - n.t) * n.v_theta, -n.C1),
+    ("score-v-missing", "v is missing from the score correction", _HALF * n.x_t, -n.dt),
+    (
+        "sigma-not-squared",
+        "σ_t stands where σ_t² belongs in the score correction",
+        n.sigma_t / (2 * n.t) * (n.x_t + (1 - n.t) * n.v_theta),
+        slope_with(sp.sqrt(n.sigma_t)),
+    ),
+)
+
+
+def drifts() -> Iterator[tuple[str, str, sp.Expr, sp.Expr]]:
+    """Names, sentences, means and their slopes."""
+    for name, sentence, correction, slope in DRIFTS:
+        yield name, sentence, n.x_t - (n.v_theta + correction) * n.dt, slope
+
+
+SIGMAS: tuple[tuple[str, str, sp.Expr], ...] = (
+    ("sigma-without-root", "σ_t lacks its root: it is a·t/(1 − t)", n.sigma_t**2 / n.noise_level),
+    ("sigma-inverted", "σ_t is a √((1 − t)/t); a √(t/(1 − t)) belongs there", n.noise_level**2 / n.sigma_t),
+    ("sigma-without-denominator", "σ_t is a √t; a √(t/(1 − t)) belongs there", n.noise_level * sp.sqrt(n.t)),
+)
+"""Names, sentences and the diffusion coefficient that stands for Flow-SDE's."""
