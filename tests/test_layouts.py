@@ -13,8 +13,11 @@ from torch.nn.functional import logsigmoid
 from gradcheck.case import Case
 from gradcheck.conventions import declare
 from gradcheck.errors import InputError
+from gradcheck.judging.adapter import Adapter
 from gradcheck.judging.results import Judgement
+from gradcheck.oracle.judge import Judge, look_at_gradient
 from gradcheck.oracle.runner import Settings, Subject, judge
+from gradcheck.problems.building import Spec
 
 
 def _step(case: Case, v: Tensor, t: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,6 +117,50 @@ _TWINS: dict[str, tuple[dict[str, Any], Callable[[Case], Tensor], Callable[[Case
     "guidance": ({**_AWM, "guidance": True}, _guided, lambda c: _guided(c, detach=True)),
     "guidance-scale": ({**_AWM, "guidance": 4.5}, lambda c: _guided(c, scale=4.5), lambda c: _guided(c, scale=3.5)),
 }
+
+
+def _holds(loss: Callable[[Case], Tensor], w: float, **conventions: Any) -> bool:
+    one = Judge(Adapter(loss, "mine"), declare(algorithm="awm", guidance=w, **conventions))
+    return all(look_at_gradient(one, one.case(Spec(3, (4, 5), seed))).holds for seed in range(3))
+
+
+@pytest.mark.parametrize("w", [-1.0, 0.25, 0.5, 1.5, 2.0, 3.0, 4.5, 7.1, 7.5, 100.0])
+@pytest.mark.parametrize("live", ["v_cond", "v_uncond"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_gradient_by_one_branch_alone_is_none(w: float, live: str, whole: bool) -> None:
+    """Neither what one branch is sent, w or 1 − w, nor the whole gradient by way of it, is the velocity's."""
+
+    def one_way(case: Case) -> Tensor:
+        v = case.v_uncond + w * (case.v_cond - case.v_uncond)
+        branch = getattr(case, live)
+        share = 1.0 if whole else w if live == "v_cond" else 1 - w
+        v = v.detach() + share * (branch - branch.detach())
+        return (case.advantage * ((v - case.v_gt) ** 2).flatten(1).sum(1)).mean()
+
+    assert not _holds(one_way, w)
+
+
+_COMBINED: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "difference": lambda cond, uncond, w: uncond + w * (cond - uncond),
+    "two products": lambda cond, uncond, w: w * cond + (1 - w) * uncond,
+    "lerp": lambda cond, uncond, w: torch.lerp(uncond, cond, w),
+    "beyond": lambda cond, uncond, w: cond + (w - 1) * (cond - uncond),
+}
+
+
+@pytest.mark.parametrize("w", [-1.0, 0.3, 1.1, 3.3, 4.5, 7.1, 12.3, 33.7, 100.0])
+@pytest.mark.parametrize("form", _COMBINED)
+@pytest.mark.parametrize("work", [None, "float32"])
+def test_branches_combined_in_any_form_at_any_scale_are_right(w: float, form: str, work: str | None) -> None:
+    """Far from w = 1 the branches are large beside the velocity, and so is what rounding makes of them."""
+
+    def loss(case: Case) -> Tensor:
+        cond, uncond = (x if work is None else x.float() for x in (case.v_cond, case.v_uncond))
+        v = _COMBINED[form](cond, uncond, w)
+        return (case.advantage * ((v - case.v_gt) ** 2).flatten(1).sum(1)).mean()
+
+    assert _holds(loss, w, working_dtype=work)
+    assert not _holds(lambda case: (1 + 1e-3) * loss(case), w)
 
 
 def _counted(case: Case) -> Tensor:

@@ -7,6 +7,7 @@ next to each other.  :func:`fitted` chooses its sizes, :func:`arranged` makes wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from math import ceil, prod
@@ -25,6 +26,8 @@ from gradcheck.problems.building import Spec, complete
 __all__ = [
     "STEPS",
     "arranged",
+    "branch_shares",
+    "branches",
     "branches_apart",
     "counts_samples",
     "fitted",
@@ -163,6 +166,19 @@ def guidance_scale(conventions: Conventions, case: Case) -> float:
     return float(conventions.guidance or 1.0)
 
 
+def branch_shares(conventions: Conventions, case: Case) -> tuple[float, float]:
+    """How much of the velocity's gradient comes back by way of one v_cond, and of one v_uncond: 1 + (1 − w)κ, 1 − wκ.
+
+    If each branch's gradient came back as it is, code that detaches w·(v_cond − v_uncond) whole would be right, since
+    1 = w + (1 − w).  So the branches' difference moves with v at a rate κ, which cancels only in
+    w·v_cond + (1 − w)·v_uncond.  Its sign is the one with which no single branch comes back as 1; |wκ| is about 1/2,
+    since rounding is enlarged by 2|w(1 − w)κ|.
+    """
+    w = guidance_scale(conventions, case)
+    rate = math.copysign(2.0 ** -max(1, round(math.log2(2 * max(abs(w), 1.0)))), 1 - w)
+    return 1 + (1 - w) * rate, 1 - w * rate
+
+
 def branches_apart(case: Case) -> Tensor:
     """v_cond − v_uncond, the same for every sample, so that a part of the batch has the same one: few binary places."""
     seeded = torch.Generator().manual_seed(case.output[0].numel())
@@ -170,18 +186,33 @@ def branches_apart(case: Case) -> Tensor:
     return _places(drawn, _COARSE).clamp(-2, 2).to(case.output.device)
 
 
-def _of_two_branches(conventions: Conventions, case: Case, x: Tensor) -> Tensor:
-    """A velocity near x whose two branches are numbers of the network's precision, and which they make up exactly.
+def branches(conventions: Conventions, case: Case) -> tuple[Tensor, Tensor]:
+    """The numbers v_cond and v_uncond that make up the velocity up to the rounding of it, in float64.
 
-    In half precision they are multiples of 2⁻⁵ below 8, which bfloat16 has; else twelve binary places are kept.
+    They have so few binary places that every precision in question holds them, whatever the scale is.
     """
-    if conventions.output_dtype is None:
-        return _places(x, 12).to(x.dtype)
+    gap = branches_apart(case)
+    free = case.output.detach().to(torch.float64) - guidance_scale(conventions, case) * gap
+    uncond = _places(free, _held(conventions, case.output.dtype))
+    return uncond + gap, uncond
+
+
+def _of_two_branches(conventions: Conventions, case: Case, x: Tensor) -> Tensor:
+    """A velocity near x that such branches make up.  In half precision they are below 8, which bfloat16 has."""
     gap = guidance_scale(conventions, case) * branches_apart(case)
-    return (_places(x.to(torch.float64) - gap, _COARSE).clamp(-4, 4) + gap).to(x.dtype)
+    uncond = _places(x.to(torch.float64) - gap, _held(conventions, x.dtype))
+    if conventions.output_dtype is not None:
+        uncond = uncond.clamp(-4, 4)
+    return (uncond + gap).to(x.dtype)
 
 
-_COARSE = 5
+_COARSE, _FINE = 5, 12
+
+
+def _held(conventions: Conventions, dtype: torch.dtype) -> int:
+    """Binary places of the branches."""
+    half = conventions.output_dtype is not None or torch.finfo(dtype).bits < 32
+    return _COARSE if half else _FINE
 
 
 def _places(x: Tensor, count: int) -> Tensor:
@@ -222,11 +253,17 @@ def _guided(conventions: Conventions, case: Case, values: _Values) -> _Values:
     """v_cond and v_uncond with v_uncond + w·(v_cond − v_uncond) = v_theta; both are live."""
     if conventions.guidance is None:
         return values
-    v, gap, scale = case.output, branches_apart(case).to(case.output), guidance_scale(conventions, case)
+    v = case.output
     put_out = v.dtype if conventions.output_dtype is None else getattr(torch, conventions.output_dtype)
-    branches = {"v_cond": v + (1 - scale) * gap, "v_uncond": v - scale * gap}
+    still = v - v.detach()  # 0, and a gradient
+    names, shares = ("v_cond", "v_uncond"), branch_shares(conventions, case)
+    handed = {
+        name: x.to(v.dtype) + share * still
+        for name, x, share in zip(names, branches(conventions, case), shares, strict=True)
+    }
     kept = {name: x for name, x in values.items() if name != "v_theta"}
-    return {**{name: x.to(put_out) for name, x in branches.items()}, **kept, "guidance_scale": scale}
+    scale = guidance_scale(conventions, case)
+    return {**{name: x.to(put_out) for name, x in handed.items()}, **kept, "guidance_scale": scale}
 
 
 def _paired(conventions: Conventions, case: Case, values: _Values) -> _Values:

@@ -21,11 +21,13 @@ from derivations.notation import C2, D, sigma_t, x_prev
 from derivations.writing.render import text
 from derivations.writing.torchgen import ordered_formulas
 from gradcheck.case import Case
+from gradcheck.conventions import Conventions
 from gradcheck.derived.compiled import evaluate
+from gradcheck.oracle.arrangement import branch_shares, branches, guidance_scale
 from gradcheck.rounding.bounds import THRESHOLD
 from gradcheck.rounding.compare import branch, sample_masks
 
-__all__ = ["Guard", "by_guards", "by_times", "by_way_of_data", "guards"]
+__all__ = ["Guard", "by_guards", "by_guidance", "by_times", "by_way_of_data", "guards"]
 
 _STEP = 2.0**-30
 """A time's least displacement: small enough for the gradient to be linear in it, and so large that the evaluation's own
@@ -129,6 +131,34 @@ def by_way_of_data(derivation: Derivation, case: Case, other: bool) -> Tensor | 
     moved = case.replace(x_0=x_0 + _STEP * size * away)
     here, there = (evaluate(derivation, c, gradient, dtype=torch.float64)[0] for c in (case.replace(x_0=x_0), moved))
     return (there - here).abs() / _STEP
+
+
+def by_guidance(conventions: Conventions, derivation: Derivation, case: Case, other: bool) -> Tensor | float:
+    r"""What making the velocity of two guided branches may lose of the gradient, in units of u.
+
+    Forward, right code writes v_uncond + w(v_cond − v_uncond), w v_cond + (1 − w) v_uncond or another such form.  Its
+    products and sums, and 1 − w, are off by at most 2u(\|w\| + \|1 − w\|)(\|v_cond\| + \|v_uncond\|) + 3u\|v\|,
+    however small v is.  Displaced so far along the gradient's signs, a log-probability or an error changes as far as
+    it can; what a component's own displacement does besides is that times the weight of the squared error.
+
+    Backward, each branch is sent w g or (1 − w) g with up to two roundings, and what comes back has three more: of the
+    two products with each one's share, and of their sum.  That is a bound, which the threshold must not widen.
+    """
+    if conventions.guidance is None:
+        return 0.0
+    w, (of_cond, of_uncond) = guidance_scale(conventions, case), branch_shares(conventions, case)
+    v, own = case.output.detach().to(torch.float64), _on_given_states(derivation)
+    cond, uncond = branches(conventions, case)
+    off = 2 * (abs(w) + abs(1 - w)) * (cond.abs() + uncond.abs()) + 3 * v.abs()
+    raw, _, weight, _ = branch(derivation, other)
+    here, weight_here = evaluate(own, case, raw, weight, dtype=torch.float64)
+    forward = 2 * weight_here.abs() * off
+    for sign in (1, -1):
+        moved = case.replace(**{case.output_name: v + sign * _STEP * off * torch.where(here < 0, -1.0, 1.0)})
+        (there,) = evaluate(own, moved, raw, dtype=torch.float64)
+        forward = torch.maximum(forward, 2 * weight_here.abs() * off + (there - here).abs() / _STEP)
+    sent = abs(w * of_cond) + abs((1 - w) * of_uncond)
+    return forward + (3 * sent + 2) * here.abs() / THRESHOLD
 
 
 _HELD = {"x_0", "noise", "x_t", "t", "v_theta"}

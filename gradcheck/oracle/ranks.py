@@ -104,7 +104,7 @@ def _on_both_sides(specs: list[Spec], judge: Judge) -> list[Spec]:
 
 def _right_arranged(judge: Judge, axes: int, taken: int) -> bool:
     """Whether what is wrong, or refused, on latents of some axes is right where the numbers have ``taken`` axes."""
-    for spec in _specs(axes, judge):
+    for spec in _on_both_sides(_specs(axes, judge), judge):
         case = judge.case(spec)
         shape = case.output.shape
         ones = (1,) * (taken - axes)

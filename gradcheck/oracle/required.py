@@ -15,8 +15,8 @@ from gradcheck.case import Case
 from gradcheck.conventions import Conventions
 from gradcheck.derived.compiled import evaluate
 from gradcheck.derived.reads import reads
-from gradcheck.oracle.arrangement import counts_samples, guidance_scale, others_error, unit
-from gradcheck.oracle.displaced import by_guards, by_times, by_way_of_data
+from gradcheck.oracle.arrangement import branch_shares, counts_samples, guidance_scale, others_error, unit
+from gradcheck.oracle.displaced import by_guards, by_guidance, by_times, by_way_of_data
 from gradcheck.oracle.problem import effective_case, output_dtype, sample_of, working_dtype
 from gradcheck.rounding.bounds import THRESHOLD, unit_roundoff
 from gradcheck.rounding.compare import Comparison, compare, compare_ways, sample_masks, tied
@@ -128,6 +128,7 @@ def _required_of(conventions: Conventions, case: Case, factor: float, dtype: tor
         lost, carried = by_times(derivation, effective, other, unit_roundoff(dtype))
         wide, undecided = wide + lost, undecided | carried
         wide = wide + by_way_of_data(derivation, effective, other)
+        wide = wide + by_guidance(conventions, derivation, effective, other)
         if conventions.pairs is not None or conventions.groups is not None:
             wide = wide + _by_the_others(conventions, effective, gradient, dtype)
         if conventions.eps:
@@ -167,11 +168,15 @@ def _uses(conventions: Conventions, raw: sp.Expr, other: bool) -> tuple[sp.Expr,
 
 
 def _to_the_branches(conventions: Conventions, case: Case) -> float:
-    """What the outputs are sent back of a gradient in the velocity: w and 1 − w times it, where there are two."""
+    """What the outputs are sent back of a gradient in the velocity, and how much of it comes back to the velocity.
+
+    Two guided branches are sent w and 1 − w times it; what rounding loses there comes back with each one's share.
+    """
     if conventions.guidance is None:
         return 1.0
     w = guidance_scale(conventions, case)
-    return abs(w) + abs(1 - w)
+    cond, uncond = branch_shares(conventions, case)
+    return abs(w * cond) + abs((1 - w) * uncond)
 
 
 def _by_the_others(conventions: Conventions, case: Case, gradient: sp.Expr, dtype: torch.dtype) -> Tensor:

@@ -252,6 +252,12 @@ def unconditional_branch_detached(case: Case) -> Tensor:
     return (case.advantage * mse(v, case.v_gt)).mean()
 
 
+@mutant("awm", fails="gradient", because="guidance-detached", reduction="mean", guidance=4.5)
+def difference_of_the_branches_detached(case: Case) -> Tensor:
+    v = case.v_uncond + 4.5 * (case.v_cond - case.v_uncond).detach()
+    return (case.advantage * mse(v, case.v_gt)).mean()
+
+
 @mutant("awm", fails="gradient", because="mask-ignored", reduction="mean", mask="samples")
 def masked_samples_that_train(case: Case) -> Tensor:
     return (case.advantage * mse(case.v_theta, case.v_gt)).mean()

@@ -32,6 +32,7 @@ from gradcheck.problems.building import Spec
 
 from .base import Function, Mutant, refused
 from .mutants_trainers import MUTANTS, density, mean, mse, of_the_model, ppo, std
+from .steps import log_ratio_of
 from .test_causes import told
 
 
@@ -159,6 +160,16 @@ def test_a_layout_is_blamed_only_if_another_one_is_right() -> None:
 
     assert told(without_outliers, "awm", "shapes", reduction="mean").name == "unknown"
     assert told(halves_of_the_last_axis, "awm", "shapes", reduction="mean").name == "layout"
+
+
+def test_a_layout_is_not_blamed_for_what_shows_beyond_the_clip_alone() -> None:
+    def worse_of_the_means(case: Case) -> Tensor:
+        log_ratio = log_ratio_of(case)
+        kept, clipped = log_ratio.exp() * case.advantage, log_ratio.exp().clamp(0.8, 1.2) * case.advantage
+        return torch.maximum(-kept.mean(), -clipped.mean())
+
+    cause = told(worse_of_the_means, "flow_grpo", "shapes", log_prob_reduction="mean", clip_range=0.2)
+    assert cause.name == "unknown"
 
 
 @pytest.mark.parametrize(

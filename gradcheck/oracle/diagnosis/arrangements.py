@@ -19,6 +19,7 @@ from gradcheck.conventions import Conventions
 from gradcheck.oracle.arrangement import (
     STEPS,
     arranged,
+    branch_shares,
     branches_apart,
     counts_samples,
     guidance_scale,
@@ -170,9 +171,14 @@ def _of_branches() -> Iterator[Hypothesis]:
         ("v_uncond + w v_cond: v_uncond is not subtracted", lambda w: w, lambda w: 1.0),
     ):
         yield Hypothesis("guidance", combined.format(what), partial(_combined, cond, uncond))
-    for which, share in (("unconditional", lambda w: w), ("conditional", lambda w: 1 - w)):
-        sentence = f"the {which} branch is detached; both are live in v_uncond + w (v_cond − v_uncond)"
-        yield Hypothesis("guidance-detached", sentence, partial(_partly_live, share))
+    for which, cond, uncond in (
+        ("the unconditional branch", lambda w: w, lambda w: 0.0),
+        ("the conditional branch", lambda w: 0.0, lambda w: 1 - w),
+        ("the difference v_cond − v_uncond, added to v_uncond,", lambda w: 0.0, lambda w: 1.0),
+        ("the difference v_cond − v_uncond, added to v_cond,", lambda w: 1.0, lambda w: 0.0),
+    ):
+        sentence = f"{which} is detached; both branches are live in v_uncond + w (v_cond − v_uncond)"
+        yield Hypothesis("guidance-detached", sentence, partial(_partly_live, cond, uncond))
 
 
 def _combined(cond: Callable[[float], float], uncond: Callable[[float], float], e: Evidence) -> Tensor:
@@ -185,11 +191,19 @@ def _combined(cond: Callable[[float], float], uncond: Callable[[float], float], 
     given = {name: getattr(case, name) for name in derivation.given}
     given[case.output_name] = a * (v + (1 - w) * gap) + b * (v - w * gap)
     rest = {x: getattr(case, x) for x in case.names if x not in given and x not in derivation.defined}
-    return (a + b) * required_gradient(e.conventions, complete(derivation, given, v.device, rest))
+    back = _sent_back(a, b, e)
+    return back * required_gradient(e.conventions, complete(derivation, given, v.device, rest))
 
 
-def _partly_live(share: Callable[[float], float], e: Evidence) -> Tensor:
-    return share(guidance_scale(e.conventions, e.case)) * e.required
+def _sent_back(cond: float, uncond: float, e: Evidence) -> float:
+    """What comes back to the velocity of so much of its gradient on each branch."""
+    of_cond, of_uncond = branch_shares(e.conventions, e.case)
+    return cond * of_cond + uncond * of_uncond
+
+
+def _partly_live(cond: Callable[[float], float], uncond: Callable[[float], float], e: Evidence) -> Tensor:
+    w = guidance_scale(e.conventions, e.case)
+    return _sent_back(cond(w), uncond(w), e) * e.required
 
 
 # -------------------------------------------------------------------------------------------- samples left out
