@@ -142,11 +142,13 @@ class _Output:
 @contextlib.contextmanager
 def safe_output() -> Iterator[None]:
     """Print what the terminal's encoding lacks in ASCII, and survive ``| head``."""
-    before = sys.stdout, sys.stderr
+    before, opened = (sys.stdout, sys.stderr), contextlib.ExitStack()
     try:
         for name in ("stdout", "stderr"):
             stream = getattr(sys, name)
-            if stream is None:
+            if stream is None:  # it was closed before the command began, ``>&-``, and nobody reads
+                nowhere = opened.enter_context(open(os.devnull, "w"))  # noqa: SIM115 - the stack closes it
+                setattr(sys, name, nowhere)
                 continue
             with contextlib.suppress(AttributeError, ValueError, OSError):
                 stream.reconfigure(errors="gradcheck-spelled")
@@ -161,6 +163,7 @@ def safe_output() -> Iterator[None]:
                 if isinstance(stream, _Output):
                     stream.abandon()
         sys.stdout, sys.stderr = before
+        opened.close()
 
 
 _LARGEST = 10**12

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Literal, cast
 
 import torch
 
 from gradcheck.errors import InputError
 
-__all__ = ["DTYPES", "Device", "DeviceChoice", "DtypeName", "HalfName", "devices", "dtype_name"]
+__all__ = ["DTYPES", "Device", "DeviceChoice", "DtypeName", "HalfName", "devices", "dtype_name", "own_modes"]
 
 HalfName = Literal["bfloat16", "float16"]
 """A precision of 16 bits."""
@@ -53,3 +54,21 @@ def devices(choice: str) -> tuple[Device, ...]:
     if not available:
         raise InputError(("device", "'cuda', but torch sees no CUDA device", "cpu or all on this machine"))
     return ("cuda",)
+
+
+@contextlib.contextmanager
+def own_modes() -> Iterator[None]:
+    """Differentiate, on the CPU unless a device is named, in whatever modes of torch a caller happens to be.
+
+    Under ``no_grad``, inference mode, autocast or another default device a check would differentiate nothing, or
+    round in another precision, and call right formulas wrong.
+    """
+    with contextlib.ExitStack() as modes:
+        modes.enter_context(torch.inference_mode(False))
+        modes.enter_context(torch.enable_grad())
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                modes.enter_context(torch.autocast(device, enabled=False))
+        if torch.get_default_device().type != "cpu":  # the context is a function mode, which slows every call
+            modes.enter_context(torch.device("cpu"))
+        yield

@@ -105,6 +105,14 @@ def settings_of(config: pytest.Config) -> Settings:
 def run_obligation(subject: Subject, obligation: str, request: pytest.FixtureRequest) -> None:
     """Check one obligation of one implementation, and tell pytest how it went."""
     __tracebackhide__ = True
+    from gradcheck.devices import own_modes
+
+    with own_modes():  # not in those of a fixture or of conftest.py
+        _run_obligation(subject, obligation, request)
+
+
+def _run_obligation(subject: Subject, obligation: str, request: pytest.FixtureRequest) -> None:
+    __tracebackhide__ = True
     from gradcheck.devices import devices
     from gradcheck.errors import GradcheckError
     from gradcheck.oracle.obligations import OBLIGATIONS
@@ -138,13 +146,15 @@ def run_obligation(subject: Subject, obligation: str, request: pytest.FixtureReq
 def run_whole(subject: PartSubject | TrainerSubject, obligation: str, request: pytest.FixtureRequest) -> None:
     """The same for a part or a step, judged as a whole, once: a cause is sought in what all its obligations say."""
     __tracebackhide__ = True
+    from gradcheck.devices import own_modes
     from gradcheck.errors import GradcheckError
 
     known = request.config.stash.setdefault(_WHOLE, {})
     test = request.node.parent.nodeid, request.node.originalname  # a method's subject is made anew for each obligation
     if test not in known:
         try:
-            known[test] = _named(subject, request).attempt(settings_of(request.config))
+            with own_modes():
+                known[test] = _named(subject, request).attempt(settings_of(request.config))
         except GradcheckError as error:  # bad options
             pytest.fail(f"[gradcheck] {subject.name} could not be judged: {error}", pytrace=False)
     judgement = known[test]

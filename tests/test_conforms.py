@@ -79,6 +79,17 @@ def test_both_doors_take_the_latents_size(pytester: pytest.Pytester, capsys: pyt
     assert "latent: got '3,wide'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("mode", ["torch.no_grad()", "torch.inference_mode()", "torch.device('meta')"])
+def test_a_fixture_that_leaves_gradients_out_or_moves_tensors_does_not_decide(
+    pytester: pytest.Pytester, mode: str
+) -> None:
+    fixture = f"@pytest.fixture(autouse=True)\ndef mode():\n    with {mode}:\n        yield\n"
+    pytester.makeconftest(f"import pytest, torch\n\n{fixture}")
+    found = outcomes(pytester, RIGHT, "-k", "gradient").parseoutcomes()
+    assert "passed" in found, found
+    assert not found.keys() & {"failed", "errors"}, found
+
+
 def test_it_works_under_xdist(pytester: pytest.Pytester) -> None:
     result = outcomes(pytester, WRONG, "-n", "2", "-k", "gradient", "--gradcheck-json=report.json")
     result.stdout.fnmatch_lines(["test_awm: FAILED: *gradient*"])

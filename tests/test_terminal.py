@@ -461,3 +461,10 @@ def test_where_no_file_can_be_written_the_script_is_printed(
     out = capsys.readouterr().out
     assert "reproduce  save and run this:" in out
     assert "case = Case('awm[declared]', quantities)" in out
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_stream_that_was_closed_before_the_command_began_leaves_the_status(closed: str) -> None:
+    command = f'"$0" -m gradcheck derive "A*norm2(v_theta - v_gt)" --problems 2 {closed}'
+    ran = subprocess.run(["sh", "-c", command, sys.executable], capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")

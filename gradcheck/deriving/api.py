@@ -21,6 +21,7 @@ from gradcheck.derived.typed import own_quantities
 from gradcheck.deriving.checking import check
 from gradcheck.deriving.matching import matches
 from gradcheck.deriving.result import Derived, InOutput
+from gradcheck.devices import own_modes
 from gradcheck.errors import InputError
 
 __all__ = ["TIME_LIMIT", "DeriveError", "derive"]
@@ -85,7 +86,7 @@ def derive(
     """
     _check_arguments(expression, let, wrt, sde, problems, time_limit)
     try:
-        with deadline(time_limit):
+        with own_modes(), deadline(time_limit):
             return _derive(
                 expression, dict(let or {}), own_quantities(given), _OUTPUTS[wrt], sde, weight, problems, seed
             )

@@ -20,7 +20,7 @@ from derivations.steps.paths import PARAMETERISATIONS
 from derivations.steps.sde import REVERSE_STEPS
 from derivations.theorems import THEOREMS
 from gradcheck.catalogue import Entry, entries
-from gradcheck.devices import DTYPES, Device, DeviceChoice, DtypeName, devices
+from gradcheck.devices import DTYPES, Device, DeviceChoice, DtypeName, devices, own_modes
 from gradcheck.errors import InputError
 from gradcheck.forking import may_fork
 from gradcheck.problems.building import Spec, build
@@ -161,6 +161,7 @@ def check_random(entry: Entry, dtype: DtypeName, device: Device, max_examples: i
     )
 
 
+@own_modes()
 def verify(
     *names: str,
     device: DeviceChoice = "all",

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -413,6 +414,20 @@ def test_a_profiler_may_look_on_after_a_deadline() -> None:
                 look(None)
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [torch.no_grad, torch.inference_mode, lambda: torch.device("meta"), lambda: torch.autocast("cpu", torch.bfloat16)],
+)
+def test_the_callers_modes_of_torch_are_not_those_of_a_check(mode: Callable[[], Any]) -> None:
+    """A notebook's cell under no_grad, or a trainer's default device, makes no formula wrong."""
+    with mode():
+        before = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_device()
+        assert gradcheck.derive("A*norm2(v_theta - v_gt)", problems=2).holds
+        report = gradcheck.verify("awm[paper]", device="cpu", max_examples=1, with_networks=False)
+        assert report.results[0].holds
+        assert before == (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_device())
 
 
 # ---------------------------------------------------------------------------------------------------------- outputs
