@@ -109,7 +109,7 @@ class Equal:
     def residual(self, inline: Inline) -> sp.Expr:
         where = {symbol: inline(value) for symbol, value in self.where.items()}
         given = tuple(sp.expand(inline(g)) for g in self.given)
-        suitable((self.lhs, self.rhs, *self.where.values()), inline)
+        suitable((self.lhs, self.rhs, *self.where.values()), inline, self.where.values())
         sides = [drop_sg(inline(side)) for side in (self.lhs, self.rhs)]
         possible(where, sides, given, narrowed(inline))
         inner = {key: value for key, value in where.items() if not key.is_Symbol}
@@ -163,11 +163,14 @@ class Approximates:
     def residual(self, inline: Inline) -> sp.Expr:
         limit = {symbol: inline(value) for symbol, value in self.limit.items()}
         stated = () if self.remainder is None else (self.remainder,)
-        suitable((self.lhs, self.rhs, *stated, *self.limit.values()), inline)
+        suitable((self.lhs, self.rhs, *stated, *self.limit.values()), inline, self.limit.values())
         sides = [drop_sg(inline(side)) for side in (self.lhs, self.rhs, *stated)]
         if any(not key.is_Symbol for key in limit):
             raise RefusedError("a limit is of symbols")
         possible(limit, sides, (), narrowed(inline))
+        for symbol in sorted(set().union(*(side.free_symbols for side in sides)) - set(limit), key=str):
+            if opened(symbol, inline).has(*limit):
+                raise RefusedError(f"{symbol} changes towards the limit too, as its formula holds what does")
         for side in sides:
             defined(side)
         exact = calculus.residual(sides[0] - sides[1] - sides[2]) if stated else sp.S.Zero
@@ -185,7 +188,7 @@ class Parallel:
 
     @_judged
     def residual(self, inline: Inline) -> sp.Expr:
-        suitable((self.lhs, self.rhs, self.factor), inline)
+        suitable((self.lhs, self.rhs, self.factor), inline, (self.factor,))
         factor = drop_sg(inline(self.factor))
         if not all(is_positive(x) for x in corners(factor, narrowed(inline))):
             return Reason(f"the factor {self.factor} is not known to be positive")
@@ -293,7 +296,7 @@ class Positive:
 
     @_judged
     def residual(self, inline: Inline) -> sp.Expr:
-        suitable((self.expr, *self.where.values()), inline)
+        suitable((self.expr, *self.where.values()), inline, (self.expr, *self.where.values()))
         within = {**narrowed(inline), **self.within}
         expr = drop_sg(inline(self.expr))
         where = {symbol: inline(value) for symbol, value in self.where.items()}

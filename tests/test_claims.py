@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import pytest
 import sympy as sp
 
 from derivations.algebra.nodes import OtherMask
-from derivations.calculus import ClipMask, Dot, MeanAbs, Norm2, Surrogate, Unless, VectorSymbol, sg
+from derivations.calculus import ClipMask, Dot, MeanAbs, Norm2, Surrogate, Total, Unless, VectorSymbol, sg
 from derivations.claims import (
     Approximates,
     Claim,
     Equal,
     EqualUpToConstant,
     GradientIs,
+    Inliner,
     Parallel,
     Positive,
     SameHessian,
@@ -27,6 +30,8 @@ from derivations.notation import (
     clip_high,
     clip_low,
     delta,
+    dt,
+    mask,
     noise,
     noise_theta,
     ratio,
@@ -50,6 +55,15 @@ _clip = sp.Min(sp.Max(ratio, 1 - clip_low), 1 + clip_high)
 def _surrogate(advantage: sp.Expr) -> sp.Expr:
     return Surrogate(advantage, ratio, clip_low, clip_high)
 
+
+def _gram(norm: sp.Expr, product: sp.Expr) -> dict[sp.Expr, sp.Expr]:
+    """Three vectors of one length, each two with the same inner product: possible from −norm/2 on."""
+    vectors = (v, v_old, v_gt)
+    products = {Dot(a, b): product for a, b in combinations(vectors, 2)}
+    return {Norm2(u): norm for u in vectors} | products
+
+
+_unknown = sp.Function("f")
 
 TRUE: dict[str, Claim] = {
     "equal-scalars": Equal(Norm2(v - v_old), Norm2(v) - 2 * Dot(v, v_old) + Norm2(v_old)),
@@ -107,6 +121,9 @@ TRUE: dict[str, Claim] = {
     ),
     "positive-root": Positive(sp.sqrt(p + 1) - sp.sqrt(p) / 2),
     "positive-within": Positive(sp.sin(sp.pi * p / 2), within={p: sp.Interval.Lopen(0, 1)}),
+    "equal-where-three-vectors": Equal(Norm2(v - v_old), 2 * p, _gram(p, sp.S.Zero)),
+    "approximates-a-root-away-from-0": Approximates(sp.sqrt(x**2 + p), sp.sqrt(p), {x: sp.S.Zero}, order=2),
+    "approximates-an-angle-inside": Approximates(sp.acos(x), sp.pi / 2 - x, {x: sp.S.Zero}, order=3),
     "positive-before-a-step": Positive(t - t_prev),
     "positive-rational": Positive(reward_prob / p + (1 - reward_prob) / q, {reward_prob: 1 / (1 + C1)}),
 }
@@ -161,6 +178,27 @@ FALSE: dict[str, Claim] = {
     "positive-difference": Positive(p - q),
     "positive-wrong-domain": Positive(t - 1, {t: 1 / (1 + p)}),
     "positive-outside-the-domain": Positive(1 - x, {x: 1 + p}),
+    # true of nothing, since no values meet their conditions
+    "equal-where-0-has-a-product": Equal(Dot(v, v_old), p, {Norm2(v): sp.S.Zero, Dot(v, v_old): p}),
+    "equal-where-no-three-vectors-are-so": Equal(Norm2(v - v_old), p * sp.Rational(13, 4), _gram(p, -5 * p / 8)),
+    "equal-where-a-vector-and-its-norm": Equal(Norm2(v), p, {v: v_old, Norm2(v): p, Norm2(v_old): q}),
+    "equal-given-a-negative": Equal(q + 1, sp.S.Zero, {q: sp.S.NegativeOne}, (sp.S.NegativeOne,)),
+    "equal-given-a-contradiction": Equal(q, x - 1, {q: x - 1}, (x - 1, -x)),
+    "equal-where-a-number-is-imaginary": Equal(A**2, -1 - p, {A: sp.sqrt(-1 - p)}),
+    "equal-where-an-angle-has-no-cosine": Equal(A, sp.acos(2 + p), {A: sp.acos(2 + p)}),
+    "equal-where-a-mask-is-any-vector": Equal(sp.Abs(Total(mask)), Total(v), {mask: v}),
+    "equal-where-a-mask-is-empty": Equal(Total(mask), sp.S.Zero, {mask: sp.S.Zero}),
+    # not smooth at the limit, so that the difference is of a lower order
+    "approximates-at-the-end-of-arccos": Approximates(sp.acos(1 - p), sp.S.Zero, {p: sp.S.Zero}),
+    "approximates-at-the-end-of-arcsin": Approximates(sp.asin(1 - p), sp.pi / 2, {p: sp.S.Zero}),
+    "approximates-a-remainder-of-division": Approximates(sp.Mod(x, 1), sp.S.Zero, {x: sp.S.Zero}),
+    "approximates-a-fractional-part": Approximates(sp.frac(x), sp.S.Zero, {x: sp.S.Zero}),
+    "approximates-an-unknown-function": Approximates(_unknown(x), _unknown(0), {x: sp.S.Zero}),
+    "approximates-a-root-that-may-be-0": Approximates(sp.sqrt(x**2 + y**2), sp.Abs(y), {x: sp.S.Zero}, order=2),
+    "approximates-a-root-of-what-may-be-0": Approximates(sp.sqrt(p + x**2), sp.Abs(x), {p: sp.S.Zero}),
+    "approximates-a-norm-that-may-be-0": Approximates(
+        sp.sqrt(Norm2(v)), sp.sqrt(Norm2(v_old)) + Dot(v - v_old, v_old) / sp.sqrt(Norm2(v_old)), {v: v_old}, order=2
+    ),
 }
 
 
@@ -215,6 +253,17 @@ DEFINED = {delta: v - v_old, beta: 1 + C1}
 def test_claims_see_through_definitions(true: Claim, false: Claim) -> None:
     assert true.residual(lambda expr: inline(expr, DEFINED)) == 0
     assert false.residual(lambda expr: inline(expr, DEFINED)) != 0
+
+
+def test_a_coefficient_that_changes_towards_a_limit_is_no_constant() -> None:
+    claim = Approximates(dt * C1, sp.S.Zero, {dt: sp.S.Zero})
+    assert claim.residual(Inliner({}, {C1: C2})) == 0
+    assert claim.residual(Inliner({}, {C1: 1 / dt})) != 0
+
+
+def test_a_formula_of_a_real_number_is_not_imaginary() -> None:
+    assert Equal(A**2, 1 + x**2).residual(Inliner({A: sp.sqrt(1 + x**2)})) == 0
+    assert Equal(A**2, -1 - x**2).residual(Inliner({A: sp.sqrt(-1 - x**2)})) != 0
 
 
 def test_prove_goes_on_after_a_refusal() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, lru_cache
-from itertools import product
+from itertools import combinations, product
 
 import sympy as sp
 
@@ -58,6 +58,9 @@ def _fits(
 ) -> str:
     if value.has(sp.nan, sp.zoo, sp.I):
         return f"{value} is not a real number"
+    if isinstance(symbol, VectorSymbol) and symbol.is_nonnegative:
+        kept = isinstance(value, VectorSymbol) and value.is_nonnegative
+        return "" if kept else f"{symbol} is a vector of numbers in [0, 1] that are not all 0, and {value} may be none"
     if isinstance(symbol, VectorSymbol):
         return "" if value == 0 or kind(value) == "vector" else f"{symbol} is a vector, and {value} is none"
     try:
@@ -152,4 +155,29 @@ def realisable(where: Mapping[sp.Expr, sp.Expr]) -> str:
             a, b = (norms[arg] for arg in key.args)
             if not all(is_nonnegative(x) for x in corners(a * b - value**2)):
                 return f"⟨{key.args[0]}, {key.args[1]}⟩² is at most the product of the squared norms"
+        elif isinstance(key, Dot) and value != 0 and any(norms.get(arg) == 0 for arg in key.args):
+            return f"⟨{key.args[0]}, {key.args[1]}⟩ is 0, as one of the vectors is, and not {value}"
+    return _wrong_gram_matrix(where)
+
+
+def _wrong_gram_matrix(where: Mapping[sp.Expr, sp.Expr]) -> str:
+    """Why three or more vectors may not have these inner products; empty if some are proved to.
+
+    A vector with one inner product at most restricts none of the others, so that such ones are left out in turn.  The
+    rest must have all their inner products given, and a Gram matrix whose principal minors are not negative.
+    """
+    pairs = {frozenset(key.args) for key in where if isinstance(key, Dot)}
+    core = set().union(*pairs) if pairs else set()
+    while loose := {u for u in core if sum(u in pair and pair <= core for pair in pairs) <= 1}:
+        core -= loose
+    vectors = sorted(core, key=str)
+    told = {frozenset(key.args): value for key, value in where.items() if isinstance(key, (Dot, Norm2))}
+    wanted = [frozenset((u, w)) for u in vectors for w in vectors]
+    if not all(pair in told for pair in wanted):
+        return f"the inner products of {', '.join(map(str, vectors))} are given in part, and may contradict each other"
+    for size in range(3, len(vectors) + 1):
+        for some in combinations(vectors, size):
+            minor = sp.Matrix(size, size, lambda i, j, some=some: told[frozenset((some[i], some[j]))]).det()
+            if not all(is_nonnegative(x) for x in corners(sp.expand(minor))):
+                return f"the Gram matrix of {', '.join(map(str, some))} may have a negative determinant"
     return ""

@@ -10,13 +10,19 @@ from __future__ import annotations
 import sympy as sp
 
 from derivations import calculus
-from derivations.algebra.nodes import MeanAbs
+from derivations.algebra.nodes import Dot, Each, MeanAbs, Norm2, NormalCDF, Total
 from derivations.algebra.series import coefficients
 from derivations.algebra.signs import is_positive
 from derivations.calculus import ClipMask, Mask, OtherMask, OtherUnless, Surrogate, Unless, VectorSymbol
+from derivations.proof.domains import corners
 from derivations.proof.premises import RefusedError, Substitution, defined
 
 __all__ = ["leading"]
+
+_ANALYTIC = (sp.exp, sp.log, sp.sin, sp.cos, sp.tanh, sp.sinh, sp.cosh, sp.atan, sp.erf, sp.acos, sp.asin)
+"""Functions that are analytic where they are defined, the ends of acos's and asin's domain excepted."""
+
+_OWN = (Dot, Norm2, Each, Total, Mask, NormalCDF)
 
 _KINKED = (sp.Min, sp.Max, sp.Abs, sp.sign, sp.floor, sp.ceiling, sp.Heaviside, sp.Piecewise, MeanAbs, Surrogate)
 
@@ -39,6 +45,9 @@ def leading(expr: sp.Expr, limit: Substitution, order: int) -> sp.Expr:
     for node in expr.atoms(*_KINKED):
         if any(node.has(symbol) for symbol in limit):
             raise RefusedError(f"{type(node).__name__} may have a kink at the limit")
+    for node in expr.atoms(sp.Function):
+        if not isinstance(node, (*_ANALYTIC, *_OWN)) and any(node.has(symbol) for symbol in limit):
+            raise RefusedError(f"{node.func} is not known to be smooth at the limit")
     expr = expr.xreplace(_decided(expr, placed))
     _check_roots(expr, placed)
     defined(expr.xreplace(placed))
@@ -53,9 +62,16 @@ def _check_roots(expr: sp.Expr, placed: Substitution) -> None:
 
     It is asked of the expression as it stands: SymPy turns √(s²) into the modulus of s, whose kink no derivative shows.
     """
+    for node in expr.atoms(sp.acos, sp.asin):
+        if node.has(*placed) and not all(is_positive(1 + sign * node.args[0].xreplace(placed)) for sign in (1, -1)):
+            raise RefusedError(f"{node.func} has no slope at the ends of its domain, and may be there at the limit")
     for node in expr.atoms(sp.Pow, sp.log):
         base = node.args[0]
         if isinstance(node, sp.Pow) and node.exp.is_Integer and node.exp > 0:
+            continue
+        if isinstance(node, sp.Pow) and not node.exp.is_Integer and node.has(*placed):
+            if not all(is_positive(x) for x in corners(base.xreplace(placed))):
+                raise RefusedError(f"the root of {base} is not known to be smooth at the limit")
             continue
         if base.has(*placed) and calculus.is_zero(base.xreplace(placed)):
             raise RefusedError("it is not smooth at the limit: a denominator, root or logarithm vanishes in it")

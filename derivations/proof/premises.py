@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 import sympy as sp
 
 from derivations import calculus
-from derivations.algebra.signs import is_positive
+from derivations.algebra.signs import is_nonnegative, is_positive
 from derivations.algebra.vectors import drop_sg
 from derivations.calculus import CalculusError, Dot, Mask, Norm2
 from derivations.proof.domains import corners, domain_of, fits, realisable
@@ -104,8 +104,13 @@ def opened(expr: sp.Expr, inline: Inline) -> sp.Expr:
     return inline.opened(expr) if isinstance(inline, Inliner) else inline(sp.sympify(expr))
 
 
-def suitable(exprs: Iterable[sp.Expr], inline: Inline) -> None:
-    """Refuse sides that hold a symbol whose formula may leave its domain, or a logarithm that may not be real."""
+def suitable(exprs: Iterable[sp.Expr], inline: Inline, real: Iterable[sp.Expr] = ()) -> None:
+    """Refuse sides that hold a symbol whose formula may leave its domain, or a logarithm that may not be real.
+
+    What is put in place of a real number, or is said to be positive, must be one: formulas of symbols, and ``real``.
+    A root is taken to be so, and nothing is said where it is not; but it must not be of what is always negative.
+    """
+    real = [inline(sp.sympify(e)) for e in real]
     sides = [sp.sympify(e) for e in exprs]
     symbols = set().union(*(e.free_symbols for e in sides))
     for symbol in sorted(symbols, key=str):
@@ -117,10 +122,19 @@ def suitable(exprs: Iterable[sp.Expr], inline: Inline) -> None:
         if wrong:
             raise RefusedError(f"the formula behind {symbol} does not fit it: {wrong}")
         sides.append(inline(symbol))
+        real.append(inline(symbol))
     for side in sides:
         for node in side.atoms(sp.log):
             if not all(is_positive(x) for x in corners(drop_sg(node.args[0]), narrowed(inline))):
                 raise RefusedError(f"the logarithm of {node.args[0]}, which is not known to be positive")
+    for value in real:
+        for node in value.atoms(sp.Pow):
+            if not node.exp.is_integer and all(is_positive(-x) for x in corners(drop_sg(node.base), narrowed(inline))):
+                raise RefusedError(f"the root of {node.base}, which is negative")
+        for node in value.atoms(sp.acos, sp.asin):
+            x = drop_sg(node.args[0])
+            if not all(is_nonnegative(end) for form in (1 - x, 1 + x) for end in corners(form, narrowed(inline))):
+                raise RefusedError(f"the {node.func} of {node.args[0]}, which is not known to lie in [−1, 1]")
 
 
 def possible(
@@ -131,6 +145,7 @@ def possible(
 ) -> None:
     """Refuse a condition that no values meet, or that does not say outright what stands for what."""
     sides = tuple(sides)
+    _consistent(given, within)
     for key, value in where.items():
         plain = key.is_Symbol or (isinstance(key, (Norm2, Dot)) and all(arg.is_Symbol for arg in key.args))
         if not plain:
@@ -139,6 +154,9 @@ def possible(
         if inside and not (len(where) == 1 and value == key):
             raise RefusedError(f"the condition for {key} holds {inside[0]}, which it replaces itself")
         if not key.is_Symbol:
+            replaced = [arg for arg in key.args if arg in where]
+            if replaced:
+                raise RefusedError(f"the condition for {key} is one on {replaced[0]}, which another condition replaces")
             continue
         wrong = fits(key, drop_sg(value), given, within)
         if wrong:
@@ -148,6 +166,15 @@ def possible(
     wrong = realisable(where)
     if wrong:
         raise RefusedError(f"no vectors are so: {wrong}")
+
+
+def _consistent(given: tuple[sp.Expr, ...], within: Mapping[sp.Symbol, sp.Interval] | None) -> None:
+    """Refuse premises of which one cannot be positive, or two cannot be so at once."""
+    for i, one in enumerate(given):
+        for other in given[i:]:
+            if all(is_nonnegative(x) for x in corners(-one - other, within)):
+                both = f"{one}" if one == other else f"{one} and {other}"
+                raise RefusedError(f"it is given that {both} > 0, which cannot be")
 
 
 _STEPS = (sp.sign, sp.floor, sp.ceiling, sp.Heaviside, sp.Piecewise, Mask)
