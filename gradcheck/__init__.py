@@ -6,7 +6,13 @@ Names are imported when they are first used, so that ``import gradcheck`` costs 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+
+try:
+    from typing import Any
+except ImportError as _error:
+    from gradcheck.shadowed import shadowing as _shadowing
+
+    raise ImportError(_shadowing(_error) or str(_error)) from _error
 
 _WHERE = {
     "Case": "gradcheck.case",
@@ -40,10 +46,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'gradcheck' has no attribute {name!r}; it has {', '.join(__all__)}")
     try:
         return getattr(importlib.import_module(_WHERE[name]), name)
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:
         from gradcheck.shadowed import shadowing
 
-        if found := shadowing():
+        if found := shadowing(error):
             raise ImportError(found) from error
         raise
 

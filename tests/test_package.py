@@ -163,3 +163,40 @@ def test_another_module_named_derivations_is_told(
     told = f"another module 'derivations' than gradcheck's, at {where}"
     assert (told in done.stderr) == (first == "theirs"), done.stderr
     assert "failed itself" not in done.stderr
+
+
+# ``python -m`` puts the folder of work first on the path
+_PYTHON_M = (
+    "import runpy, sys; sys.argv = ['gradcheck', 'explain', 'awm']; runpy.run_module('gradcheck', run_name='__main__')"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "door"),
+    [(name, _PYTHON_M) for name in ("random", "typing", "dataclasses", "torch")]
+    + [(name, _DOORS[0]) for name in ("inspect", "numpy")],
+)
+def test_a_file_with_the_name_of_a_module_that_is_needed_is_told(tmp_path: Path, name: str, door: str) -> None:
+    """Whatever it lacks: the error names the file to rename, and is none of gradcheck's own mistakes."""
+    file = tmp_path / f"{name}.py"
+    file.write_text("mine = 1\n")
+    done = _among(tmp_path, door)
+    assert done.returncode != 0
+    assert f"another module {name!r} than" in done.stderr
+    assert str(file) in done.stderr
+    assert "failed itself" not in done.stderr
+
+
+def test_a_file_that_shadows_nothing_needed_is_not_blamed(tmp_path: Path) -> None:
+    """An error that has nothing to do with the other files keeps its own words."""
+    (tmp_path / "helpers.py").write_text("mine = 1\n")
+    done = _among(tmp_path, "import gradcheck, helpers; gradcheck.of_no_such_name")
+    assert "another module" not in done.stderr
+    assert "has no attribute 'of_no_such_name'" in done.stderr
+
+
+def _among(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a folder that is first on Python's path."""
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env={**os.environ}, capture_output=True, text=True, check=False
+    )

@@ -20,6 +20,7 @@ from gradcheck.console import Parser, Progress, in_characters, prose, safe_outpu
 from gradcheck.doors import derive as derive_command
 from gradcheck.errors import InputError, forgiven
 from gradcheck.extras import need
+from gradcheck.shadowed import shadowing
 from gradcheck.theorems.options import ALIASES, OPTIONS
 
 __all__ = ["main"]
@@ -50,7 +51,7 @@ def _status(argv: Sequence[str] | None) -> int:
         except Exception as error:
             if os.environ.get("GRADCHECK_TRACEBACK"):
                 raise
-            print(f"[gradcheck] {_unexpected(error)}", file=sys.stderr)
+            print(shadowing(error) or f"[gradcheck] {_unexpected(error)}", file=sys.stderr)
             return 2
     return status
 
