@@ -187,6 +187,16 @@ def test_a_file_with_the_name_of_a_module_that_is_needed_is_told(tmp_path: Path,
     assert "failed itself" not in done.stderr
 
 
+def test_a_shadow_in_the_folder_of_what_is_judged_is_told(tmp_path: Path) -> None:
+    """That folder comes first on the path only once the command runs."""
+    (tmp_path / "secrets.py").write_text("mine = 1\n")
+    file = tmp_path / "losses.py"
+    file.write_text("import secrets\nsecrets.token_hex()\n" + _LOSS.format(name="right", sign=""))
+    code = f"import sys; del sys.path[0]; from gradcheck.__main__ import main; main(['check', {str(file)!r}])"
+    done = _among(tmp_path, code)
+    assert "another module 'secrets' than Python's own" in done.stdout + done.stderr
+
+
 def test_a_file_that_shadows_nothing_needed_is_not_blamed(tmp_path: Path) -> None:
     """An error that has nothing to do with the other files keeps its own words."""
     (tmp_path / "helpers.py").write_text("mine = 1\n")

@@ -19,7 +19,7 @@ from gradcheck.doors.collecting import Found, found_in, subject_of
 from gradcheck.doors.conformance import LossSubject
 from gradcheck.errors import InputError, did_you_mean
 from gradcheck.judging.isolation.limits import TimeUp, watched
-from gradcheck.judging.isolation.words import place, said
+from gradcheck.judging.isolation.words import otherwise_found, place, said
 
 __all__ = ["load_found", "load_function", "load_trainers"]
 
@@ -183,6 +183,7 @@ def _execute(text: str, run: Callable[[], None]) -> None:
     except BaseException as error:
         if isinstance(error, TimeUp) or (isinstance(error, KeyboardInterrupt) and not watched()):
             raise
+        what = f"{said(error)}{place(error)}{otherwise_found(error)}"
         raise InputError(
-            ("TARGET", f"{text!r}, whose import raises {said(error)}{place(error)}", "a module that can be imported")
+            ("TARGET", f"{text!r}, whose import raises {what}", "a module that can be imported")
         ) from error

@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from gradcheck.judging.isolation.limits import watched_by
-from gradcheck.judging.isolation.words import frame_place, place, said
+from gradcheck.judging.isolation.words import frame_place, otherwise_found, place, said
 
 __all__ = ["CLOSED", "HEAD", "MAGIC", "Job", "Send", "run"]
 
@@ -79,7 +79,7 @@ def run(
         try:
             job.run(send)
         except BaseException as error:
-            send("broken", said(error) + place(error))
+            send("broken", said(error) + place(error) + otherwise_found(error))
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(BaseException):
                 stream.flush()

@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 
-__all__ = ["cut", "frame_place", "name_of_type", "place", "plain", "said", "users_own"]
+from gradcheck.shadowed import shadowing
+
+__all__ = ["cut", "frame_place", "name_of_type", "otherwise_found", "place", "plain", "said", "users_own"]
 
 _PACKAGES = tuple(Path(__file__).resolve().parents[3] / name for name in ("gradcheck", "derivations"))
 _LIBRARIES = tuple(
@@ -84,6 +86,17 @@ def place(error: BaseException) -> str:
     except BaseException:
         return ""
     return _last(steps)
+
+
+def otherwise_found(error: BaseException) -> str:
+    """``; Python finds another module …``, if that may be why an import failed; else empty."""
+    if not isinstance(error, (ImportError, AttributeError)):
+        return ""
+    try:
+        found = plain(shadowing(error)).removeprefix("[gradcheck] ")
+    except BaseException:
+        return ""
+    return f"; {found}" if found else ""
 
 
 def frame_place(frame: FrameType | None) -> str:
