@@ -96,7 +96,7 @@ def check(
         for spec in _specs(problems, seed, POLICY if Piece.RATIO in derivation.pieces else POLICY[:3]):
             case = text.case(spec, getattr(torch, dtype))
             loss = text.loss(case)
-            both, open_ = _compare(derivation, case, gradient_of(loss, case.output), several)
+            both, open_ = _compare(derivation, case, gradient_of(loss, case.output), loss.isfinite(), several)
             skipped += open_
             judged.append(both[0].judged * float(loss.isfinite().double().mean()))
             comparison = max(both, key=lambda c: c.ratio)
@@ -108,12 +108,17 @@ def check(
     return Checked(dtype, problems, worst, sum(judged) / max(len(judged), 1), skipped, failure)
 
 
+_UNDERFLOWS = 1e-150
+"""Below it a derived formula may be 0: where it squares 1 + eᶻ, that overflows from z = 355 on."""
+
+
 def _compare(
-    derivation: Derivation, case: Case, observed: Tensor, several: bool
+    derivation: Derivation, case: Case, observed: Tensor, finite: Tensor, several: bool
 ) -> tuple[tuple[Comparison, Comparison], int]:
     """Autograd's gradient against the derived one, and against the equivalent loss's; and the samples left out.
 
-    Of several kinks any may be open on its own: samples on one of them are not judged.
+    Of several kinks any may be open on its own: samples on one of them are not judged.  Nor are those of which the
+    text's value itself leaves the precision's range: there autograd has nothing to differentiate.
 
     As :func:`gradcheck.rounding.compare.compare_entry`, but the derived formula may lose digits of its own: nobody
     has chosen its form.
@@ -121,11 +126,13 @@ def _compare(
     dtype = case.output.dtype
     coarser = unit_roundoff(torch.float64) / unit_roundoff(dtype)
     exact, equivalent = [], []
+    lost = torch.full(finite.shape, _UNDERFLOWS / unit_roundoff(dtype), dtype=torch.float64)
+    out = torch.where(finite, lost, torch.inf).reshape(-1, *(1,) * (observed.ndim - 1))
     for other in (False, True):
         gradient, bound, required, pull, undecided = required_gradients(derivation, case, other)
         (own,), _ = error_scale(derivation, case, branch(derivation, other)[1], dtype=torch.float64)
-        exact.append((gradient, bound + own * coarser))
-        equivalent.append((required, bound + pull))
+        exact.append((gradient, bound + own * coarser + out))
+        equivalent.append((required, bound + pull + out))
         if several:
             exact, equivalent = ([(g, torch.where(undecided, torch.inf, b)) for g, b in x] for x in (exact, equivalent))
         if several or not bool(undecided.any()):

@@ -131,6 +131,7 @@ def _over(reduce: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 _sum, _mean = _over(torch.sum), _over(torch.mean)
 
+
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "norm2": lambda v: _sum(v**2),
     "dot": lambda a, b: _sum(a * b),
@@ -144,11 +145,12 @@ _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "sqrt": torch.sqrt,
     "sin": torch.sin,
     "cos": torch.cos,
-    # as the grammar defines them: torch's own lose more digits where they saturate than these formulas' bounds allow
-    "tanh": lambda x: 2 / (1 + torch.exp(-2 * x)) - 1,
-    "sigmoid": lambda x: 1 / (1 + torch.exp(-x)),
-    "softplus": lambda x: torch.log(1 + torch.exp(x)),
-    "logsigmoid": lambda x: -torch.log(1 + torch.exp(-x)),
+    # torch's own sigmoid and tanh lose more digits where they saturate than the bounds of the grammar's formulas allow
+    # and those formulas overflow on the way to their gradients: e^(log σ) does neither
+    "tanh": lambda x: 2 * torch.exp(torch.nn.functional.logsigmoid(2 * x)) - 1,
+    "sigmoid": lambda x: torch.exp(torch.nn.functional.logsigmoid(x)),
+    "softplus": lambda x: -torch.nn.functional.logsigmoid(-x),  # torch's softplus leaves e⁻ˣ out beyond 20
+    "logsigmoid": torch.nn.functional.logsigmoid,
     "abs": torch.abs,
     "relu": torch.relu,
     "unless": lambda *conditions: (~torch.stack([c > 0 for c in torch.broadcast_tensors(*conditions)]).all(0)).double(),

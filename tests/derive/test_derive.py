@@ -248,6 +248,12 @@ def test_random_losses_are_derived_rightly(text: str) -> None:
         "norm2(ratio*v_gt)",
         "-min(ratio*log_prob, clip(ratio, 1-eps, 1+eps)*log_prob)",
         "sg(ratio)*A*log_prob",
+        "sigmoid(-30*A*norm2(v_theta - v_gt))",
+        "sigmoid(30*A*norm2(v_theta - v_gt))",
+        "tanh(20*A*norm2(v_theta - v_gt))",
+        "softplus(-A*(norm2(v_old - v_gt) - norm2(v_theta - v_gt)))",
+        "logsigmoid(A*dot(v_theta, v_gt))",
+        "log(1 + exp(A*dot(v_theta, v_gt)))",
     ],
 )
 def test_kinks_and_curves(text: str) -> None:

@@ -172,6 +172,16 @@ def test_a_layout_is_not_blamed_for_what_shows_beyond_the_clip_alone() -> None:
     assert cause.name == "unknown"
 
 
+def test_a_mistake_that_takes_another_samples_number_is_tried_where_it_is_one() -> None:
+    """In the space of what the network puts out a weight is 1: another sample's 1 has to be evaluated too."""
+
+    def weighted(case: Case) -> Tensor:
+        return (case.advantage / case.t * ((case.x_0_theta - case.x_0) ** 2).flatten(1).mean(1)).mean()
+
+    cause = told(weighted, "awm", "gradient", reduction="mean", prediction="x0", error_space="output")
+    assert (cause.name, "1/t" in cause.cause) == ("factor", True)
+
+
 @pytest.mark.parametrize(
     ("how", "word"), [("number", "clamped to ±0.05"), ("sample", "each sample's"), ("batch", "each batch's")]
 )

@@ -209,7 +209,7 @@ def sample_factor(judge: Judge, evidence: list[Evidence]) -> Diagnosis | None:
     found = _multiples(evidence, [(e.observed, e.required) for e in evidence])
     if not found or _one_number(found):
         return None
-    cause = "each sample's gradient has the right direction and a wrong length, which no formula in its scalars gives"
+    cause = "each sample's gradient has the right direction and a wrong length, for which no simple formula was found"
     others = others_that_matter(judge, evidence)
     if others:
         cause += f"; it depends on the other samples' {', '.join(others)}"

@@ -331,7 +331,7 @@ def _compared(table: Mapping[sp.Symbol, sp.Expr]) -> frozenset[sp.Symbol]:
 _WAYS: tuple[tuple[Callable[[sp.Expr], bool], Callable[[_Values, _Node], Tensor]], ...] = (
     (lambda expr: expr.is_Symbol, _symbol),
     (_of(Total), _total_of),
-    (lambda expr: expr.is_number, _number),
+    (lambda expr: expr.is_number and expr.is_comparable, _number),  # another sample's 1 is a number to SymPy too
     (_of(LatentSize), lambda run, node: run.one * run.around.latent[int(node.expr.args[1])]),
     (_of(BatchSize), lambda run, node: run.one * len(run.open_ratios)),  # also of a number that is the whole batch's
     (_of(Right), lambda run, node: run.of_the_right(node.args[0])),
