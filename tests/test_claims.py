@@ -64,6 +64,7 @@ def _gram(norm: sp.Expr, product: sp.Expr) -> dict[sp.Expr, sp.Expr]:
 
 
 _unknown = sp.Function("f")
+_other_mask = VectorSymbol("other_mask", nonnegative=True)
 
 TRUE: dict[str, Claim] = {
     "equal-scalars": Equal(Norm2(v - v_old), Norm2(v) - 2 * Dot(v, v_old) + Norm2(v_old)),
@@ -123,6 +124,9 @@ TRUE: dict[str, Claim] = {
     "positive-within": Positive(sp.sin(sp.pi * p / 2), within={p: sp.Interval.Lopen(0, 1)}),
     "equal-where-three-vectors": Equal(Norm2(v - v_old), 2 * p, _gram(p, sp.S.Zero)),
     "approximates-a-root-away-from-0": Approximates(sp.sqrt(x**2 + p), sp.sqrt(p), {x: sp.S.Zero}, order=2),
+    "approximates-a-quotient-away-from-0": Approximates(
+        Norm2(v - v_old) / (Norm2(v - v_old) + p), sp.S.Zero, {v: v_old}, order=2
+    ),
     "approximates-an-angle-inside": Approximates(sp.acos(x), sp.pi / 2 - x, {x: sp.S.Zero}, order=3),
     "positive-before-a-step": Positive(t - t_prev),
     "positive-rational": Positive(reward_prob / p + (1 - reward_prob) / q, {reward_prob: 1 / (1 + C1)}),
@@ -196,6 +200,14 @@ FALSE: dict[str, Claim] = {
     "approximates-an-unknown-function": Approximates(_unknown(x), _unknown(0), {x: sp.S.Zero}),
     "approximates-a-root-that-may-be-0": Approximates(sp.sqrt(x**2 + y**2), sp.Abs(y), {x: sp.S.Zero}, order=2),
     "approximates-a-root-of-what-may-be-0": Approximates(sp.sqrt(p + x**2), sp.Abs(x), {p: sp.S.Zero}),
+    "approximates-a-quotient-whose-denominator-may-be-0": Approximates(
+        Norm2(v - v_old) / (Norm2(v - v_old) + Norm2(v_old)), sp.S.Zero, {v: v_old}, order=2
+    ),
+    "equal-masks-of-more-and-fewer-conditions": Equal(Unless(x, y), Unless(x) * Unless(y)),
+    "positive-least-of-two-masks": Positive(Total(sp.Min(mask, _other_mask))),
+    "positive-sum-of-signs": Positive(
+        Total((mask + _other_mask) / 2 + (mask - _other_mask) / 2 * sp.sin(v), evaluate=False)
+    ),
     "approximates-a-norm-that-may-be-0": Approximates(
         sp.sqrt(Norm2(v)), sp.sqrt(Norm2(v_old)) + Dot(v - v_old, v_old) / sp.sqrt(Norm2(v_old)), {v: v_old}, order=2
     ),

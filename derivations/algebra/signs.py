@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import sympy as sp
 
-from derivations.algebra.nodes import sg
+from derivations.algebra.nodes import coordinatewise, sg
 from derivations.algebra.vectors import maximal
 
 __all__ = ["is_nonnegative", "is_positive", "without_exponents"]
@@ -53,13 +53,13 @@ def _has_sign(expr: sp.Expr, strict: bool, depth: int) -> bool:
     between = _between(expr)
     if between is not None:
         return all(_has_sign(x, strict, depth - 1) for x in between)
-    for wave in sorted(expr.atoms(sp.sin, sp.cos), key=sp.default_sort_key):
+    for wave in _numbers(expr, sp.sin, sp.cos):
         place = sp.Dummy("w", real=True)
         linear = expr.xreplace({wave: place})
         ends = [linear.xreplace({place: sp.Integer(end)}) for end in (-1, 1)]
         if not linear.diff(place).has(place) and all(_has_sign(x, strict, depth - 1) for x in ends):
             return True  # it is linear in a number between −1 and 1
-    extreme = next(iter(sorted(expr.atoms(sp.Min, sp.Max), key=sp.default_sort_key)), None)
+    extreme = next(iter(_numbers(expr, sp.Min, sp.Max)), None)
     if extreme is not None:
         return _by_extreme(expr, extreme, strict, depth)
     numerator, denominator = sp.fraction(sp.cancel(sp.together(sp.powdenest(expr))))
@@ -77,6 +77,14 @@ def _of_sum(expr: sp.Expr, strict: bool, depth: int) -> bool:
         return True
     factored = sp.factor_terms(expr)
     return factored != expr and _by_structure(factored, strict, depth - 1)
+
+
+def _numbers(expr: sp.Expr, *kinds: type) -> list[sp.Expr]:
+    """Its functions of these kinds that are one number, and not one for each coordinate in a sum over them.
+
+    Min(a, b) is a in some coordinates and b in others, so that Σ min(a, b) is neither Σ a nor Σ b.
+    """
+    return sorted((node for node in expr.atoms(*kinds) if not coordinatewise(node)), key=sp.default_sort_key)
 
 
 def _by_structure(expr: sp.Expr, strict: bool, depth: int) -> bool:
@@ -120,9 +128,9 @@ def _by_structure(expr: sp.Expr, strict: bool, depth: int) -> bool:
 
 def _between(expr: sp.Expr) -> list[sp.Expr] | None:
     """The expression with a sign, or a number clipped to an interval, at both ends and anywhere between them."""
-    for node in sorted(expr.atoms(sp.sign), key=sp.default_sort_key):
+    for node in _numbers(expr, sp.sign):
         return [expr.xreplace({node: sp.Integer(value)}) for value in (-1, 0, 1)]
-    for node in sorted(expr.atoms(sp.Min), key=sp.default_sort_key):
+    for node in _numbers(expr, sp.Min):
         for high in node.args:
             rest = [a for a in node.args if a != high]
             if len(rest) == 1 and isinstance(rest[0], sp.Max):

@@ -90,7 +90,7 @@ def _unify(expr: sp.Expr) -> sp.Expr:
 
 
 def _same_arguments(a: sp.Expr, b: sp.Expr) -> bool:
-    if a.func is not b.func:
+    if a.func is not b.func or len(a.args) != len(b.args):
         return False
     if isinstance(a, MeanAbs):
         return all(vanishes(expand(c)) for c in components(a.args[0] - b.args[0]).values())

@@ -73,7 +73,13 @@ def _check_roots(expr: sp.Expr, placed: Substitution) -> None:
             if not all(is_positive(x) for x in corners(base.xreplace(placed))):
                 raise RefusedError(f"the root of {base} is not known to be smooth at the limit")
             continue
-        if base.has(*placed) and calculus.is_zero(base.xreplace(placed)):
+        if not base.has(*placed):
+            continue
+        there = base.xreplace(placed)
+        signed = any(all(is_positive(sign * x) for x in corners(there)) for sign in (1, -1))
+        if not signed and isinstance(node, sp.Pow) and not expr.has(there**node.exp):
+            raise RefusedError(f"the denominator {base} is not known to differ from 0 at the limit")
+        if not signed and calculus.is_zero(there):
             raise RefusedError("it is not smooth at the limit: a denominator, root or logarithm vanishes in it")
 
 
