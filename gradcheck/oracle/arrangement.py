@@ -167,12 +167,12 @@ def guidance_scale(conventions: Conventions, case: Case) -> float:
 
 
 def branch_shares(conventions: Conventions, case: Case) -> tuple[float, float]:
-    """How much of the velocity's gradient comes back by way of one v_cond, and of one v_uncond: 1 + (1 − w)κ, 1 − wκ.
+    r"""How much of the velocity's gradient comes back by way of one v_cond, and of one v_uncond: 1 + (1 − w)κ, 1 − wκ.
 
     If each branch's gradient came back as it is, code that detaches w·(v_cond − v_uncond) whole would be right, since
     1 = w + (1 − w).  So the branches' difference moves with v at a rate κ, which cancels only in
-    w·v_cond + (1 − w)·v_uncond.  Its sign is the one with which no single branch comes back as 1; |wκ| is about 1/2,
-    since rounding is enlarged by 2|w(1 − w)κ|.
+    w·v_cond + (1 − w)·v_uncond.  Its sign is the one with which no single branch comes back as 1; \|wκ\| is about
+    1/2, since rounding is enlarged by 2\|w(1 − w)κ\|.
     """
     w = guidance_scale(conventions, case)
     rate = math.copysign(2.0 ** -max(1, round(math.log2(2 * max(abs(w), 1.0)))), 1 - w)
