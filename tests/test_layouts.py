@@ -15,6 +15,7 @@ from gradcheck.conventions import declare
 from gradcheck.errors import InputError
 from gradcheck.judging.adapter import Adapter
 from gradcheck.judging.results import Judgement
+from gradcheck.oracle.arrangement import presented
 from gradcheck.oracle.judge import Judge, look_at_gradient
 from gradcheck.oracle.runner import Settings, Subject, judge
 from gradcheck.problems.building import Spec
@@ -161,6 +162,17 @@ def test_branches_combined_in_any_form_at_any_scale_are_right(w: float, form: st
 
     assert _holds(loss, w, working_dtype=work)
     assert not _holds(lambda case: (1 + 1e-3) * loss(case), w)
+
+
+@pytest.mark.parametrize("w", [-1.0, 1.1, 4.0, 7.1])
+def test_branches_follow_a_velocity_that_was_changed_since(w: float) -> None:
+    declared = declare(algorithm="awm", guidance=w)
+    case = Judge(Adapter(lambda c: c.v_cond.sum(), "mine"), declared).case(Spec(3, (4, 5), 1))
+    moved = case.replace(v_theta=case.v_theta.detach() / 3)
+    for one in (case, moved):
+        handed = presented(declared, one)
+        made = handed.v_uncond + w * (handed.v_cond - handed.v_uncond)
+        assert torch.allclose(made, one.v_theta, rtol=0, atol=1e-13)
 
 
 def _counted(case: Case) -> Tensor:

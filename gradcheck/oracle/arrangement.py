@@ -189,11 +189,14 @@ def branches_apart(case: Case) -> Tensor:
 def branches(conventions: Conventions, case: Case) -> tuple[Tensor, Tensor]:
     """The numbers v_cond and v_uncond that make up the velocity up to the rounding of it, in float64.
 
-    They have so few binary places that every precision in question holds them, whatever the scale is.
+    They have so few binary places that every precision in question holds them, whatever the scale is; where the
+    velocity was changed since it was made of such branches, they follow it.
     """
-    gap = branches_apart(case)
-    free = case.output.detach().to(torch.float64) - guidance_scale(conventions, case) * gap
-    uncond = _places(free, _held(conventions, case.output.dtype))
+    gap, v = branches_apart(case), case.output.detach().to(torch.float64)
+    free = v - guidance_scale(conventions, case) * gap
+    held = _places(free, _held(conventions, case.output.dtype))
+    rounding = 4 * torch.finfo(case.output.dtype).eps * (v.abs() + 1)
+    uncond = torch.where((held - free).abs() <= rounding, held, free)
     return uncond + gap, uncond
 
 
