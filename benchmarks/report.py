@@ -7,6 +7,7 @@ import datetime
 import json
 import os
 import platform
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -143,7 +144,8 @@ else could be thinned is what `make whole` runs.
 """
 
 
-BUSY = 0.5
+BUSY = 0.3
+"""Cores that may be at work on something else."""
 
 RESULTS = Path(__file__).with_name("results.json")
 
@@ -170,9 +172,21 @@ def where() -> str:
     """When and on what it is measured, asked before it starts."""
     machine = f"{os.cpu_count()} CPU cores ({platform.machine()})"
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
-    load = os.getloadavg()[0]
-    busy = f" Other work ran on the machine, its load was {load:.0f}." if load > BUSY else ""
+    before = _worked()
+    time.sleep(_LOOK)
+    others = (_worked() - before) / _LOOK  # and no average of the system's, which remembers what ran minutes ago
+    busy = f" Other work ran on the machine, on {others:.1f} of its cores." if others > BUSY else ""
     return f"Measured on {datetime.date.today().isoformat()}: {versions}, {machine}, one thread.{busy}"
+
+
+_LOOK = 3.0
+"""Seconds."""
+
+
+def _worked() -> float:
+    """Seconds that the machine's cores have worked."""
+    ticks = Path("/proc/stat").read_text().split()[1:4]
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
 
 def _measured(parts: Sequence[str], options: argparse.Namespace) -> Iterator[tuple[str, str]]:

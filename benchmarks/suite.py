@@ -27,6 +27,8 @@ STEPS = {
 """Step → its target of ``make``."""
 GOALS = {"`make test`": 240, "`.ci/run`": 360}
 """Seconds, on two cores."""
+_SHOWN = 4000
+"""Characters of a step's output that are shown where it fails."""
 FEW = 12
 """Files that are named; the others are summed."""
 
@@ -47,7 +49,10 @@ def measured(junit: Path) -> dict[str, Times]:
             command = ["make", target.format(venv=venv), f"VENV={venv}"]
             more = [f"ARGS=--junitxml={junit}"] if target == "test" else []
             start, before = time.perf_counter(), _processor()
-            subprocess.run([*command, *more], check=True, stdout=subprocess.DEVNULL)
+            ran = subprocess.run([*command, *more], stdout=subprocess.PIPE, text=True)
+            if ran.returncode:
+                print(ran.stdout[-_SHOWN:], flush=True)
+                raise subprocess.CalledProcessError(ran.returncode, command)
             found[name] = time.perf_counter() - start, _processor() - before
     return found
 
