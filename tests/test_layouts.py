@@ -164,6 +164,22 @@ def test_branches_combined_in_any_form_at_any_scale_are_right(w: float, form: st
     assert not _holds(lambda case: (1 + 1e-3) * loss(case), w)
 
 
+@pytest.mark.parametrize("form", _COMBINED)
+def test_far_from_its_target_a_gradient_is_rounded_on_its_way_through_the_branches(form: str) -> None:
+    """There the velocity's own rounding is nothing, and what is lost is lost backward."""
+
+    def loss(case: Case) -> Tensor:
+        v = _COMBINED[form](case.v_cond, case.v_uncond, 100.0)
+        return (case.advantage * ((v - case.v_gt) ** 2).flatten(1).sum(1)).mean()
+
+    one = Judge(Adapter(loss, "mine"), declare(algorithm="awm", guidance=100.0))
+    for seed in range(3):
+        case = one.case(Spec(3, (4, 5), seed))
+        x_0, noise = 1e12 * case.x_0, 1e12 * case.noise
+        far = case.replace(x_0=x_0, noise=noise, v_gt=noise - x_0)
+        assert one.required(far).compare(one.observe(far).gradient).holds
+
+
 @pytest.mark.parametrize("w", [-1.0, 1.1, 4.0, 7.1])
 def test_branches_follow_a_velocity_that_was_changed_since(w: float) -> None:
     declared = declare(algorithm="awm", guidance=w)

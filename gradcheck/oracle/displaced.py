@@ -152,11 +152,10 @@ def by_guidance(conventions: Conventions, derivation: Derivation, case: Case, ot
     off = 2 * (abs(w) + abs(1 - w)) * (cond.abs() + uncond.abs()) + 3 * v.abs()
     raw, _, weight, _ = branch(derivation, other)
     here, weight_here = evaluate(own, case, raw, weight, dtype=torch.float64)
-    forward = 2 * weight_here.abs() * off
-    for sign in (1, -1):
-        moved = case.replace(**{case.output_name: v + sign * _STEP * off * torch.where(here < 0, -1.0, 1.0)})
-        (there,) = evaluate(own, moved, raw, dtype=torch.float64)
-        forward = torch.maximum(forward, 2 * weight_here.abs() * off + (there - here).abs() / _STEP)
+    away = torch.where(here < 0, -_STEP, _STEP) * off
+    moves = ({case.output_name: v + shift} for shift in (away, -away))
+    there = [evaluate(own, case.replace(**moved), raw, dtype=torch.float64)[0] for moved in moves]
+    forward = 2 * weight_here.abs() * off + torch.stack([(x - here).abs() / _STEP for x in there]).amax(0)
     sent = abs(w * of_cond) + abs((1 - w) * of_uncond)
     return forward + (3 * sent + 2) * here.abs() / THRESHOLD
 

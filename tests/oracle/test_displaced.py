@@ -16,7 +16,7 @@ DECLARED = declare("flow_grpo", sde="dance", log_prob_reduction="mean", batch_re
 
 
 def test_a_time_that_lost_digits_may_carry_a_ratio_over_the_edge() -> None:
-    """At t = 5.7·10⁻⁶ the 47th sample's ratio of 1.33 is beyond the edge of 1.28, and with 1 − (1 − t) within it."""
+    """At t = 5.7·10⁻⁶ the 46th sample's ratio of 1.33 is beyond the edge of 1.28, and with 1 − (1 − t) within it."""
     spec = Spec(96, (3,), 23000073, policy="widths", advantage="typical", time="near-data", clip=1)
     case = oracle_case(DECLARED, spec, torch.float32, "cpu")
     v = case.output.detach().clone().requires_grad_()
