@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from derivations.pieces import Piece
 from gradcheck.errors import GradcheckError
 from gradcheck.oracle.required import required_of
 from gradcheck.watching.evidence import Evidence
@@ -71,7 +72,10 @@ def _without_prediction(e: Evidence) -> list[Fault]:
     if not bool(seen.isfinite().all()):
         return [Fault("not-finite", f"the gradient in {name} is not finite, and the derived one is")]
     if not bool((seen != 0).any()):
-        return [Fault("no-gradient", f"the gradient in {name} is 0 throughout: it is detached in the loss, or zeroed")]
+        why = "it is detached in the loss, or zeroed"
+        if Piece.RATIO in e.conventions.derivation.pieces:
+            why += ", or the old log-probability is made of it too and takes its gradient off again"
+        return [Fault("no-gradient", f"the gradient in {name} is 0 throughout: {why}")]
     zero = ~(seen != 0).any(1) & (wanted.abs() > e.bound).any(1)
     rest = ~zero
     if bool(zero.any()) and _right(e, rest):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gradcheck.watching.faults import Checked
 from gradcheck.watching.given import Given
+from gradcheck.watching.lines import StepLine
 from gradcheck.watching.step import Judgement
 from gradcheck.watching.trainer import Arrivals, Parameters
 
@@ -30,6 +31,8 @@ class Pending:
         self.network_dtype: torch.dtype | None = None
         self.checks: list[Checked] = []
         self.judgement: Judgement | None = None
+        self.line: StepLine | None = None
+        self.part: Tensor | None = None
         self.length = 0.0
         self.seconds = 0.0
         self.goes_on = True

@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING
 
+from gradcheck.console import prose
+
 if TYPE_CHECKING:
     from gradcheck.watching.lines import Report, StepLine
 
@@ -45,4 +47,4 @@ def summary(report: Report) -> str:
     reasons = [x.because for x in report.lines if x.verdict == "unjudged"]
     rows += [f"  not judged   {reason}" for reason in list(dict.fromkeys(reasons))[:4]]
     rows += [f"  not checked  {name}: {why}" for name, why in report.unchecked.items()]
-    return "\n".join(rows)
+    return prose("\n".join(rows))

@@ -10,12 +10,15 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from derivations.pieces import Piece
+from gradcheck.console import prose
 from gradcheck.errors import GradcheckError
 from gradcheck.watching.averaged import Average
 from gradcheck.watching.faults import Checked
@@ -31,6 +34,8 @@ from gradcheck.watching.trainer import Arrivals, Parameters, dropout_of
 
 __all__ = ["Watch", "WatchError", "WatchWarning"]
 
+_ONE_PART = frozenset({"policy-detached", "kl-without-gradient", "positive-branch-alone", "negative-branch-alone"})
+"""Causes of a gradient that is a part of the required one: another backward pass may bring the rest."""
 _EXPLAINED = 3
 """Wrong steps whose cause is looked for; after them, the first of these is repeated where the checks are the same."""
 
@@ -68,6 +73,7 @@ class Watch:
         self._said: set[str] = set()
         self._moved = Moved(parameters)
         self._waiting: dict[int, Pending] = {}
+        self._parted: dict[int, Pending] = {}
         self._report = Report()
         self._explained: list[StepLine] = []
         self._kept: Kept | None = None
@@ -91,6 +97,12 @@ class Watch:
         self._calls += 1
         if "on_policy" in quantities:
             self._moved.called(quantities["on_policy"])
+        try:
+            self._close_parted()
+        except WatchError:
+            raise
+        except Exception as error:
+            self._say("internal", f"the watch failed, and training goes on: {type(error).__name__}: {error}")
         if number % self._every and self._save_next is None and not (self._average and self._average.waiting):
             return
         try:
@@ -110,6 +122,8 @@ class Watch:
 
     @property
     def report(self) -> Report:
+        with contextlib.suppress(WatchError):
+            self._close_parted()
         self._close_dead()
         return self._report
 
@@ -262,20 +276,7 @@ class Watch:
                 line = StepLine(pending.step, "unjudged", because=f"{', '.join(changed)} was changed in place")
                 pending.judgement = Judgement(line, None)
             else:
-                with quiet(gradient):
-                    pending.judgement = judge_call(
-                        self._context,
-                        pending.step,
-                        pending.given,
-                        gradient,
-                        pending.network_dtype,
-                        lambda: dropout_of(self._model),
-                        explain=len(self._explained) < _EXPLAINED,
-                    )
-                    pending.length = float(gradient.detach().to(torch.float32).norm())
-                self._kept = Kept.of(pending.given, gradient)
-                if pending.judgement.seen is None:
-                    self._say("unjudged", pending.judgement.line.because)
+                self._judge(pending, gradient)
             pending.seconds = time.perf_counter() - start
             pending.goes_on = goes_on(pending.output())
             torch.autograd.Variable._execution_engine.queue_callback(lambda: self._end(pending))
@@ -283,6 +284,30 @@ class Watch:
             raise
         except Exception as error:
             self._say("internal", f"the watch failed, and training goes on: {type(error).__name__}: {error}")
+
+    def _judge(self, pending: Pending, gradient: Tensor) -> None:
+        with quiet(gradient):
+            pending.judgement = judge_call(
+                self._context,
+                pending.step,
+                pending.given,
+                gradient,
+                pending.network_dtype,
+                lambda: dropout_of(self._model),
+                explain=len(self._explained) < _EXPLAINED,
+            )
+            pending.length = float(gradient.detach().to(torch.float32).norm())
+        self._kept = Kept.of(pending.given, gradient)
+        if pending.judgement.seen is None:
+            self._say("unjudged", pending.judgement.line.because)
+        # autograd may write into the gradient's own memory afterwards
+        pending.part = gradient.detach().clone() if self._may_be_a_part(pending.judgement.line) else None
+
+    def _may_be_a_part(self, line: StepLine) -> bool:
+        """Whether the loss's terms may run backward one after the other, and this was one of them."""
+        if line.causes == ("no-gradient",):  # that of a reference term where the model is still the reference
+            return Piece.REFERENCE in self._context.declared.derivation.pieces
+        return not _ONE_PART.isdisjoint(line.causes)
 
     def _end(self, pending: Pending) -> None:
         """Backward is over: what it left in the parameters and in the other inputs."""
@@ -293,7 +318,6 @@ class Watch:
                 guidance = pending.given.extra.get("guidance")
                 w = None if guidance is None else float(guidance)
                 checks += pending.arrivals.checked(pending.length > 0, w, max(pending.length, 1e-300))
-                pending.arrivals.close()
                 if pending.parameters is not None:
                     checks.append(
                         pending.parameters.checked()
@@ -302,19 +326,65 @@ class Watch:
                     )
             assert pending.judgement is not None
             line = pending.judgement.with_checks(checks, self._rank, pending.seconds + time.perf_counter() - start)
-            self._conclude(line, pending)
             output = pending.output()
+            if pending.part is not None and pending.goes_on and output is not None:
+                pending.line, self._parted[id(pending)] = line, pending
+                pending.hook = output.register_hook(lambda gradient: self._arrived_apart(pending, gradient))
+                return
+            pending.arrivals.close()
+            self._conclude(line, pending)
             if output is not None and pending.parameters is not None and line.verdict == "conforms":
-                step = pending.step
-                pending.hook = output.register_hook(lambda gradient: self._arrived_again(step))
+                # a KL term's own pass brings next to nothing where the model is still the reference
+                step, unseen = pending.step, pending.length * (line.resolution or 0.0)
+                pending.hook = output.register_hook(lambda gradient: self._arrived_again(step, gradient, unseen))
         except WatchError:
             raise
         except Exception as error:
             self._say("internal", f"the watch failed, and training goes on: {type(error).__name__}: {error}")
 
-    def _arrived_again(self, step: int) -> None:
-        """A second gradient came to an output that was judged."""
+    def _arrived_apart(self, pending: Pending, gradient: Tensor) -> None:
+        """Another part of the gradient, in a backward pass of its own: the sum of both is judged."""
+        if id(pending) not in self._parted or not goes_on(pending.output()):
+            return
+        start = time.perf_counter()
         try:
+            del self._parted[id(pending)]
+            pending.hook.remove()
+            if pending.given.changed_in_place():
+                torch.autograd.Variable._execution_engine.queue_callback(lambda: self._close(pending))
+                return
+            assert pending.part is not None
+            before = pending.length
+            self._judge(pending, pending.part + gradient.detach())
+            pending.length = before + float(gradient.detach().to(torch.float32).norm())  # as arrivals are counted
+            assert pending.judgement is not None
+            told = pending.judgement.line
+            both = "; ".join(x for x in (told.because, "two backward passes were added up") if x)
+            pending.judgement.line = replace(told, because=both)
+            pending.seconds += time.perf_counter() - start
+            torch.autograd.Variable._execution_engine.queue_callback(lambda: self._end(pending))
+        except WatchError:
+            raise
+        except Exception as error:
+            self._say("internal", f"the watch failed, and training goes on: {type(error).__name__}: {error}")
+
+    def _close_parted(self) -> None:
+        """No other part of the gradient has come: what was seen of it is all."""
+        while self._parted:
+            _, pending = self._parted.popitem()
+            pending.hook.remove()
+            self._close(pending)
+
+    def _close(self, pending: Pending) -> None:
+        assert pending.line is not None
+        pending.arrivals.close()
+        self._conclude(pending.line, pending)
+
+    def _arrived_again(self, step: int, gradient: Tensor, unseen: float) -> None:
+        """A second gradient came to an output that was judged: one of a length that would have been seen?"""
+        try:
+            if float(gradient.detach().to(torch.float32).norm()) <= unseen:
+                return
             parameters = Parameters(self._parameters, self._model)
             torch.autograd.Variable._execution_engine.queue_callback(lambda: self._end_again(step, parameters))
         except Exception as error:
@@ -355,7 +425,7 @@ class Watch:
             except OSError as error:
                 self._say("log", f"{self._log} cannot be written: {error.strerror}")
         if first:
-            print(failure_line(line), file=sys.stderr, flush=True)
+            print(prose(failure_line(line)), file=sys.stderr, flush=True)
         if line.verdict == "wrong" and self._strict:
             raise WatchError(failure_line(line))
 

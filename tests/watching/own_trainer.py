@@ -185,7 +185,11 @@ def run(how: str = "", **options: Any) -> gradcheck.Watch:
                 if how == "advantages-without-sign":
                     a = a.abs()
                 loss = torch.maximum(-a * ratio, -a * ratio.clamp(1 - CLIP, 1 + CLIP))
-                loss = loss + KL * ((mean - mean_ref) ** 2 / (2 * std**2)).mean((1, 2, 3))
+                held = KL * ((mean - mean_ref) ** 2 / (2 * std**2)).mean((1, 2, 3))
+                if how == "kl-twice":
+                    held = 2 * held
+                apart = how in ("parts-apart", "reference-first", "kl-never-run")
+                loss = loss if apart else loss + held
                 total = loss.sum() / BATCH if how == "short-last-micro-batch" else loss.mean() / 2
                 if how == "divided-by-the-steps":
                     total = total / STEPS
@@ -212,7 +216,11 @@ def run(how: str = "", **options: Any) -> gradcheck.Watch:
                 )
                 if how == "backward-twice":
                     total.backward(retain_graph=True)
-                total.backward()
+                if how == "reference-first":
+                    (held.mean() / 2).backward(retain_graph=True)
+                total.backward(retain_graph=apart)
+                if how == "parts-apart":
+                    (held.mean() / 2).backward()
             if how == "short-last-micro-batch" or i % 2:
                 optimiser.step()
                 optimiser.zero_grad()
@@ -243,9 +251,11 @@ WRONG = {
     "v_old-computed-anew": ("v_old is computed anew after each update", "old-is-live"),
     "noise-drawn-anew": ("x_prev is drawn anew in training", "stored-noise"),
     "ratio-inverted": ("the ratio is the old density over the new one", "sign"),
-    "advantages-without-sign": ("the loss has the advantages' magnitudes", "sample-factor"),
+    "advantages-without-sign": ("the loss has the advantages' magnitudes", "advantage-absolute"),
     "divided-by-the-steps": ("the loss is divided by the steps once more", "factor"),
     "backward-twice": ("backward runs twice", "backward-twice"),
+    "kl-twice": ("the KL term is added twice", "kl-half"),
+    "kl-never-run": ("the KL term's own backward pass is forgotten", "kl-without-gradient"),
     "optimiser-of-a-copy": ("the optimiser has the parameters of a copy", "parameters-of-a-copy"),
     "std-without-root-dt": ("the rollout's noise is multiplied by √Δt twice", "state"),
     "uniform-noise": ("the rollout draws uniform noise", "state"),
@@ -266,6 +276,8 @@ CLEAN = {
     "equal-rewards": "all rewards of a group are equal",
     "bfloat16": "the network puts out bfloat16",
     "autocast": "the network runs under autocast, and its output is made float32",
+    "parts-apart": "the policy's term and the KL term run backward one after the other",
+    "reference-first": "the KL term runs backward first",
     "checkpointed": "activation checkpointing in training",
     "short-last-micro-batch": "shuffled micro-batches of 3, 3 and 2 samples, each weighed by its size",
 }

@@ -63,8 +63,9 @@ class Prediction:
 
 
 def gradient_of_mistake(mistake: Mistake, case: Case) -> Tensor:
-    """Autograd of the wrong loss, in float64, summed over the batch."""
-    return Trial(case, mistake.stated, torch.float64).predict(mistake.edits).gradient
+    """Autograd of the wrong loss, in float64, summed over the batch; also where gradients are off."""
+    with torch.enable_grad():  # a watched step is explained inside its backward pass
+        return Trial(case, mistake.stated, torch.float64).predict(mistake.edits).gradient
 
 
 class Trial:
