@@ -20,6 +20,7 @@ from gradcheck.distributed.declaration import Declaration, advantages_text
 from gradcheck.distributed.evidence import Claim, Evidence, Observed, number_text, weights_table
 from gradcheck.distributed.hypotheses import BASES, Choice, hypotheses, predicted
 from gradcheck.distributed.problems import estimated
+from gradcheck.distributed.reductions import otherwise_reduced
 from gradcheck.distributed.required import Required, required
 from gradcheck.judging.check import Hypothesis
 from gradcheck.judging.results import Diagnosis
@@ -65,7 +66,7 @@ def unexplained(o: Observed, name: str) -> Diagnosis:
     if lost:
         cause = f"{len(lost)} parameters have no gradient, {lost[0]} first: unused, frozen, or not synchronised"
         return Diagnosis("no-gradient", cause)
-    return Diagnosis("unknown", "no named normalisation fits")
+    return otherwise_reduced(o.evidence) or Diagnosis("unknown", "no named normalisation fits")
 
 
 def with_weights(cause: Diagnosis, e: Evidence) -> Diagnosis:

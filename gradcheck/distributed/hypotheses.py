@@ -130,6 +130,10 @@ def _masks(layout: Layout) -> Iterator[Choice]:
         yield Choice(f"rank-missing:{r}", cause, partial(_without, r, None), 4)
         cause = f"rank {r} keeps its own gradient, and the other ranks have the reduced one"
         yield Choice(f"rank-not-synchronised:{r}", cause, partial(_alone, r), 5)
+        cause = (
+            f"only rank {r} has the reduced gradient, and the other ranks keep their own: dist.reduce for all_reduce"
+        )
+        yield Choice(f"reduced-to-one-rank:{r}", cause, partial(_only, r), 6)
     for r in range(ranks):
         for m in range(steps if steps > 1 and ranks * steps > 2 else 0):
             cause = f"rank {r} skips its micro-batch {m + 1} of {steps}: those samples have no weight"
@@ -172,6 +176,11 @@ def _without(rank: int, step: int | None, layout: Layout) -> Tensor:
 def _alone(rank: int, layout: Layout) -> Tensor:
     own, everywhere = _own(layout), _everywhere(layout)
     return torch.where((torch.arange(len(own)) == rank)[:, None], own, everywhere)
+
+
+def _only(rank: int, layout: Layout) -> Tensor:
+    own, everywhere = _own(layout), _everywhere(layout)
+    return torch.where((torch.arange(len(own)) == rank)[:, None], everywhere, own)
 
 
 # ---------------------------------------------------------------------------- a factor too many or too few

@@ -335,6 +335,53 @@ def clipped_norm(model: nn.Module, shard: Shard) -> None:
 
 
 @trainer()
+def clipped_values(model: nn.Module, shard: Shard) -> None:
+    right_ddp(model, shard)
+    nn.utils.clip_grad_value_(model.parameters(), 1e-4)
+
+
+@trainer()
+def clipped_before_the_reduction(model: nn.Module, shard: Shard) -> None:
+    (losses(model, shard).sum() / shard.global_size).backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+    average(model, 1.0)
+
+
+@trainer()
+def reduced_by_maximum(model: nn.Module, shard: Shard) -> None:
+    (losses(model, shard).sum() / shard.global_size).backward()
+    for p in model.parameters():
+        dist.all_reduce(p.grad, op=dist.ReduceOp.MAX)
+
+
+@trainer()
+def some_parameters_reduced(model: nn.Module, shard: Shard) -> None:
+    (losses(model, shard).sum() / shard.global_size).backward()
+    for name, p in model.named_parameters():
+        if name.endswith("weight"):
+            dist.all_reduce(p.grad)
+
+
+@trainer()
+def reduced_to_rank_0(model: nn.Module, shard: Shard) -> None:
+    (losses(model, shard).sum() / shard.global_size).backward()
+    for p in model.parameters():
+        own = p.grad.clone()
+        dist.all_reduce(p.grad)
+        if shard.rank:
+            p.grad = own
+
+
+@trainer()
+def reduced_in_bfloat16(model: nn.Module, shard: Shard) -> None:
+    (losses(model, shard).sum() / shard.global_size).backward()
+    for p in model.parameters():
+        half = p.grad.bfloat16()
+        dist.all_reduce(half)
+        p.grad = half.to(p.grad.dtype)
+
+
+@trainer()
 def steps_the_optimiser(model: nn.Module, shard: Shard) -> None:
     right_ddp(model, shard)
     torch.optim.SGD(model.parameters(), lr=1e-3).step()
@@ -374,6 +421,12 @@ MISTAKES = {
     "summed_every_micro_batch": "summed-every-micro-batch",
     "summed_batch": "batch-sum",
     "clipped_norm": "norm-clipped",
+    "clipped_values": "value-clipped",
+    "clipped_before_the_reduction": "norm-clipped-per-rank",
+    "reduced_by_maximum": "reduced-by-extremes",
+    "some_parameters_reduced": "parameters-apart",
+    "reduced_to_rank_0": "reduced-to-one-rank",
+    "reduced_in_bfloat16": "reduced-in-half-precision",
     "steps_the_optimiser": "stepped",
     "another_loss": "unknown",
     "another_target": "unknown",
