@@ -162,6 +162,30 @@ def _mean_mistakes(right: Formulas) -> Iterator[tuple[str, str, Formulas]]:
         ):
             sentence = f"the standard deviation is t' {wrong}; it must be t' sin(η π/2)"
             yield "noise-level-angle", sentence, _with_std(right, n.t_prev * angle)
+        before = "the standard deviation is t sin(η π/2), of the time before the step; it must be t' sin(η π/2)"
+        yield "std-time-before", before, _with_std(right, n.t * sp.sin(n.noise_level * sp.pi / 2))
+        for name, sentence, signal, noise in (
+            (
+                "noise-budget",
+                "the predicted noise keeps t' − s; it must keep √(t'² − s²)",
+                1 - n.t_prev,
+                n.t_prev - n.C2,
+            ),
+            (
+                "noise-budget",
+                "the predicted noise keeps √(t² − s²), of the time before the step; it must keep √(t'² − s²)",
+                1 - n.t_prev,
+                sp.sqrt(n.t**2 - n.C2**2),
+            ),
+            (
+                "signal-before-the-step",
+                "the predicted data is multiplied by 1 − t; it must be by 1 − t'",
+                1 - n.t,
+                kept,
+            ),
+        ):
+            mean = signal * (n.x_t - n.t * n.v_theta) + noise * (n.x_t + (1 - n.t) * n.v_theta)
+            yield name, sentence, replace(right, mean=mean, slope=(1 - n.t) * noise - n.t * signal)
         return
     ode = n.x_t - n.v_theta * n.dt
     correction = right.mean - ode
@@ -225,6 +249,15 @@ def _std_mistakes(right: Formulas) -> Iterator[tuple[str, str, Formulas]]:
     yield "std-squared", "the variance stands where the standard deviation belongs", used(n.C2**2)
     squared = replace(right, returned=right.returned**2)
     yield "returned-variance", "the variance is returned where the standard deviation belongs", squared
+    for what, factor in (
+        ("the noise level η", n.noise_level),
+        ("√2", sp.sqrt(2)),
+        ("2", sp.Integer(2)),
+        ("1/√2", 1 / sp.sqrt(2)),
+        ("1/2", sp.Rational(1, 2)),
+    ):
+        scaled = f"the noise is multiplied by {what} once too often where the state is sampled"
+        yield "noise-scaled", scaled, replace(right, std=right.std * factor)
     yield "no-noise", "no noise is added: the state is the mean", replace(right, std=sp.S.Zero)
 
 
@@ -232,6 +265,19 @@ def _log_prob_mistakes(right: Formulas) -> Iterator[tuple[str, str, Formulas]]:
     if right.precision.has(n.C2):
         single = replace(right, precision=right.precision * n.C2)
         yield "distance-over-std", "the squared distance is divided by 2 S; 2 S² belongs there", single
+        squared = replace(right, precision=right.precision / n.C2**2)
+        yield "distance-over-variance-squared", "the squared distance is divided by 2 S⁴; 2 S² belongs there", squared
+    for name, sentence, factor in (
+        ("log-prob-base-ten", "the log-probability is a logarithm to base 10; it must be the natural one", sp.log(10)),
+        (
+            "log-prob-over-root",
+            "the log-probability is a sum over √D coordinates; it must be "
+            + ("their mean" if right.precision.has(n.D) else "the sum"),
+            1 / sp.sqrt(n.D) if right.precision.has(n.D) else sp.sqrt(n.D),
+        ),
+    ):
+        divided = replace(right, precision=right.precision / factor, constant=right.constant / factor)
+        yield name, sentence, divided
     doubled = replace(right, precision=2 * right.precision)
     yield "half-missing", "the log-probability lacks its factor 1/2", doubled
     negative = replace(right, precision=-right.precision, constant=-right.constant)

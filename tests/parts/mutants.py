@@ -37,13 +37,14 @@ from parts.steps import (
     constant_sigma,
     cps,
     in_place,
+    make_cps,
     make_step,
     no_graph,
+    over_root,
     own_noise,
     shared_noise,
     uniform_noise,
     without_normaliser,
-    wrong_cps,
 )
 from parts.test_reward_map import reward_map
 from parts.test_time_sampler import make_times, uniform
@@ -136,6 +137,14 @@ def _image_only(v: Tensor, x_t: Tensor, t: Tensor, *rest: Any, **named: Any) -> 
     return x_prev, log_prob.mean(), mean, std
 
 
+_CPS = {"sde": "cps", "log_prob_scale": "unit"}
+
+
+def _score(of: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Callable[..., Any]:
+    """Another score in the drift: a function of v, x, t and t'; σ_t² multiplies it."""
+    return _other_mean(lambda v, x, t, h, s: x - (v + s**2 * of(v, x, t, t - h)) * h)
+
+
 _STEPS: tuple[tuple[Callable[..., Any], str, str, dict[str, Any]], ...] = (
     (make_step(score=0.0), "mean", "score-correction-missing", {}),
     (make_step(score=-1.0), "slope", "score-sign", {}),
@@ -151,6 +160,28 @@ _STEPS: tuple[tuple[Callable[..., Any], str, str, dict[str, Any]], ...] = (
     (_other_mean(lambda v, x, t, h, s: x - (v + s**2 / (2 * t) * (1 - t) * v) * h), "mean", "score-x-missing", {}),
     (_other_mean(lambda v, x, t, h, s: x - (v + s**2 / (2 * t) * x) * h), "mean", "score-v-missing", {}),
     (_other_mean(lambda v, x, t, h, s: x - (v + s / (2 * t) * (x + (1 - t) * v)) * h), "mean", "sigma-not-squared", {}),
+    (_score(lambda v, x, t, p: (x - t * v) / (2 * t)), "mean", "score-data-for-noise", {}),
+    (_score(lambda v, x, t, p: (x + t * v) / (2 * t)), "mean", "score-time-reversed", {}),
+    (_score(lambda v, x, t, p: (x + (1 - p) * v) / (2 * t)), "mean", "score-time-of-next", {}),
+    (_score(lambda v, x, t, p: (x + (1 - t) * v) / (2 * t**2)), "mean", "score-over-time-twice", {}),
+    (_score(lambda v, x, t, p: (x + (1 - t) * v) / 2), "mean", "score-not-over-time", {}),
+    (_score(lambda v, x, t, p: (x + (1 - t) * v) / (2 * (1 - t))), "mean", "score-over-time-reversed", {}),
+    (_score(lambda v, x, t, p: (x + (1 - t) * v) / (2 * p)), "mean", "score-over-next-time", {}),
+    (make_step(sigma=lambda T, P, a: a * (P / (1 - P)).sqrt()), "std", "sigma-of-next-time", {}),
+    (make_step(draw=lambda v, g: 2**0.5 * torch.randn(v.shape, generator=g).to(v)), "sampling", "noise-scaled", {}),
+    (
+        make_step(density=lambda r, S, h: -r / (2 * S**4) - _full(r, S)),
+        "log-prob",
+        "distance-over-variance-squared",
+        {},
+    ),
+    (
+        make_step(density=lambda r, S, h: (-r / (2 * S**2) - _full(r, S)) / math.log(10)),
+        "log-prob",
+        "log-prob-base-ten",
+        {},
+    ),
+    (over_root, "log-prob", "log-prob-over-root", {}),
     (make_step(sigma=lambda T, P, a: a * T / (1 - torch.where(T == 1, P, T))), "std", "sigma-without-root", {}),
     (make_step(sigma=lambda T, P, a: a * ((1 - T) / T).sqrt()), "std", "sigma-inverted", {}),
     (make_step(sigma=lambda T, P, a: a * T.sqrt()), "std", "sigma-without-denominator", {}),
@@ -188,12 +219,16 @@ _STEPS: tuple[tuple[Callable[..., Any], str, str, dict[str, Any]], ...] = (
     (make_step(draw=uniform_noise), "sampling", "noise-not-normal", {}),
     (make_step(draw=lambda v, g: torch.zeros_like(v)), "sampling", "no-noise", {}),
     (make_step(time_of=lambda t: t[:1].expand_as(t)), "mean", "times-shared", {}),
-    (_cps_of_exchanged_times, "std", "times-exchanged", {"sde": "cps", "log_prob_scale": "unit"}),
+    (_cps_of_exchanged_times, "std", "times-exchanged", _CPS),
     (make_step(sigma=lambda T, P, a: a * (T / (1 - T)).sqrt()), "time-grid", "pole", {}),
     (make_step(sigma=_next_at_one), "time-grid", "convention:at_one", {}),
     (make_step(cast=torch.float32), "mean", "convention:working_dtype", {}),
-    (wrong_cps, "mean", "noise-budget", {"sde": "cps", "log_prob_scale": "unit"}),
-    (_cps_without_a_sine, "std", "noise-level-angle", {"sde": "cps", "log_prob_scale": "unit"}),
+    (make_cps(kept=lambda T, P, S: P), "mean", "noise-budget", _CPS),
+    (make_cps(kept=lambda T, P, S: P - S), "mean", "noise-budget", _CPS),
+    (make_cps(kept=lambda T, P, S: (T**2 - S**2).sqrt()), "mean", "noise-budget", _CPS),
+    (make_cps(signal=lambda T, P: 1 - T), "mean", "signal-before-the-step", _CPS),
+    (make_cps(std=lambda T, P: T), "std", "std-time-before", _CPS),
+    (_cps_without_a_sine, "std", "noise-level-angle", _CPS),
     (_dense(lambda r, S: (S**2).log() + _HALF_LOG_TWO_PI), "log-prob", "log-std-twice", {}),
     (in_place, "mean", "in-place", {}),
     (_image_only, "mean", "layout", {}),

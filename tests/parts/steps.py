@@ -114,14 +114,29 @@ def in_place(v, x_t, *rest, **named):  # type: ignore[no-untyped-def]
     return found
 
 
-def wrong_cps(v, x_t, t, t_prev, x_prev=None, noise_level=0.7, generator=None):  # type: ignore[no-untyped-def]
-    """The predicted noise kept whole, so that the step adds noise on top of it."""
-    T, P = column(t, v), column(t_prev, v)
-    S = P * math.sin(noise_level * math.pi / 2)
-    mean = (x_t - T * v) * (1 - P) + (x_t + (1 - T) * v) * P
-    if x_prev is None:
-        x_prev = (mean + S * torch.randn(v.shape, generator=generator, dtype=v.dtype)).detach()
-    return x_prev, -((x_prev - mean) ** 2).flatten(1).mean(1), mean, S
+def make_cps(
+    *,
+    std: Callable[[Tensor, Tensor], Tensor] = lambda T, P: P,
+    signal: Callable[[Tensor, Tensor], Tensor] = lambda T, P: 1 - P,
+    kept: Callable[[Tensor, Tensor, Tensor], Tensor] = lambda T, P, S: (P**2 - S**2).sqrt(),
+) -> Callable[..., Any]:
+    """CPS with another deviation, share of the predicted data, or share of the predicted noise."""
+
+    def step(v, x_t, t, t_prev, x_prev=None, noise_level=0.7, generator=None):  # type: ignore[no-untyped-def]
+        T, P = column(t, v), column(t_prev, v)
+        S = std(T, P) * math.sin(noise_level * math.pi / 2)
+        mean = (x_t - T * v) * signal(T, P) + (x_t + (1 - T) * v) * kept(T, P, S)
+        if x_prev is None:
+            x_prev = (mean + S * torch.randn(v.shape, generator=generator, dtype=v.dtype)).detach()
+        return x_prev, -((x_prev - mean) ** 2).flatten(1).mean(1), mean, S
+
+    return step
+
+
+def over_root(*args: Any, **named: Any) -> Any:
+    """The log-probability is the sum over √D."""
+    x_prev, log_prob, mean, std = make_step(reduce="sum")(*args, **named)
+    return x_prev, log_prob / mean[0].numel() ** 0.5, mean, std
 
 
 def without_normaliser(*args: Any, **named: Any) -> Any:
