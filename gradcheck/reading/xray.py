@@ -54,6 +54,7 @@ _SCALARS = (
     n.omega,
     n.t,
     n.beta,
+    n.beta_dpo,
     n.kl_weight,
     n.temperature,
     n.D,

@@ -288,5 +288,49 @@ def bad_samples_push(case: Case) -> Tensor:
     return from_advantages(case, a / case.advantage_clip / 2 + 0.5)
 
 
+@mutant("diffusion_nft", fails="gradient", because="shares-squared", **MEAN)
+def shares_inside_the_squares(case: Case) -> Tensor:
+    v_plus, v_minus = mixtures(case)
+    r, nothing = case.expand(case.reward_prob), torch.zeros_like(case.v_gt)
+    return (mse(r * (v_plus - case.v_gt), nothing) + mse((1 - r) * (v_minus - case.v_gt), nothing)).mean()
+
+
+@mutant("diffusion_nft", fails="gradient", because="branches-blended", **MEAN)
+def one_error_of_a_blend(case: Case) -> Tensor:
+    v_plus, v_minus = mixtures(case)
+    return mse(torch.lerp(v_minus, v_plus, case.expand(case.reward_prob)), case.v_gt).mean()
+
+
+def weighed(case: Case, weights: tuple[Tensor, Tensor]) -> Tensor:
+    good, bad, _, _ = x_0_errors(case)
+    return ((case.reward_prob * good / weights[0] + (1 - case.reward_prob) * bad / weights[1]) / case.beta).mean()
+
+
+@mutant("diffusion_nft", fails="gradient", because="weights-of-another-error", **ADAPTIVE)
+def weights_of_the_behaviour_model(case: Case) -> Tensor:
+    t = case.expand(case.t)
+    x_t = (1 - t) * case.x_0 + t * case.noise
+    size = (x_t - t * case.v_old - case.x_0).abs().flatten(1).mean(1).clip(min=1e-5).detach()
+    return weighed(case, (size, size))
+
+
+@mutant("diffusion_nft", fails="gradient", because="weights-per-coordinate", **ADAPTIVE)
+def weights_of_each_coordinate(case: Case) -> Tensor:
+    t = case.expand(case.t)
+    x_t = (1 - t) * case.x_0 + t * case.noise
+    errors = [x_t - t * v - case.x_0 for v in mixtures(case)]
+    good, bad = ((e**2 / e.detach().abs().clip(min=1e-5)).flatten(1).mean(1) for e in errors)
+    return ((case.reward_prob * good + (1 - case.reward_prob) * bad) / case.beta).mean()
+
+
+@mutant("diffusion_nft", fails="gradient", because="t-complement", **ADAPTIVE)
+def time_turned_in_the_predicted_data(case: Case) -> Tensor:
+    t = case.expand(case.t)
+    x_t = (1 - t) * case.x_0 + t * case.noise
+    errors = [x_t - (1 - t) * v - case.x_0 for v in mixtures(case)]
+    good, bad = ((e**2).flatten(1).mean(1) / e.detach().abs().flatten(1).mean(1).clip(min=1e-5) for e in errors)
+    return ((case.reward_prob * good + (1 - case.reward_prob) * bad) / case.beta).mean()
+
+
 MUTANTS: tuple[Mutant, ...] = tuple(x for x in list(globals().values()) if isinstance(x, Mutant))
 """All of this file, in its order."""

@@ -132,5 +132,35 @@ def group_without_a_reference(case: Case) -> Tensor:
     return group(case, case.advantage * mse(case.v_theta, case.v_gt)).mean()
 
 
+@mutant("fpo", fails="gradient", because="ratio-of-errors", reduction="mean", clip_range=0.05)
+def quotient_of_the_errors(case: Case) -> Tensor:
+    return clipped(case, mse(case.v_old, case.v_gt).detach() / mse(case.v_theta, case.v_gt)).mean()
+
+
+def halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    first, second = x.chunk(2)
+    return first, second
+
+
+@mutant("diffusion_dpo", fails="gradient", because="pairs-crossed", reduction="mean", pairs="halves")
+def every_winner_with_every_loser(case: Case) -> Tensor:
+    won, lost = halves(gap(case))
+    return -functional.logsigmoid(-case.beta_dpo * (won[:, None] - lost[None])).mean()
+
+
+@mutant("diffusion_dpo", fails="gradient", because="beta-on-one-error", reduction="mean", pairs="halves")
+def beta_on_the_model_alone(case: Case) -> Tensor:
+    won, lost = halves(case.beta_dpo * mse(case.v_theta, case.v_gt) - mse(case.v_ref, case.v_gt))
+    return -functional.logsigmoid(lost - won).mean()
+
+
+@mutant(
+    "fpo", fails="gradient", because="old-and-reference-exchanged", reduction="mean", reference="on", clip_range=0.05
+)
+def anchors_exchanged(case: Case) -> Tensor:
+    ratio = torch.exp(mse(case.v_ref, case.v_gt) - mse(case.v_theta, case.v_gt))
+    return (clipped(case, ratio) + case.kl_weight * mse(case.v_theta, case.v_old)).mean()
+
+
 MUTANTS: tuple[Mutant, ...] = tuple(x for x in list(globals().values()) if isinstance(x, Mutant))
 """All of this file, in its order."""

@@ -198,5 +198,11 @@ def averaged_where_the_sum_is_declared(case: Case) -> Tensor:
     return torch.stack([surrogate(ratio, case)[i] / case.dt[i] for i in range(len(ratio))]).mean()
 
 
+@mutant("grpo_guard", fails="gradient", because="scale-without-sigma", **MEAN)
+def scaled_by_root_dt_alone(case: Case) -> Tensor:
+    log_ratio, bias, _, sqrt_dt = both_steps(case)
+    return (surrogate(torch.exp((log_ratio + bias) * sqrt_dt), case) / sqrt_dt**2).mean()
+
+
 MUTANTS: tuple[Mutant, ...] = tuple(x for x in list(globals().values()) if isinstance(x, Mutant))
 """All of this file, in its order."""

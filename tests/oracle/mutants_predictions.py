@@ -137,5 +137,11 @@ def step_with_undivided_noise(case: Case) -> Tensor:
     return reverse_step(case, new, old, case.expand(case.t), 1)
 
 
+@mutant("awm", fails="gradient", because="conversion-path", prediction="epsilon")
+def noise_of_another_path(case: Case) -> Tensor:
+    t = case.expand(case.t)
+    return matching(case, case.noise_theta - (case.x_t - t.sqrt() * case.noise_theta) / (1 - t).sqrt())
+
+
 MUTANTS: tuple[Mutant, ...] = tuple(x for x in list(globals().values()) if isinstance(x, Mutant))
 """All of this file, in its order."""

@@ -277,5 +277,44 @@ def prediction_detached(case: Case) -> Tensor:
     return policy_loss + case.kl_weight * ((mean - mean_ref) ** 2 / (2 * std**2)).mean()
 
 
+@mutant("flow_grpo", fails="gradient", because="drift-data-for-noise", **MEAN)
+def predicted_data_in_the_score(case: Case) -> Tensor:
+    t, dt = case.expand(case.t), case.expand(case.dt)
+    sigma = case.noise_level * torch.sqrt(t / (1 - t))
+
+    def mean(v: Tensor) -> Tensor:
+        return case.x_t - (v + sigma**2 / (2 * t) * (case.x_t - t * v)) * dt
+
+    return judged_with(case, mean(case.v_theta), mean(case.v_old), sigma * dt.sqrt())
+
+
+@mutant("flow_grpo", fails="kl", because="old-and-reference-exchanged", kl="step", **MEAN)
+def behaviour_and_reference_exchanged(case: Case) -> Tensor:
+    policy_loss, mean, mean_ref, std = _policy_and_means(case.replace(v_old=case.v_ref, v_ref=case.v_old))
+    return policy_loss + case.kl_weight * ((mean - mean_ref) ** 2 / (2 * std**2)).mean()
+
+
+@mutant("flow_grpo", fails="clip", because="kl-in-max", kl="step", clip_range=0.05, **MEAN)
+def kl_beside_the_clipped_term_alone(case: Case) -> Tensor:
+    ratio = torch.exp(log_ratio_of(case))
+    _, mean, mean_ref, std = _policy_and_means(case)
+    kl = case.kl_weight * ((mean - mean_ref) ** 2 / (2 * std**2)).flatten(1).mean(1)
+    clipped = -case.advantage * ratio.clamp(1 - case.clip_low, 1 + case.clip_high)
+    return torch.maximum(-case.advantage * ratio, clipped + kl).mean()
+
+
+@mutant("flow_grpo", fails="clip", because="clip-on-product", clip_range=0.05, **MEAN)
+def advantage_inside_the_clip(case: Case) -> Tensor:
+    gain = case.advantage * torch.exp(log_ratio_of(case))
+    return -torch.minimum(gain, gain.clamp(1 - case.clip_low, 1 + case.clip_high)).mean()
+
+
+@mutant("flow_grpo", fails="clip", because="clip-by-advantage", clip_range=0.05, **MEAN)
+def wider_clip_for_greater_advantages(case: Case) -> Tensor:
+    ratio, a = torch.exp(log_ratio_of(case)), case.advantage
+    low, high = 1 - case.clip_low * a.abs(), 1 + case.clip_high * a.abs()
+    return torch.maximum(-a * ratio, -a * torch.minimum(torch.maximum(ratio, low), high)).mean()
+
+
 MUTANTS: tuple[Mutant, ...] = tuple(x for x in list(globals().values()) if isinstance(x, Mutant))
 """All of this file, in its order."""

@@ -77,5 +77,11 @@ def kl_everywhere(case: Case) -> Tensor:
     return (policy_loss(case) * case.window + case.kl_weight * kl).mean()
 
 
+@mutant("flow_grpo", fails="gradient", because="time-weight-in-exponent", **NOISE)
+def weight_of_the_log_ratio(case: Case) -> Tensor:
+    ratio = torch.exp(std_of(case) / case.noise_norm * log_ratio_of(case))
+    return ppo(ratio, case.advantage, case).mean()
+
+
 MUTANTS: tuple[Mutant, ...] = tuple(x for x in list(globals().values()) if isinstance(x, Mutant))
 """All of this file, in its order."""

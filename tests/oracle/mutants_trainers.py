@@ -312,5 +312,11 @@ def estimate_of_the_other_divergence(case: Case) -> Tensor:
     return (ppo(case.advantage, ratio) + case.kl_weight * (log_s.exp() - 1 - log_s)).mean()
 
 
+@mutant("rwr", fails="gradient", because="weight-normalised", reduction="mean")
+def best_reward_subtracted(case: Case) -> Tensor:
+    weights = torch.exp((case.reward - case.reward.max()) / case.temperature)
+    return (weights * mse(case.v_theta, case.v_gt)).mean()
+
+
 MUTANTS: tuple[Mutant, ...] = tuple(x for x in list(globals().values()) if isinstance(x, Mutant))
 """All of this file, in its order."""

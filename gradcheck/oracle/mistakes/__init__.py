@@ -139,6 +139,7 @@ _GIVEN = (
     (n.mean_old,),
     (MEAN_BEHIND,),
     (n.log_prob_old, MEAN_BEHIND),
+    (n.x_t,),
 )
 """What a trainer may have stored, or read from its case, and so doesn't compute with its own mistake.
 

@@ -100,6 +100,15 @@ def _converted_wrongly(d: Derivation, change: Change) -> Iterator[tuple[str, str
         "conversion-other",
         lambda u: path.velocity_from(_OTHER[what], u),
     )
+    if path.alpha == 1 - n.t:
+        signal, noise = sp.sqrt(1 - n.t), sp.sqrt(n.t)
+        yield each(
+            f"the predicted {word} is converted as if x_t were √(1 − t) x_0 + √t ε; it is (1 − t) x_0 + t ε",
+            "conversion-path",
+            (lambda u: u - (n.x_t - noise * u) / signal)
+            if what == "epsilon"
+            else (lambda u: (n.x_t - signal * u) / noise - u),
+        )
     truth = path.alpha_rate * n.x_0 + path.sigma_rate * n.noise
     predicted, true = (path.sigma_rate, n.noise) if what == "epsilon" else (path.alpha_rate, n.x_0)
     mixed = each(

@@ -188,6 +188,13 @@ _MODELS = ((n.v_old, "v_old"), (n.v_ref, "v_ref"))
 
 def prediction_mistakes(d: Derivation) -> Iterator[Candidate]:
     """Another model's prediction in the place of the behaviour's or the reference's."""
+    if {"v_old", "v_ref"} <= set(d.given):
+        yield (
+            "old-and-reference-exchanged",
+            "the behaviour model's prediction and the reference's are exchanged",
+            d.loss,
+            {n.v_old: Right(n.v_ref), n.v_ref: Right(n.v_old)},
+        )
     if n.v_gt not in d.definitions:
         return
     for symbol, name in _MODELS:

@@ -3,6 +3,7 @@ r"""Mistakes in the forward process's losses: the regression target, what weighs
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import sympy as sp
 
@@ -11,7 +12,15 @@ from derivations.calculus import MeanAbs, Norm2, drop_sg, sg
 from derivations.derivation import Derivation, inline
 from derivations.pieces import Piece
 from gradcheck.oracle.mistakes.candidates import Candidate, Overrides
-from gradcheck.oracle.mistakes.functions import BatchFirst, BatchMean, BatchSize, Neighbour, Right, Rounded
+from gradcheck.oracle.mistakes.functions import (
+    BatchFirst,
+    BatchGreatest,
+    BatchMean,
+    BatchSize,
+    Neighbour,
+    Right,
+    Rounded,
+)
 from gradcheck.oracle.mistakes.places import EXPONENTIAL, SHARE_MINUS, SHARE_PLUS, WEIGHT, stated
 
 __all__ = ["mixture_mistakes", "target_mistakes", "weight_mistakes"]
@@ -92,6 +101,9 @@ def _exponential_mistakes(d: Derivation) -> Iterator[tuple[str, str, Overrides]]
     mean = "the weights are divided by their mean over the batch, so that one sample's rests on the others"
     total = "the weights are a softmax over the batch: they are divided by their sum"
     yield "weight-normalised", mean, {sized: weight / BatchMean(weight)}
+    for rest, word_of in ((BatchGreatest(signal), "largest"), (BatchMean(signal), "mean")):
+        subtracted = f"the batch's {word_of} {word} is subtracted in the exponent, so that one sample's weight rests on"
+        yield "weight-normalised", f"{subtracted} the others", {EXPONENTIAL: sp.exp((signal - rest) / n.temperature)}
     yield "weight-normalised", total, {sized: weight / (BatchSize(weight) * BatchMean(weight))}
     if WEIGHT not in table:
         yield f"{word}-missing", f"the {word} is missing: every sample counts alike", {EXPONENTIAL: sp.S.One}
@@ -165,6 +177,18 @@ def mixture_mistakes(d: Derivation) -> Iterator[Candidate]:
         "branches-weighted-alike",
         "both branches are weighted by r; the negative one must be by 1 − r",
         *weighed(r, r),
+    )
+    yield (
+        "shares-squared",
+        "r and 1 − r stand inside the squares, so that r² and (1 − r)² weigh the branches",
+        *weighed(r**2, (1 - r) ** 2),
+    )
+    blend = r * plus + (1 - r) * minus
+    yield (
+        "branches-blended",
+        "the two mixtures are blended, r v⁺ + (1 − r) v⁻, before one squared error is taken of them",
+        mixed(blend, blend),
+        {},
     )
     yield "beta-squared", "β enters the mixtures squared", put({b: b**2}), {}
     yield "beta-squared", "β enters the mixtures squared", mixed(old + b**2 * (new - old), old - b**2 * (new - old)), {}
@@ -248,6 +272,14 @@ def _adaptive_weight_mistakes(d: Derivation) -> Iterator[Candidate]:
         ("weights-shared", "both branches have the positive branch's adaptive weight", {n.w_minus: Right(n.w_plus)}),
         ("weights-shared", "both branches have the negative branch's adaptive weight", {n.w_plus: Right(n.w_minus)}),
         ("weights-summed", f"{each_branch} are sums over coordinates; they must be means", each(lambda e: n.D * e)),
+        *(
+            (
+                "weights-of-another-error",
+                f"{each_branch} are made of {whose} error; each must be of its own branch's",
+                each(partial(_with_error_of, model)),
+            )
+            for model, whose in ((n.v_old, "v_old's"), (n.v_theta, "v_θ's"))
+        ),
         (
             "weights-squared",
             f"{each_branch} are mean squares; they must be mean absolute errors",
@@ -260,3 +292,11 @@ def _adaptive_weight_mistakes(d: Derivation) -> Iterator[Candidate]:
         ),
     ):
         yield name, sentence, d.loss, edits
+    # e² over the detached |e| has the gradient of 2|e|
+    of_branches = {x: 2 * n.D * MeanAbs(x.args[0]) for x in d.loss.atoms(Norm2) if x.has(n.x_0)}
+    coordinatewise = f"{each_branch} are taken coordinate by coordinate; they must be a mean, one number a sample"
+    yield "weights-per-coordinate", coordinatewise, d.loss.xreplace(of_branches), each(lambda e: sp.S.One)
+
+
+def _with_error_of(model: sp.Expr, weight: sp.Expr) -> sp.Expr:
+    return weight.replace(MeanAbs, lambda error: MeanAbs(n.x_t - n.t * model - n.x_0))

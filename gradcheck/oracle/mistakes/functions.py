@@ -5,7 +5,9 @@ from __future__ import annotations
 import sympy as sp
 
 __all__ = [
+    "AllPairs",
     "BatchFirst",
+    "BatchGreatest",
     "BatchMean",
     "BatchSize",
     "BatchStd",
@@ -77,6 +79,10 @@ class BatchFirst(BatchMean):
     """The first sample's scalar, used for every sample."""
 
 
+class BatchGreatest(BatchMean):
+    """The largest of the batch's scalars."""
+
+
 class Neighbour(BatchMean):
     """Another sample's quantity: the second argument says how many places away in the batch."""
 
@@ -109,6 +115,18 @@ class Others(sp.Function):
     """A quantity of the rest of a sample's unit, summed: of a pair the partner's, of a group all but its own."""
 
     nargs = 1
+
+    def _eval_is_real(self) -> bool:
+        return True
+
+
+class AllPairs(sp.Function):
+    """−log sigmoid of every winner's margin over every loser: the arguments are (β, gap, preference).
+
+    A sample sees the mean over all samples of the other kind, whose gaps are given numbers to it.
+    """
+
+    nargs = 3
 
     def _eval_is_real(self) -> bool:
         return True

@@ -17,6 +17,7 @@ from gradcheck.oracle.mistakes.functions import (
     BatchMean,
     BatchSize,
     BatchStd,
+    Bounded,
     LatentSize,
     Neighbour,
     Reversed,
@@ -193,6 +194,12 @@ def reference_mistakes(d: Derivation) -> Iterator[Candidate]:
         for held, how in ((sg, " (there it is detached)"), (sp.sympify, "")):
             edits = {n.advantage: Right(n.advantage) - held(kl), KL: sp.S.Zero}
             yield "kl-in-advantage", f"{into}{how}", d.loss, edits
+    if table[POLICY] == SURROGATE:
+        a, r, low, high = table[SURROGATE].args
+        plain, clipped = -r * a, -Bounded(r, 1 - low, 1 + high) * a
+        inside = f"{term} is added inside the surrogate's max, to the {{}} term alone; it must be to the whole loss"
+        for which, worse in (("unclipped", sp.Max(plain + kl, clipped)), ("clipped", sp.Max(plain, clipped + kl))):
+            yield "kl-in-max", inside.format(which), d.loss, {SURROGATE: worse, KL: sp.S.Zero}
     terms = sp.Add.make_args(d.loss.coeff(w))
     quotients = [x for x in terms if x.has(sp.exp)]
     if len(quotients) == 1:  # k3, s − 1 − log s with s = p/p_θ

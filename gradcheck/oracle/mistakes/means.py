@@ -83,6 +83,11 @@ def mean_mistakes(d: Derivation, table: Mapping[sp.Symbol, sp.Expr]) -> Iterator
         "the velocity's part of the score correction has t where 1 − t belongs",
         {n.C1: at.MEAN_DT * (1 + at.MEAN_T * at.SCORE)},
     )
+    yield put(
+        "drift-data-for-noise",
+        "the score correction has the predicted data x − t v where the predicted noise x + (1 − t)v belongs",
+        {n.C1: at.MEAN_DT * (1 - at.MEAN_T * at.SCORE)},
+    )
     yield put("dt-missing-in-mean", "the step's mean lacks its factor Δt", {at.MEAN_DT: sp.S.One})
     yield put("root-dt-in-mean", "the step's mean has √Δt where Δt belongs", {at.MEAN_DT: sp.sqrt(at.STEP_DT)})
     yield put("dt-squared-in-mean", "the step's mean has Δt² where Δt belongs", {at.MEAN_DT: at.STEP_DT**2})

@@ -11,7 +11,7 @@ from derivations.calculus import Norm2, sg
 from derivations.derivation import Derivation
 from derivations.pieces import Piece
 from gradcheck.oracle.mistakes.candidates import Candidate, Overrides
-from gradcheck.oracle.mistakes.functions import BatchMean, Others, Right
+from gradcheck.oracle.mistakes.functions import AllPairs, BatchMean, Others, Right
 
 __all__ = ["of_the_unit", "pair_mistakes"]
 
@@ -36,6 +36,12 @@ def pair_mistakes(d: Derivation) -> Iterator[Candidate]:
         f"the {other} model's error is added; it must be subtracted from the trained model's",
         d.loss,
         {n.error_gap: gap.xreplace({x: -x for x in subtracted})},
+    )
+    yield (
+        "beta-on-one-error",
+        f"β multiplies the trained model's error alone; it must multiply the {other} model's too",
+        d.loss,
+        {n.error_gap: gap.xreplace({x: x / n.beta_dpo for x in subtracted})},
     )
     if Piece.PAIR in d.pieces:
         yield from _shared_targets(d)
@@ -116,6 +122,8 @@ def _likelihood_mistakes(d: Derivation) -> Iterator[Candidate]:
 
 def _of_a_pair(loss: sp.Expr) -> Iterator[tuple[str, str, sp.Expr]]:
     y = n.preference
+    crossed = "every winner is compared with every loser of the batch: (B,) is broadcast against (B, 1)"
+    yield "pairs-crossed", crossed, AllPairs(n.beta_dpo, n.error_gap, y)
     yield "loser-dropped", "losers have no gradient: only winners train", (1 + y) / 2 * loss
 
 

@@ -7,10 +7,13 @@ from collections.abc import Callable
 import sympy as sp
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from derivations.calculus import Dot, Each, MeanAbs, Norm2, Surrogate, Unless, sg
 from gradcheck.oracle.mistakes.functions import (
+    AllPairs,
     BatchFirst,
+    BatchGreatest,
     BatchMean,
     BatchStd,
     Bounded,
@@ -104,6 +107,13 @@ def _masked(x: Tensor, which: Tensor, weight: Tensor) -> Tensor:
     return _dot(weights * x, x)
 
 
+def _all_pairs(beta: Tensor, gap: Tensor, preference: Tensor) -> Tensor:
+    own, y = gap.flatten(), preference.flatten()
+    others = y[:, None] != y[None, :]
+    losses = softplus(beta.flatten()[:1] * y[:, None] * (own[:, None] - own.detach()[None, :]))
+    return ((losses * others).sum(1) / others.sum(1)).reshape(gap.shape)
+
+
 def _leaky(a: Tensor, r: Tensor, low: Tensor, high: Tensor, slope: Tensor) -> Tensor:
     clipped = _clip(r, low, high)
     return -torch.minimum(r * a, (clipped + slope * (r - clipped)) * a)
@@ -181,12 +191,14 @@ RULES: dict[type, Callable[..., Tensor]] = {
     MeanAbs: lambda x: x.abs().mean(tuple(range(1, x.ndim)), keepdim=True),
     Each: lambda x: x,
     BatchMean: lambda x: x.mean(0, keepdim=True).expand(x.shape),
+    BatchGreatest: lambda x: x.amax(0, keepdim=True).expand(x.shape) if x.ndim else x,
     BatchFirst: lambda x: x[:1].expand(x.shape) if x.ndim else x,
     Neighbour: lambda x, by: x.roll(int(by), 0) if x.ndim else x,
     Reversed: lambda x: x.flip(0) if x.ndim else x,
     Sorted: lambda x, sign: x.sort(0, descending=float(sign.flatten()[0]) < 0).values if x.ndim else x,
     Rounded: lambda x: (x > 0.5).to(x.dtype),
     TimeRounded: _on_a_table,
+    AllPairs: _all_pairs,
     Surrogate: _surrogate,
     MaxSurrogate: lambda a, r, low, high: -torch.maximum(r * a, _clip(r, low, high) * a),
     OneSided: lambda a, r, low, high: -_clip(r, low, high) * a,

@@ -69,6 +69,7 @@ def _deviation_mistakes(d: Derivation) -> Iterator[Candidate]:
         if has_dt and right == n.C2:
             without = {"scale": "scale-sigma", "divergence-std": "divergence-sigma"}.get(prefix, f"{prefix}-without-dt")
             yield put(without, "σ_t; the step's is σ_t √Δt (√Δt is missing)", right / root)
+            yield put(f"{prefix}-without-sigma", "√Δt; the step's is σ_t √Δt (σ_t is missing)", root)
             yield put(f"{prefix}-dt-twice", "multiplied by √Δt twice: σ_t Δt in place of σ_t √Δt", right * root)
         averaged = {"std": "std-mean", "scale": "std-averaged"}.get(prefix, f"{prefix}-averaged")
         for value in _averaged(right, root):

@@ -137,6 +137,18 @@ def surrogate_mistakes(d: Derivation) -> Iterator[Candidate]:
             d.loss,
             swap(-a * sg(weight) * n.log_ratio),
         )
+    yield (
+        "clip-on-product",
+        "r·A is clipped to [1 − ε⁻, 1 + ε⁺]; it must be the ratio alone, before it meets the advantage",
+        d.loss,
+        swap(-sp.Min(r * a, Bounded(r * a, 1 - low, 1 + high))),
+    )
+    yield (
+        "clip-by-advantage",
+        "the clip's width is multiplied by |A|; it must be the same for every advantage",
+        d.loss,
+        swap(Surrogate(a, r, low * sp.Abs(a), high * sp.Abs(a))),
+    )
     free = sp.S.Zero  # an edge that no ratio passes
     yield (
         "clip-at-one",
@@ -241,6 +253,13 @@ def log_ratio_mistakes(d: Derivation) -> Iterator[Candidate]:
     )
     if len(log_probs) < 2:
         return
+    if n.v_gt in d.definitions:
+        yield (
+            "ratio-of-errors",
+            "the ratio is the quotient of the two errors; it must be the exponential of their difference",
+            d.loss,
+            {n.ratio: n.log_prob_old / n.log_prob_theta},
+        )
     yield (
         "old-log-prob-missing",
         "the old log-probability is missing from the log-ratio",

@@ -39,6 +39,13 @@ def time_weight_mistakes(d: Derivation) -> Iterator[Candidate]:
             ),
         ):
             yield name, sentence, weight * bare + kept, {}
+        if Piece.RATIO in d.pieces:
+            yield (
+                "time-weight-in-exponent",
+                "the weight by the step's noise multiplies the log-ratio; it must multiply the policy term",
+                bare + kept,
+                {n.ratio: sp.exp(n.C2 / n.noise_norm * n.log_ratio)},
+            )
     if Piece.WINDOW in d.pieces:
         everywhere = d.loss.xreplace({n.window: sp.S.One})
         free = everywhere - everywhere.xreplace({n.kl_weight: sp.S.Zero})
