@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradcheck.judging.check import Wrong
 from gradcheck.judging.results import Diagnosis, Outcome
-from gradcheck.parts._calls import calling, compared, distinct, half_precision, repeated, tensor_result
+from gradcheck.parts._calls import FORM, calling, compared, distinct, half_precision, repeated, tensor_result
 from gradcheck.rounding.compare import Comparison, compare
 
 __all__ = [
@@ -86,7 +86,7 @@ class Subject:
             found = self.function(shadow, live, step)
             new = shadow if found is None else list(found)
             if len(new) != len(live):
-                raise Wrong(f"{len(new)} tensors come back; {len(live)} are required")
+                raise Wrong(f"{len(new)} tensors come back; {len(live)} are required", FORM)
             return [
                 tensor_result(x, tuple(y.shape), f"tensor {i}") for i, (x, y) in enumerate(zip(new, live, strict=True))
             ]

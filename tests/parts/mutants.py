@@ -379,6 +379,12 @@ def _all(cause: str) -> dict[str, str]:
     return {"value": cause, "schedule": cause}
 
 
+def _of_matrices(shadow: list[Tensor], live: list[Tensor], step: int) -> list[Tensor]:
+    """Updates the matrices, and returns them alone."""
+    updated: list[Tensor] = make_ema()([x for x in shadow if x.ndim > 1], [x for x in live if x.ndim > 1], step)
+    return updated
+
+
 def _in(shadow: Tensor, live: Tensor, dtype: torch.dtype) -> Tensor:
     return (0.9 * shadow.to(dtype) + 0.1 * live.to(dtype)).to(shadow)
 
@@ -402,10 +408,11 @@ _AVERAGES: tuple[tuple[Callable[..., Any], dict[str, str], dict[str, Any]], ...]
     (now_and_then(8, 0), {"schedule": "convention:every"}, {"every": 8}),
     (counting(), {"determinism": "changes"}, {"decay": "warmup"}),
     (
-        lambda s, p, n: make_ema()([x for x in s if x.ndim > 1], [x for x in p if x.ndim > 1], n),
+        lambda s, p, n: _of_matrices(s, p, n) and None,
         _all("matrices-alone"),
         {},
     ),
+    (_of_matrices, {**_all("returned-form"), "untouched-live": "returned-form", "aliasing": "returned-form"}, {}),
     (make_ema(lambda n: 0.9**2), _all("twice"), {}),
     (lambda s, p, n: [0.9 * a + b for a, b in zip(s, p, strict=True)], _all("live-whole"), {}),
     (lambda s, p, n: [0.9 * a for a in s], _all("live-missing"), {}),
