@@ -130,6 +130,8 @@ def _masks(layout: Layout) -> Iterator[Choice]:
         yield Choice(f"rank-missing:{r}", cause, partial(_without, r, None), 4)
         cause = f"rank {r} keeps its own gradient, and the other ranks have the reduced one"
         yield Choice(f"rank-not-synchronised:{r}", cause, partial(_alone, r), 5)
+        if ranks == 2:
+            continue  # of two, the other one keeps its own
         cause = (
             f"only rank {r} has the reduced gradient, and the other ranks keep their own: dist.reduce for all_reduce"
         )

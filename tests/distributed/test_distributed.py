@@ -91,6 +91,8 @@ def test_two_ranks(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         "no_sync_on_the_last",
         "ddp_gone_before_backward",
         "one_rank_keeps_its_own",
+        "reduced_to_rank_0",
+        "some_parameters_reduced",
     }
     skipped = next(o for o in targets["step"]["obligations"] if o["id"] == "advantages")
     assert skipped["status"] == "skipped"
@@ -109,6 +111,7 @@ def test_three_ranks_and_steps_that_cannot_be_judged(capfd: pytest.CaptureFixtur
         "right_gathered_gradients",
         "right_advantages",
         "one_rank_keeps_its_own",
+        "reduced_to_rank_0",
         "advantages_per_rank",
     )
     broken = ("every_rank_raises", "one_rank_raises", "wrong_return", "wrong_shape", "wrong_network", "mixing_network")
@@ -118,9 +121,9 @@ def test_three_ranks_and_steps_that_cannot_be_judged(capfd: pytest.CaptureFixtur
     assert launch(*files, ranks=3, options=("--max-examples=1", "--dtype=float32")) == 2
     answer, told = capfd.readouterr()
     verdicts = dict(re.findall(r"^(\w+) (conforms|does not conform)", answer, re.MULTILINE))
-    assert [verdicts[name] for name in names] == 3 * ["conforms"] + 2 * ["does not conform"]
+    assert [verdicts[name] for name in names] == 3 * ["conforms"] + 3 * ["does not conform"]
     named = dict.fromkeys(re.findall(r"consistent with ([\w-]+)", answer))
-    assert list(named) == ["rank-not-synchronised", "advantages-per-rank"]
+    assert list(named) == ["rank-not-synchronised", "reduced-to-one-rank", "advantages-per-rank"]
     assert "rank 2 differs from all others, which agree" in " ".join(answer.split())
     for line in (
         "every_rank_raises could not be judged: every rank raised AttributeError: [gradcheck] v_theta is the network's",

@@ -425,7 +425,7 @@ MISTAKES = {
     "clipped_before_the_reduction": "norm-clipped-per-rank",
     "reduced_by_maximum": "reduced-by-extremes",
     "some_parameters_reduced": "parameters-apart",
-    "reduced_to_rank_0": "reduced-to-one-rank",
+    "reduced_to_rank_0": "rank-not-synchronised",  # of two ranks; of three it has a name of its own
     "reduced_in_bfloat16": "reduced-in-half-precision",
     "steps_the_optimiser": "stepped",
     "another_loss": "unknown",
