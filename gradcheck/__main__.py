@@ -12,6 +12,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     try:
         from gradcheck.doors import cli
+    except KeyboardInterrupt:
+        print("[gradcheck] interrupted", file=sys.stderr)
+        return 130
     except Exception as error:  # a module of another's may lack anything
         from gradcheck.shadowed import shadowing
 

@@ -133,7 +133,12 @@ _INTERRUPTIBLE = (
 )
 
 
-def test_an_interrupt_ends_all(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "status", "told"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "ended by SIGTERM")],
+    ids=["interrupt", "terminate"],
+)
+def test_a_signal_ends_all(number: int, status: int, told: str, tmp_path: Path) -> None:
     marks = [tmp_path / name for name in ("first", "second")]
     (tmp_path / "mine.py").write_text(
         "import os, pathlib, time, gradcheck\n"
@@ -151,12 +156,12 @@ def test_an_interrupt_ends_all(tmp_path: Path) -> None:
         end = time.monotonic() + 60
         while not all(m.exists() and m.read_text() for m in marks) and time.monotonic() < end:
             time.sleep(0.05)
-        running.send_signal(signal.SIGINT)
+        running.send_signal(number)
         try:
             _, err = running.communicate(timeout=30)
         finally:
             running.kill()
-    assert running.returncode == 2
-    assert err.strip() == "[gradcheck] interrupted"
+    assert running.returncode == status
+    assert err.strip() == f"[gradcheck] {told}"
     for mark in marks:
         assert not Path(f"/proc/{mark.read_text()}").exists()

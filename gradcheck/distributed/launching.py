@@ -41,7 +41,13 @@ def launch(*targets: str, ranks: int = 2, options: Sequence[str] = ()) -> int:
         environment |= {STATUS_FILE: str(status), "OMP_NUM_THREADS": environment.get("OMP_NUM_THREADS", "1")}
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
         command += ["-m", "gradcheck.distributed", *targets, *options]
-        ended = subprocess.run(command, env=environment, check=False)
+        with subprocess.Popen(command, env=environment) as running:
+            try:
+                ended = running.wait()
+            except BaseException:
+                running.terminate()  # whereupon it ends the ranks, which it could not if it were killed
+                running.wait()
+                raise
         if status.is_file():
             return int(status.read_text())
-        return 2 if ended.returncode else 0
+        return 2 if ended else 0

@@ -11,10 +11,13 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradcheck.console import Progress, coloured, painted, prose
 from gradcheck.errors import InputError, forgiven
+
+if TYPE_CHECKING:
+    from gradcheck.doors.checking import Judged
 
 __all__ = ["add_arguments", "add_declaration", "at_once", "declared_by", "declared_pairs", "run"]
 
@@ -118,8 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
     jobs = [CheckJob(text, settings, declared, tuple(only), bool(arguments.html)) for text in texts]
     progress(f"{', '.join(arguments.targets)} …")
     together = at_once(arguments.jobs, arguments.device)
-    for one in judged(jobs, memory, isolated, together, arguments.memory is None, progress):
-        progress.clear()
+    for one in _cleared(progress, judged(jobs, memory, isolated, together, arguments.memory is None, progress)):
         if one.nothing and len(texts) > len(arguments.targets):
             continue  # a folder's tests need not be ours
         judgements.append(one.judgement)
@@ -136,7 +138,6 @@ def run(arguments: argparse.Namespace) -> int:
         if one.judgement.unjudged:
             told = f"[gradcheck] {one.judgement.subject} could not be judged: {one.judgement.unjudged}"
             print(told, file=sys.stderr, flush=True)
-    progress.clear()
     if not judgements:
         raise InputError(("TARGET", ", ".join(map(repr, arguments.targets)), "a decorated function in a test_*.py"))
     if len(judgements) > 1 and not arguments.brief:
@@ -147,6 +148,16 @@ def run(arguments: argparse.Namespace) -> int:
     if any(j.unjudged for j in judgements):
         return 2
     return 0 if all(j.holds for j in judgements) and not worse else 1
+
+
+def _cleared(progress: Progress, found: Iterator[Judged]) -> Iterator[Judged]:
+    """The same, where the line of progress is gone whenever something is to be printed, an error too."""
+    try:
+        for one in found:
+            progress.clear()
+            yield one
+    finally:
+        progress.clear()
 
 
 _VERDICTS = re.compile(r"^(.*?)((?<= )ok(?= )|FAILED|UNJUDGED|does not (?:conform|hold)|could not be judged|conforms)")

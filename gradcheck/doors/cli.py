@@ -1,6 +1,7 @@
 """What losses really optimise, derived and verified; and whether an implementation computes it.
 
-Exit status: 0 everything holds, 1 something does not, 2 the question could not be understood.
+Exit status: 0 everything holds, 1 something does not, 2 the question could not be understood, 130 it was interrupted
+(143: ended by SIGTERM).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from gradcheck import __version__
 from gradcheck.console import Parser, Progress, in_characters, prose, safe_output, width
 from gradcheck.doors import derive as derive_command
+from gradcheck.doors.ending import EndedError, in_order, status_of
 from gradcheck.errors import InputError, forgiven
 from gradcheck.extras import need
 from gradcheck.shadowed import shadowing
@@ -28,11 +30,13 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
-    try:
+    if argv is not None:
         return _status(argv)
+    try:
+        with in_order():
+            return _status(argv)
     finally:
-        if argv is None:  # the process is the command's own and ends now: what is left need not be searched for garbage
-            gc.freeze()
+        gc.freeze()  # the process is the command's own and ends now: what is left need not be searched for garbage
 
 
 def _status(argv: Sequence[str] | None) -> int:
@@ -45,9 +49,10 @@ def _status(argv: Sequence[str] | None) -> int:
         except InputError as error:
             print(in_characters(str(error)), file=sys.stderr)
             return 2
-        except KeyboardInterrupt:
-            print("[gradcheck] interrupted", file=sys.stderr)
-            return 2
+        except KeyboardInterrupt as error:
+            told = f"ended by {error}" if isinstance(error, EndedError) else "interrupted"
+            print(f"[gradcheck] {told}", file=sys.stderr)
+            return status_of(error)
         except Exception as error:
             if os.environ.get("GRADCHECK_TRACEBACK"):
                 raise

@@ -44,8 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         if os.environ.get("RANK", "0") == "0":
             print(error, file=sys.stderr)
-        _tell(2)
-        return 2
+        return _tell(2)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from gradcheck.errors import GradcheckError
+from gradcheck.forking import die_with_parent
 
 __all__ = ["Shared"]
 
@@ -32,9 +33,15 @@ class Shared:
             min(processes, len(batches)), multiprocessing.get_context("fork"), initializer=_begin, initargs=(do,)
         )
         self._found: dict[Hashable, tuple[Future[list[Any]], int]] = {}
-        for batch in batches:
-            future = self._executor.submit(_done, batch)
-            self._found.update({task: (future, i) for i, task in enumerate(batch)})
+        others = multiprocessing.active_children()
+        try:
+            for batch in batches:
+                future = self._executor.submit(_done, batch)
+                self._found.update({task: (future, i) for i, task in enumerate(batch)})
+        finally:
+            self._processes = [one for one in multiprocessing.active_children() if one not in others]
+            if len(self._found) < sum(map(len, batches)):  # the system lets no more processes begin
+                self._end()
 
     def __call__(self, task: Hashable) -> Any:
         """What a task came to; what it raised is raised here.
@@ -51,7 +58,16 @@ class Shared:
     def __enter__(self) -> Shared:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is None:
+            self._executor.shutdown(cancel_futures=True)
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        """End at once: nobody asks for what is still being done, which may take minutes."""
+        for process in self._processes:
+            process.kill()
         self._executor.shutdown(cancel_futures=True)
 
 
@@ -61,7 +77,10 @@ _do: Callable[[Any], Any]
 def _begin(do: Callable[[Any], Any]) -> None:
     global _do
     _do = do
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal interrupts all of them, and the first one ends the rest
+    for number in (signal.SIGTERM, signal.SIGHUP):  # of which the first one may have made exceptions
+        signal.signal(number, signal.SIG_DFL)
     gc.freeze()  # what was there before stays, so that no collection need go through it
 
 

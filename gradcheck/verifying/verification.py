@@ -197,7 +197,7 @@ def verify(
         raise InputError(("max_examples", repr(max_examples), "at least 1"))
     missing = networks.available() if with_networks else "not asked for"
     work = _Work(chosen, where, tuple(dtypes), max_examples, seed, not missing)
-    with work.shared(jobs) if jobs > 1 and where == ("cpu",) and may_fork() else _alone(work) as results:
+    with _workers(work, jobs) as results:
         theorems = []
         for i, theorem in enumerate(work.theorems):
             theorems.append(_proof(theorem, results(("theorem", i))))
@@ -269,6 +269,14 @@ class _Work:
         if self.with_networks:
             batches.insert(0, [("networks", i) for i in numbers])
         return Shared(self.do, batches, jobs)
+
+
+def _workers(work: _Work, jobs: int) -> contextlib.AbstractContextManager[Results]:
+    """Several processes, where they are wanted and there can be any; else this one."""
+    if jobs > 1 and work.devices == ("cpu",) and may_fork():
+        with contextlib.suppress(OSError, NotImplementedError):  # no shared memory, no semaphores, no more processes
+            return work.shared(jobs)
+    return _alone(work)
 
 
 @contextlib.contextmanager

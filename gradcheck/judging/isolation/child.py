@@ -7,7 +7,6 @@ Nothing that a stranger's code does here outlives it.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import gc
 import io
@@ -21,6 +20,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
+from gradcheck.forking import die_with_parent
 from gradcheck.judging.isolation.limits import watched_by
 from gradcheck.judging.isolation.words import frame_place, otherwise_found, place, said
 
@@ -93,13 +93,12 @@ def _apart() -> None:
     """A session of its own, which can be ended with all its children; it dies with its parent, and before others."""
     with contextlib.suppress(OSError):
         os.setsid()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    die_with_parent()
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
 

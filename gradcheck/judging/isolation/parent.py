@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import mmap
 import multiprocessing
 import os
 import pickle
@@ -53,6 +54,13 @@ def _context() -> Any:
     return multiprocessing.get_context("spawn")
 
 
+def _clock(context: Any) -> Any:
+    """One number that this process and its child share: of a file only where the child does not inherit memory."""
+    if context.get_start_method() == "fork":
+        return memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("d")
+    return context.RawArray("d", 1)
+
+
 @dataclass
 class Child:
     """A job in a process of its own.
@@ -96,7 +104,7 @@ class Child:
         """
         theirs = [pipe.fileno() for one in siblings for pipe in one.pipes]
         context = _context()
-        clock = context.RawArray("d", 1)
+        clock = _clock(context)
         (results, sends), (printed, prints), (notes, writes) = (context.Pipe(duplex=False) for _ in range(3))
         forked = theirs if context.get_start_method() == "fork" else []  # other processes inherit no descriptors
         process = context.Process(target=run, args=(self.job, sends, prints, writes, clock, forked), daemon=True)
