@@ -285,6 +285,29 @@ def test_a_folder_is_its_tests(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "first conforms" in capsys.readouterr().out
 
 
+def test_a_file_of_a_package_imports_its_neighbours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Judged from outside, in a project whose modules lie in ``src``; and so does the script of its failure."""
+    folder = tmp_path / "src" / "outer" / "inner"
+    folder.mkdir(parents=True)
+    for package in (folder, folder.parent):
+        (package / "__init__.py").write_text("")
+    (folder.parent / "helpers.py").write_text("def error(a, b):\n    return ((a - b) ** 2).flatten(1).sum(1)\n")
+    file = folder / "losses.py"
+    file.write_text(
+        "import gradcheck\nfrom ..helpers import error\n\n"
+        "def right(case):\n    return (case.advantage * error(case.v_theta, case.noise - case.x_0)).mean()\n\n"
+        "@gradcheck.conforms('awm')\ndef wrong(case):\n    return -right(case)\n"
+    )
+    options = ["--only", "gradient", "--max-examples", "1"]
+    assert main(["check", f"{file}::right", "--algorithm", "awm", *options]) == 0
+    report = tmp_path / "report.json"
+    assert main(["check", f"{file}::wrong", "--json", str(report), *options]) == 1
+    capsys.readouterr()
+    (result,) = (r for r in json.loads(report.read_text())["targets"][0]["obligations"] if r["status"] == "failed")
+    done = subprocess.run([sys.executable, "-c", result["script"]], capture_output=True, text=True, check=False)
+    assert "the gradient obligation fails" in done.stderr
+
+
 @pytest.mark.parametrize("options", [["--only", "compiled"], ["--only", "value"]])
 def test_nothing_conforms_that_was_not_checked(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -20,6 +20,7 @@ from gradcheck.doors.conformance import LossSubject
 from gradcheck.errors import InputError, did_you_mean
 from gradcheck.judging.isolation.limits import TimeUp, watched
 from gradcheck.judging.isolation.words import otherwise_found, place, said
+from gradcheck.oracle.script import package_of
 
 __all__ = ["load_found", "load_function", "load_trainers"]
 
@@ -153,17 +154,15 @@ def _module(text: str) -> tuple[ModuleType, str]:
         path = Path(file)
         if not path.is_file():
             raise InputError(("TARGET", repr(text), "a file that exists, as file.py::function"))
-        module_name = f"gradcheck_subject_{path.stem}"
+        folder = path.parent.resolve()
+        package, root = package_of(folder)
+        sys.path[:0] = [str(folder), str(root)]
+        module_name = f"{package}gradcheck_subject_{path.stem}"  # in its package, for `from . import`
         spec = importlib.util.spec_from_file_location(module_name, path, loader=_AsWritten(module_name, str(path)))
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
-        folder = path.parent.resolve()
-        sys.path.insert(0, str(folder))
-        while (folder / "__init__.py").is_file():  # as pytest does, for tests that are a package
-            folder = folder.parent
-        sys.path.insert(1, str(folder))
         _execute(text, lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
         return module, name
     dotted, separator, name = text.partition(":")

@@ -21,7 +21,7 @@ from gradcheck.oracle.obligations import Obligation
 from gradcheck.oracle.subject import Subject
 from gradcheck.problems.building import Spec
 
-__all__ = ["literal", "script"]
+__all__ = ["literal", "package_of", "script"]
 
 _MOST = 400  # numbers that a person would still paste
 
@@ -100,15 +100,25 @@ def _presenting(judge: Judge) -> list[str]:
     ]
 
 
+def package_of(folder: Path) -> tuple[str, Path]:
+    """The package that a folder is, ``"outer.inner."``, and the folder that it is imported from; as pytest does."""
+    package = ""
+    while (folder / "__init__.py").is_file():
+        package, folder = f"{folder.name}.{package}", folder.parent
+    return package, folder
+
+
 def _import(subject: Subject) -> list[str]:
     if "::" in subject.source:
         file, _, name = subject.source.partition("::")
         path = Path(file).resolve()
+        package, root = package_of(path.parent)
+        folders = [str(path.parent)] if root == path.parent else [str(path.parent), str(root)]
         return [
             "import importlib.util, sys",
-            f"sys.path.insert(0, {str(path.parent)!r})",
-            f"spec = importlib.util.spec_from_file_location('judged', {str(path)!r})",
-            "judged = sys.modules['judged'] = importlib.util.module_from_spec(spec)",
+            f"sys.path[:0] = {folders!r}",
+            f"spec = importlib.util.spec_from_file_location({package + 'judged'!r}, {str(path)!r})",
+            "judged = sys.modules[spec.name] = importlib.util.module_from_spec(spec)",
             "spec.loader.exec_module(judged)",
             f"implementation = getattr(judged.{name}, 'gradcheck_function', judged.{name})",
         ]
