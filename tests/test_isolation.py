@@ -285,6 +285,14 @@ def test_a_folder_is_its_tests(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "first conforms" in capsys.readouterr().out
 
 
+def test_a_file_chooses_how_its_own_processes_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As trainers do at their top; that a process is forked to judge it must not have chosen already."""
+    file = tmp_path / "mine.py"
+    file.write_text(f"import multiprocessing\nmultiprocessing.set_start_method('spawn')\n{HEAD}")
+    assert main(["check", str(file), "--only", "gradient", "--max-examples", "1"]) == 0
+    assert "first conforms" in capsys.readouterr().out
+
+
 def test_a_file_of_a_package_imports_its_neighbours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Judged from outside, in a project whose modules lie in ``src``; and so does the script of its failure."""
     folder = tmp_path / "src" / "outer" / "inner"

@@ -10,6 +10,7 @@ import contextlib
 import faulthandler
 import gc
 import io
+import multiprocessing
 import os
 import pickle
 import resource
@@ -60,6 +61,7 @@ def run(
     gc.freeze()  # what was imported stays, so that no collection need go through it, and its memory stays shared
     for number in others:
         os.close(number)
+    multiprocessing.set_start_method(None, force=True)  # a file may choose, as in a program
     process = _getpid()
     channel = results.fileno()
     _apart()
