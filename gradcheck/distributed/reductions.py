@@ -165,10 +165,10 @@ def _in_half_precision(evidence: Sequence[Evidence]) -> Diagnosis | None:
         else:
             name = str(dtype).removeprefix("torch.")
             cause = (
-                f"the gradient is right to the precision of {name}, and rough as its numbers are: it is reduced or "
-                f"stored in {name}"
+                f"the gradient is right to the precision of {name}, and rough as its numbers are: it is computed, "
+                f"reduced or stored in {name}"
             )
-            return Diagnosis("reduced-in-half-precision", cause)
+            return Diagnosis("half-precision", cause)
     return None
 
 

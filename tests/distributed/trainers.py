@@ -426,7 +426,7 @@ MISTAKES = {
     "reduced_by_maximum": "reduced-by-extremes",
     "some_parameters_reduced": "parameters-apart",
     "reduced_to_rank_0": "rank-not-synchronised",  # of two ranks; of three it has a name of its own
-    "reduced_in_bfloat16": "reduced-in-half-precision",
+    "reduced_in_bfloat16": "half-precision",
     "steps_the_optimiser": "stepped",
     "another_loss": "unknown",
     "another_target": "unknown",
