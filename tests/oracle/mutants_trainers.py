@@ -73,7 +73,7 @@ def deviation_where_the_step_ends(case: Case) -> Tensor:
 @mutant("flow_grpo", fails="gradient", because="ratio-as-weight", **FLOW)
 def detached_ratio_as_a_weight(case: Case) -> Tensor:
     _, log_prob, ratio = of_the_model(case)
-    return -(case.advantage * ratio.detach().clamp(0.8, 1.2) * log_prob).mean()
+    return -(case.advantage * ratio.detach().clamp(max=1.2) * log_prob).mean()
 
 
 @mutant("flow_grpo", fails="gradient", because="kl-in-advantage", kl="step", **FLOW)
