@@ -142,7 +142,7 @@ def _factors(evidence: Sequence[Evidence]) -> list[float]:
 
 
 def _factor(e: Evidence) -> float:
-    wanted = e.law.weights @ e.law.contributions
+    wanted = e.law.gradient
     return float((e.observed[0] @ wanted) / (wanted @ wanted))
 
 

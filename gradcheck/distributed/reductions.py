@@ -14,7 +14,6 @@ from torch import Tensor
 from gradcheck.distributed.evidence import Evidence
 from gradcheck.distributed.required import weights
 from gradcheck.judging.results import Diagnosis
-from gradcheck.rounding.bounds import THRESHOLD
 
 __all__ = ["otherwise_reduced"]
 
@@ -27,40 +26,37 @@ def otherwise_reduced(evidence: Sequence[Evidence]) -> Diagnosis | None:
     return next((found for find in finders if (found := find(evidence)) is not None), None)
 
 
-def _locals(e: Evidence) -> Iterator[tuple[str, Tensor]]:
-    """What each rank may have had before the reduction, (W, P): its share of the sum, or as DDP wants it."""
+def _own(e: Evidence) -> dict[str, Tensor]:
+    """What each rank may have before the reduction, (W, P): its share of the sum, that of an average, or its mean."""
     layout, law = e.law.problem.layout, e.law
     ranks = len(layout.sizes)
     own = torch.arange(ranks)[:, None] == layout.rank[None]
-    for name, each in (
-        ("share", law.weights),
-        ("share of an average", ranks * law.weights),
-        ("mean", ranks * weights(layout, "ranks")),
-    ):
-        yield name, (own * each) @ law.contributions
+    kinds = {
+        "share": law.weights,
+        "share of an average": ranks * law.weights,
+        "mean": ranks * weights(layout, "ranks"),
+    }
+    return {kind: (own * each) @ law.contributions for kind, each in kinds.items()}
 
 
-def _allowed(e: Evidence, scale: float = 1.0) -> Tensor:
-    """How far rounding may put a component off, (P,), of gradients so many times as large."""
-    return THRESHOLD * e.law.u * scale * (e.law.weights.abs() @ e.law.errors)
-
-
-def _near(e: Evidence, predicted: Tensor, scale: float = 1.0) -> bool:
-    return bool(((e.observed - predicted).abs() <= _allowed(e, scale)).all())
+def _near(e: Evidence, predicted: Tensor, scale: float = 1.0) -> Tensor:
+    """Where a prediction, of gradients so many times as large as the required one, is what was observed, (W, P)."""
+    return (e.observed - predicted).abs() <= scale * e.law.allowed(e.law.weights)
 
 
 def _every(evidence: Sequence[Evidence]) -> Iterator[tuple[str, list[Tensor]]]:
-    """The same kind of local gradient for every problem."""
-    for kinds in zip(*(list(_locals(e)) for e in evidence), strict=True):
-        yield kinds[0][0], [own for _, own in kinds]
+    """The same kind of a rank's own gradient for every problem."""
+    found = [_own(e) for e in evidence]
+    for kind in found[0]:
+        yield kind, [one[kind] for one in found]
 
 
 def _by_extremes(evidence: Sequence[Evidence]) -> Diagnosis | None:
     """Component by component the largest or the least of the ranks' gradients."""
     ranks = len(evidence[0].observed)
-    for _, locals_ in _every(evidence) if ranks > 1 else ():
+    for _, own in _every(evidence) if ranks > 1 else ():
         for word, operation, reduce in (("largest", "MAX", torch.amax), ("least", "MIN", torch.amin)):
-            if all(_near(e, reduce(own, 0), ranks) for e, own in zip(evidence, locals_, strict=True)):
+            if all(bool(_near(e, reduce(x, 0), ranks).all()) for e, x in zip(evidence, own, strict=True)):
                 cause = (
                     f"component by component the {word} of the ranks' gradients is taken (ReduceOp.{operation}); they "
                     "must be added up"
@@ -82,14 +78,15 @@ def _some_parameters(evidence: Sequence[Evidence]) -> Diagnosis | None:
         "averaged": f"the required one over {ranks}: averaged over the ranks once too often",
         "none": "no gradient",
     }
+    fits = [{how: _near(e, *_predicted(e, how)).all(0) for how in what} for e in evidence]
     at = 0
     for name, shape in first.law.names.items():
-        size = torch.Size(shape).numel()
-        fits = [how for how in what if all(_fits(e, how, slice(at, at + size)) for e in evidence)]
-        if not fits:
+        part = slice(at, at + torch.Size(shape).numel())
+        how = next((how for how in what if all(bool(x[how][part].all()) for x in fits)), None)
+        if how is None:
             return None
-        groups.setdefault(fits[0], []).append(name)
-        at += size
+        groups.setdefault(how, []).append(name)
+        at = part.stop
     if len(groups) < 2:
         return None
     apart = {how: names for how, names in groups.items() if how != "reduced"}
@@ -98,19 +95,17 @@ def _some_parameters(evidence: Sequence[Evidence]) -> Diagnosis | None:
     return Diagnosis("parameters-apart", f"of {len(first.law.names)} parameters {told}{rest}")
 
 
-def _fits(e: Evidence, how: str, part: slice) -> bool:
-    ranks = len(e.observed)
-    wanted = (e.law.weights @ e.law.contributions)[None]
-    named = dict(_locals(e))
-    predicted, scale = {
+def _predicted(e: Evidence, how: str) -> tuple[Tensor, float]:
+    """A gradient, (W, P) or (P,), and how many times as large as the required one it may be."""
+    ranks, wanted, own = len(e.observed), e.law.gradient, _own(e)
+    return {
         "reduced": (wanted, 1.0),
-        "own share": (named["share"], 1.0),
-        "own share of an average": (named["share of an average"], float(ranks)),
+        "own share": (own["share"], 1.0),
+        "own share of an average": (own["share of an average"], float(ranks)),
         "summed": (ranks * wanted, float(ranks)),
         "averaged": (wanted / ranks, 1.0),
         "none": (torch.zeros_like(wanted), 1.0),
     }[how]
-    return bool(((e.observed - predicted).abs() <= _allowed(e, scale))[:, part].all())
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -123,7 +118,7 @@ def _values_clipped(evidence: Sequence[Evidence]) -> Diagnosis | None:
     if top == 0:
         return None
     plateau = sum(int((e.observed[0].abs() >= top * (1 - 1e-6)).sum()) for e in evidence)
-    if plateau < 2 or not all(_near(e, (e.law.weights @ e.law.contributions).clamp(-top, top)) for e in evidence):
+    if plateau < 2 or not all(bool(_near(e, e.law.gradient.clamp(-top, top)).all()) for e in evidence):
         return None
     cause = f"every component has been clipped to ±{top:.4g}: return before clip_grad_value_()"
     return Diagnosis("value-clipped", cause)
@@ -132,35 +127,39 @@ def _values_clipped(evidence: Sequence[Evidence]) -> Diagnosis | None:
 def _clipped_on_each_rank(evidence: Sequence[Evidence]) -> Diagnosis | None:
     """Each rank's own gradient shortened to one norm before the sum."""
     ranks = len(evidence[0].observed)
-    for kind, locals_ in _every(evidence) if ranks > 1 else ():
-        lengths, shortened = [], 0
-        for e, own in zip(evidence, locals_, strict=True):
-            total = e.observed[0] * (1 if kind == "share" else ranks)
-            factors = torch.linalg.lstsq(own.T, total[:, None]).solution[:, 0]
-            if bool((factors > 1 + 1e-3).any()) or bool((factors <= 0).any()):
-                break
-            if not _near(e, factors @ own / (1 if kind == "share" else ranks), ranks):
-                break
-            norms = factors * torch.linalg.vector_norm(own, dim=1)
-            lengths += norms[factors < 1 - 1e-3].tolist()
-            shortened += int((factors < 1 - 1e-3).sum())
-        else:
-            if shortened > 1 and max(lengths) <= (1 + 1e-3) * min(lengths):
-                cause = f"each rank's own gradient has been clipped to the norm {max(lengths):.4g} before the reduction"
-                return Diagnosis("norm-clipped-per-rank", cause)
+    for kind, own in _every(evidence) if ranks > 1 else ():
+        divisor = 1 if kind == "share" else ranks
+        found = [_shortened(e, x, divisor) for e, x in zip(evidence, own, strict=True)]
+        if any(norms is None for norms in found):
+            continue
+        lengths = torch.cat([norms for norms in found if norms is not None])
+        if len(lengths) > 1 and float(lengths.max()) <= (1 + 1e-3) * float(lengths.min()):
+            norm = float(lengths.max())
+            cause = f"each rank's own gradient has been clipped to the norm {norm:.4g} before the reduction"
+            return Diagnosis("norm-clipped-per-rank", cause)
     return None
+
+
+def _shortened(e: Evidence, own: Tensor, divisor: int) -> Tensor | None:
+    """The norms of those that are shortened, if what was observed is a sum of the ranks' own gradients, none longer."""
+    factors = torch.linalg.lstsq(own.T, divisor * e.observed[0][:, None]).solution[:, 0]
+    if bool(((factors > 1 + 1e-3) | (factors <= 0)).any()):
+        return None
+    if not bool(_near(e, factors @ own / divisor, len(own)).all()):
+        return None
+    norms: Tensor = factors * torch.linalg.vector_norm(own, dim=1)
+    return norms[factors < 1 - 1e-3]
 
 
 def _in_half_precision(evidence: Sequence[Evidence]) -> Diagnosis | None:
     """Right to half precision, and rough."""
     for dtype in (torch.float16, torch.bfloat16):
         limits = torch.finfo(dtype)
+        lost = 2 * limits.eps  # rounded on each rank, and their sum once more
         for e in evidence:
-            size = sum(own.abs().sum(0) for _, own in list(_locals(e))[1:2])
-            off = (e.observed - (e.law.weights @ e.law.contributions)).abs()
-            if not bool((off <= 2 * limits.eps * size + limits.smallest_normal * limits.eps + _allowed(e)).all()):
-                break
-            if e.wrong and not _rough(e):
+            size = _own(e)["share of an average"].abs().sum(0)
+            allowed = lost * size + limits.smallest_normal * limits.eps + e.law.allowed(e.law.weights)
+            if not bool(((e.observed - e.law.gradient).abs() <= allowed).all()) or (e.wrong and not _rough(e)):
                 break
         else:
             name = str(dtype).removeprefix("torch.")
@@ -174,7 +173,6 @@ def _in_half_precision(evidence: Sequence[Evidence]) -> Diagnosis | None:
 
 def _rough(e: Evidence) -> bool:
     """Whether errors have both signs beside their components, as roundings do."""
-    wanted = e.law.weights @ e.law.contributions
-    error = (e.observed - wanted) * wanted.sign()
-    far = error.abs() > _allowed(e)
+    error = (e.observed - e.law.gradient) * e.law.gradient.sign()
+    far = error.abs() > e.law.allowed(e.law.weights)
     return bool(far.any()) and 0.1 < float((error[far] > 0).to(torch.float64).mean()) < 0.9

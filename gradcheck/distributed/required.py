@@ -69,20 +69,27 @@ class Required:
     def ratios(self, observed: Tensor, sample_weights: Tensor) -> Tensor:
         """Differences from Σ c_i G_i in units of their rounding error, (P,); up to :data:`THRESHOLD` they pass."""
         difference = (observed - sample_weights @ self.contributions).abs()
-        allowed = self.u * (sample_weights.abs() @ self.errors)
-        ratios = torch.where(difference == 0, 0.0, difference / allowed)
+        ratios = torch.where(difference == 0, 0.0, THRESHOLD * difference / self.allowed(sample_weights))
         return torch.where(observed.isfinite(), ratios, torch.inf)
+
+    @property
+    def gradient(self) -> Tensor:
+        """Σ c_i G_i with the declared weights, (P,)."""
+        return self.weights @ self.contributions
+
+    def allowed(self, sample_weights: Tensor) -> Tensor:
+        """The largest differences from Σ c_i G_i that pass, (P,)."""
+        return THRESHOLD * self.u * (sample_weights.abs() @ self.errors)
 
     def bound(self, component: int) -> float:
         """The largest difference that passes at one component."""
-        return float(THRESHOLD * self.u * (self.weights.abs() @ self.errors[:, component]))
+        return float(self.allowed(self.weights)[component])
 
     @property
     def resolution(self) -> float:
         """The smallest f for which a gradient wrong by the factor 1 + f throughout is refused."""
-        allowed = THRESHOLD * self.u * (self.weights.abs() @ self.errors)
-        size = (self.weights @ self.contributions).abs()
-        return float(torch.where(size > 0, allowed / size, torch.inf).min())
+        size = self.gradient.abs()
+        return float(torch.where(size > 0, self.allowed(self.weights) / size, torch.inf).min())
 
     def locate(self, component: int) -> str:
         """One of the P components as ``parameter[index]``."""

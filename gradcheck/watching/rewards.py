@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from gradcheck.watching.faults import Checked, Fault
+from gradcheck.watching.given import describe, ids_of
 
-__all__ = ["check_advantages"]
+__all__ = ["check_advantages", "judge_rollout"]
 
 Numbers = np.ndarray[Any, Any]
 
@@ -24,6 +25,32 @@ _LINE = 1e-3
 """Of an advantage's size: rewards and advantages in float32, and a small ε in the divisor."""
 
 _OF_ALL = "the advantages are normalised over all samples, not within each group"
+
+
+def judge_rollout(advantage: Any, reward: Any, group: Any, clamp: float | None) -> Checked | str:
+    """Judge a whole rollout's advantages, (N,), each group whole; in words what is wrong with what was given, if it is.
+
+    Args:
+        group: (N,), ids of any kind; one group by default.
+        clamp: the advantage may be clamped to ± this.
+    """
+    given = {"advantage": advantage, "reward": reward, "group": ids_of(group)}
+    absent = [name for name in ("advantage", "reward") if given[name] is None]
+    bad = [name for name, x in given.items() if x is not None and not _are_numbers(x)]
+    for name in (*bad, *absent):
+        return f"{name}: got {describe(given[name])}; wanted numbers of shape (N,)"
+    columns = {name: torch.as_tensor(x).detach().to("cpu", torch.float64) for name, x in given.items() if x is not None}
+    sizes = {tuple(x.shape) for x in columns.values()}
+    if len(sizes) != 1 or columns["reward"].ndim != 1:
+        return f"advantages: got shapes {', '.join(map(str, sorted(sizes)))}; wanted one shape (N,) for all"
+    return check_advantages(columns["advantage"], columns["reward"], columns.get("group"), whole=True, clamp=clamp)
+
+
+def _are_numbers(value: Any) -> bool:
+    try:
+        return bool(torch.as_tensor(value).isfinite().all())
+    except (TypeError, ValueError, RuntimeError):
+        return False
 
 
 def check_advantages(

@@ -16,7 +16,8 @@ from derivations import notation as n
 from gradcheck.case import Case
 from gradcheck.conventions import Conventions
 from gradcheck.derived.compiled import evaluate
-from gradcheck.oracle.mistakes import Mistake, gradient_of_mistake, mistakes
+from gradcheck.oracle.mistakes import Mistake, Trial, mistakes
+from gradcheck.oracle.mistakes.places import Stated
 from gradcheck.oracle.problem import effective_case
 from gradcheck.oracle.required import overall_factor
 from gradcheck.watching.evidence import Evidence
@@ -200,11 +201,9 @@ def of_declaration(e: Evidence) -> Iterator[Story]:
 
 def of_loss(e: Evidence) -> Iterator[Story]:
     """What each named mistake in the loss would give."""
+    trials: dict[Stated, Trial] = {}  # what mistakes of one loss share is computed once
     for mistake in mistakes(e.conventions.derivation):
-        yield (
-            Fault(mistake.name, mistake.sentence),
-            partial(_mistaken, e, mistake),
-        )
+        yield Fault(mistake.name, mistake.sentence), partial(_mistaken, e, mistake, trials)
     for value, name, words in (
         (n.ratio, "ratio-twice", "the importance ratio is squared"),
         (1 / n.ratio, "ratio-detached", "the importance ratio is missing from the gradient"),
@@ -219,8 +218,11 @@ def of_loss(e: Evidence) -> Iterator[Story]:
         yield Fault(name, words), partial(_times, e, value)
 
 
-def _mistaken(e: Evidence, mistake: Mistake) -> Tensor:
-    return overall_factor(e.conventions, e.case) * gradient_of_mistake(mistake, effective_case(e.conventions, e.case))
+def _mistaken(e: Evidence, mistake: Mistake, trials: dict[Stated, Trial]) -> Tensor:
+    own = mistake.stated
+    if own not in trials:
+        trials[own] = Trial(effective_case(e.conventions, e.case), own, torch.float64)
+    return overall_factor(e.conventions, e.case) * trials[own].predict(mistake.edits).gradient
 
 
 def _times(e: Evidence, value: sp.Expr) -> Tensor | None:

@@ -132,6 +132,11 @@ class Parameters:
     def sharded(self) -> bool:
         return any(hasattr(kind, "device_mesh") for kind in {type(p) for p in self._parameters.values()})
 
+    @property
+    def empty(self) -> bool:
+        """Whether no parameter has a gradient now."""
+        return not self.sharded and all(p.grad is None for p in self._parameters.values())
+
     def again(self) -> Checked:
         """After a second backward pass through the same output."""
         name = "parameters"

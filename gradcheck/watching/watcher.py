@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,11 @@ from gradcheck.console import prose
 from gradcheck.errors import GradcheckError
 from gradcheck.watching.averaged import Average
 from gradcheck.watching.faults import Checked
-from gradcheck.watching.given import Given, Problem, describe, ids_of, read_call
+from gradcheck.watching.given import Given, Problem, read_call
 from gradcheck.watching.lines import Report, StepLine
 from gradcheck.watching.moved import Moved
 from gradcheck.watching.pending import Pending, goes_on, network_dtype, quiet, untraced
-from gradcheck.watching.rewards import check_advantages
+from gradcheck.watching.rewards import judge_rollout
 from gradcheck.watching.saving import Kept, write_step
 from gradcheck.watching.step import Context, Judgement, judge_call
 from gradcheck.watching.text import failure_line, summary
@@ -97,25 +97,18 @@ class Watch:
         self._calls += 1
         if "on_policy" in quantities:
             self._moved.called(quantities["on_policy"])
-        try:
-            self._close_parted()
-        except WatchError:
-            raise
-        except Exception as error:
-            self._say("internal", f"the watch failed, and training goes on: {type(error).__name__}: {error}")
+        if self._parted:
+            with self._safely():
+                self._close_parted()
         if number % self._every and self._save_next is None and not (self._average and self._average.waiting):
             return
-        try:
+        with self._safely():
             if unnamed:
                 text = f"the call: got {len(unnamed)} without a name; wanted every quantity by its name, v_theta=…"
                 self._say("unnamed", text)
                 self._finish(StepLine(number, "unjudged", because=text, rank=self._rank))
                 return
             untraced(_look)(self, number, quantities)
-        except WatchError:
-            raise
-        except Exception as error:  # a fault of ours must not stop the training
-            self._say("internal", f"the watch failed, and training goes on: {type(error).__name__}: {error}")
 
     # In a compiled step Dynamo's graph ends before the call: a hook on its tensors would else be a part of it.
     __call__._torchdynamo_disable = True  # type: ignore[attr-defined]
@@ -135,32 +128,18 @@ class Watch:
             reward: (N,), what they are made of.
             group: (N,), ids; one group by default.
         """
-        try:
+        with self._safely():
             self._moved.rollout()
-            with torch.no_grad():
-                given = {"advantage": advantage, "reward": reward, "group": ids_of(group)}
-                found_bad = [name for name, x in given.items() if x is not None and not _numbers_in(x)]
-                if advantage is None or reward is None or found_bad:
-                    name = next(iter(found_bad), "advantage" if advantage is None else "reward")
-                    self._say("advantages", f"{name}: got {describe(given[name])}; wanted numbers of shape (N,)")
-                    return
-                columns = [torch.as_tensor(x).detach().to("cpu", torch.float64) for x in (advantage, reward)]
-                ids = None if group is None else torch.as_tensor(given["group"]).detach().to("cpu", torch.float64)
-                sizes = {tuple(x.shape) for x in (*columns, *([] if ids is None else [ids]))}
-                if len(sizes) != 1 or columns[0].ndim != 1:
-                    shapes = ", ".join(map(str, sorted(sizes)))
-                    self._say("advantages", f"advantages: got shapes {shapes}; wanted one shape (N,) for all")
-                    return
-                clamp = self._context.declared.conventions.adv_clip_max
-                found = check_advantages(columns[0], columns[1], ids, whole=True, clamp=clamp)
-        except Exception as error:
-            self._say("internal", f"the watch failed, and training goes on: {type(error).__name__}: {error}")
-            return
-        if found.unchecked:
-            self._report.unchecked.setdefault("advantages", found.unchecked)
-        for fault in found.faults:
+            found = judge_rollout(advantage, reward, group, self._context.declared.conventions.adv_clip_max)
+            if isinstance(found, str):
+                self._say("advantages", found)
+                return
+            if found.unchecked:
+                self._report.unchecked.setdefault("advantages", found.unchecked)
             checks = {"advantages": "fails"}
-            self._finish(StepLine(self._calls, "wrong", (fault.name,), fault.sentence, checks=checks, rank=self._rank))
+            for fault in found.faults:
+                line = StepLine(self._calls, "wrong", (fault.name,), fault.sentence, checks=checks, rank=self._rank)
+                self._finish(line)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write a judged step's tensors, for ``gradcheck replay FOLDER``.
@@ -174,6 +153,16 @@ class Watch:
                 write_step(path, kept, self._context)
                 return
         self._save_next = path
+
+    @contextlib.contextmanager
+    def _safely(self) -> Iterator[None]:
+        """A fault of ours must not stop the training: it is told, once."""
+        try:
+            yield
+        except WatchError:
+            raise
+        except Exception as error:
+            self._say("internal", f"the watch failed, and training goes on: {type(error).__name__}: {error}")
 
     # ------------------------------------------------------------------------------------------- one call
 
@@ -268,7 +257,7 @@ class Watch:
         if pending is None:
             return
         start = time.perf_counter()
-        try:
+        with self._safely():
             pending.hook.remove()
             changed = pending.given.changed_in_place()
             if changed:
@@ -280,10 +269,6 @@ class Watch:
             pending.seconds = time.perf_counter() - start
             pending.goes_on = goes_on(pending.output())
             torch.autograd.Variable._execution_engine.queue_callback(lambda: self._end(pending))
-        except WatchError:
-            raise
-        except Exception as error:
-            self._say("internal", f"the watch failed, and training goes on: {type(error).__name__}: {error}")
 
     def _judge(self, pending: Pending, gradient: Tensor) -> None:
         with quiet(gradient):
@@ -312,7 +297,7 @@ class Watch:
     def _end(self, pending: Pending) -> None:
         """Backward is over: what it left in the parameters and in the other inputs."""
         start = time.perf_counter()
-        try:
+        with self._safely():
             with torch.no_grad():
                 checks = list(pending.checks)
                 guidance = pending.given.extra.get("guidance")
@@ -337,20 +322,17 @@ class Watch:
                 # a KL term's own pass brings next to nothing where the model is still the reference
                 step, unseen = pending.step, pending.length * (line.resolution or 0.0)
                 pending.hook = output.register_hook(lambda gradient: self._arrived_again(step, gradient, unseen))
-        except WatchError:
-            raise
-        except Exception as error:
-            self._say("internal", f"the watch failed, and training goes on: {type(error).__name__}: {error}")
 
     def _arrived_apart(self, pending: Pending, gradient: Tensor) -> None:
         """Another part of the gradient, in a backward pass of its own: the sum of both is judged."""
         if id(pending) not in self._parted or not goes_on(pending.output()):
             return
         start = time.perf_counter()
-        try:
+        with self._safely():
             del self._parted[id(pending)]
             pending.hook.remove()
-            if pending.given.changed_in_place():
+            zeroed = pending.parameters is not None and pending.parameters.empty  # the first part is gone
+            if zeroed or pending.given.changed_in_place():
                 torch.autograd.Variable._execution_engine.queue_callback(lambda: self._close(pending))
                 return
             assert pending.part is not None
@@ -363,10 +345,6 @@ class Watch:
             pending.judgement.line = replace(told, because=both)
             pending.seconds += time.perf_counter() - start
             torch.autograd.Variable._execution_engine.queue_callback(lambda: self._end(pending))
-        except WatchError:
-            raise
-        except Exception as error:
-            self._say("internal", f"the watch failed, and training goes on: {type(error).__name__}: {error}")
 
     def _close_parted(self) -> None:
         """No other part of the gradient has come: what was seen of it is all."""
@@ -382,13 +360,11 @@ class Watch:
 
     def _arrived_again(self, step: int, gradient: Tensor, unseen: float) -> None:
         """A second gradient came to an output that was judged: one of a length that would have been seen?"""
-        try:
+        with self._safely():
             if float(gradient.detach().to(torch.float32).norm()) <= unseen:
                 return
             parameters = Parameters(self._parameters, self._model)
             torch.autograd.Variable._execution_engine.queue_callback(lambda: self._end_again(step, parameters))
-        except Exception as error:
-            self._say("internal", f"the watch failed, and training goes on: {type(error).__name__}: {error}")
 
     def _end_again(self, step: int, parameters: Parameters) -> None:
         for fault in parameters.again().faults:
@@ -470,13 +446,6 @@ class Watch:
             print(warning, file=sys.stderr, flush=True)
 
 
-def _numbers_in(value: Any) -> bool:
-    try:
-        return bool(torch.as_tensor(value).isfinite().all())
-    except (TypeError, ValueError, RuntimeError):
-        return False
-
-
 def _look(watch: Watch, number: int, quantities: dict[str, Any]) -> None:
     watch._look(number, quantities)
 
@@ -493,9 +462,9 @@ def _of_rank(path: Path, rank: int) -> Path:
 
 
 def _outside() -> int:
-    """How far up the first frame outside this package is, and outside Dynamo's wrapper around it."""
+    """How far up the first frame outside this package is, and outside what Dynamo and contextlib wrap around it."""
     frame, level = sys._getframe(1), 1
-    inside = ("gradcheck.watching", "torch._dynamo")
+    inside = ("gradcheck.watching", "torch._dynamo", "contextlib")
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(inside):
         frame, level = frame.f_back, level + 1
     return level

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import sympy as sp
@@ -78,12 +77,12 @@ def test_the_width_hides_no_mistake_in_float32(kind: str) -> None:
         assert any(refused(check, mistaken) for check in CHECKS), name
 
 
-def refused(check: Callable[[Any], Outcome], mistaken: Any) -> bool:
-    """Whether a check fails; a formula that is no number somewhere is refused by itself."""
+def refused(check: Callable[[Subject], Outcome], mistaken: Subject) -> bool:
+    """Whether a check fails, or raises what it saw: that a formula is no number somewhere, for instance."""
     try:
         return check(mistaken).status == "failed"
-    except Wrong as wrong:
-        return "not finite" in str(wrong)
+    except Wrong:
+        return True
 
 
 @pytest.mark.parametrize("step", SDES, ids=lambda s: s.name)

@@ -188,7 +188,7 @@ def run(how: str = "", **options: Any) -> gradcheck.Watch:
                 held = KL * ((mean - mean_ref) ** 2 / (2 * std**2)).mean((1, 2, 3))
                 if how == "kl-twice":
                     held = 2 * held
-                apart = how in ("parts-apart", "reference-first", "kl-never-run")
+                apart = how in ("parts-apart", "reference-first", "kl-never-run", "zeroed-between")
                 loss = loss if apart else loss + held
                 total = loss.sum() / BATCH if how == "short-last-micro-batch" else loss.mean() / 2
                 if how == "divided-by-the-steps":
@@ -219,7 +219,9 @@ def run(how: str = "", **options: Any) -> gradcheck.Watch:
                 if how == "reference-first":
                     (held.mean() / 2).backward(retain_graph=True)
                 total.backward(retain_graph=apart)
-                if how == "parts-apart":
+                if how == "zeroed-between":
+                    optimiser.zero_grad()
+                if how in ("parts-apart", "zeroed-between"):
                     (held.mean() / 2).backward()
             if how == "short-last-micro-batch" or i % 2:
                 optimiser.step()
@@ -255,6 +257,7 @@ WRONG = {
     "divided-by-the-steps": ("the loss is divided by the steps once more", "factor"),
     "backward-twice": ("backward runs twice", "backward-twice"),
     "kl-twice": ("the KL term is added twice", "kl-half"),
+    "zeroed-between": ("the gradient is zeroed between the policy's and the KL term's pass", "kl-without-gradient"),
     "kl-never-run": ("the KL term's own backward pass is forgotten", "kl-without-gradient"),
     "optimiser-of-a-copy": ("the optimiser has the parameters of a copy", "parameters-of-a-copy"),
     "std-without-root-dt": ("the rollout's noise is multiplied by √Δt twice", "state"),

@@ -43,7 +43,7 @@ from gradcheck.oracle.mistakes.surrogate import (
     log_ratio_mistakes,
     surrogate_mistakes,
 )
-from gradcheck.oracle.mistakes.trial import Prediction, Trial, gradient_of_mistake
+from gradcheck.oracle.mistakes.trial import Prediction, Trial
 from gradcheck.oracle.mistakes.weighting import time_weight_mistakes
 
 __all__ = [
@@ -58,7 +58,6 @@ __all__ = [
     "Mistake",
     "Prediction",
     "Trial",
-    "gradient_of_mistake",
     "mistakes",
 ]
 

@@ -18,7 +18,6 @@ from torch import Tensor
 from derivations import notation as n
 from derivations.calculus import Total, Unless
 from gradcheck.case import Case
-from gradcheck.oracle.mistakes.candidates import Mistake
 from gradcheck.oracle.mistakes.functions import (
     BatchSize,
     Given,
@@ -33,7 +32,7 @@ from gradcheck.oracle.mistakes.places import Stated, symbols_of
 from gradcheck.oracle.mistakes.rules import CLIPPED, COMPARED, RULES, total
 from gradcheck.rounding.bounds import THRESHOLD, Analysis, unit_roundoff
 
-__all__ = ["Prediction", "Trial", "gradient_of_mistake"]
+__all__ = ["Prediction", "Trial"]
 
 
 @dataclass(frozen=True)
@@ -60,12 +59,6 @@ class Prediction:
     def times(self, factor: float) -> Prediction:
         """The same under a constant factor."""
         return replace(self, gradient=factor * self.gradient, branches=lambda: tuple(factor * x for x in self.others))
-
-
-def gradient_of_mistake(mistake: Mistake, case: Case) -> Tensor:
-    """Autograd of the wrong loss, in float64, summed over the batch; also where gradients are off."""
-    with torch.enable_grad():  # a watched step is explained inside its backward pass
-        return Trial(case, mistake.stated, torch.float64).predict(mistake.edits).gradient
 
 
 class Trial:
@@ -107,6 +100,7 @@ class Trial:
         """How far rounding may put the right gradient off, relative to each sample's size, (B,)."""
         return self.right.open_ratios.reshape(-1).expand(len(self.output))
 
+    @torch.enable_grad()  # a watched step is explained inside its backward pass, where gradients are off
     def _gradient(self, edits: Mapping[sp.Symbol, sp.Expr], branch: float | None) -> tuple[Tensor, Tensor, Tensor]:
         v, run = self.output, _Edited(self.right, edits, branch)
         loss = run(self.stated.loss)
