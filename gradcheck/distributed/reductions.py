@@ -90,9 +90,10 @@ def _some_parameters(evidence: Sequence[Evidence]) -> Diagnosis | None:
     if len(groups) < 2:
         return None
     apart = {how: names for how, names in groups.items() if how != "reduced"}
-    told = "; ".join(f"{len(names)} ({_listed(names)}) have {what[how]}" for how, names in apart.items())
-    rest = ", and the others are right" if "reduced" in groups else ""
-    return Diagnosis("parameters-apart", f"of {len(first.law.names)} parameters {told}{rest}")
+    total = len(first.law.names)
+    told = [f"{len(names)} of {total} parameters ({_listed(names)}) have {what[how]}" for how, names in apart.items()]
+    rest = ["the others are right"] if "reduced" in groups else []
+    return Diagnosis("parameters-apart", "; ".join([*told, *rest]))
 
 
 def _predicted(e: Evidence, how: str) -> tuple[Tensor, float]:

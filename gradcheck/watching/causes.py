@@ -20,7 +20,7 @@ from gradcheck.watching.evidence import Evidence
 from gradcheck.watching.faults import Fault
 from gradcheck.watching.judge import Seen
 from gradcheck.watching.reading import on_directions
-from gradcheck.watching.stories import Story, of_declaration, of_loss, of_trainer
+from gradcheck.watching.stories import Story, of_declaration, of_factors, of_loss, of_trainer
 
 __all__ = ["causes", "declared_otherwise"]
 
@@ -35,7 +35,8 @@ def causes(e: Evidence, seen: Seen) -> list[Fault]:
     found = _without_prediction(e)
     if found:
         return found
-    fitting = _fitting(e, [*of_trainer(e), *of_declaration(e), *of_loss(e)])
+    fitting = _fitting(e, [*of_trainer(e), *of_declaration(e), *of_loss(e), *of_factors(e)])
+    fitting = fitting or _fitting(e, list(of_loss(e, generic=True)))
     if fitting:
         return sorted(fitting, key=lambda f: not f.name.startswith("convention:"))
     return [_by_shape(e, seen)]

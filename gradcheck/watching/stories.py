@@ -24,7 +24,7 @@ from gradcheck.watching.evidence import Evidence
 from gradcheck.watching.faults import Fault
 from gradcheck.watching.problem import step_problem
 
-__all__ = ["Story", "of_declaration", "of_loss", "of_trainer"]
+__all__ = ["Story", "of_declaration", "of_factors", "of_loss", "of_trainer"]
 
 Story = tuple[Fault, Callable[[], Tensor | None]]
 """What is told, and the gradient that it predicts."""
@@ -199,11 +199,16 @@ def of_declaration(e: Evidence) -> Iterator[Story]:
         )
 
 
-def of_loss(e: Evidence) -> Iterator[Story]:
-    """What each named mistake in the loss would give."""
+def of_loss(e: Evidence, generic: bool = False) -> Iterator[Story]:
+    """What each named mistake in the loss would give: those that name what was done, or those made by a rule."""
     trials: dict[Stated, Trial] = {}  # what mistakes of one loss share is computed once
     for mistake in mistakes(e.conventions.derivation):
-        yield Fault(mistake.name, mistake.sentence), partial(_mistaken, e, mistake, trials)
+        if mistake.generic is generic:
+            yield Fault(mistake.name, mistake.sentence), partial(_mistaken, e, mistake, trials)
+
+
+def of_factors(e: Evidence) -> Iterator[Story]:
+    """What a quantity too many or too few would give."""
     for value, name, words in (
         (n.ratio, "ratio-twice", "the importance ratio is squared"),
         (1 / n.ratio, "ratio-detached", "the importance ratio is missing from the gradient"),

@@ -186,7 +186,7 @@ def mixture_mistakes(d: Derivation) -> Iterator[Candidate]:
     blend = r * plus + (1 - r) * minus
     yield (
         "branches-blended",
-        "the two mixtures are blended, r v⁺ + (1 − r) v⁻, before one squared error is taken of them",
+        "one squared error is taken of r v⁺ + (1 − r) v⁻; each of the two mixtures must have its own",
         mixed(blend, blend),
         {},
     )
