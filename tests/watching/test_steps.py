@@ -200,3 +200,21 @@ def test_where_no_cause_fits_the_gradient_is_read() -> None:
     assert line.verdict == "wrong"
     assert "(ε)" in line.because
     assert "must be" in line.because
+
+
+@pytest.mark.parametrize("second", [True, False])
+def test_two_branches_may_run_backward_apart(second: bool) -> None:
+    """DiffusionNFT's are judged by their sum; the first one alone, where the other one never runs, is wrong."""
+    watch = gradcheck.watch("diffusion_nft", every=1, log=None)
+    call = ForwardStep(3).call
+    v, r = call["v_theta"] * 1.0, call["reward_prob"]
+    watch(**{**call, "v_theta": v})
+    moved, v_gt = call["beta"] * (v - call["v_old"]), call["noise"] - call["x_0"]
+    good, bad = (((call["v_old"] + x - v_gt) ** 2).flatten(1).sum(1) for x in (moved, -moved))
+    (r * good).mean().backward(retain_graph=True)
+    if second:
+        ((1 - r) * bad).mean().backward()
+    (line,) = watch.report.lines
+    assert line.verdict == ("conforms" if second else "wrong")
+    assert ("two backward passes" in line.because) is second
+    assert ("positive-branch-alone" in line.causes) is not second
